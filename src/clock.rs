@@ -1,0 +1,94 @@
+//! The wall clock, handed in from outside so that tests of retention, dedupe and back-off do not sleep.
+//!
+//! The wall clock decides only what is deleted or remembered, never what is delivered.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// A moment of the wall clock: microseconds since 1970-01-01T00:00:00Z.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(u64);
+
+impl Timestamp {
+    /// From microseconds since the Unix epoch.
+    pub const fn from_micros(micros: u64) -> Self {
+        Self(micros)
+    }
+
+    /// Microseconds since the Unix epoch.
+    pub const fn as_micros(self) -> u64 {
+        self.0
+    }
+
+    /// Milliseconds since the Unix epoch, as brokers count.
+    pub const fn as_millis(self) -> u64 {
+        self.0 / 1_000
+    }
+
+    /// How long after `earlier` this is; zero where the clock went backwards.
+    pub const fn since(self, earlier: Self) -> Duration {
+        Duration::from_micros(self.0.saturating_sub(earlier.0))
+    }
+
+    /// This moment moved back by `by`, not before the epoch.
+    #[must_use]
+    pub fn before(self, by: Duration) -> Self {
+        Self(self.0.saturating_sub(u64::try_from(by.as_micros()).unwrap_or(u64::MAX)))
+    }
+}
+
+/// RFC 3339 in UTC with milliseconds: `2024-01-02T03:04:05.678Z`.
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let micros = i64::try_from(self.0).unwrap_or(i64::MAX);
+        match jiff::Timestamp::from_microsecond(micros) {
+            Ok(moment) => write!(f, "{moment:.3}"),
+            // Past year 9999: no event of ours, but a damaged record must not panic a log line.
+            Err(_) => write!(f, "{}us", self.0),
+        }
+    }
+}
+
+/// Where the time comes from.
+pub trait Clock: Send + Sync + 'static {
+    /// What the wall clock shows now.
+    fn now(&self) -> Timestamp;
+}
+
+/// The machine's clock.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemClock;
+
+impl SystemClock {
+    /// Shared, as the parts of the bridge want it.
+    pub fn shared() -> Arc<dyn Clock> {
+        Arc::new(Self)
+    }
+}
+
+impl Clock for SystemClock {
+    fn now(&self) -> Timestamp {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Timestamp(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prints_rfc_3339_with_milliseconds() {
+        assert_eq!(Timestamp::from_micros(1_704_164_645_678_901).to_string(), "2024-01-02T03:04:05.678Z");
+        assert_eq!(Timestamp::from_micros(0).to_string(), "1970-01-01T00:00:00.000Z");
+        assert!(Timestamp::from_micros(u64::MAX).to_string().ends_with("us"));
+    }
+
+    #[test]
+    fn a_clock_that_goes_backwards_gives_no_negative_age() {
+        let early = Timestamp::from_micros(5);
+        assert_eq!(early.since(Timestamp::from_micros(9)), Duration::ZERO);
+        assert_eq!(early.before(Duration::from_secs(1)), Timestamp::from_micros(0));
+    }
+}

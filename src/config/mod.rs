@@ -1,0 +1,415 @@
+//! The configuration as the program uses it: complete, validated, typed.
+//!
+//! Two stages: what the operator wrote (built-in defaults, then the file, then `ALMA_BRIDGE__…` variables) is read
+//! in [`settings`] and becomes a [`Config`], or a list of everything that is wrong with it. Nothing behind this
+//! module asks whether a value is set. Config is read by all other modules and reads none of them.
+
+pub mod names;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use names::{SinkName, SourceName};
+
+/// The whole configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The file it was read from; none where the built-in defaults stand alone.
+    pub file: Option<PathBuf>,
+    /// Where the journal, the topic files, the generated secret and the admin token live.
+    pub data_dir: PathBuf,
+    /// The listener for Alma.
+    pub ingress: Ingress,
+    /// The listener for operators.
+    pub admin: Admin,
+    /// Alma's integration profiles, at least one, in order of their names; paths are unique.
+    pub sources: Vec<Source>,
+    /// The durable log.
+    pub journal: Journal,
+    /// Where events are published, at least one, in order of their names.
+    pub sinks: Vec<Sink>,
+    /// What becomes of personal data.
+    pub privacy: Privacy,
+    /// The program's own log.
+    pub log: Log,
+}
+
+impl Config {
+    /// The journal's folder.
+    pub fn journal_dir(&self) -> PathBuf {
+        self.data_dir.join("journal")
+    }
+}
+
+/// `[ingress]`: the listener for Alma and its bounds.
+#[derive(Clone, Debug)]
+pub struct Ingress {
+    /// Address; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Largest body in bytes; a larger one is 503.
+    pub max_body: usize,
+    /// Bytes of all bodies that are not yet durable; over it 503.
+    pub body_memory: usize,
+    /// From the connection (or the last answer) to the whole head.
+    pub header_timeout: Duration,
+    /// From the head to the whole body.
+    pub body_timeout: Duration,
+    /// From the head to the answer, the body included.
+    pub answer_within: Duration,
+    /// How long a connection may be silent between requests.
+    pub idle_timeout: Duration,
+    /// Connections at once.
+    pub max_connections: usize,
+    /// HTTPS, where configured.
+    pub tls: Option<ServerTls>,
+}
+
+/// Certificate and key of a listener, PEM; renewed files are picked up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerTls {
+    /// Certificate chain, leaf first.
+    pub cert_file: PathBuf,
+    /// Private key: PKCS#8, PKCS#1 or SEC1.
+    pub key_file: PathBuf,
+}
+
+/// `[admin]`: the listener for operators.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    /// Address; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Bearer token for what changes something; made at the first start, 0600.
+    pub token_file: PathBuf,
+}
+
+/// `[sources.NAME]`: one integration profile of Alma.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// Its name: the metrics' label and the first part of the CloudEvents `source`.
+    pub name: SourceName,
+    /// The path of its listener URL, without a trailing slash (`/` alone stays).
+    pub path: String,
+    /// One to four, all accepted.
+    pub secrets: Vec<NamedSecret>,
+    /// The institution code that events must name where they name one.
+    pub institution: Option<String>,
+    /// Warn when nothing proven came for so long.
+    pub silence: Option<Duration>,
+}
+
+/// A secret under the name that metrics and `explain` use.
+#[derive(Clone, Debug)]
+pub struct NamedSecret {
+    /// `default` where the source has but one.
+    pub name: String,
+    /// Where it is read from.
+    pub from: SecretFrom,
+    /// None only for [`SecretFrom::Generated`] before the first start and for one that is optional and missing.
+    pub secret: Option<Secret>,
+}
+
+/// Where a secret comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SecretFrom {
+    /// A file; one trailing line end is not part of the secret.
+    File(PathBuf),
+    /// An environment variable.
+    Env(String),
+    /// Generated into this file at the first start, 0600.
+    Generated(PathBuf),
+}
+
+/// Bytes that never show: not in a log, an error, `/status` or a Debug print.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Box<[u8]>);
+
+impl Secret {
+    /// Wraps the bytes as they are.
+    pub fn new(bytes: impl Into<Box<[u8]>>) -> Self {
+        Self(bytes.into())
+    }
+
+    /// The bytes, for an HMAC or a log-in.
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// `[journal]`: the durable log and its bounds, in bytes of file.
+#[derive(Clone, Debug)]
+pub struct Journal {
+    /// On disk, or not at all.
+    pub storage: Storage,
+    /// Of undelivered events; what would pass it is 503.
+    pub max_size: u64,
+    /// Free bytes of the disk under which it is 503.
+    pub min_free: u64,
+    /// How long delivered events stay for replay.
+    pub retain: Duration,
+    /// How many bytes of delivered events stay.
+    pub retain_size: u64,
+    /// How long a repeat is recognised.
+    pub dedupe_window: Duration,
+    /// How many newest events are recognised.
+    pub dedupe_max: usize,
+    /// Dead letters of one sink; over it the sink waits.
+    pub dead_max_size: u64,
+}
+
+/// Where events are kept until they are published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// The journal.
+    Disk,
+    /// Nowhere: the 2xx waits for every sink that wants the event.
+    None,
+}
+
+/// `[sinks.NAME]`: one place where events are published.
+#[derive(Clone, Debug)]
+pub struct Sink {
+    /// Its name, which keeps its place in the journal whatever its type.
+    pub name: SinkName,
+    /// What it is and how it is reached.
+    pub kind: SinkKind,
+    /// The topic's template, such as `alma.{action}`.
+    pub topic: TopicTemplate,
+    /// How an event is written.
+    pub format: Format,
+    /// Actions (`job_end`), actions with event (`loan.loan_returned`), or `*`.
+    pub actions: Vec<String>,
+    /// Names of sources, or `*`.
+    pub sources: Vec<String>,
+    /// Where a new name begins.
+    pub start: Start,
+    /// The sink whose place this one takes over.
+    pub continues: Option<SinkName>,
+    /// How long a topic that an operator must mend holds up its sink before it is parked.
+    pub setup_grace: Duration,
+    /// When the journal is full its oldest waiting events are given up instead of a 503.
+    pub best_effort: bool,
+    /// Topics beyond this many become dead letters.
+    pub max_topics: usize,
+}
+
+/// Where a sink that the journal does not know begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// With the next event.
+    Next,
+    /// With the oldest that is retained.
+    Oldest,
+}
+
+/// How an event is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// The whole event as one JSON document (CloudEvents structured mode).
+    CloudEvents,
+    /// Attributes as headers, the body as it came (CloudEvents binary mode).
+    CloudEventsBinary,
+}
+
+/// A topic's template, validated: the first segment is literal, placeholders are known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicTemplate {
+    /// In order; dots between segments are part of the literals.
+    pub parts: Vec<TopicPart>,
+}
+
+impl TopicTemplate {
+    /// The first segment, which is literal: `alma` of `alma.{action}`.
+    pub fn prefix(&self) -> &str {
+        match self.parts.first() {
+            Some(TopicPart::Literal(text)) => text.split('.').next().unwrap_or(text),
+            _ => "",
+        }
+    }
+}
+
+/// One piece of a [`TopicTemplate`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TopicPart {
+    /// Text as it stands.
+    Literal(String),
+    /// `{action}`
+    Action,
+    /// `{event}`
+    Event,
+    /// `{institution}`
+    Institution,
+    /// `{source}`
+    Source,
+}
+
+/// What a sink is; the keys of its type.
+#[derive(Clone, Debug)]
+pub enum SinkKind {
+    /// JSON lines in a folder.
+    File(FileSink),
+    /// Apache Kafka.
+    Kafka(KafkaSink),
+    /// RabbitMQ.
+    RabbitMq(RabbitMqSink),
+    /// NATS JetStream.
+    Nats(NatsSink),
+}
+
+impl SinkKind {
+    /// The word of the configuration and of the metrics' `type` label.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::File(_) => "file",
+            Self::Kafka(_) => "kafka",
+            Self::RabbitMq(_) => "rabbitmq",
+            Self::Nats(_) => "nats",
+        }
+    }
+}
+
+/// `type = "file"`
+#[derive(Clone, Debug)]
+pub struct FileSink {
+    /// Folder of the topic files.
+    pub dir: PathBuf,
+    /// A file is rotated when it would pass this many bytes.
+    pub rotate: u64,
+    /// Rotated files that stay per topic.
+    pub keep: usize,
+}
+
+/// `type = "kafka"`
+#[derive(Clone, Debug)]
+pub struct KafkaSink {
+    /// `host:port`, at least one.
+    pub brokers: Vec<String>,
+    /// Whether a missing topic is created.
+    pub create_topics: bool,
+    /// Of a topic that is created; -1 is the broker's own default.
+    pub partitions: i32,
+    /// Of a topic that is created; -1 is the broker's own default.
+    pub replication: i32,
+    /// librdkafka's own properties, but those that the bridge owns.
+    pub properties: BTreeMap<String, String>,
+    /// SASL, where given.
+    pub login: Option<Login>,
+    /// TLS, where given.
+    pub tls: Option<ClientTls>,
+}
+
+/// `type = "rabbitmq"`
+#[derive(Clone, Debug)]
+pub struct RabbitMqSink {
+    /// `amqp://` or `amqps://` with host, port and vhost; secret because it may come with a password from `url_file`.
+    pub url: Secret,
+    /// The topic exchange.
+    pub exchange: String,
+    /// Whether a missing exchange is declared.
+    pub declare: bool,
+    /// What becomes of an event that no queue is bound for.
+    pub unroutable: Unroutable,
+    /// User and password, where not in the URL.
+    pub login: Option<Login>,
+    /// TLS, where given or where the URL says `amqps`.
+    pub tls: Option<ClientTls>,
+}
+
+/// What becomes of an event that RabbitMQ returns as unroutable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unroutable {
+    /// The alternate exchange keeps it; where there is none, its topic is parked.
+    Keep,
+    /// Dead letter.
+    Dead,
+    /// Counted as delivered.
+    Drop,
+}
+
+/// `type = "nats"`
+#[derive(Clone, Debug)]
+pub struct NatsSink {
+    /// `nats://host:port` or `tls://host:port`, at least one.
+    pub servers: Vec<String>,
+    /// The JetStream stream.
+    pub stream: String,
+    /// Whether a missing stream is created.
+    pub create_stream: bool,
+    /// Of a stream that is created: 1 to 5.
+    pub replicas: usize,
+    /// Of a stream that is created: how long messages stay.
+    pub max_age: Duration,
+    /// Of a stream that is created: how long message ids are remembered.
+    pub duplicate_window: Duration,
+    /// How to log in.
+    pub auth: NatsAuth,
+    /// TLS, where given.
+    pub tls: Option<ClientTls>,
+}
+
+/// How to log in to NATS.
+#[derive(Clone, Debug)]
+pub enum NatsAuth {
+    /// Not at all.
+    None,
+    /// User and password.
+    Login(Login),
+    /// A token.
+    Token(Secret),
+    /// An nkey seed.
+    Nkey(Secret),
+    /// A credentials file (JWT and seed).
+    Creds(PathBuf),
+}
+
+/// User and password.
+#[derive(Clone, Debug)]
+pub struct Login {
+    /// `username`
+    pub username: String,
+    /// `password_file` or `password_env`
+    pub password: Secret,
+}
+
+/// TLS of a client, PEM files.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClientTls {
+    /// Trusted authorities; none: the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Client certificate chain.
+    pub cert_file: Option<PathBuf>,
+    /// Its private key.
+    pub key_file: Option<PathBuf>,
+}
+
+/// `[privacy]`
+#[derive(Clone, Debug, Default)]
+pub struct Privacy {
+    /// Key of the pseudonyms; without one a user event has no subject.
+    pub key: Option<Secret>,
+}
+
+/// `[log]`
+#[derive(Clone, Debug)]
+pub struct Log {
+    /// None: text on a terminal, JSON elsewhere.
+    pub format: Option<LogFormat>,
+    /// tracing directives for our own targets.
+    pub level: String,
+}
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}

@@ -1,0 +1,64 @@
+//! Names that the operator gives: `[a-z0-9-]`, 1 to 64 characters.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+/// Why a text is no name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected 1 to 64 of a-z, 0-9 and -")]
+pub struct NotAName;
+
+macro_rules! name {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// The name as it was written.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = NotAName;
+
+            fn from_str(text: &str) -> Result<Self, NotAName> {
+                let fits = (1..=64).contains(&text.len())
+                    && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+                if fits { Ok(Self(text.into())) } else { Err(NotAName) }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+name! {
+    /// A source: one integration profile of Alma, with its path and its secrets.
+    SourceName
+}
+name! {
+    /// A sink: one place where events are published, with a cursor of its own.
+    SinkName
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn takes_only_its_alphabet() {
+        assert_eq!("main-2".parse::<SinkName>().expect("fits").as_str(), "main-2");
+        let long = "a".repeat(65);
+        for bad in ["", "Main", "a_b", "a.b", "ä", "../x", long.as_str()] {
+            assert_eq!(bad.parse::<SinkName>(), Err(NotAName), "{bad:?}");
+        }
+    }
+}

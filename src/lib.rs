@@ -1,0 +1,30 @@
+//! alma-bridge takes the webhooks that Ex Libris Alma sends, proves that they are Alma's, makes them durable, and
+//! publishes them to Kafka, RabbitMQ, NATS JetStream or files on one topic per action.
+//!
+//! # Layout: the way of an event
+//!
+//! - [`ingress`]: the hyper server for Alma: a bounded read, the signature, then the journal, then the answer.
+//! - [`alma`]: what Alma says: signature, envelope. No I/O.
+//! - [`journal`]: the durable log: append, fsync, read from a cursor per sink.
+//! - [`delivery`]: a pump per sink: windows, deadlines, back-off, dead letters.
+//! - [`message`]: an event as it is published: topic, CloudEvents attributes, data.
+//! - [`sinks`]: the contract, and one file per broker.
+//!
+//! Beside it:
+//!
+//! - [`config`]: settings as written become the configuration as used. Read by all, reads nothing.
+//! - [`admin`]: the listener for operators: health, metrics, status.
+//! - [`commands`]: one file per command of the program.
+//! - [`telemetry`]: logs and metrics.
+//! - [`clock`]: the wall clock, handed in from outside.
+//!
+//! Imports run downwards only: commands → admin, ingress, delivery → sinks, journal → message → alma.
+
+pub mod alma;
+pub mod clock;
+pub mod config;
+pub mod delivery;
+pub mod journal;
+pub mod message;
+pub mod sinks;
+pub mod telemetry;

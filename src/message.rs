@@ -1,0 +1,108 @@
+//! An event as it is published: its topic, its CloudEvents attributes and its data.
+//!
+//! [`StoredEvent`] is what the journal gives back; [`Message`] is what a sink is handed. The topic comes only from
+//! signed bytes.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::clock::Timestamp;
+use crate::config::{Format, SourceName};
+
+/// An event as it was made durable.
+#[derive(Clone, Debug)]
+pub struct StoredEvent {
+    /// The source that proved it.
+    pub source: SourceName,
+    /// When its request came.
+    pub received: Timestamp,
+    /// When it was made durable: the attribute `recordedtime`.
+    pub recorded: Timestamp,
+    /// What Alma signed, byte for byte.
+    pub body: Bytes,
+}
+
+/// Where a message is published: Kafka topic, RabbitMQ routing key, NATS subject, name of a topic file.
+///
+/// At most 249 of `[a-z0-9_.-]` behind the literal prefix; no segment is empty.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Topic(Arc<str>);
+
+impl Topic {
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Topic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The CloudEvents `id`: the same for every publication of an event.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct EventId(Arc<str>);
+
+impl EventId {
+    /// At most 81 of `[A-Za-z0-9_.-]`.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What the body is, found from its first non-blank byte and whether it could be parsed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ContentType {
+    /// `application/json`
+    Json,
+    /// `application/xml`
+    Xml,
+    /// `application/octet-stream`: an unparsed event.
+    Opaque,
+}
+
+impl ContentType {
+    /// The media type: the attribute `datacontenttype`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Json => "application/json",
+            Self::Xml => "application/xml",
+            Self::Opaque => "application/octet-stream",
+        }
+    }
+}
+
+/// An event made ready for one sink.
+#[derive(Clone, Debug)]
+pub struct Message {
+    /// Where it goes.
+    pub topic: Topic,
+    /// Its id: attribute `id`, RabbitMQ's `message_id`, the end of the `Nats-Msg-Id`.
+    pub id: EventId,
+    /// The source's name, for the `Nats-Msg-Id`.
+    pub source_name: SourceName,
+    /// Kafka's record key: attribute `partitionkey`.
+    pub partition_key: String,
+    /// When its request came, for the delay from receipt to confirm.
+    pub received: Timestamp,
+    /// The broker's record time: attribute `recordedtime`.
+    pub recorded: Timestamp,
+    /// What `data` is.
+    pub content_type: ContentType,
+    /// All attributes in the order in which they are written, `specversion` first, `datacontenttype` among them.
+    pub attributes: Vec<(&'static str, String)>,
+    /// What Alma signed.
+    pub data: Bytes,
+    /// How the sink writes it.
+    pub format: Format,
+}

@@ -1,0 +1,166 @@
+//! Where events are published. One contract, one file a sink.
+//!
+//! A sink is handed a window of messages and gives the outcome of each. It is owned by one pump
+//! ([`crate::delivery`]), which connects it, holds a deadline over it, backs off and judges; a sink itself neither
+//! retries for longer than its client does nor waits for ever. To add one: a file beside these, a variant of
+//! [`crate::config::SinkKind`], one line in `build`.
+
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+
+use crate::message::Message;
+
+/// What a pump drives. All methods are called from one task, never two at a time.
+///
+/// Futures are boxed once a window of up to 512 events, not once an event.
+pub trait Sink: Send {
+    /// Connects, logs in, and makes ready what must exist before the first event (exchange, stream).
+    ///
+    /// Called before the first window and again after [`Outcome`]s or errors of class [`Class::Retry`]. An earlier
+    /// connection is ended first. On success it returns warnings about what falls short (limits, replication), each
+    /// one sentence without personal data.
+    fn connect(&mut self) -> BoxFuture<'_, Result<Vec<String>, Failure>>;
+
+    /// Publishes a window and awaits the broker's confirm of each message.
+    ///
+    /// Returns one outcome a message, in the window's order. The window is never empty. May be dropped at any await
+    /// point by the pump's deadline; [`Sink::abandon`] follows then.
+    fn publish<'a>(&'a mut self, window: &'a [Message]) -> BoxFuture<'a, Vec<Outcome>>;
+
+    /// Ends whatever an unfinished [`Sink::publish`] left behind (producer purged, channel closed), so that nothing of
+    /// the old attempt is still being sent when the window is sent again.
+    fn abandon(&mut self) -> BoxFuture<'_, ()>;
+
+    /// Closes the connection in good order; bounded in time by the caller.
+    fn close(&mut self) -> BoxFuture<'_, ()>;
+
+    /// How long a window may take: longer than the client's own delivery time-out.
+    fn deadline(&self) -> Duration;
+
+    /// Whether the connection is known to be up, for the gauge `sink_up` between windows.
+    fn is_up(&self) -> bool {
+        true
+    }
+}
+
+/// What became of one message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The broker has it.
+    Confirmed {
+        /// It had it before (a `PubAck` marked duplicate).
+        duplicate: bool,
+    },
+    /// It has not, or it is not known.
+    Failed(Failure),
+}
+
+impl Outcome {
+    /// Confirmed for the first time.
+    pub const CONFIRMED: Self = Self::Confirmed { duplicate: false };
+}
+
+/// Why a message, or a connection, failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}: {detail}")]
+pub struct Failure {
+    /// The class and the label of metrics.
+    pub reason: Reason,
+    /// What the broker or the client said, for `/status` and the log: no personal data, no secret, no payload.
+    pub detail: String,
+}
+
+impl Failure {
+    /// A failure with the words of the broker or client.
+    pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
+        Self { reason, detail: detail.into() }
+    }
+}
+
+/// Why, in one word: the `reason` of `publish_errors_total` and `dead_letters`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reason {
+    /// The broker can't be reached or went away.
+    Unreachable,
+    /// It refuses the log-in or the certificate.
+    Login,
+    /// It did not answer in time; whether it has the message is unknown.
+    Timeout,
+    /// It has no room just now: blocked connection, full disk, full stream, throttled.
+    Busy,
+    /// The message is larger than the broker takes.
+    TooLarge,
+    /// The message is refused for what else it is.
+    Malformed,
+    /// No right to publish there.
+    Rights,
+    /// Topic, exchange or stream does not exist and may not be created.
+    Missing,
+    /// No queue is bound for it.
+    Unroutable,
+    /// One topic more than `max_topics`.
+    TooManyTopics,
+    /// Making or sending it panicked.
+    Panic,
+}
+
+impl Reason {
+    /// All reasons, so that metrics have every label from the start.
+    pub const ALL: [Self; 11] = [
+        Self::Unreachable,
+        Self::Login,
+        Self::Timeout,
+        Self::Busy,
+        Self::TooLarge,
+        Self::Malformed,
+        Self::Rights,
+        Self::Missing,
+        Self::Unroutable,
+        Self::TooManyTopics,
+        Self::Panic,
+    ];
+
+    /// What the pump does about it.
+    pub const fn class(self) -> Class {
+        match self {
+            Self::Unreachable | Self::Login | Self::Timeout | Self::Busy => Class::Retry,
+            Self::TooLarge | Self::Malformed | Self::TooManyTopics | Self::Panic => Class::Refused,
+            Self::Rights | Self::Missing | Self::Unroutable => Class::Mend,
+        }
+    }
+
+    /// The label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unreachable => "unreachable",
+            Self::Login => "login",
+            Self::Timeout => "timeout",
+            Self::Busy => "busy",
+            Self::TooLarge => "too_large",
+            Self::Malformed => "malformed",
+            Self::Rights => "rights",
+            Self::Missing => "missing",
+            Self::Unroutable => "unroutable",
+            Self::TooManyTopics => "too_many_topics",
+            Self::Panic => "panic",
+        }
+    }
+}
+
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What the pump does about a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Back off, connect again, send again, for ever.
+    Retry,
+    /// Send alone; refused again, it is a dead letter.
+    Refused,
+    /// An operator mends it: after `setup_grace` the topic is parked and tried again every minute.
+    Mend,
+}
