@@ -1,7 +1,12 @@
 //! An event as it is published: its topic, its CloudEvents attributes and its data.
 //!
-//! [`StoredEvent`] is what the journal gives back; [`Message`] is what a sink is handed. The topic comes only from
-//! signed bytes.
+//! [`StoredEvent`] is what the journal gives back; [`Messages`] makes it into a [`Message`] for one sink, which writes
+//! it as a document ([`Message::structured`]) or as headers and body. Making one never fails: what can't be read is
+//! published as unparsed. The topic comes only from signed bytes.
+
+mod encoding;
+mod make;
+mod topic;
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,6 +15,9 @@ use bytes::Bytes;
 
 use crate::clock::Timestamp;
 use crate::config::{Format, SourceName};
+
+pub use encoding::percent_encode;
+pub use make::Messages;
 
 /// An event as it was made durable.
 #[derive(Clone, Debug)]
@@ -31,6 +39,11 @@ pub struct StoredEvent {
 pub struct Topic(Arc<str>);
 
 impl Topic {
+    /// A name that keeps to the rules already: that of a dead letter, or of a broker.
+    pub fn from_name(name: &str) -> Self {
+        Self(name.into())
+    }
+
     /// The name.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -48,6 +61,11 @@ impl fmt::Display for Topic {
 pub struct EventId(Arc<str>);
 
 impl EventId {
+    /// An id that keeps to the rules already: that of a dead letter.
+    pub fn from_text(id: &str) -> Self {
+        Self(id.into())
+    }
+
     /// At most 81 of `[A-Za-z0-9_.-]`.
     pub fn as_str(&self) -> &str {
         &self.0

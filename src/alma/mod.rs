@@ -1,7 +1,12 @@
 //! What Alma says: the signature of a request and the envelope of an event. No I/O.
 //!
 //! - [`signature`]: from an [`Unverified`] body to a [`Verified`] one; nothing else makes a `Verified`.
+//! - [`event`]: action, event, institution, time and the object's id, from JSON or XML.
+//! - [`samples`]: made-up bodies of every action.
 
+pub mod event;
+pub mod samples;
 pub mod signature;
 
-pub use signature::{SignatureFailure, SignatureHeader, Unverified, Verified};
+pub use event::Event;
+pub use signature::{BodyDigest, SignatureFailure, SignatureHeader, Unverified, Verified};

@@ -1,0 +1,176 @@
+//! The envelope of an event: what topic and attributes are made from, and no more.
+//!
+//! Sources: the Ex Libris developer network's page on webhooks, and bodies seen from live systems. The list of actions
+//! is open, and so are the objects behind it: what is not known here is left alone.
+
+mod json;
+mod xml;
+
+use std::borrow::Cow;
+use std::fmt;
+
+/// What could be read of a verified body. Borrows from it where it can.
+#[derive(Clone, Debug, Default)]
+pub struct Event<'a> {
+    syntax: Option<Syntax>,
+    unparsed: Option<Unparsed>,
+    fields: Fields<'a>,
+}
+
+/// How a body is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Syntax {
+    /// Its first byte that is no blank is `{`.
+    Json,
+    /// It is `<`.
+    Xml,
+}
+
+/// Why a body is no event: the sentence of `explain`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unparsed {
+    /// Begins with a byte order mark.
+    #[error("begins with a byte order mark")]
+    ByteOrderMark,
+    /// Not UTF-8.
+    #[error("not valid UTF-8")]
+    NotUtf8,
+    /// Begins with neither `{` nor `<`.
+    #[error("begins with neither {{ nor <")]
+    NeitherJsonNorXml,
+    /// Begins like a JSON object and is none.
+    #[error("no JSON object, or something behind it")]
+    NotJson,
+    /// Begins like XML and is none that is taken: not well-formed, a document type, too deep.
+    #[error("not well-formed XML, or with a document type, or too deep")]
+    NotXml,
+    /// No `action`.
+    #[error("action missing")]
+    ActionMissing,
+    /// `action` more than once.
+    #[error("action there twice")]
+    ActionTwice,
+    /// `action` is empty or not a string.
+    #[error("action empty or not a string")]
+    ActionNotText,
+}
+
+/// The fields that are read. One that is there more than once, or is not a string, counts as absent.
+#[derive(Clone, Debug, Default)]
+struct Fields<'a> {
+    id: Option<Cow<'a, str>>,
+    action: Cow<'a, str>,
+    event: Option<Cow<'a, str>>,
+    institution: Option<Cow<'a, str>>,
+    time: Option<Cow<'a, str>>,
+    object: Option<ObjectId<'a>>,
+}
+
+/// What an event is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ObjectId<'a> {
+    /// A job instance, loan, request, bibliographic record or item: its id in Alma.
+    Thing(Cow<'a, str>),
+    /// A user, by primary id: personal data.
+    User(Cow<'a, str>),
+}
+
+/// Where the id of each object stands: first fit. Source: samples of each action.
+const OBJECT_IDS: [&[&str]; 7] = [
+    &["job_instance", "id"],
+    &["item_loan", "loan_id"],
+    &["user_request", "request_id"],
+    &["bib", "mms_id"],
+    &["item", "item_data", "pid"],
+    &["item", "item_data", "barcode"],
+    &["webhook_user", "user", "primary_id"],
+];
+
+impl<'a> ObjectId<'a> {
+    /// The id found at one of [`OBJECT_IDS`]; an empty one is none.
+    fn at(path: &[&str], id: Cow<'a, str>) -> Option<Self> {
+        match path {
+            _ if id.is_empty() => None,
+            ["webhook_user", ..] => Some(Self::User(id)),
+            _ => Some(Self::Thing(id)),
+        }
+    }
+}
+
+impl<'a> Event<'a> {
+    /// Reads a body. Never fails: what can't be read is unparsed, and still an event.
+    pub fn parse(body: &'a [u8]) -> Self {
+        match read(body) {
+            Ok((syntax, fields)) => Self { syntax: Some(syntax), unparsed: None, fields },
+            Err(unparsed) => Self { unparsed: Some(unparsed), ..Self::default() },
+        }
+    }
+
+    /// How it is written; none where it is unparsed.
+    pub fn syntax(&self) -> Option<Syntax> {
+        self.syntax
+    }
+
+    /// Why it is unparsed, where it is.
+    pub fn unparsed(&self) -> Option<Unparsed> {
+        self.unparsed
+    }
+
+    /// Alma's id of the event: 1 to 64 of `[A-Za-z0-9_.-]`, else none.
+    pub fn id(&self) -> Option<&str> {
+        let fits = |id: &&str| {
+            (1..=64).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
+        };
+        self.fields.id.as_deref().filter(fits)
+    }
+
+    /// `action` as Alma wrote it; empty where unparsed.
+    pub fn action(&self) -> &str {
+        &self.fields.action
+    }
+
+    /// `event.value`, or `event` where it is a string.
+    pub fn event(&self) -> Option<&str> {
+        self.fields.event.as_deref().filter(|event| !event.is_empty())
+    }
+
+    /// `institution.value`.
+    pub fn institution(&self) -> Option<&str> {
+        self.fields.institution.as_deref().filter(|institution| !institution.is_empty())
+    }
+
+    /// `time` as Alma wrote it, whatever it is.
+    pub fn time(&self) -> Option<&str> {
+        self.fields.time.as_deref()
+    }
+
+    /// What it is about, where that is known.
+    pub fn object(&self) -> Option<&ObjectId<'a>> {
+        self.fields.object.as_ref()
+    }
+
+    /// One line for a person: what it was read as, or why not.
+    pub fn verdict(&self) -> impl fmt::Display {
+        match (self.unparsed, self.syntax) {
+            (Some(why), _) => format!("unparsed: {why}"),
+            (None, Some(Syntax::Xml)) => "an event, in XML".to_owned(),
+            (None, _) => "an event, in JSON".to_owned(),
+        }
+    }
+}
+
+fn read(body: &[u8]) -> Result<(Syntax, Fields<'_>), Unparsed> {
+    if body.starts_with(b"\xEF\xBB\xBF") {
+        return Err(Unparsed::ByteOrderMark);
+    }
+    let text = std::str::from_utf8(body).map_err(|_| Unparsed::NotUtf8)?;
+    let (syntax, fields) = match text.bytes().find(|byte| !b" \t\r\n".contains(byte)) {
+        Some(b'{') => (Syntax::Json, json::read(text)?),
+        Some(b'<') => (Syntax::Xml, xml::read(text)?),
+        _ => return Err(Unparsed::NeitherJsonNorXml),
+    };
+    if fields.action.is_empty() { Err(Unparsed::ActionNotText) } else { Ok((syntax, fields)) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,219 @@
+//! From a stored event to the message of one sink.
+
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use sha2::{Digest as _, Sha256};
+
+use super::topic::{Fill, segment};
+use super::{ContentType, EventId, Message, StoredEvent};
+use crate::alma::event::{ObjectId, Syntax};
+use crate::alma::{BodyDigest, Event};
+use crate::clock::Timestamp;
+use crate::config::{Format, Privacy, Secret, Sink, Source, TopicTemplate};
+
+/// Bytes of an attribute; a longer one is left out.
+const MAX_ATTRIBUTE: usize = 256;
+
+/// Hex digits of the body's digest that end an id, and that stand in the log.
+const ID_DIGITS: usize = 16;
+
+/// What stays as it is in a path segment of a URI: RFC 3986's unreserved characters.
+const PATH_SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// In the place of `{action}` for what can't be read.
+const UNPARSED: &str = "unparsed";
+
+/// In the place of `{action}` for what names another institution than its source's.
+const MISDIRECTED: &str = "misdirected";
+
+/// Makes the messages of one sink.
+#[derive(Clone, Debug)]
+pub struct Messages {
+    template: TopicTemplate,
+    format: Format,
+    actions: Vec<String>,
+    sources: Vec<String>,
+    institutions: Vec<(String, String)>,
+    privacy_key: Option<Secret>,
+}
+
+impl Messages {
+    /// For a sink; of the sources it takes the institutions that they expect.
+    pub fn new(sink: &Sink, sources: &[Source], privacy: &Privacy) -> Self {
+        let expected = |source: &Source| Some((source.name.to_string(), source.institution.clone()?));
+        Self {
+            template: sink.topic.clone(),
+            format: sink.format,
+            actions: sink.actions.clone(),
+            sources: sink.sources.clone(),
+            institutions: sources.iter().filter_map(expected).collect(),
+            privacy_key: privacy.key.clone(),
+        }
+    }
+
+    /// The message of an event, or none where the sink does not ask for it. `replayed`: when a replay was asked for.
+    pub fn make(&self, stored: &StoredEvent, replayed: Option<Timestamp>) -> Option<Message> {
+        if !asks_for(&self.sources, stored.source.as_str()) {
+            return None;
+        }
+        let event = Event::parse(&stored.body);
+        let misdirected = self.is_misdirected(stored, &event);
+        let word = match (event.unparsed(), misdirected) {
+            (Some(_), _) => Some(UNPARSED),
+            (None, true) => Some(MISDIRECTED),
+            (None, false) => None,
+        };
+        let own_action = segment(event.action());
+        let action = word.unwrap_or(&own_action);
+        let happened = event.event().map(segment).unwrap_or_default();
+        if !self.asks_for_action(action, word.is_none().then_some(happened.as_str())) {
+            return None;
+        }
+        let fill = Fill {
+            action,
+            event: &happened,
+            institution: &event.institution().map(segment).unwrap_or_default(),
+            source: &segment(stored.source.as_str()),
+            special: word.is_some(),
+        };
+        let topic = fill.topic(&self.template);
+        let digest = BodyDigest::of(&stored.body);
+        let id = match event.id() {
+            Some(id) => format!("{id}.{}", digest.hex(ID_DIGITS)),
+            None => digest.hex(2 * ID_DIGITS),
+        };
+        let subject = self.subject(&event);
+        let partition_key = subject.clone().or_else(|| anonymous_key(&event)).unwrap_or_else(|| id.clone());
+        let content_type = match event.syntax() {
+            Some(Syntax::Json) => ContentType::Json,
+            Some(Syntax::Xml) => ContentType::Xml,
+            None => ContentType::Opaque,
+        };
+        let type_action = if event.unparsed().is_some() { UNPARSED } else { &own_action };
+        let attributes = Attributes::default()
+            .always("specversion", "1.0".to_owned())
+            .always("id", id.clone())
+            .always("source", source(stored, &event))
+            .always("type", event_type(type_action, &happened))
+            .maybe("subject", subject)
+            .always("time", time(&event, stored.received))
+            .always("datacontenttype", content_type.as_str().to_owned())
+            .maybe("almaaction", Some(event.action().to_owned()).filter(|action| !action.is_empty()))
+            .maybe("almaevent", event.event().map(str::to_owned))
+            .maybe("almainstitution", event.institution().map(str::to_owned))
+            .always("recordedtime", stored.recorded.to_string())
+            .maybe("partitionkey", Some(partition_key.clone()))
+            .maybe("replayed", replayed.map(|moment| moment.to_string()));
+        Some(Message {
+            topic,
+            id: EventId(id.into()),
+            source_name: stored.source.clone(),
+            partition_key,
+            received: stored.received,
+            recorded: stored.recorded,
+            content_type,
+            attributes: attributes.0,
+            data: stored.body.clone(),
+            format: self.format,
+        })
+    }
+
+    fn is_misdirected(&self, stored: &StoredEvent, event: &Event<'_>) -> bool {
+        let expected = self.institutions.iter().find(|(source, _)| source == stored.source.as_str());
+        match (expected, event.institution()) {
+            (Some((_, expected)), Some(found)) => expected != found,
+            _ => false,
+        }
+    }
+
+    /// `happened` is none for the words that stand in an action's place.
+    fn asks_for_action(&self, action: &str, happened: Option<&str>) -> bool {
+        self.actions.iter().any(|asked| {
+            asked == "*"
+                || asked == action
+                || asked.split_once('.').is_some_and(|(a, e)| a == action && happened.is_some_and(|h| h == e))
+        })
+    }
+
+    /// The object's id; of a user a pseudonym, where there is a key for it.
+    fn subject(&self, event: &Event<'_>) -> Option<String> {
+        let subject = match event.object()? {
+            ObjectId::Thing(id) => id.to_string(),
+            ObjectId::User(id) => pseudonym(self.privacy_key.as_ref()?, id),
+        };
+        fits(&subject).then_some(subject)
+    }
+}
+
+fn asks_for(asked: &[String], name: &str) -> bool {
+    asked.iter().any(|asked| asked == "*" || asked == name)
+}
+
+/// The first 32 hex digits of HMAC-SHA256(key, primary id).
+fn pseudonym(key: &Secret, primary_id: &str) -> String {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key.expose()).expect("HMAC takes a key of any length");
+    mac.update(primary_id.as_bytes());
+    hex(&mac.finalize().into_bytes(), 32)
+}
+
+/// Keeps the events of one user in order without naming anybody: one of 4,096 groups.
+fn anonymous_key(event: &Event<'_>) -> Option<String> {
+    let Some(ObjectId::User(id)) = event.object() else { return None };
+    let digits = hex(&Sha256::digest(id.as_bytes()), 64);
+    Some(format!("u{}", &digits[61..]))
+}
+
+fn hex(bytes: &[u8], digits: usize) -> String {
+    let digit = |half: u8| char::from_digit(u32::from(half), 16).expect("half a byte is below 16");
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).take(digits).collect()
+}
+
+/// Whether text can be an attribute.
+fn fits(text: &str) -> bool {
+    text.len() <= MAX_ATTRIBUTE && !text.chars().any(char::is_control)
+}
+
+fn source(stored: &StoredEvent, event: &Event<'_>) -> String {
+    match event.institution().filter(|institution| fits(institution)) {
+        Some(institution) => format!("/{}/{}", stored.source, utf8_percent_encode(institution, PATH_SEGMENT)),
+        None => format!("/{}", stored.source),
+    }
+}
+
+fn event_type(action: &str, happened: &str) -> String {
+    let dot = if happened.is_empty() { "" } else { "." };
+    format!("com.exlibrisgroup.alma.{action}{dot}{happened}")
+}
+
+/// Alma's time in UTC; without a valid one that of receipt.
+fn time(event: &Event<'_>, received: Timestamp) -> String {
+    let written = event.time().unwrap_or_default();
+    let shaped = written.len() <= 64 && written.get(10..11) == Some("T") && !written.contains('[');
+    match written.parse::<jiff::Timestamp>() {
+        // Already as it should be: as Alma wrote it.
+        Ok(_) if shaped && written.ends_with('Z') => written.to_owned(),
+        Ok(moment) if shaped => moment.to_string(),
+        _ => received.to_string(),
+    }
+}
+
+/// In the order in which they are written.
+#[derive(Default)]
+struct Attributes(Vec<(&'static str, String)>);
+
+impl Attributes {
+    /// One that is ours, or that the others rest on.
+    fn always(mut self, name: &'static str, value: String) -> Self {
+        self.0.push((name, value));
+        self
+    }
+
+    /// One that is left out where it does not fit.
+    fn maybe(mut self, name: &'static str, value: Option<String>) -> Self {
+        self.0.extend(value.filter(|value| fits(value)).map(|value| (name, value)));
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests;

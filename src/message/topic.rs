@@ -1,0 +1,110 @@
+//! From what Alma wrote to a topic's name.
+
+use super::Topic;
+use crate::config::{TopicPart, TopicTemplate};
+
+/// Characters of one placeholder.
+const MAX_SEGMENT: usize = 64;
+
+/// Characters of a topic: Kafka's bound.
+const MAX_TOPIC: usize = 249;
+
+/// What stands for an empty placeholder that is not at the end.
+const NONE: &str = "none";
+
+/// Text as it stands in a placeholder: lower case, every character outside `[a-z0-9_-]` as `_`, 64 at most.
+pub(super) fn segment(text: &str) -> String {
+    let keep = |c: char| match c.to_ascii_lowercase() {
+        c @ ('a'..='z' | '0'..='9' | '_' | '-') => c,
+        _ => '_',
+    };
+    text.chars().take(MAX_SEGMENT).map(keep).collect()
+}
+
+/// What fills a template; each a [`segment`], an empty one where there is nothing.
+pub(super) struct Fill<'a> {
+    pub(super) action: &'a str,
+    pub(super) event: &'a str,
+    pub(super) institution: &'a str,
+    pub(super) source: &'a str,
+    /// `action` is not Alma's but `unparsed` or `misdirected`, which must show.
+    pub(super) special: bool,
+}
+
+impl Fill<'_> {
+    /// The topic of a template.
+    pub(super) fn topic(&self, template: &TopicTemplate) -> Topic {
+        let mut name = String::with_capacity(MAX_TOPIC);
+        let last = template.parts.len().saturating_sub(1);
+        for (index, part) in template.parts.iter().enumerate() {
+            let text = match part {
+                TopicPart::Literal(text) => text,
+                TopicPart::Action => self.action,
+                TopicPart::Event => self.event,
+                TopicPart::Institution => self.institution,
+                TopicPart::Source => self.source,
+            };
+            match (text, index) {
+                // Dropped with the dot before it.
+                ("", index) if index == last => name.truncate(name.trim_end_matches('.').len()),
+                ("", _) => name.push_str(NONE),
+                (text, _) => name.push_str(text),
+            }
+        }
+        if self.special && !template.parts.contains(&TopicPart::Action) {
+            // A cut must not take the word away.
+            name.truncate(MAX_TOPIC - 1 - self.action.len());
+            name.push('.');
+            name.push_str(self.action);
+        }
+        // All characters are ASCII by now: literals by the configuration, placeholders by `segment`.
+        name.truncate(MAX_TOPIC);
+        name.truncate(name.trim_end_matches('.').len());
+        Topic(name.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn literal(text: &str) -> TopicPart {
+        TopicPart::Literal(text.into())
+    }
+
+    fn topic(parts: &[TopicPart], fill: &Fill<'_>) -> String {
+        fill.topic(&TopicTemplate { parts: parts.to_vec() }).to_string()
+    }
+
+    const JOB: Fill<'_> =
+        Fill { action: "job_end", event: "", institution: "01test_inst", source: "alma", special: false };
+
+    #[test]
+    fn an_empty_placeholder_is_dropped_at_the_end_and_none_elsewhere() {
+        let (a, dot) = (literal("alma."), literal("."));
+        assert_eq!(topic(&[a.clone(), TopicPart::Action, dot.clone(), TopicPart::Event], &JOB), "alma.job_end");
+        assert_eq!(topic(&[a.clone(), TopicPart::Event, dot.clone(), TopicPart::Action], &JOB), "alma.none.job_end");
+        assert_eq!(topic(&[a.clone(), TopicPart::Event], &JOB), "alma");
+        let loan = Fill { action: "loan", event: "loan_created", ..JOB };
+        assert_eq!(topic(&[a, TopicPart::Action, dot, TopicPart::Event], &loan), "alma.loan.loan_created");
+    }
+
+    #[test]
+    fn unparsed_and_misdirected_show_in_any_template() {
+        let unparsed = Fill { action: "unparsed", event: "", institution: "", source: "alma", special: true };
+        let a = literal("alma.");
+        assert_eq!(topic(&[a.clone(), TopicPart::Action], &unparsed), "alma.unparsed");
+        assert_eq!(topic(&[a.clone(), TopicPart::Source], &unparsed), "alma.alma.unparsed");
+        assert_eq!(topic(&[a, TopicPart::Institution], &unparsed), "alma.unparsed");
+        let long = literal(&"x".repeat(249));
+        assert_eq!(topic(&[long], &unparsed), format!("{}.unparsed", "x".repeat(240)));
+    }
+
+    #[test]
+    fn hostile_text_becomes_a_plain_segment() {
+        assert_eq!(segment("JOB_END"), "job_end");
+        assert_eq!(segment("../*>#. \u{0}\n"), "__________");
+        assert_eq!(segment("Größe😀"), "gr__e_");
+        assert_eq!(segment(&"A".repeat(5_000)), "a".repeat(64));
+    }
+}
