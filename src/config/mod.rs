@@ -1,17 +1,23 @@
 //! The configuration as the program uses it: complete, validated, typed.
 //!
 //! Two stages: what the operator wrote (built-in defaults, then the file, then `ALMA_BRIDGE__…` variables) is read
-//! in [`settings`] and becomes a [`Config`], or a list of everything that is wrong with it. Nothing behind this
+//! in `settings` and becomes a [`Config`], or a list of everything that is wrong with it. Nothing behind this
 //! module asks whether a value is set. Config is read by all other modules and reads none of them.
 
+mod changes;
 pub mod names;
+mod secrets;
+mod settings;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use changes::Changes;
 pub use names::{SinkName, SourceName};
+pub use secrets::{built_in_sources, fresh_secret, renew_generated};
+pub use settings::{ConfigError, ConfigErrors, ENV_PREFIX, Effective, Loaded, load, load_defaults};
 
 /// The whole configuration.
 #[derive(Clone, Debug)]
@@ -44,7 +50,7 @@ impl Config {
 }
 
 /// `[ingress]`: the listener for Alma and its bounds.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ingress {
     /// Address; port 0 takes a free one.
     pub listen: SocketAddr,
@@ -76,7 +82,7 @@ pub struct ServerTls {
 }
 
 /// `[admin]`: the listener for operators.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admin {
     /// Address; port 0 takes a free one.
     pub listen: SocketAddr,
@@ -85,7 +91,7 @@ pub struct Admin {
 }
 
 /// `[sources.NAME]`: one integration profile of Alma.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
     /// Its name: the metrics' label and the first part of the CloudEvents `source`.
     pub name: SourceName,
@@ -100,7 +106,7 @@ pub struct Source {
 }
 
 /// A secret under the name that metrics and `explain` use.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamedSecret {
     /// `default` where the source has but one.
     pub name: String,
@@ -144,7 +150,7 @@ impl std::fmt::Debug for Secret {
 }
 
 /// `[journal]`: the durable log and its bounds, in bytes of file.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Journal {
     /// On disk, or not at all.
     pub storage: Storage,
@@ -174,7 +180,7 @@ pub enum Storage {
 }
 
 /// `[sinks.NAME]`: one place where events are published.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sink {
     /// Its name, which keeps its place in the journal whatever its type.
     pub name: SinkName,
@@ -251,7 +257,7 @@ pub enum TopicPart {
 }
 
 /// What a sink is; the keys of its type.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SinkKind {
     /// JSON lines in a folder.
     File(FileSink),
@@ -276,7 +282,7 @@ impl SinkKind {
 }
 
 /// `type = "file"`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileSink {
     /// Folder of the topic files.
     pub dir: PathBuf,
@@ -287,7 +293,7 @@ pub struct FileSink {
 }
 
 /// `type = "kafka"`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KafkaSink {
     /// `host:port`, at least one.
     pub brokers: Vec<String>,
@@ -306,7 +312,7 @@ pub struct KafkaSink {
 }
 
 /// `type = "rabbitmq"`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RabbitMqSink {
     /// `amqp://` or `amqps://` with host, port and vhost; secret because it may come with a password from `url_file`.
     pub url: Secret,
@@ -334,7 +340,7 @@ pub enum Unroutable {
 }
 
 /// `type = "nats"`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NatsSink {
     /// `nats://host:port` or `tls://host:port`, at least one.
     pub servers: Vec<String>,
@@ -355,7 +361,7 @@ pub struct NatsSink {
 }
 
 /// How to log in to NATS.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NatsAuth {
     /// Not at all.
     None,
@@ -370,7 +376,7 @@ pub enum NatsAuth {
 }
 
 /// User and password.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Login {
     /// `username`
     pub username: String,
@@ -390,14 +396,14 @@ pub struct ClientTls {
 }
 
 /// `[privacy]`
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Privacy {
     /// Key of the pseudonyms; without one a user event has no subject.
     pub key: Option<Secret>,
 }
 
 /// `[log]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
     /// None: text on a terminal, JSON elsewhere.
     pub format: Option<LogFormat>,

@@ -1,0 +1,255 @@
+//! Secrets: read from files and the environment, generated where a source is built in.
+
+use std::collections::HashMap;
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use super::{Config, NamedSecret, Secret, SecretFrom, Source};
+
+/// What is added to the name of a generated secret's file for the one before it.
+const PREVIOUS: &str = ".previous";
+
+/// A secret that was read, and what would better be changed about where it is.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) secret: Secret,
+    pub(super) warnings: Vec<String>,
+}
+
+/// Why a secret can't be used. Never shows it.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BadSecret {
+    /// Not there, or not readable.
+    #[error("{path} can't be read: {error}")]
+    Unreadable {
+        /// The file.
+        path: String,
+        /// The system's word.
+        error: io::Error,
+    },
+    /// Anybody could put their own secret there.
+    #[error("{path} can be written by others (mode {mode:04o}), expected by its owner alone: chmod go-w")]
+    Writable {
+        /// The file.
+        path: String,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// Nothing in it.
+    #[error("{0} is empty, expected a secret")]
+    Empty(String),
+    /// Not the name of a variable; what was found may be the secret itself, and is not shown.
+    #[error("expected the name of an environment variable (A-Z, 0-9 and _)")]
+    NoVariableName,
+    /// No such variable.
+    #[error("environment variable {0} is not set")]
+    NotSet(String),
+}
+
+impl BadSecret {
+    /// Whether there is nothing at all, which an optional secret may be.
+    pub(super) fn is_absent(&self) -> bool {
+        match self {
+            Self::Unreadable { error, .. } => error.kind() == io::ErrorKind::NotFound,
+            Self::NotSet(_) => true,
+            _ => false,
+        }
+    }
+}
+
+/// From a file. One trailing line end is not part of the secret, all else is.
+pub(super) fn from_file(path: &Path) -> Result<Found, BadSecret> {
+    let shown = path.display().to_string();
+    let unreadable = |error| BadSecret::Unreadable { path: shown.clone(), error };
+    let mode = fs::metadata(path).map_err(unreadable)?.permissions().mode() & 0o7777;
+    if mode & 0o022 != 0 {
+        return Err(BadSecret::Writable { path: shown, mode });
+    }
+    let mut bytes = fs::read(path).map_err(unreadable)?;
+    if bytes.pop_if(|last| *last == b'\n').is_some() {
+        bytes.pop_if(|last| *last == b'\r');
+    }
+    let mut found = checked(bytes, &shown)?;
+    if mode & 0o004 != 0 {
+        found
+            .warnings
+            .push(format!("{shown} can be read by everybody (mode {mode:04o}); chmod o-r where nothing needs it"));
+    }
+    Ok(found)
+}
+
+/// From a variable of this environment.
+pub(super) fn from_variable(name: &str, env: &HashMap<String, String>) -> Result<Found, BadSecret> {
+    let fits =
+        name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') && !name.starts_with(|c: char| c.is_ascii_digit());
+    if !fits || name.is_empty() {
+        return Err(BadSecret::NoVariableName);
+    }
+    let value = env.get(name).ok_or_else(|| BadSecret::NotSet(name.to_owned()))?;
+    checked(value.clone().into_bytes(), &format!("environment variable {name}"))
+}
+
+fn checked(bytes: Vec<u8>, shown: &str) -> Result<Found, BadSecret> {
+    if bytes.is_empty() {
+        return Err(BadSecret::Empty(shown.to_owned()));
+    }
+    let blank = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_whitespace);
+    let warnings = if blank(bytes.first()) || blank(bytes.last()) {
+        vec![format!("the secret in {shown} begins or ends with a blank, which is kept as part of it")]
+    } else {
+        Vec::new()
+    };
+    Ok(Found { secret: Secret::new(bytes), warnings })
+}
+
+/// The source where none is named: `alma` on `/webhooks`, its secret generated at the first start.
+pub fn built_in_sources(data_dir: &Path) -> Vec<Source> {
+    let path = data_dir.join("webhook.secret");
+    let previous = previous_of(&path);
+    let read = |path: &Path| from_file(path).ok().map(|found| found.secret);
+    let secret = |name: &str, secret, from| NamedSecret { name: name.to_owned(), from, secret };
+    vec![Source {
+        name: "alma".parse().expect("keeps to the alphabet of names"),
+        path: "/webhooks".to_owned(),
+        secrets: vec![
+            secret("default", read(&path), SecretFrom::Generated(path)),
+            secret("previous", read(&previous), SecretFrom::File(previous)),
+        ],
+        institution: None,
+        silence: None,
+    }]
+}
+
+fn previous_of(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(PREVIOUS);
+    name.into()
+}
+
+/// A fresh strong secret: 256 random bits in hex, so that it survives every copy and paste.
+pub fn fresh_secret() -> io::Result<Secret> {
+    let mut random = [0; 32];
+    getrandom::fill(&mut random).map_err(io::Error::from)?;
+    let hex: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(Secret::new(hex.into_bytes()))
+}
+
+/// Replaces a generated secret by a fresh one; the one before stays accepted until the next time.
+pub fn renew_generated(path: &Path) -> io::Result<Secret> {
+    fs::copy(path, previous_of(path))?;
+    let secret = fresh_secret()?;
+    write(path, &secret)?;
+    Ok(secret)
+}
+
+/// Writes a secret for the owner alone, at once and durably.
+fn write(path: &Path, secret: &Secret) -> io::Result<()> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    // One that a crash left behind may have other rights.
+    let _ = fs::remove_file(&new);
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+    file.write_all(secret.expose())?;
+    file.write_all(b"\n")?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    fs::File::open(dir)?.sync_all()
+}
+
+impl Config {
+    /// Makes the secret of the built-in source and the admin token where they are not there yet; gives their paths.
+    pub fn generate_missing(&mut self) -> io::Result<Vec<PathBuf>> {
+        let mut made = Vec::new();
+        for named in self.sources.iter_mut().flat_map(|source| &mut source.secrets) {
+            if let (SecretFrom::Generated(path), None) = (&named.from, &named.secret) {
+                named.secret = Some(made_or_read(path, &mut made)?);
+            }
+        }
+        made_or_read(&self.admin.token_file, &mut made)?;
+        Ok(made)
+    }
+
+    /// The bearer token of the admin listener.
+    pub fn admin_token(&self) -> io::Result<Secret> {
+        read(&self.admin.token_file)
+    }
+}
+
+fn read(path: &Path) -> io::Result<Secret> {
+    from_file(path).map(|found| found.secret).map_err(io::Error::other)
+}
+
+fn made_or_read(path: &Path, made: &mut Vec<PathBuf>) -> io::Result<Secret> {
+    if path.exists() {
+        return read(path);
+    }
+    let secret = fresh_secret()?;
+    write(path, &secret)?;
+    made.push(path.to_owned());
+    Ok(secret)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(content: &[u8], mode: u32) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        fs::write(file.path(), content).expect("written");
+        fs::set_permissions(file.path(), fs::Permissions::from_mode(mode)).expect("set");
+        file
+    }
+
+    #[test]
+    fn one_line_end_is_not_part_of_a_secret_and_blanks_are_warned_of() {
+        for (content, secret, warnings) in [
+            (&b"s"[..], &b"s"[..], 0),
+            (b"s\n", b"s", 0),
+            (b"s\r\n", b"s", 0),
+            (b"s\n\n", b"s\n", 1),
+            (b" s", b" s", 1),
+            (b"cl\xc3\xa9\n", b"cl\xc3\xa9", 0),
+        ] {
+            let found = from_file(file(content, 0o600).path()).expect("a secret");
+            assert_eq!((found.secret.expose(), found.warnings.len()), (secret, warnings), "{content:?}");
+        }
+        assert!(matches!(from_file(file(b"\n", 0o600).path()), Err(BadSecret::Empty(_))));
+    }
+
+    #[test]
+    fn what_others_can_write_is_refused_and_what_all_can_read_warned_of() {
+        for mode in [0o620, 0o602, 0o666] {
+            assert!(matches!(from_file(file(b"s", mode).path()), Err(BadSecret::Writable { .. })), "{mode:o}");
+        }
+        assert_eq!(from_file(file(b"s", 0o644).path()).expect("Kubernetes mounts so").warnings.len(), 1);
+        assert_eq!(from_file(file(b"s", 0o640).path()).expect("a group may read").warnings.len(), 0);
+    }
+
+    #[test]
+    fn a_variable_that_is_none_may_be_the_secret_and_is_not_shown() {
+        let env = HashMap::from([("A".to_owned(), "s".to_owned())]);
+        assert_eq!(from_variable("A", &env).expect("set").secret.expose(), b"s");
+        assert!(from_variable("B", &env).expect_err("not set").is_absent());
+        let shown = from_variable("my secret!", &env).expect_err("no name").to_string();
+        assert!(!shown.contains("my secret"), "{shown}");
+    }
+
+    #[test]
+    fn a_generated_secret_is_strong_kept_and_renewed_without_a_gap() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("data/webhook.secret");
+        let mut made = Vec::new();
+        let first = made_or_read(&path, &mut made).expect("made");
+        assert_eq!((first.expose().len(), made.len()), (64, 1));
+        assert_eq!(made_or_read(&path, &mut made).expect("read"), first);
+        assert_eq!(fs::metadata(&path).expect("metadata").permissions().mode() & 0o777, 0o600);
+        let second = renew_generated(&path).expect("renewed");
+        let accepted: Vec<_> =
+            built_in_sources(&folder.path().join("data"))[0].secrets.iter().filter_map(|s| s.secret.clone()).collect();
+        assert_eq!(accepted, [second, first]);
+    }
+}

@@ -1,0 +1,188 @@
+//! From what the operator wrote to the [`Config`]: one walk that knows every key.
+//!
+//! Built-in defaults, then the file, then environment variables, merged by the `config` crate. The walk reads each key
+//! once, with its default written as in a file, and notes what it finds: the value in effect and where it comes from,
+//! and everything that is wrong. Unknown keys, the list for `check --show` and the reference all come from it.
+
+mod sections;
+mod sinks;
+mod sources;
+mod table;
+mod values;
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use config::{Environment, File, FileFormat, Map, Value};
+
+use super::Config;
+use table::Table;
+
+/// What our environment variables begin with. Others that begin `ALMA_BRIDGE_` are Kubernetes's.
+pub const ENV_PREFIX: &str = "ALMA_BRIDGE__";
+
+/// The file that is read where none is named and it exists.
+const DEFAULT_FILE: &str = "config/alma-bridge.toml";
+
+/// A configuration, and how it came about.
+#[derive(Debug)]
+pub struct Loaded {
+    /// Complete and valid.
+    pub config: Config,
+    /// Every value in effect, in order of the keys.
+    pub values: Vec<Effective>,
+    /// What is allowed and better changed; one sentence each.
+    pub warnings: Vec<String>,
+}
+
+/// One value in effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Effective {
+    /// Such as `sinks.main.topic`.
+    pub key: String,
+    /// As it would be written; never a secret.
+    pub shown: String,
+    /// `default`, the file, or the environment variable.
+    pub origin: String,
+}
+
+/// Everything that is wrong with a configuration.
+#[derive(Debug)]
+pub struct ConfigErrors(pub Vec<ConfigError>);
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    /// The key, where it is about one.
+    pub key: Option<String>,
+    /// The file or the environment variable.
+    pub origin: String,
+    /// What was found and what was expected; never a secret.
+    pub problem: String,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.key {
+            Some(key) => write!(f, "{}: {key}: {}", self.origin, self.problem),
+            None => write!(f, "{}: {}", self.origin, self.problem),
+        }
+    }
+}
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let s = if self.0.len() == 1 { "" } else { "s" };
+        writeln!(f, "error: {} problem{s} with the configuration", self.0.len())?;
+        self.0.iter().try_for_each(|error| writeln!(f, "  {error}"))
+    }
+}
+
+impl std::error::Error for ConfigErrors {}
+
+/// The configuration of a file (without one, the default file where it exists) and these environment variables.
+pub fn load(file: Option<&Path>, env: &[(String, String)]) -> Result<Loaded, ConfigErrors> {
+    let default = Path::new(DEFAULT_FILE);
+    let file = file.or_else(|| default.exists().then_some(default));
+    let Some(path) = file else { return load_defaults(env) };
+    let text = std::fs::read_to_string(path).map_err(|error| unreadable(path, &format!("can't be read: {error}")))?;
+    from_text(Some((path, &text)), env)
+}
+
+/// The built-in defaults and these environment variables, no file.
+pub fn load_defaults(env: &[(String, String)]) -> Result<Loaded, ConfigErrors> {
+    from_text(None, env)
+}
+
+fn unreadable(path: &Path, problem: &str) -> ConfigErrors {
+    ConfigErrors(vec![ConfigError { key: None, origin: path.display().to_string(), problem: problem.to_owned() }])
+}
+
+fn from_text(file: Option<(&Path, &str)>, env: &[(String, String)]) -> Result<Loaded, ConfigErrors> {
+    let root = merge(file, env)?;
+    let mut walk = Walk {
+        file: file.map(|(path, _)| path.to_owned()),
+        env: env.iter().cloned().collect(),
+        errors: Vec::new(),
+        warnings: Vec::new(),
+        values: BTreeMap::new(),
+        data_dir: PathBuf::new(),
+    };
+    let config = sections::read(Table::new("", root), &mut walk);
+    match config {
+        Some(config) if walk.errors.is_empty() => {
+            Ok(Loaded { config, values: walk.values.into_values().collect(), warnings: walk.warnings })
+        }
+        _ => {
+            walk.errors.sort_by(|a, b| a.key.cmp(&b.key));
+            Err(ConfigErrors(walk.errors))
+        }
+    }
+}
+
+/// What is written, merged; the later wins key by key.
+fn merge(file: Option<(&Path, &str)>, env: &[(String, String)]) -> Result<Map<String, Value>, ConfigErrors> {
+    let ours = env.iter().filter(|(name, _)| name.starts_with(ENV_PREFIX)).cloned();
+    let environment = Environment::with_prefix(ENV_PREFIX.trim_end_matches('_'))
+        .prefix_separator("__")
+        .separator("__")
+        .source(Some(ours.collect::<HashMap<String, String>>()));
+    let mut builder = config::Config::builder();
+    if let Some((_, text)) = file {
+        builder = builder.add_source(File::from_str(text, FileFormat::Toml));
+    }
+    let origin = file.map_or(Path::new("the environment"), |(path, _)| path);
+    let merged = builder.add_source(environment).build();
+    // The parser's own words name line and column.
+    let merged = merged.map_err(|error| unreadable(origin, error.to_string().trim()))?;
+    merged.cache.into_table().map_err(|error| unreadable(origin, &error.to_string()))
+}
+
+/// What the walk carries along.
+pub(in crate::config) struct Walk {
+    file: Option<PathBuf>,
+    env: HashMap<String, String>,
+    errors: Vec<ConfigError>,
+    warnings: Vec<String>,
+    values: BTreeMap<String, Effective>,
+    /// For `{data_dir}` in paths.
+    data_dir: PathBuf,
+}
+
+impl Walk {
+    /// The environment variable of a key.
+    fn variable(key: &str) -> String {
+        format!("{ENV_PREFIX}{}", key.to_uppercase().replace('.', "__"))
+    }
+
+    /// Where a key that is written is written.
+    fn origin(&self, key: &str) -> String {
+        let wanted = Self::variable(key);
+        match (self.env.keys().find(|name| name.eq_ignore_ascii_case(&wanted)), &self.file) {
+            (Some(variable), _) => variable.clone(),
+            (None, Some(file)) => file.display().to_string(),
+            (None, None) => "the environment".to_owned(),
+        }
+    }
+
+    /// Something is wrong with a key.
+    fn error(&mut self, key: &str, problem: impl Into<String>) {
+        let origin = self.origin(key);
+        self.errors.push(ConfigError { key: Some(key.to_owned()), origin, problem: problem.into() });
+    }
+
+    fn warn(&mut self, key: &str, warning: impl fmt::Display) {
+        self.warnings.push(format!("{key}: {warning}"));
+    }
+
+    /// A value in effect; `written` tells whether it is other than the default.
+    fn note(&mut self, key: &str, shown: impl Into<String>, written: bool) {
+        let origin = if written { self.origin(key) } else { "default".to_owned() };
+        let effective = Effective { key: key.to_owned(), shown: shown.into(), origin };
+        self.values.insert(key.to_owned(), effective);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,381 @@
+//! One table of the configuration, read key by key.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use config::{Map, Value, ValueKind};
+
+use super::Walk;
+use super::values::{self, Expected, suggestion};
+use crate::config::secrets::{self, BadSecret};
+use crate::config::{Secret, SecretFrom};
+
+/// A table, with the keys that were asked for; the rest is unknown.
+pub(super) struct Table {
+    path: String,
+    map: Map<String, Value>,
+    known: Vec<String>,
+}
+
+impl Table {
+    pub(super) fn new(path: &str, map: Map<String, Value>) -> Self {
+        Self { path: path.to_owned(), map, known: Vec::new() }
+    }
+
+    /// The whole key of one of this table's.
+    pub(super) fn key(&self, name: &str) -> String {
+        if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
+    }
+
+    /// Whether it is written at all.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.map.get(name).is_some_and(|value| value.kind != ValueKind::Nil)
+    }
+
+    fn take(&mut self, name: &str) -> Option<Value> {
+        self.known.push(name.to_owned());
+        self.map.remove(name).filter(|value| value.kind != ValueKind::Nil)
+    }
+
+    /// A table within; empty where it is not written.
+    pub(super) fn table(&mut self, name: &str, walk: &mut Walk) -> Self {
+        self.table_if_written(name, walk).unwrap_or_else(|| Self::new(&self.key(name), Map::new()))
+    }
+
+    /// A table within, where it is written.
+    pub(super) fn table_if_written(&mut self, name: &str, walk: &mut Walk) -> Option<Self> {
+        let value = self.take(name)?;
+        let key = self.key(name);
+        if let ValueKind::Table(map) = value.kind {
+            return Some(Self::new(&key, map));
+        }
+        walk.error(&key, format!("found {}, expected a table", found(&value)));
+        None
+    }
+
+    /// The names and tables within, each its own.
+    pub(super) fn named_tables(&mut self, name: &str, walk: &mut Walk) -> Vec<(String, Self)> {
+        let table = self.table(name, walk);
+        let mut all = Vec::new();
+        for (name, value) in table.map {
+            let key = format!("{}.{name}", table.path);
+            match value.kind {
+                ValueKind::Table(map) => all.push((name, Self::new(&key, map))),
+                _ => walk.error(&key, format!("found {}, expected a table", found(&value))),
+            }
+        }
+        all.sort_by(|(a, _), (b, _)| a.cmp(b));
+        all
+    }
+
+    /// A list of tables, such as `secrets`.
+    pub(super) fn list_of_tables(&mut self, name: &str, walk: &mut Walk) -> Option<Vec<Self>> {
+        let value = self.take(name)?;
+        let key = self.key(name);
+        let ValueKind::Array(items) = value.kind else {
+            walk.error(&key, format!("found {}, expected a list of tables", found(&value)));
+            return None;
+        };
+        let mut tables = Vec::new();
+        for (index, item) in items.into_iter().enumerate() {
+            let key = format!("{key}[{index}]");
+            match item.kind {
+                ValueKind::Table(map) => tables.push(Self::new(&key, map)),
+                _ => walk.error(&key, format!("found {}, expected a table", found(&item))),
+            }
+        }
+        Some(tables)
+    }
+
+    /// A value with a default, both written as in the file.
+    pub(super) fn value<T>(
+        &mut self,
+        name: &str,
+        default: &str,
+        walk: &mut Walk,
+        parse: impl Fn(&str) -> Result<T, Expected>,
+    ) -> T {
+        match self.optional(name, walk, &parse) {
+            Some(value) => value,
+            None => {
+                let key = self.key(name);
+                if !walk.values.contains_key(&key) {
+                    walk.note(&key, default, false);
+                }
+                parse(default).unwrap_or_else(|expected| panic!("the default of {key} is {default:?}, {expected}"))
+            }
+        }
+    }
+
+    /// A value without a default.
+    pub(super) fn optional<T>(
+        &mut self,
+        name: &str,
+        walk: &mut Walk,
+        parse: impl Fn(&str) -> Result<T, Expected>,
+    ) -> Option<T> {
+        let value = self.take(name)?;
+        let key = self.key(name);
+        let Some(text) = scalar(&value) else {
+            let expected = parse("").err().unwrap_or_else(|| "expected a single value".to_owned());
+            walk.error(&key, format!("found {}, {expected}", found(&value)));
+            return None;
+        };
+        match parse(&text) {
+            Ok(parsed) => {
+                walk.note(&key, text, true);
+                Some(parsed)
+            }
+            Err(expected) => {
+                walk.error(&key, format!("found {}, {expected}", found(&value)));
+                None
+            }
+        }
+    }
+
+    pub(super) fn size(&mut self, name: &str, default: &str, walk: &mut Walk) -> u64 {
+        self.value(name, default, walk, values::size)
+    }
+
+    pub(super) fn memory(&mut self, name: &str, default: &str, walk: &mut Walk) -> usize {
+        usize::try_from(self.size(name, default, walk)).unwrap_or(usize::MAX)
+    }
+
+    pub(super) fn duration(&mut self, name: &str, default: &str, walk: &mut Walk) -> Duration {
+        self.value(name, default, walk, values::duration)
+    }
+
+    /// A time that must be longer than nothing.
+    pub(super) fn some_time(&mut self, name: &str, default: &str, walk: &mut Walk) -> Duration {
+        self.value(name, default, walk, |text| match values::duration(text)? {
+            Duration::ZERO => Err("expected a time above 0".to_owned()),
+            time => Ok(time),
+        })
+    }
+
+    pub(super) fn boolean(&mut self, name: &str, default: bool, walk: &mut Walk) -> bool {
+        self.value(name, if default { "true" } else { "false" }, walk, values::boolean)
+    }
+
+    pub(super) fn address(&mut self, name: &str, default: &str, walk: &mut Walk) -> SocketAddr {
+        self.value(name, default, walk, values::address)
+    }
+
+    /// A whole number within bounds.
+    pub(super) fn number(&mut self, name: &str, default: &str, bounds: (i64, i64), walk: &mut Walk) -> i64 {
+        let (low, high) = bounds;
+        self.value(name, default, walk, |text| {
+            let number = text.replace('_', "").parse().ok().filter(|number| (low..=high).contains(number));
+            number.ok_or_else(|| match high {
+                i64::MAX => format!("expected a whole number of at least {low}"),
+                _ => format!("expected a whole number from {low} to {high}"),
+            })
+        })
+    }
+
+    pub(super) fn count(&mut self, name: &str, default: &str, low: i64, walk: &mut Walk) -> usize {
+        usize::try_from(self.number(name, default, (low, i64::MAX), walk)).unwrap_or(usize::MAX)
+    }
+
+    /// Text that must not be empty.
+    pub(super) fn text(&mut self, name: &str, default: &str, walk: &mut Walk) -> String {
+        self.value(name, default, walk, not_empty)
+    }
+
+    pub(super) fn optional_text(&mut self, name: &str, walk: &mut Walk) -> Option<String> {
+        self.optional(name, walk, not_empty)
+    }
+
+    /// One of several words.
+    pub(super) fn choice<T: Copy>(&mut self, name: &str, default: &str, words: &[(&str, T)], walk: &mut Walk) -> T {
+        self.value(name, default, walk, |text| {
+            words
+                .iter()
+                .find(|(word, _)| *word == text)
+                .map(|(_, value)| *value)
+                .ok_or_else(|| expected_word(text, words))
+        })
+    }
+
+    pub(super) fn optional_choice<T: Copy>(&mut self, name: &str, words: &[(&str, T)], walk: &mut Walk) -> Option<T> {
+        self.optional(name, walk, |text| {
+            words
+                .iter()
+                .find(|(word, _)| *word == text)
+                .map(|(_, value)| *value)
+                .ok_or_else(|| expected_word(text, words))
+        })
+    }
+
+    /// A list of texts; in an environment variable separated by commas.
+    pub(super) fn list<T>(
+        &mut self,
+        name: &str,
+        default: &[&str],
+        walk: &mut Walk,
+        parse: impl Fn(&str) -> Result<T, Expected>,
+    ) -> Vec<T> {
+        let key = self.key(name);
+        let (texts, written) = match self.take(name) {
+            None => (default.iter().map(ToString::to_string).collect(), false),
+            Some(value) => match texts(&value) {
+                Some(texts) => (texts, true),
+                None => {
+                    walk.error(&key, format!("found {}, expected a list of texts", found(&value)));
+                    return Vec::new();
+                }
+            },
+        };
+        walk.note(&key, format!("{texts:?}"), written);
+        if texts.is_empty() {
+            walk.error(&key, "found an empty list, expected at least one");
+        }
+        let mut parsed = Vec::new();
+        for text in texts {
+            match parse(&text) {
+                Ok(value) => parsed.push(value),
+                Err(expected) => walk.error(&key, format!("found {}, {expected}", quoted(&text))),
+            }
+        }
+        parsed
+    }
+
+    /// A table of texts under keys of any kind, such as `properties`.
+    pub(super) fn texts(&mut self, name: &str, walk: &mut Walk) -> Vec<(String, String)> {
+        let Some(table) = self.table_if_written(name, walk) else { return Vec::new() };
+        let mut all = Vec::new();
+        for (name, value) in table.map {
+            let key = format!("{}.{name}", table.path);
+            match scalar(&value) {
+                Some(text) => all.push((name, text)),
+                None => walk.error(&key, format!("found {}, expected a text or a number", found(&value))),
+            }
+        }
+        all.sort();
+        all
+    }
+
+    /// A path, `{data_dir}` filled in.
+    pub(super) fn path(&mut self, name: &str, default: &str, walk: &mut Walk) -> PathBuf {
+        let text = self.text(name, default, walk);
+        fill_data_dir(&text, &walk.data_dir)
+    }
+
+    pub(super) fn optional_path(&mut self, name: &str, walk: &mut Walk) -> Option<PathBuf> {
+        let text = self.optional_text(name, walk)?;
+        Some(fill_data_dir(&text, &walk.data_dir))
+    }
+
+    /// A path to a file that must be there and readable.
+    pub(super) fn readable_file(&mut self, name: &str, walk: &mut Walk) -> Option<PathBuf> {
+        let path = self.optional_path(name, walk)?;
+        if let Err(error) = std::fs::File::open(&path) {
+            walk.error(&self.key(name), format!("{} can't be read: {error}", path.display()));
+        }
+        Some(path)
+    }
+
+    /// A secret by `{name}_file` or `{name}_env`, at most one of them.
+    pub(super) fn secret(&mut self, name: &str, walk: &mut Walk) -> Option<Secret> {
+        self.secret_and_place(name, walk)?.0
+    }
+
+    /// As [`Table::secret`], with where it comes from; the place without the secret where that can't be read.
+    pub(super) fn secret_and_place(&mut self, name: &str, walk: &mut Walk) -> Option<(Option<Secret>, SecretFrom)> {
+        let (file_name, env_name) = (format!("{name}_file"), format!("{name}_env"));
+        let file = self.optional_path(&file_name, walk);
+        let env = self.optional_text(&env_name, walk);
+        let (key, from, found) = match (file, env) {
+            (None, None) => return None,
+            (Some(_), Some(_)) => {
+                walk.error(&self.key(&file_name), format!("found beside {env_name}, expected one of the two"));
+                return None;
+            }
+            (Some(file), None) => {
+                let found = secrets::from_file(&file);
+                (self.key(&file_name), SecretFrom::File(file), found)
+            }
+            (None, Some(variable)) => {
+                let found = secrets::from_variable(&variable, &walk.env);
+                if matches!(found, Err(BadSecret::NoVariableName)) {
+                    // It may be the secret itself.
+                    walk.note(&self.key(&env_name), "…", true);
+                }
+                (self.key(&env_name), SecretFrom::Env(variable), found)
+            }
+        };
+        Some(match found {
+            Ok(found) => {
+                found.warnings.iter().for_each(|warning| walk.warn(&key, warning));
+                (Some(found.secret), from)
+            }
+            Err(problem) => {
+                walk.error(&key, problem.to_string());
+                (None, from)
+            }
+        })
+    }
+
+    /// Whatever is written and was not asked for is unknown. `elsewhere` tells of keys that belong to another place.
+    pub(super) fn finish(self, walk: &mut Walk, elsewhere: impl Fn(&str) -> Option<String>) {
+        let mut left: Vec<&String> = self.map.keys().collect();
+        left.sort();
+        for name in left {
+            let key = self.key(name);
+            let hint = elsewhere(name).unwrap_or_else(|| suggestion(name, self.known.iter().map(String::as_str)));
+            walk.error(&key, format!("unknown key{hint}"));
+        }
+    }
+}
+
+fn not_empty(text: &str) -> Result<String, Expected> {
+    if text.is_empty() { Err("expected a text that is not empty".to_owned()) } else { Ok(text.to_owned()) }
+}
+
+fn expected_word<T>(found: &str, words: &[(&str, T)]) -> Expected {
+    let all: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+    format!("expected one of {}{}", all.join(", "), suggestion(found, all.iter().copied()))
+}
+
+fn fill_data_dir(text: &str, data_dir: &Path) -> PathBuf {
+    match text.strip_prefix("{data_dir}") {
+        Some(rest) => data_dir.join(rest.trim_start_matches('/')),
+        None => PathBuf::from(text),
+    }
+}
+
+/// A value as text; none for a table or a list.
+fn scalar(value: &Value) -> Option<String> {
+    match &value.kind {
+        ValueKind::Table(_) | ValueKind::Array(_) | ValueKind::Nil => None,
+        _ => value.clone().into_string().ok(),
+    }
+}
+
+fn texts(value: &Value) -> Option<Vec<String>> {
+    match &value.kind {
+        ValueKind::Array(items) => items.iter().map(scalar).collect(),
+        ValueKind::String(text) => Some(text.split(',').map(|item| item.trim().to_owned()).collect()),
+        _ => None,
+    }
+}
+
+/// What was found, for an error.
+fn found(value: &Value) -> String {
+    match &value.kind {
+        ValueKind::Nil => "nothing".to_owned(),
+        ValueKind::Table(_) => "a table".to_owned(),
+        ValueKind::Array(_) => "a list".to_owned(),
+        ValueKind::String(text) => quoted(text),
+        other => other.to_string(),
+    }
+}
+
+/// A text for an error; what stands before an @ may be a log-in.
+fn quoted(text: &str) -> String {
+    match text.rsplit_once('@') {
+        Some((_, behind)) => format!("\"…@{behind}\""),
+        None => format!("{text:?}"),
+    }
+}

@@ -1,0 +1,377 @@
+use std::collections::BTreeSet;
+use std::fs;
+
+use super::*;
+use crate::config::{Changes, Format, NatsAuth, SinkKind, Start, Storage};
+
+fn load_text(text: &str) -> Result<Loaded, ConfigErrors> {
+    load_with(text, &[])
+}
+
+fn load_with(text: &str, env: &[(&str, &str)]) -> Result<Loaded, ConfigErrors> {
+    let env: Vec<_> = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    from_text(Some((Path::new("test.toml"), text)), &env)
+}
+
+fn errors(text: &str) -> Vec<ConfigError> {
+    load_text(text).expect_err("refused").0
+}
+
+/// The one error of a text: its key and problem.
+fn error(text: &str) -> (String, String) {
+    let mut errors = errors(text);
+    assert_eq!(errors.len(), 1, "{errors:#?}");
+    let error = errors.remove(0);
+    assert_eq!(error.origin, "test.toml");
+    (error.key.unwrap_or_default(), error.problem)
+}
+
+#[test]
+fn without_a_file_there_is_a_source_and_a_sink() {
+    let config = load_defaults(&[]).expect("valid").config;
+    assert_eq!((config.sources.len(), config.sources[0].name.as_str()), (1, "alma"));
+    assert_eq!(config.sources[0].path, "/webhooks");
+    assert_eq!((config.sinks.len(), config.sinks[0].kind.as_str()), (1, "file"));
+    assert_eq!(config.ingress.listen.to_string(), "0.0.0.0:2562");
+    assert_eq!(config.ingress.max_body, 8 << 20);
+    assert_eq!(config.journal.max_size, 8 << 30);
+    assert_eq!(config.admin.token_file, Path::new("data/admin.token"));
+    let state = [("STATE_DIRECTORY".to_owned(), "/var/lib/x:/other".to_owned())];
+    assert_eq!(load_defaults(&state).expect("valid").config.data_dir, Path::new("/var/lib/x"));
+}
+
+#[test]
+fn the_environment_wins_over_the_file_key_by_key() {
+    let text = "[journal]\nmax_size = \"1GiB\"\nretain = \"1h\"\n[sinks.my-sink]\ntype = \"file\"\n";
+    let loaded = load_with(
+        text,
+        &[
+            ("ALMA_BRIDGE__JOURNAL__MAX_SIZE", "2GiB"),
+            ("ALMA_BRIDGE__SINKS__MY-SINK__ACTIONS", "JOB_END, loan.loan_lost"),
+            ("ALMA_BRIDGE__SINKS__MY-SINK__BEST_EFFORT", "true"),
+            ("ALMA_BRIDGE__INGRESS__MAX_CONNECTIONS", "7"),
+            ("ALMA_BRIDGE_PORT", "tcp://10.0.0.1:2562"),
+            ("ALMA_BRIDGE_SERVICE_PORT", "2562"),
+        ],
+    )
+    .expect("valid");
+    let config = &loaded.config;
+    assert_eq!((config.journal.max_size, config.journal.retain.as_secs()), (2 << 30, 3_600));
+    assert_eq!(config.ingress.max_connections, 7);
+    assert_eq!(config.sinks[0].actions, ["job_end", "loan.loan_lost"]);
+    assert!(config.sinks[0].best_effort);
+    let origin = |key: &str| loaded.values.iter().find(|value| value.key == key).expect("there").origin.as_str();
+    assert_eq!(origin("journal.max_size"), "ALMA_BRIDGE__JOURNAL__MAX_SIZE");
+    assert_eq!(origin("journal.retain"), "test.toml");
+    assert_eq!(origin("journal.min_free"), "default");
+}
+
+#[test]
+fn says_all_that_is_wrong_at_once() {
+    let errors = errors(
+        "dat_dir = \"x\"\n[ingress]\nlisten = \"here\"\nmax_boddy = 1\n[journal]\nretain = \"soon\"\nstorage = \"dsk\"\n[sinks.Main]\ntype = \"file\"\n",
+    );
+    let keys: Vec<_> = errors.iter().filter_map(|error| error.key.as_deref()).collect();
+    assert_eq!(
+        keys,
+        ["dat_dir", "ingress.listen", "ingress.max_boddy", "journal.retain", "journal.storage", "sinks.Main"]
+    );
+    let shown = ConfigErrors(errors).to_string();
+    for part in ["did you mean `data_dir`", "did you mean `max_body`", "did you mean `disk`", "\"soon\"", "test.toml"] {
+        assert!(shown.contains(part), "{part} is not in\n{shown}");
+    }
+}
+
+#[test]
+fn names_line_and_column_of_a_syntax_error() {
+    let shown = load_text("[ingress\nlisten = 1").expect_err("refused").to_string();
+    assert!(shown.contains("test.toml") && shown.contains("line 1"), "{shown}");
+}
+
+#[test]
+fn each_bad_value_is_named_with_what_was_expected() {
+    for (text, key, expected) in [
+        ("ingress = 7", "ingress", "expected a table"),
+        ("[ingress]\nmax_body = \"0B\"", "ingress.max_body", "at least 1 byte"),
+        ("[ingress]\nmax_body = \"65MiB\"", "ingress.body_memory", "at least as much"),
+        ("[ingress]\nanswer_within = \"5s\"", "ingress.answer_within", "Alma waits 5 s"),
+        ("[ingress]\nbody_timeout = \"0s\"", "ingress.body_timeout", "above 0"),
+        ("[ingress]\nmax_connections = 0", "ingress.max_connections", "at least 1"),
+        (
+            "[ingress]\ntls = { cert_file = \"/no/such\", key_file = \"/dev/null\" }",
+            "ingress.tls.cert_file",
+            "/no/such can't be read",
+        ),
+        ("[admin]\nlisten = \"0.0.0.0:2562\"", "admin.listen", "ingress.listen too"),
+        ("[log]\nlevel = \"loud\"", "log.level", "expected a level"),
+        ("[sinks.main]\ntopic = \"alma\"", "sinks.main.type", "missing"),
+        ("[sinks.main]\ntype = \"file\"\ntopic = \"{action}\"", "sinks.main.topic", "literal"),
+        (
+            "[sinks.main]\ntype = \"file\"\nformat = \"cloudevents-binary\"",
+            "sinks.main.format",
+            "a file has no headers",
+        ),
+        (
+            "[sinks.main]\ntype = \"file\"\nbrokers = [\"a:1\"]",
+            "sinks.main.brokers",
+            "it is for type kafka, this is file",
+        ),
+        ("[sinks.main]\ntype = \"file\"\nsources = [\"almas\"]", "sinks.main.sources", "did you mean `alma`"),
+        ("[sinks.main]\ntype = \"file\"\nactions = []", "sinks.main.actions", "at least one"),
+        ("[sinks.main]\ntype = \"file\"\ncontinues = \"main\"", "sinks.main.continues", "configured itself"),
+        ("[sinks.main]\ntype = \"kafka\"\nbrokers = [\"a\"]", "sinks.main.brokers", "host:port"),
+        ("[sinks.main]\ntype = \"kafka\"\nproperties = { acks = 1 }", "sinks.main.properties.acks", "always all"),
+        (
+            "[sinks.main]\ntype = \"kafka\"\nproperties = { \"sasl.password\" = \"x\" }",
+            "sinks.main.properties.sasl.password",
+            "password_file",
+        ),
+        ("[sinks.main]\ntype = \"kafka\"\nusername = \"x\"", "sinks.main.password_file", "missing beside username"),
+        ("[sinks.main]\ntype = \"kafka\"\npassword = \"x\"", "sinks.main.password", "use password_file"),
+        ("[sinks.main]\ntype = \"rabbitmq\"\nurl = \"http://x\"", "sinks.main.url", "amqp://"),
+        ("[sinks.main]\ntype = \"rabbitmq\"\nexchange = \"amq.topic\"", "sinks.main.exchange", "amq."),
+        ("[sinks.main]\ntype = \"nats\"\nreplicas = 6", "sinks.main.replicas", "from 1 to 5"),
+        ("[sinks.main]\ntype = \"nats\"\nmax_age = \"1h\"", "sinks.main.duplicate_window", "longer than max_age"),
+        ("[sources.alma]\npath = \"/x\"", "sources.alma.secret_file", "no secret"),
+        (
+            "[sources.alma]\npath = \"/x\"\nsecret = \"x\"\nsecret_env = \"PATH\"",
+            "sources.alma.secret",
+            "never stands in the configuration",
+        ),
+    ] {
+        let found = load_with(text, &[("PATH", "x")]).expect_err("refused").0;
+        assert_eq!(found.len(), 1, "{text}\n{found:#?}");
+        assert_eq!(found[0].key.as_deref(), Some(key), "{text}");
+        assert!(found[0].problem.contains(expected), "{text}\n{}", found[0].problem);
+    }
+}
+
+#[test]
+fn no_secret_shows_in_an_error_or_in_what_is_shown() {
+    for text in [
+        "[sinks.main]\ntype = \"rabbitmq\"\nurl = \"amqp://u:hush@x/\"",
+        "[sinks.main]\ntype = \"rabbitmq\"\nurl = \"http://u:hush@x/\"",
+        "[sinks.main]\ntype = \"nats\"\nservers = [\"nats://u:hush@x\"]",
+        "[sinks.main]\ntype = \"nats\"\nservers = [\"http://u:hush@x\"]",
+        "[sinks.main]\ntype = \"kafka\"\npassword = \"hush\"",
+        "[sinks.main]\ntype = \"kafka\"\nproperties = { \"ssl.key.password\" = \"hush\" }",
+        "[sources.alma]\npath = \"/x\"\nsecret = \"hush\"",
+        "[sources.alma]\npath = \"/x\"\nsecret_env = \"hush hush\"",
+    ] {
+        let shown = load_text(text).expect_err("refused").to_string();
+        assert!(!shown.contains("hush"), "{shown}");
+    }
+    let loaded = load_with(
+        "[sources.alma]\npath = \"/x\"\nsecret_env = \"SECRET\"\n[sinks.main]\ntype = \"rabbitmq\"\nurl_env = \"URL\"\n",
+        &[("SECRET", "hush"), ("URL", "amqp://u:hush@x/")],
+    )
+    .expect("valid");
+    assert!(!format!("{loaded:?}").contains("hush"));
+}
+
+#[test]
+fn sources_have_up_to_four_secrets_of_their_own_and_paths_of_their_own() {
+    let text = "[sources.a]\npath = \"/x/\"\nsecrets = [{ name = \"one\", env = \"ONE\" }, { name = \"two\", env = \"TWO\", optional = true }]\n[sources.b]\npath = \"/x\"\nsecret_env = \"ONE\"\n";
+    let found = load_with(text, &[("ONE", "1")]).expect_err("refused").0;
+    assert_eq!((found.len(), found[0].key.as_deref()), (1, Some("sources.b.path")), "{found:?}");
+    let config = load_with(&text.replace("\"/x\"", "\"/y\""), &[("ONE", "1")]).expect("valid").config;
+    let secrets = &config.sources[0].secrets;
+    assert_eq!((secrets[0].secret.is_some(), secrets[1].secret.is_some()), (true, false));
+    assert_eq!(config.sources[1].secrets[0].name, "default");
+    let five = "{ name = \"n\", env = \"ONE\" },".repeat(5);
+    let found =
+        load_with(&format!("[sources.a]\npath = \"/x\"\nsecrets = [{five}]"), &[("ONE", "1")]).expect_err("refused");
+    assert!(found.to_string().contains("at most 4") && found.to_string().contains("twice"), "{found}");
+    let optional = "[sources.a]\npath = \"/x\"\nsecrets = [{ name = \"n\", env = \"NOT\", optional = true }]";
+    assert!(error(optional).1.contains("no secret"), "never accept all");
+}
+
+#[test]
+fn a_broker_is_set_by_its_own_keys() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let pem = folder.path().join("ca.pem");
+    fs::write(&pem, "x").expect("written");
+    let text = format!(
+        "[sinks.k]\ntype = \"kafka\"\nbrokers = [\"a:1\", \"b:2\"]\nproperties = {{ \"compression.type\" = \"zstd\", \"linger.ms\" = 7 }}\nusername = \"u\"\npassword_env = \"P\"\ntls = {{ ca_file = \"{pem}\" }}\nstart = \"oldest\"\nformat = \"cloudevents-binary\"\n\
+         [sinks.r]\ntype = \"rabbitmq\"\nunroutable = \"dead\"\ntls = {{}}\n\
+         [sinks.n]\ntype = \"nats\"\nservers = [\"tls://x:1\"]\ntoken_env = \"P\"\n[journal]\nstorage = \"none\"\n",
+        pem = pem.display()
+    );
+    let config = load_with(&text, &[("P", "hush")]).expect("valid").config;
+    assert_eq!(config.journal.storage, Storage::None);
+    let [kafka, nats, rabbitmq] = config.sinks.as_slice() else { panic!("three") };
+    assert_eq!((kafka.start, kafka.format), (Start::Oldest, Format::CloudEventsBinary));
+    let SinkKind::Kafka(kafka) = &kafka.kind else { panic!("kafka") };
+    assert_eq!(kafka.properties.get("compression.type").map(String::as_str), Some("zstd"));
+    assert_eq!(kafka.properties.get("linger.ms").map(String::as_str), Some("7"));
+    assert_eq!(kafka.login.as_ref().map(|login| login.password.expose()), Some(&b"hush"[..]));
+    assert_eq!(kafka.tls.as_ref().and_then(|tls| tls.ca_file.as_ref()), Some(&pem));
+    let SinkKind::RabbitMq(rabbitmq) = &rabbitmq.kind else { panic!("rabbitmq") };
+    assert!(rabbitmq.tls.is_some(), "an empty table turns it on");
+    let SinkKind::Nats(nats) = &nats.kind else { panic!("nats") };
+    assert!(matches!(nats.auth, NatsAuth::Token(_)));
+}
+
+#[test]
+fn a_newer_configuration_says_what_needs_a_restart_and_what_is_taken_away() {
+    let old = load_text("[sinks.a]\ntype = \"file\"\n[sinks.b]\ntype = \"file\"\ndir = \"b\"\n").expect("valid").config;
+    let new = load_text("data_dir = \"other\"\n[journal]\nretain = \"1h\"\n[sinks.a]\ntype = \"file\"\n")
+        .expect("valid")
+        .config;
+    let changes = old.changes(&new);
+    assert_eq!(changes.need_restart, ["data_dir", "admin", "journal"]);
+    assert_eq!(changes.taken_away, ["sink b"]);
+    assert_eq!(old.changes(&old), Changes::default());
+}
+
+/// The project's own files, as they are shipped.
+fn shipped(name: &str) -> (std::path::PathBuf, String) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(name);
+    let text = fs::read_to_string(&path).expect("shipped");
+    (path, text)
+}
+
+#[test]
+fn the_shipped_default_is_the_same_as_no_file() {
+    let (path, text) = shipped("alma-bridge.toml");
+    let from_file = from_text(Some((&path, &text)), &[]).expect("valid");
+    let without = load_defaults(&[]).expect("valid");
+    assert_eq!(from_file.values, without.values);
+}
+
+#[cfg(all(feature = "kafka", feature = "rabbitmq", feature = "nats"))]
+#[test]
+fn the_shipped_examples_load() {
+    for name in ["kafka", "rabbitmq", "nats"] {
+        let (path, text) = shipped(&format!("{name}.toml"));
+        let config = from_text(Some((&path, &text)), &[]).expect("valid").config;
+        assert_eq!(config.sinks[0].kind.as_str(), name);
+        assert!(text.lines().count() < 20, "{name} is to be short");
+    }
+}
+
+/// Keys by section, `sources.*` and `sinks.*` by their type, without the entries of free tables.
+#[cfg(all(feature = "kafka", feature = "rabbitmq", feature = "nats"))]
+#[test]
+fn the_reference_names_every_key_and_no_other_with_its_default() {
+    let (path, text) = shipped("reference.toml");
+    let folder = tempfile::tempdir().expect("a folder");
+    // What it names of the host is made here.
+    let local = |text: &str| {
+        let mut text = text.to_owned();
+        for dir in ["/run/secrets/", "/etc/ssl/", "/etc/alma-bridge/"] {
+            text = text.replace(dir, &format!("{}/", folder.path().display()));
+        }
+        text
+    };
+    for name in [
+        "alma",
+        "kafka",
+        "rabbitmq",
+        "nats",
+        "nats-token",
+        "nats.nk",
+        "nats.creds",
+        "pseudonyms",
+        "ca.pem",
+        "client.pem",
+        "client.key",
+        "tls.crt",
+        "tls.key",
+    ] {
+        fs::write(folder.path().join(name), "made up").expect("written");
+    }
+    fs::write(folder.path().join("amqp-url"), "amqp://u:p@x/").expect("written");
+    let env: Vec<(String, String)> = [
+        "ALMA_SECRET",
+        "KAFKA_PASSWORD",
+        "RABBITMQ_PASSWORD",
+        "NATS_PASSWORD",
+        "NATS_TOKEN",
+        "NATS_NKEY_SEED",
+        "PSEUDONYM_KEY",
+    ]
+    .into_iter()
+    .map(|name| (name.to_owned(), "made up".to_owned()))
+    .chain([("AMQP_URL".to_owned(), "amqp://u:p@x/".to_owned())])
+    .collect();
+
+    // As it stands it is the default, but for the sinks it adds and the source's secret.
+    let loaded = from_text(Some((&path, &local(&text))), &env).expect("valid");
+    let default = load_defaults(&[]).expect("valid");
+    for value in &default.values {
+        if value.key != "sources.alma.secret_file" && value.key != "log.format" {
+            let found = loaded.values.iter().find(|found| found.key == value.key);
+            let found = found.unwrap_or_else(|| panic!("{} is not in the reference", value.key));
+            assert_eq!(found.origin, path.display().to_string(), "{} is not in the reference", value.key);
+            assert_eq!(found.shown.replace('"', ""), value.shown.replace('"', ""), "{}", value.key);
+        }
+    }
+    for kind in ["kafka", "rabbitmq", "nats"] {
+        let bare = load_text(&format!("[sinks.{kind}-example]\ntype = \"{kind}\"\n")).expect("valid");
+        let of_type = format!("sinks.{kind}-example.");
+        let general = ["topic", "format", "actions", "sources", "start", "setup_grace", "best_effort", "max_topics"];
+        for value in bare.values.iter().filter(|value| value.key.starts_with(&of_type)) {
+            if general.iter().any(|name| value.key == format!("{of_type}{name}")) {
+                continue;
+            }
+            let found = loaded.values.iter().find(|found| found.key == value.key).expect("in the schema");
+            assert_eq!(found.origin, path.display().to_string(), "{} is not in the reference", value.key);
+            assert_eq!(found.shown, value.shown, "{}", value.key);
+        }
+    }
+
+    // Each alternative is known: used alone it loads.
+    let mut alternatives = BTreeSet::new();
+    for (index, line) in text.lines().enumerate() {
+        let Some(alternative) = line.strip_prefix("#= ") else { continue };
+        let name = alternative.split(' ').next().expect("a key").to_owned();
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        lines[index] = alternative.to_owned();
+        if let Some(stem) = ["_file", "_env"].iter().find_map(|end| name.strip_suffix(end)) {
+            let section = lines[..index].iter().rposition(|line| line.starts_with('[')).expect("a section");
+            for other in &mut lines[section..index] {
+                if other.starts_with(&format!("{stem} = ")) || other.starts_with(&format!("{stem}_file = ")) {
+                    *other = String::new();
+                }
+            }
+            if stem == "password" {
+                lines.insert(index, "username = \"x\"".to_owned());
+            }
+        }
+        if name == "username" {
+            lines.insert(index, "password_env = \"KAFKA_PASSWORD\"".to_owned());
+        }
+        if name == "secrets" {
+            lines.retain(|line| !line.starts_with("secret_file"));
+        }
+        let result = from_text(Some((&path, &local(&lines.join("\n")))), &env);
+        assert!(result.is_ok(), "{name} (line {}): {}", index + 1, result.expect_err("refused"));
+        alternatives.insert(name);
+    }
+
+    // And none that the schema knows is left out.
+    let known = [
+        "tls",
+        "secret_env",
+        "secrets",
+        "institution",
+        "silence",
+        "continues",
+        "properties",
+        "username",
+        "password_file",
+        "password_env",
+        "url_file",
+        "url_env",
+        "token_file",
+        "token_env",
+        "nkey_file",
+        "nkey_env",
+        "creds_file",
+        "key_file",
+        "key_env",
+        "format",
+    ];
+    assert_eq!(alternatives, known.into_iter().map(str::to_owned).collect());
+}
