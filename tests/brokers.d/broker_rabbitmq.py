@@ -12,12 +12,12 @@ import os
 import re
 import secrets
 import shlex
-import shutil
+import tempfile
 from pathlib import Path
 from typing import Optional
 
 import certs
-from common import HOST, Daemon, Failure, Run, cached, free_ports, http, need, say, stage, tool
+from common import HOST, Daemon, Failure, Run, cached, check_stop, free_ports, http, need, say, stage, tool
 
 # The first Debian suite with RabbitMQ 4. The host's own suite is tried where this one cannot be had.
 SUITE = "trixie"
@@ -58,44 +58,59 @@ log.file = false
 
 # ---------------------------------------------------------------- the unpacked packages
 
-def _mirror() -> tuple:
-    """(address of the machine's Debian mirror, its suite), from the machine's own apt configuration."""
-    listed = tool([need("apt-get"), "indextargets", "--format", "$(REPO_URI) $(CODENAME)",
-                   "Created-By: Packages", "Component: main"])
-    suites = [tuple(line.split()) for line in listed.splitlines() if len(line.split()) == 2]
-    # Neither -security nor -updates nor -backports: the first plain suite.
-    for address, suite in suites:
-        if "-" not in suite:
-            return address, suite
-    raise Failure("`apt-get indextargets` names no suite of Debian's packages; run `apt-get update` first")
+def _isolated(folder: Path) -> list:
+    """Options that give an apt lists, cache and a record of installed packages (none) of its own."""
+    for part in ("state/lists/partial", "cache/archives/partial"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    (folder / "status").touch()
+    options = {
+        "Dir::State": folder / "state",
+        "Dir::State::status": folder / "status",
+        "Dir::Cache": folder / "cache",
+        "Acquire::Languages": "none",
+        "APT::Install-Recommends": "false",
+        # Root's cache folder is closed to apt's own download user.
+        "APT::Sandbox::User": "root",
+    }
+    return [part for name, value in options.items() for part in ("-o", f"{name}={value}")]
+
+
+def _mirror(folder: Path) -> tuple:
+    """(address of the machine's mirror, the machine's suite), from its own apt configuration."""
+    def targets(options: list) -> list:
+        listed = tool([need("apt-get"), *options, "indextargets", "--format",
+                       "$(ORIGIN) $(LABEL) $(REPO_URI) $(CODENAME)", "Created-By: Packages", "Component: main"])
+        rows = [line.split() for line in listed.splitlines()]
+        # Not those of others, and neither -security nor -updates nor -backports.
+        return [(row[2], row[3]) for row in rows
+                if len(row) == 4 and row[0] == row[1] and row[0] in ("Debian", "Ubuntu") and "-" not in row[3]]
+
+    found = targets([])
+    if not found:
+        # A machine that never fetched its lists can name none.
+        options = _isolated(folder)
+        tool(["apt-get", "-qq", *options, "update"], low=True)
+        found = targets(options)
+    if not found:
+        raise Failure("`apt-get indextargets` names no mirror of Debian's packages")
+    return found[0]
 
 
 class _Apt:
     """An apt that knows one suite and no installed package, with all its files under one folder."""
 
     def __init__(self, folder: Path, address: str, suite: str) -> None:
-        self.folder = folder
-        for part in ("state/lists/partial", "cache/archives/partial", "debs"):
-            (folder / part).mkdir(parents=True)
-        (folder / "status").touch()
-        (folder / "sources.list").write_text(f"deb {address} {suite} main\n", encoding="utf-8")
-        options = {
-            "Dir::State": folder / "state",
-            "Dir::State::status": folder / "status",
-            "Dir::Cache": folder / "cache",
-            "Dir::Etc::sourcelist": folder / "sources.list",
-            "Dir::Etc::sourceparts": "/dev/null",
-            "Dir::Etc::preferences": "/dev/null",
-            "Dir::Etc::preferencesparts": "/dev/null",
-            "Acquire::Languages": "none",
-            "APT::Install-Recommends": "false",
-            # Root's cache folder is closed to apt's own download user.
-            "APT::Sandbox::User": "root",
-        }
-        self.options = [part for name, value in options.items() for part in ("-o", f"{name}={value}")]
+        self.debs = folder / "debs"
+        self.debs.mkdir(parents=True)
+        sources = folder / "sources.list"
+        sources.write_text(f"deb {address} {suite} main\n", encoding="utf-8")
+        self.options = _isolated(folder)
+        for name, value in (("sourcelist", sources), ("sourceparts", "/dev/null"), ("preferences", "/dev/null"),
+                            ("preferencesparts", "/dev/null")):
+            self.options += ["-o", f"Dir::Etc::{name}={value}"]
 
     def get(self, *arguments: str) -> str:
-        return tool(["apt-get", "-qq", *self.options, *arguments], cwd=self.folder / "debs", low=True)
+        return tool(["apt-get", "-qq", *self.options, *arguments], cwd=self.debs, low=True)
 
     def unpack(self, tree: Path) -> None:
         """Fetches rabbitmq-server and what it needs to run, and unpacks all of it into `tree`."""
@@ -104,7 +119,7 @@ class _Apt:
         files = [line.split()[1] for line in listed.splitlines() if line.startswith("'")]
         names = [name for name in (file.partition("_")[0] for file in files) if WANTED.fullmatch(name)]
         self.get("download", *names)
-        for package in sorted((self.folder / "debs").glob("*.deb")):
+        for package in sorted(self.debs.glob("*.deb")):
             tool(["dpkg-deb", "-x", package, tree], low=True)
 
 
@@ -148,11 +163,11 @@ def _version(tree: Path) -> str:
 
 def tree() -> tuple:
     """(folder with the unpacked packages, was it in the cache)."""
-    def make_from(suite: str):
+    def make_from(suite: Optional[str]):
         def make(folder: Path, final: Path) -> None:
-            apt = _Apt(folder / "apt", _mirror()[0], suite)
-            apt.unpack(folder)
-            shutil.rmtree(folder / "apt")
+            with tempfile.TemporaryDirectory() as apart:
+                address, host = _mirror(Path(apart, "host"))
+                _Apt(Path(apart, suite or host), address, suite or host).unpack(folder)
             _settle(folder, final)
             _version(folder)
         return make
@@ -160,11 +175,9 @@ def tree() -> tuple:
     try:
         return cached(f"rabbitmq-{SUITE}", make_from(SUITE))
     except Failure as first:
-        _, host = _mirror()
-        if host == SUITE:
-            raise
-        say(f"rabbitmq  RabbitMQ 4 cannot be had from {SUITE}, the one of {host} is taken instead: {first}")
-        return cached(f"rabbitmq-{host}", make_from(host))
+        check_stop()
+        say(f"rabbitmq  cannot be had from {SUITE}, the host's own suite is tried: {first}")
+        return cached("rabbitmq-host", make_from(None))
 
 
 # ---------------------------------------------------------------- the server

@@ -18,7 +18,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Callable, Iterator, Optional
+from typing import Callable, Iterable, Iterator, Optional
 
 HOST = "127.0.0.1"
 PREFIX = "ALMA_BRIDGE_TEST_"
@@ -303,17 +303,19 @@ class Run:
         draft.rename(path)
         return path
 
-    def lock(self):
+    def lock(self) -> contextlib.AbstractContextManager:
+        """Held while processes of the run are started or ended."""
         return locked(self.path("lock"))
 
 
 class Daemon:
     """One server process of a run, known by its pid file: pid and start time."""
 
-    def __init__(self, run: Run, name: str, argv: list, ready: Callable[[int], bool],
+    def __init__(self, run: Run, name: str, argv: Iterable = (), ready: Callable[[int], bool] = lambda _: True,
                  env: Optional[dict] = None) -> None:
         self.run = run
         self.name = name
+        # Empty for one that is only to be ended.
         self.argv = [str(part) for part in argv]
         self.env = env
         # Told where in the log this start begins.
