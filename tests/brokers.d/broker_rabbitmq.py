@@ -125,12 +125,13 @@ class _Apt:
 
 def _settle(tree: Path, final: Path) -> None:
     """Makes the programs in `tree` run from `final` with the libraries there."""
-    loaders = sorted((tree / "usr").glob("lib*/**/ld-linux*.so.*"))
+    # Since trixie all of it is in /usr; before, a package may have its part in /lib.
+    roots = [root for root in (tree / "usr", tree) for root in sorted(root.glob("lib*")) if not root.is_symlink()]
+    loaders = [file for root in roots for file in sorted(root.rglob("ld-linux*.so.*")) if not file.is_symlink()]
     if not loaders:
         raise Failure("the unpacked packages hold no ld-linux")
     loader = loaders[0]
-    # /lib/x is /usr/lib/x in every suite that has RabbitMQ 4; older ones have both.
-    folders = sorted({file.parent for file in [*tree.glob("usr/lib/*/lib*.so*"), *tree.glob("lib/*/lib*.so*")]})
+    folders = sorted({file.parent for root in roots for file in root.glob("*-linux-gnu*/lib*.so*")})
 
     def there(path: Path) -> str:
         return str(final / path.relative_to(tree))
@@ -219,6 +220,21 @@ def _environment(run: Run, folder: Path, ports: dict) -> dict:
     )
 
 
+def _chosen(run: Run) -> Path:
+    """The folder with the packages that this run uses; its data may suit no other version."""
+    return Path(run.path("rabbitmq", "tree").read_text(encoding="utf-8"))
+
+
+def _choose(run: Run) -> str:
+    """Settles which packages this run uses, the first time; where they come from."""
+    note = run.path("rabbitmq", "tree")
+    if note.exists() and _chosen(run).is_dir():
+        return "cached"
+    folder, had = tree()
+    run.write(note, str(folder))
+    return "cached" if had else "fetched"
+
+
 def _configure(run: Run) -> None:
     home = run.path("rabbitmq")
     if (home / "rabbitmq.conf").exists():
@@ -241,7 +257,7 @@ def _api(settings: dict, path: str, method: str = "GET", body: Optional[dict] = 
 def daemons(run: Run) -> list:
     """Erlang's name server first, then the broker."""
     settings = run.settings("rabbitmq")
-    folder, _ = tree()
+    folder = _chosen(run)
     ports = settings["ports"]
     env = _environment(run, folder, ports)
 
@@ -258,9 +274,9 @@ def daemons(run: Run) -> list:
 def prepare(run: Run) -> str:
     """Gets the packages and makes the configuration; the version."""
     with stage("rabbitmq", "RabbitMQ and Erlang") as remarks:
-        folder, had = tree()
-        version = _version(folder)
-        remarks += [version, "cached" if had else "fetched"]
+        origin = _choose(run)
+        version = _version(_chosen(run))
+        remarks += [version, origin]
         _configure(run)
     return version
 

@@ -366,10 +366,13 @@ class Daemon:
             return text.encode() in file.read()
 
     def tail(self, lines: int = 30) -> str:
-        """The end of the log, for a message."""
+        """The end of what the last start logged, for a message."""
         try:
-            text = self.log.read_text(encoding="utf-8", errors="replace")
-        except OSError:
+            begins = int(self.pid_file.read_text(encoding="ascii").split()[2])
+            with open(self.log, "rb") as file:
+                file.seek(begins)
+                text = file.read().decode("utf-8", errors="replace")
+        except (OSError, ValueError, IndexError):
             return f"  {self.log}: no log"
         return "\n".join([f"  the end of {self.log}:", *(f"    {line}" for line in text.splitlines()[-lines:])])
 
