@@ -212,7 +212,8 @@ impl Writer {
     }
 
     fn room(&self) -> Room {
-        Room { waiting: self.shared.state().waiting_bytes(), free: self.shared.ask_free() }
+        let waiting = self.shared.state().waiting_bytes();
+        Room { waiting, free: self.shared.ask_free() }
     }
 
     /// Whether a group of this size passes no bound; what was delivered goes before it would.
