@@ -118,7 +118,7 @@ impl Journal {
                 (place.configured, place.best_effort) = (true, registration.best_effort);
                 return Ok(());
             }
-            let mut place = Place::new(first_cursor(&state, registration), None);
+            let mut place = Place::new(first_cursor(&state, registration));
             (place.configured, place.best_effort) = (true, registration.best_effort);
             state.sinks.insert(registration.name.clone(), place);
             if let Some(other) = &registration.continues

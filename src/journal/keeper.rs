@@ -182,6 +182,7 @@ impl Shared {
     pub(super) fn make_room(&self, wanted: u64) -> u64 {
         let mut store = self.store();
         self.flush_cursors(&mut store);
+        self.write_digests(&mut store);
         loop {
             let free = self.ask_free();
             let deletable = self.state().deletable();

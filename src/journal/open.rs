@@ -77,8 +77,10 @@ pub(super) fn open(options: JournalOptions) -> Result<(Shared, Dedupe), OpenErro
     for dir in [&paths.segments, &paths.cursors, &paths.digests, &paths.damaged] {
         create_dirs(disk, dir).map_err(OpenError::io("create", dir))?;
     }
-    // A folder that was there may have been made just before a crash.
-    disk.sync_dir(&paths.dir).map_err(OpenError::io("sync", &paths.dir))?;
+    // What is there may be there for this start only: a process that was killed had not synced it yet.
+    for dir in [&paths.segments, &paths.cursors, &paths.digests, &paths.damaged, &paths.dir] {
+        disk.sync_dir(dir).map_err(OpenError::io("sync", dir))?;
+    }
     let is_new = recovered.take().is_some_and(|found| found.segments.is_empty() && found.next == 1);
     let recovered = recover(disk, &paths, true)?;
     let mut state = State { next: recovered.next, ..State::default() };
@@ -154,18 +156,18 @@ fn place_sinks(state: &mut State, found: &FoundSinks, configured: &[Registration
         if cursor.is_none() {
             error!(sink = %name, "journal damaged: the cursor of a sink can't be read; it goes back to the oldest event");
         }
-        let place = Place::new(cursor.unwrap_or_else(|| state.oldest_cursor()), cursor);
+        let place = Place::new(cursor.unwrap_or_else(|| state.oldest_cursor()));
         state.sinks.insert(name.clone(), place);
     }
     let mut taken_over = Vec::new();
     let mut is_new = false;
     for registration in configured.iter().filter(|registration| !found.listed.contains(&registration.name)) {
         let place = match found.opened.get(&registration.name).copied().flatten() {
-            Some(cursor) => Place::new(cursor, Some(cursor)),
-            None if !found.whole => Place::new(state.oldest_cursor(), None),
+            Some(cursor) => Place::new(cursor),
+            None if !found.whole => Place::new(state.oldest_cursor()),
             None => {
                 taken_over.extend(&registration.continues);
-                Place::new(first_cursor(state, registration), None)
+                Place::new(first_cursor(state, registration))
             }
         };
         state.sinks.insert(registration.name.clone(), place);

@@ -87,7 +87,8 @@ impl Segment {
 #[derive(Clone, Debug)]
 pub(super) struct Place {
     pub(super) cursor: Cursor,
-    /// The cursor that a start would find, once there is one.
+    /// The cursor that a start would find. None until this process wrote it: what was read at the start may be in the
+    /// page cache only.
     pub(super) on_disk: Option<Cursor>,
     /// Whether the configuration names it; else it only holds its place.
     pub(super) configured: bool,
@@ -99,8 +100,8 @@ pub(super) struct Place {
 }
 
 impl Place {
-    pub(super) fn new(cursor: Cursor, on_disk: Option<Cursor>) -> Self {
-        Self { cursor, on_disk, configured: false, best_effort: false, reading: false, oldest: None }
+    pub(super) fn new(cursor: Cursor) -> Self {
+        Self { cursor, on_disk: None, configured: false, best_effort: false, reading: false, oldest: None }
     }
 }
 

@@ -1,7 +1,9 @@
 //! The journal on disks that forget, tear, fill up and fail.
 
 mod basics;
+mod crash;
 mod ram;
+mod recorder;
 
 use std::collections::BTreeMap;
 use std::future::Future;

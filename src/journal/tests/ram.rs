@@ -21,6 +21,9 @@ struct Ram {
     faults: Faults,
 }
 
+/// What is in files.
+pub(super) type Contents = BTreeMap<PathBuf, Vec<u8>>;
+
 /// What goes wrong.
 #[derive(Clone, Default)]
 pub(super) struct Faults {
@@ -90,13 +93,24 @@ impl RamDisk {
         after
     }
 
-    /// A disk with these files and folders, all of it synced.
-    pub(super) fn with(dirs: impl IntoIterator<Item = PathBuf>, files: impl IntoIterator<Item = (PathBuf, Vec<u8>)>) -> Self {
+    /// A disk with these folders and files; `synced` is what a power cut leaves of them. The rest counts as clean, so
+    /// that syncing it does nothing.
+    pub(super) fn with(dirs: BTreeSet<PathBuf>, now: Contents, mut synced: Contents) -> Self {
         let disk = Self::default();
-        disk.ram().dirs = dirs.into_iter().collect();
-        for (path, bytes) in files {
-            disk.put(&path, bytes);
+        let mut ram = disk.ram();
+        ram.dirs = dirs;
+        let file = |now: Vec<u8>, synced: Vec<u8>| {
+            let content = Content { now, synced, dirty: Vec::new() };
+            RamFile { disk: disk.clone(), content: Arc::new(Mutex::new(content)) }
+        };
+        for (path, now) in now {
+            let left = synced.remove(&path);
+            let file = file(now, left.clone().unwrap_or_default());
+            ram.synced.extend(left.map(|_| (path.clone(), file.clone())));
+            ram.files.insert(path, file);
         }
+        ram.synced.extend(synced.into_iter().map(|(path, left)| (path, file(Vec::new(), left))));
+        drop(ram);
         disk
     }
 
@@ -135,7 +149,7 @@ impl RamDisk {
     }
 
     /// Everything, to compare.
-    pub(super) fn contents(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+    pub(super) fn contents(&self) -> Contents {
         let files: Vec<_> = self.ram().files.iter().map(|(path, file)| (path.clone(), file.clone())).collect();
         files.into_iter().map(|(path, file)| (path, file.content().now.clone())).collect()
     }
