@@ -1,10 +1,119 @@
 //! The journal: an append-only log of segments on disk. A 2xx means that the event is in it.
+//!
+//! [`format`](self) tells what is on disk, what a crash can leave behind and what is done about it.
+//!
+//! # Threads
+//!
+//! The *writer* takes what is queued, writes it as one group, syncs, and answers all of it. It alone knows which events
+//! are known already: a repeat is answered once its first is durable. The *keeper* writes cursors and digests behind
+//! what they stand for, and deletes what was delivered. Readers read on the runtime's blocking threads, only what is
+//! synced.
+//!
+//! # Layout
+//!
+//! - `disk`: the seam to the file system. `format`, `scan`: segments, and reading on behind damage.
+//! - `cursor`, `digests`: the small files. `lock`: one process at a time.
+//! - `recover`, `open`: a start. `state`: what all share.
+//! - `writer`, `dedupe`: the way in. `reader`, `retained`: the ways out. `keeper`, `damage`: the house.
+
+mod cursor;
+mod damage;
+mod dedupe;
+mod digests;
+mod disk;
+mod format;
+mod handle;
+mod keeper;
+mod lock;
+mod open;
+mod reader;
+mod recover;
+mod retained;
+mod scan;
+mod state;
+#[cfg(test)]
+mod tests;
+mod writer;
 
 use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+pub use disk::{Disk, DiskFile, RealDisk};
+pub use handle::{ForgetError, Journal, SinkStatus, Stats};
+pub use lock::JournalLock;
+pub use open::OpenError;
+pub use reader::Reader;
+pub use retained::{Retained, Snapshot};
 
 use crate::alma::Verified;
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Timestamp};
+use crate::config::{self, SinkName, Start};
 use crate::message::StoredEvent;
+use crate::telemetry::Metrics;
+
+/// What a journal is opened with.
+pub struct JournalOptions {
+    /// Its folder; made where it is missing.
+    pub dir: PathBuf,
+    /// The bounds.
+    pub config: config::Journal,
+    /// The sinks of the configuration.
+    pub sinks: Vec<Registration>,
+    /// The file system.
+    pub disk: Arc<dyn Disk>,
+    /// The wall clock.
+    pub clock: Arc<dyn Clock>,
+    /// Where syncs, damage and what is given up are counted.
+    pub metrics: Metrics,
+    /// Proof that no other process writes the folder; none only where the disk is not the machine's.
+    pub lock: Option<JournalLock>,
+    /// Sizes that are not the operator's.
+    pub limits: Limits,
+}
+
+/// A sink of the configuration, as the journal must know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Registration {
+    /// Its name, under which it keeps its place.
+    pub name: SinkName,
+    /// Where it begins if the journal does not know it.
+    pub start: Start,
+    /// Whose place it takes over if the journal does not know it.
+    pub continues: Option<SinkName>,
+    /// Whether its oldest waiting events give way when the journal is full.
+    pub best_effort: bool,
+}
+
+impl From<&config::Sink> for Registration {
+    fn from(sink: &config::Sink) -> Self {
+        Self {
+            name: sink.name.clone(),
+            start: sink.start,
+            continues: sink.continues.clone(),
+            best_effort: sink.best_effort,
+        }
+    }
+}
+
+/// Sizes that are not the operator's to choose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// A segment ends when it has so many bytes.
+    pub segment_bytes: u64,
+    /// A commit group ends when it has so many bytes; it has at least one event.
+    pub group_bytes: u64,
+    /// Events queued for the writer.
+    pub queue: usize,
+}
+
+impl Limits {
+    /// 64 MiB a segment, less where `max_size` is small: space is given back by segments.
+    pub fn of(config: &config::Journal) -> Self {
+        const MIB: u64 = 1024 * 1024;
+        Self { segment_bytes: (config.max_size / 8).clamp(MIB, 64 * MIB), group_bytes: 4 * MIB, queue: 1024 }
+    }
+}
 
 /// What takes a verified event and says when it is durable: the journal, or with `storage = "none"` the pumps.
 pub trait Intake: Send + Sync + 'static {

@@ -1,0 +1,161 @@
+//! Which events are known: a ring of the newest digests.
+
+use std::time::Duration;
+
+use hashbrown::HashTable;
+use sha2::{Digest as _, Sha256};
+
+use super::format::Key;
+use crate::alma::signature::BodyDigest;
+use crate::clock::Timestamp;
+use crate::config::SourceName;
+
+/// The first 16 bytes of SHA-256 over the source's name, framed by its length, and the SHA-256 of the body.
+pub(super) fn key_of(source: &SourceName, body: &BodyDigest) -> Key {
+    let name = source.as_str().as_bytes();
+    let mut hash = Sha256::new();
+    hash.update((name.len() as u64).to_le_bytes());
+    hash.update(name);
+    hash.update(body.as_bytes());
+    let digest = hash.finalize();
+    digest[..16].try_into().expect("SHA-256 has 32 bytes")
+}
+
+/// An event that was made durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Known {
+    pub(super) key: Key,
+    /// When, in seconds since the Unix epoch; until 2106.
+    pub(super) seconds: u32,
+}
+
+impl Known {
+    pub(super) fn new(key: Key, recorded: Timestamp) -> Self {
+        Self { key, seconds: seconds(recorded) }
+    }
+}
+
+/// Whole seconds since the Unix epoch.
+pub(super) fn seconds(moment: Timestamp) -> u32 {
+    u32::try_from(moment.as_micros() / 1_000_000).unwrap_or(u32::MAX)
+}
+
+/// The newest events, at most `max`. 20 bytes an event and a hash table's slot of four; grows as it is used.
+pub(super) struct Dedupe {
+    ring: Vec<Known>,
+    /// The place in the ring that is written next, once the ring is full.
+    next: usize,
+    /// Places in the ring, by key.
+    places: HashTable<u32>,
+    max: usize,
+    window: u32,
+}
+
+impl Dedupe {
+    pub(super) fn new(max: usize, window: Duration) -> Self {
+        // A place must fit a u32; so many digests are 80 GiB.
+        let max = max.min(u32::MAX as usize);
+        let window = u32::try_from(window.as_secs()).unwrap_or(u32::MAX);
+        Self { ring: Vec::new(), next: 0, places: HashTable::new(), max, window }
+    }
+
+    /// Whether the event was made durable within the window.
+    ///
+    /// The wall clock only makes it forget: an event from its future is known.
+    pub(super) fn knows(&self, key: &Key, now: Timestamp) -> bool {
+        let found = self.places.find(hash(key), |place| self.ring[*place as usize].key == *key);
+        found.is_some_and(|place| seconds(now).saturating_sub(self.ring[*place as usize].seconds) <= self.window)
+    }
+
+    /// Remembers an event, in the place of the oldest where there are too many.
+    pub(super) fn insert(&mut self, known: Known) {
+        if self.max == 0 {
+            return;
+        }
+        let place = if self.ring.len() < self.max {
+            self.ring.push(known);
+            self.ring.len() - 1
+        } else {
+            let place = self.next;
+            self.forget(place);
+            self.ring[place] = known;
+            self.next = (place + 1) % self.max;
+            place
+        };
+        let place = u32::try_from(place).expect("max fits a u32");
+        let Self { ring, places, .. } = self;
+        let same = |other: &u32| ring[*other as usize].key == known.key;
+        match places.find_mut(hash(&known.key), same) {
+            // It was known already, from longer ago than the window.
+            Some(found) => *found = place,
+            None => drop(places.insert_unique(hash(&known.key), place, |place| hash(&ring[*place as usize].key))),
+        }
+    }
+
+    fn forget(&mut self, place: usize) {
+        let key = self.ring[place].key;
+        if let Ok(found) = self.places.find_entry(hash(&key), |other| *other as usize == place) {
+            found.remove();
+        }
+    }
+}
+
+/// A key is a part of a SHA-256: any eight bytes of it are a hash.
+fn hash(key: &Key) -> u64 {
+    u64::from_le_bytes(key[..8].try_into().expect("a key has 16 bytes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use super::*;
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::from_micros(seconds * 1_000_000)
+    }
+
+    fn key(n: u64) -> Key {
+        key_of(&"alma".parse().expect("a name"), &BodyDigest::of(&n.to_le_bytes()))
+    }
+
+    #[test]
+    fn the_source_is_part_of_the_key() {
+        let [a, b] = ["a", "b"].map(|name| name.parse().expect("a name"));
+        let body = BodyDigest::of(b"{}");
+        assert_eq!(key_of(&a, &body), key_of(&a, &body));
+        assert_ne!(key_of(&a, &body), key_of(&b, &body));
+    }
+
+    #[test]
+    fn the_clock_only_forgets() {
+        let mut dedupe = Dedupe::new(10, Duration::from_secs(60));
+        dedupe.insert(Known::new(key(1), at(1000)));
+        assert!(dedupe.knows(&key(1), at(1060)));
+        assert!(!dedupe.knows(&key(1), at(1061)));
+        assert!(dedupe.knows(&key(1), at(3)), "the clock went back");
+        assert!(!dedupe.knows(&key(2), at(1000)));
+        dedupe.insert(Known::new(key(1), at(2000)));
+        assert!(dedupe.knows(&key(1), at(2060)));
+        assert!(!Dedupe::new(0, Duration::MAX).knows(&key(1), at(0)));
+    }
+
+    /// Against a plain queue, with keys that come again.
+    #[test]
+    fn remembers_the_newest() {
+        let mut dedupe = Dedupe::new(50, Duration::from_secs(u64::MAX));
+        let mut model = VecDeque::new();
+        let mut random = fastrand::Rng::with_seed(7);
+        for _ in 0..5_000 {
+            let n = random.u64(0..80);
+            dedupe.insert(Known::new(key(n), at(5)));
+            model.push_back(n);
+            if model.len() > 50 {
+                model.pop_front();
+            }
+            let probe = random.u64(0..80);
+            assert_eq!(dedupe.knows(&key(probe), at(5)), model.contains(&probe), "{probe}");
+            assert!(dedupe.places.len() <= 50);
+        }
+    }
+}

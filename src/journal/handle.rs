@@ -1,0 +1,283 @@
+//! The journal as the rest of the bridge holds it.
+
+use std::io;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use tokio::sync::{Semaphore, oneshot};
+
+use super::dedupe::key_of;
+use super::format::SEGMENT_START;
+use super::open::{OpenError, first_cursor, open};
+use super::reader::Reader;
+use super::retained::Retained;
+use super::state::{Place, Shared};
+use super::writer::{Append, Command, Writer};
+use super::{Backlog, Intake, JournalLock, JournalOptions, NotTaken, Offset, Registration, Taken, keeper};
+use crate::alma::Verified;
+use crate::clock::Timestamp;
+use crate::config::SinkName;
+
+/// The durable log. Cheap to clone.
+#[derive(Clone)]
+pub struct Journal(Arc<Inner>);
+
+struct Inner {
+    shared: Arc<Shared>,
+    commands: Sender<Command>,
+    /// Bounds what is queued for the writer; who finds it full waits.
+    queue: Arc<Semaphore>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// A sink, as the journal sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SinkStatus {
+    /// Its name.
+    pub name: SinkName,
+    /// Everything before it is settled.
+    pub cursor: Offset,
+    /// What waits for it; the oldest's time is that of the segment where it can't be read.
+    pub backlog: Backlog,
+    /// Whether the configuration names it; else it only keeps its place and its events.
+    pub configured: bool,
+}
+
+/// Sizes and health, for metrics and `/status`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stats {
+    /// Bytes of undelivered events: what `max_size` bounds.
+    pub waiting_bytes: u64,
+    /// All other bytes of segments.
+    pub delivered_bytes: u64,
+    /// The bound of `waiting_bytes`.
+    pub max_size: u64,
+    /// Bytes free on the disk, at most a second old.
+    pub free_bytes: u64,
+    /// The bound of `free_bytes`.
+    pub min_free: u64,
+    /// Records that were durable and were found to be lost, since the start.
+    pub damaged_records: u64,
+    /// One past the last durable offset.
+    pub next_offset: Offset,
+    /// Files of events.
+    pub segments: usize,
+    /// Why the disk takes nothing just now.
+    pub failing: Option<String>,
+}
+
+/// Why a sink can't be forgotten.
+#[derive(Debug, thiserror::Error)]
+pub enum ForgetError {
+    /// The journal has no such sink.
+    #[error("no sink of this name is known to the journal")]
+    Unknown,
+    /// The configuration still names it.
+    #[error("the sink is configured; take it out of the configuration first")]
+    Configured,
+    /// It could not be put down.
+    #[error("can't write the list of sinks: {0}")]
+    Io(#[from] io::Error),
+}
+
+impl Journal {
+    /// Opens the journal, makes it where there is none, mends what a crash left behind, and starts its threads.
+    /// Blocks; takes no longer because much waits.
+    pub fn open(mut options: JournalOptions) -> Result<Self, OpenError> {
+        let lock = options.lock.take().map(Arc::new);
+        let (dir, queue) = (options.dir.clone(), options.limits.queue);
+        let (shared, dedupe) = open(options)?;
+        let shared = Arc::new(shared);
+        let (commands, queued) = channel();
+        let previous = shared.state().segments.back().map(super::state::Segment::as_previous);
+        let writer = Writer::start(Arc::clone(&shared), queued, dedupe, previous);
+        let keeper = Arc::clone(&shared);
+        let threads = vec![
+            spawn("journal-writer", lock.clone(), move || writer.run()),
+            spawn("journal-keeper", lock, move || keeper::run(&keeper)),
+        ];
+        let threads = threads.into_iter().collect::<io::Result<_>>().map_err(OpenError::io("start threads for", &dir))?;
+        let queue = Arc::new(Semaphore::new(queue));
+        Ok(Self(Arc::new(Inner { shared, commands, queue, threads: Mutex::new(threads) })))
+    }
+
+    /// The sink's place to read from; none where the sink is unknown or has a reader already.
+    pub fn reader(&self, sink: &SinkName) -> Option<Reader> {
+        Reader::new(&self.0.shared, sink)
+    }
+
+    /// Adds a sink while the journal runs, or takes one back that was retired; durable when it returns. Blocks.
+    pub fn register(&self, registration: &Registration) -> io::Result<()> {
+        let shared = &self.0.shared;
+        let mut store = shared.store();
+        let mut taken_over = None;
+        {
+            let mut state = shared.state();
+            if let Some(place) = state.sinks.get_mut(&registration.name) {
+                (place.configured, place.best_effort) = (true, registration.best_effort);
+                return Ok(());
+            }
+            let mut place = Place::new(first_cursor(&state, registration));
+            (place.configured, place.best_effort) = (true, registration.best_effort);
+            state.sinks.insert(registration.name.clone(), place);
+            if let Some(other) = &registration.continues
+                && state.sinks.get(other).is_some_and(|place| !place.configured && !place.reading)
+            {
+                taken_over = state.sinks.remove_entry(other);
+            }
+        }
+        if let Err(error) = shared.write_sinks(&mut store) {
+            let mut state = shared.state();
+            state.sinks.remove(&registration.name);
+            state.sinks.extend(taken_over);
+            return Err(error);
+        }
+        if let Some((name, _)) = taken_over {
+            shared.remove_cursor(&mut store, &name);
+        }
+        Ok(())
+    }
+
+    /// The configuration does not name the sink any more: it keeps its place and what waits for it until it is
+    /// registered again or forgotten. Nothing where it is unknown.
+    pub fn retire(&self, sink: &SinkName) {
+        if let Some(place) = self.0.shared.state().sinks.get_mut(sink) {
+            (place.configured, place.best_effort) = (false, false);
+        }
+    }
+
+    /// Lets go of a retired sink's place and of what waits for it alone; durable when it returns. Blocks.
+    pub fn forget(&self, sink: &SinkName) -> Result<(), ForgetError> {
+        let shared = &self.0.shared;
+        let mut store = shared.store();
+        let place = {
+            let mut state = shared.state();
+            let place = state.sinks.get(sink).ok_or(ForgetError::Unknown)?;
+            if place.configured {
+                return Err(ForgetError::Configured);
+            }
+            state.sinks.remove(sink)
+        };
+        // Were the cursor to stay longer than the name, it could come back with the name.
+        store.cursors.remove(sink);
+        let path = shared.paths.cursors.join(sink.as_str());
+        let gone = super::disk::remove_if_there(&*shared.disk, &path)
+            .and_then(|()| shared.disk.sync_dir(&shared.paths.cursors))
+            .and_then(|()| shared.write_sinks(&mut store));
+        if let Err(error) = gone {
+            let place = place.map(|place| Place { on_disk: None, ..place });
+            shared.state().sinks.extend(place.map(|place| (sink.clone(), place)));
+            return Err(error.into());
+        }
+        shared.nudge.wake();
+        Ok(())
+    }
+
+    /// Every sink that the journal knows, in order of their names. May read one record a sink.
+    pub fn sinks(&self) -> Vec<SinkStatus> {
+        let shared = &self.0.shared;
+        let all: Vec<_> =
+            shared.state().sinks.iter().map(|(name, place)| (name.clone(), place.cursor, place.configured)).collect();
+        let status = |(name, cursor, configured): (SinkName, super::cursor::Cursor, bool)| SinkStatus {
+            backlog: shared.backlog_of(&name),
+            name,
+            cursor: Offset(cursor.offset),
+            configured,
+        };
+        all.into_iter().map(status).collect()
+    }
+
+    /// Sizes and health.
+    pub fn stats(&self) -> Stats {
+        let state = self.0.shared.state();
+        let waiting_bytes = state.waiting_bytes();
+        Stats {
+            waiting_bytes,
+            delivered_bytes: state.all_bytes().saturating_sub(waiting_bytes),
+            max_size: self.0.shared.config.max_size,
+            free_bytes: state.free,
+            min_free: self.0.shared.config.min_free,
+            damaged_records: state.damaged,
+            next_offset: Offset(state.end()),
+            segments: state.segments.len(),
+            failing: state.failure(),
+        }
+    }
+
+    /// What is retained and was made durable at `from` or later, and before `to` where it is given; in order. Reading
+    /// it blocks.
+    pub fn scan(&self, from: Timestamp, to: Option<Timestamp>) -> Retained {
+        let shared = &self.0.shared;
+        let segments = shared.state().segments.clone();
+        Retained::new(Arc::clone(&shared.disk), shared.paths.clone(), segments, from, to)
+    }
+
+    /// Takes no more, writes what is queued, names the durable end, writes the cursors, ends the threads. What is
+    /// settled afterwards is published again. Bound it in time: a disk that hangs keeps it.
+    pub async fn close(&self) {
+        self.0.queue.close();
+        drop(self.0.commands.send(Command::Close));
+        let threads = std::mem::take(&mut *self.0.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let joined = tokio::task::spawn_blocking(move || threads.into_iter().all(|thread| thread.join().is_ok())).await;
+        if !joined.unwrap_or(false) {
+            tracing::error!("journal: a thread of the journal panicked");
+        }
+    }
+
+    /// Does at once what the keeper does by and by.
+    #[cfg(test)]
+    pub(super) fn keep_house(&self) {
+        self.0.shared.keep_house();
+    }
+
+    #[cfg(test)]
+    pub(super) fn now(&self) -> Timestamp {
+        self.0.shared.clock.now()
+    }
+}
+
+impl Intake for Journal {
+    async fn take(&self, event: Verified, received: Timestamp) -> Result<Taken, NotTaken> {
+        let key = key_of(event.source(), event.digest());
+        let permit = Arc::clone(&self.0.queue).acquire_owned().await.map_err(|_| NotTaken::NotRunning)?;
+        let (answer, answered) = oneshot::channel();
+        let append = Append { event, received, key, answer, _permit: permit };
+        self.0.commands.send(Command::Append(append)).map_err(|_| NotTaken::NotRunning)?;
+        answered.await.unwrap_or(Err(NotTaken::NotRunning))
+    }
+
+    fn ready(&self) -> Result<(), NotTaken> {
+        let config = &self.0.shared.config;
+        let state = self.0.shared.state();
+        if state.closed {
+            return Err(NotTaken::NotRunning);
+        }
+        if let Some(why) = state.failure() {
+            return Err(NotTaken::DiskFailing(why));
+        }
+        let waiting = state.waiting_bytes();
+        // No event is smaller; those of best_effort sinks give way.
+        let gives_way = state.sinks.values().all(|place| place.best_effort || state.locate(place.cursor.offset).is_none());
+        if waiting + SEGMENT_START > config.max_size && !gives_way {
+            return Err(NotTaken::Full { waiting, max_size: config.max_size });
+        }
+        if state.free < config.min_free {
+            return Err(NotTaken::DiskFull { free: state.free, min_free: config.min_free });
+        }
+        Ok(())
+    }
+}
+
+fn spawn(
+    name: &str,
+    lock: Option<Arc<JournalLock>>,
+    run: impl FnOnce() + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
+    let held = move || {
+        run();
+        // Only now may another process write.
+        drop(lock);
+    };
+    std::thread::Builder::new().name(name.to_owned()).spawn(held)
+}

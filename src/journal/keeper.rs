@@ -1,0 +1,254 @@
+//! The thread that keeps house: writes cursors and digests behind what they stand for, deletes what was delivered.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+use super::cursor::{Cursor, CursorFile, write_list};
+use super::dedupe::seconds;
+use super::digests;
+use super::disk::remove_if_there;
+use super::format::file_name;
+use super::state::{Shared, State, Store};
+use crate::config::SinkName;
+
+/// Cursors are written at most so often.
+const CURSORS_EVERY: Duration = Duration::from_millis(200);
+/// Retention and free space are looked at so often where nothing happens.
+const TIDY_EVERY: Duration = Duration::from_secs(1);
+
+/// Keeps house until the journal closes; the last thing it does is to write the cursors.
+pub(super) fn run(shared: &Arc<Shared>) {
+    loop {
+        let woken = shared.nudge.wait(TIDY_EVERY);
+        let began = Instant::now();
+        // Read first: what was settled before the closing is written after it.
+        let closed = shared.state().closed;
+        shared.keep_house();
+        if closed {
+            return;
+        }
+        // More may be settled meanwhile; a closing cuts this short.
+        while woken && !shared.state().closed {
+            let left = CURSORS_EVERY.saturating_sub(began.elapsed());
+            if left.is_zero() {
+                break;
+            }
+            shared.nudge.wait_out(left);
+        }
+    }
+}
+
+impl Shared {
+    /// All that is due: cursors, digests, deletion, free space.
+    pub(super) fn keep_house(&self) {
+        let mut store = self.store();
+        self.register_pending(&mut store);
+        self.flush_cursors(&mut store);
+        self.write_digests(&mut store);
+        self.delete_old();
+        self.forget_digests(&mut store);
+        drop(store);
+        if self.ask_free() < self.config.min_free {
+            self.make_room(self.config.min_free);
+        }
+    }
+
+    /// Free bytes of the disk; as it was, where the disk does not say.
+    pub(super) fn ask_free(&self) -> u64 {
+        match self.disk.free(&self.paths.dir) {
+            Ok(free) => {
+                self.state().free = free;
+                free
+            }
+            Err(error) => {
+                warn!(%error, "journal: the disk does not tell its free space");
+                self.state().free
+            }
+        }
+    }
+
+    /// Makes the cursors durable that have moved.
+    pub(super) fn flush_cursors(&self, store: &mut Store) {
+        let moved: Vec<(SinkName, Cursor)> = {
+            let state = self.state();
+            let moved = state.sinks.iter().filter(|(_, place)| place.on_disk != Some(place.cursor));
+            moved.map(|(name, place)| (name.clone(), place.cursor)).collect()
+        };
+        for (name, cursor) in moved {
+            if let Err(error) = self.write_cursor(store, &name, cursor) {
+                warn!(sink = %name, %error, "journal: can't write a cursor; after a crash events would be published again");
+            }
+        }
+    }
+
+    /// Makes one cursor durable.
+    pub(super) fn write_cursor(&self, store: &mut Store, name: &SinkName, cursor: Cursor) -> io::Result<()> {
+        let file = store
+            .cursors
+            .entry(name.clone())
+            .or_insert_with(|| CursorFile::open(&*self.disk, &self.paths.cursors, name).0);
+        file.write(&*self.disk, cursor)?;
+        if let Some(place) = self.state().sinks.get_mut(name) {
+            place.on_disk = Some(cursor);
+        }
+        Ok(())
+    }
+
+    /// Puts down the sinks that the start could not put down.
+    fn register_pending(&self, store: &mut Store) {
+        if self.state().unregistered.is_none() {
+            return;
+        }
+        let why = self.write_sinks(store).err().map(|error| format!("can't write the list of sinks: {error}"));
+        self.state().unregistered = why;
+    }
+
+    /// Makes every sink's cursor durable where it has none, then the list of sinks.
+    pub(super) fn write_sinks(&self, store: &mut Store) -> io::Result<()> {
+        let sinks: Vec<(SinkName, Option<Cursor>)> = {
+            let state = self.state();
+            let new = |place: &super::state::Place| place.on_disk.is_none().then_some(place.cursor);
+            state.sinks.iter().map(|(name, place)| (name.clone(), new(place))).collect()
+        };
+        // A name without a cursor would go back to the oldest segment.
+        for (name, new) in &sinks {
+            if let Some(cursor) = new {
+                self.write_cursor(store, name, *cursor)?;
+            }
+        }
+        write_list(&*self.disk, &self.paths.sinks, sinks.iter().map(|(name, _)| name))
+    }
+
+    fn write_digests(&self, store: &mut Store) {
+        let sealed = std::mem::take(&mut self.state().sealed);
+        for (first, known) in sealed {
+            let newest = &known[known.len().saturating_sub(self.config.dedupe_max)..];
+            let Some(last) = newest.last() else { continue };
+            match digests::write(&*self.disk, &self.paths.digests, first, newest) {
+                Ok(()) => {
+                    store.digests.push_back((first, newest.len(), last.seconds));
+                    store.digests.make_contiguous().sort_unstable();
+                }
+                // They are made again from the segment at the next start.
+                Err(error) => warn!(%error, "journal: can't write the digests of a segment"),
+            }
+        }
+    }
+
+    /// Removes digests that are too old, or behind `dedupe_max` newer ones.
+    fn forget_digests(&self, store: &mut Store) {
+        let oldest = seconds(self.clock.now().before(self.config.dedupe_window));
+        let mut newer: usize = store.digests.iter().map(|(_, count, _)| count).sum();
+        while let Some((first, count, newest)) = store.digests.front().copied() {
+            newer -= count;
+            if newest >= oldest && newer < self.config.dedupe_max {
+                return;
+            }
+            if let Err(error) = remove_if_there(&*self.disk, &self.paths.digests.join(file_name(first, ""))) {
+                warn!(%error, "journal: can't remove old digests");
+                return;
+            }
+            store.digests.pop_front();
+        }
+    }
+
+    /// Deletes delivered segments that are older than `retain` or do not fit `retain_size`.
+    fn delete_old(&self) {
+        let due = {
+            let state = self.state();
+            let now = self.clock.now();
+            let deletable = state.deletable();
+            let mut delivered: u64 = state.segments.iter().take(deletable).map(|segment| segment.length).sum();
+            let mut due = 0;
+            for segment in state.segments.iter().take(deletable) {
+                let stays = segment.records() > 0
+                    && now.since(segment.newest) <= self.config.retain
+                    && delivered <= self.config.retain_size;
+                if stays {
+                    break;
+                }
+                delivered -= segment.length;
+                due += 1;
+            }
+            due
+        };
+        self.delete_oldest(due);
+    }
+
+    /// Deletes the oldest delivered segments until so many bytes are free; how many are then.
+    pub(super) fn make_room(&self, wanted: u64) -> u64 {
+        let mut store = self.store();
+        self.flush_cursors(&mut store);
+        self.write_digests(&mut store);
+        loop {
+            let free = self.ask_free();
+            let deletable = self.state().deletable();
+            if free >= wanted || deletable == 0 || self.delete_oldest(1) == 0 {
+                return free;
+            }
+        }
+    }
+
+    /// Unlinks the oldest segments; how many. The caller has seen that they may go.
+    fn delete_oldest(&self, count: usize) -> usize {
+        let mut deleted = 0;
+        while deleted < count {
+            let Some(first) = self.state().segments.front().map(|segment| segment.first) else { break };
+            if let Err(error) = remove_if_there(&*self.disk, &self.paths.segment(first)) {
+                warn!(%error, "journal: can't delete a delivered segment");
+                break;
+            }
+            self.state().segments.pop_front();
+            deleted += 1;
+        }
+        if deleted > 0 {
+            info!(segments = deleted, "journal: delivered segments deleted");
+            if let Err(error) = self.disk.sync_dir(&self.paths.segments) {
+                // They would come back after a crash, and go again.
+                warn!(%error, "journal: can't sync the folder of segments");
+            }
+        }
+        deleted
+    }
+
+    /// Moves `best_effort` sinks on, from the oldest waiting segment, until a group of this size fits `max_size` or
+    /// another sink holds the oldest; bytes that wait then.
+    pub(super) fn give_up(&self, size: u64) -> u64 {
+        let mut state = self.state();
+        loop {
+            let waiting = state.waiting_bytes();
+            if waiting.saturating_add(size) <= self.config.max_size {
+                return waiting;
+            }
+            let slowest = state.sinks.values().map(|place| place.cursor.offset).min().unwrap_or(0);
+            let Some(index) = state.locate(slowest) else { return waiting };
+            let end = state.segments[index].end;
+            let held = state.sinks.values().any(|place| !place.best_effort && place.cursor.offset < end);
+            if held {
+                return waiting;
+            }
+            self.pass_over(&mut state, index);
+        }
+    }
+
+    /// Takes every cursor past a segment.
+    fn pass_over(&self, state: &mut State, index: usize) {
+        let (end, last) = (state.segments[index].end, index + 1 == state.segments.len());
+        let to = if last { state.end_cursor() } else { Cursor { offset: end, hint: None } };
+        let behind: Vec<_> =
+            state.sinks.iter().filter(|(_, place)| place.cursor.offset < end).map(|(name, _)| name.clone()).collect();
+        for name in behind {
+            let Some(offset) = state.sinks.get(&name).map(|place| place.cursor.offset) else { continue };
+            let events = state.events_from(offset) - state.events_from(end);
+            if let Some(place) = state.sinks.get_mut(&name) {
+                place.cursor = to;
+            }
+            self.metrics.given_up(&name, events);
+            warn!(sink = %name, events, "journal full: the oldest waiting events of a best_effort sink are given up");
+        }
+        self.nudge.wake();
+    }
+}

@@ -1,0 +1,288 @@
+//! A start: format, folders, segments, sinks, digests, threads.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use tracing::{error, warn};
+
+use super::cursor::{Cursor, CursorFile, read_list};
+use super::dedupe::{Dedupe, Known, seconds};
+use super::digests;
+use super::disk::{Disk, create_dirs, read_all, replace};
+use super::format::{VERSION, parse_file_name};
+use super::recover::{Recovered, SCAN_BLOCK, recover};
+use super::scan::{Item, Scan, Span};
+use super::state::{Paths, Place, Segment, Shared, State, Store};
+use super::{JournalOptions, Registration};
+use crate::config::{SinkName, Start};
+
+/// Why the journal can't be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// It was written by another version of the program. Nothing was touched.
+    #[error(
+        "the journal's format is unknown: {path} has {found:?}, expected version {VERSION}; \
+         run the version of alma-bridge that wrote it, or move the folder away"
+    )]
+    UnknownFormat {
+        /// The file that says so.
+        path: PathBuf,
+        /// What it says.
+        found: String,
+    },
+    /// The file system refuses.
+    #[error("can't {action} {path}: {source}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+impl OpenError {
+    pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { action, path, source }
+    }
+}
+
+fn format_text() -> String {
+    format!("alma-bridge journal {VERSION}\n")
+}
+
+/// Whether the folder says that its format is ours; false where it says nothing.
+pub(super) fn check_format(disk: &dyn Disk, dir: &Path) -> Result<bool, OpenError> {
+    let path = Paths::new(dir).format;
+    match read_all(disk, &path) {
+        Ok(bytes) if bytes == format_text().as_bytes() => Ok(true),
+        Ok(bytes) => {
+            let found = String::from_utf8_lossy(&bytes[..bytes.len().min(80)]).trim_end().to_owned();
+            Err(OpenError::UnknownFormat { path, found })
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(OpenError::io("read", &path)(error)),
+    }
+}
+
+/// Everything that a start makes, before the threads.
+pub(super) fn open(options: JournalOptions) -> Result<(Shared, Dedupe), OpenError> {
+    let paths = Paths::new(&options.dir);
+    let disk = &*options.disk;
+    let has_format = check_format(disk, &options.dir)?;
+    let mut recovered = if has_format { None } else { Some(recover(disk, &paths, false)?) };
+    for dir in [&paths.segments, &paths.cursors, &paths.digests, &paths.damaged] {
+        create_dirs(disk, dir).map_err(OpenError::io("create", dir))?;
+    }
+    // What is there may be there for this start only: a process that was killed had not synced it yet.
+    for dir in [&paths.segments, &paths.cursors, &paths.digests, &paths.damaged, &paths.dir] {
+        disk.sync_dir(dir).map_err(OpenError::io("sync", dir))?;
+    }
+    let is_new = recovered.take().is_some_and(|found| found.segments.is_empty() && found.next == 1);
+    let recovered = recover(disk, &paths, true)?;
+    let mut state = State { next: recovered.next, ..State::default() };
+    state.segments.clone_from(&recovered.segments);
+    let mut found = find_sinks(disk, &paths, is_new)?;
+    let mut store = Store { cursors: std::mem::take(&mut found.files), ..Store::default() };
+    let must_write = place_sinks(&mut state, &found, &options.sinks) || !found.whole;
+    let dedupe = load_digests(&options, &paths, &recovered, &mut state, &mut store);
+    let JournalOptions { disk, clock, metrics, config, limits, .. } = options;
+    let shared = Shared::new(disk, clock, metrics, paths, config, limits, state, store);
+    if let Some(segment) = recovered.lost {
+        // How many there were is not known; at least one.
+        shared.report_missing(segment, 1);
+    }
+    if must_write {
+        shared.put_down_sinks(&found);
+    }
+    if !has_format {
+        if !is_new {
+            warn!(path = %shared.paths.format.display(), "journal: the file that tells its format is missing; written again");
+        }
+        let path = &shared.paths.format;
+        replace(&*shared.disk, path, format_text().as_bytes()).map_err(OpenError::io("write", path))?;
+    }
+    shared.ask_free();
+    Ok((shared, dedupe))
+}
+
+/// What `sinks` and `cursors/` say.
+struct FoundSinks {
+    /// Names that the journal knows.
+    listed: BTreeSet<SinkName>,
+    /// Whether `sinks` could be read.
+    whole: bool,
+    /// Whatever has a cursor, listed or not.
+    cursors: BTreeSet<SinkName>,
+    opened: BTreeMap<SinkName, Option<Cursor>>,
+    files: BTreeMap<SinkName, CursorFile>,
+}
+
+fn find_sinks(disk: &dyn Disk, paths: &Paths, is_new: bool) -> Result<FoundSinks, OpenError> {
+    let names = disk.list(&paths.cursors).map_err(OpenError::io("list", &paths.cursors))?;
+    let cursors: BTreeSet<SinkName> = names.iter().filter_map(|name| name.parse().ok()).collect();
+    let list = match read_list(disk, &paths.sinks) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => is_new.then(BTreeSet::new),
+        list => list.map_err(OpenError::io("read", &paths.sinks))?,
+    };
+    if list.is_none() {
+        error!(
+            path = %paths.sinks.display(),
+            "journal damaged: the list of sinks can't be read; its names are taken from the cursors, and a sink without one starts at the oldest event"
+        );
+    }
+    let whole = list.is_some();
+    let listed = list.unwrap_or_else(|| cursors.clone());
+    let mut files = BTreeMap::new();
+    let mut opened = BTreeMap::new();
+    for name in listed.union(&cursors) {
+        let (file, cursor) = CursorFile::open(disk, &paths.cursors, name);
+        files.insert(name.clone(), file);
+        opened.insert(name.clone(), cursor);
+    }
+    Ok(FoundSinks { listed, whole, cursors, opened, files })
+}
+
+/// Gives every sink its place; whether the list or a cursor must be written before an event is taken.
+fn place_sinks(state: &mut State, found: &FoundSinks, configured: &[Registration]) -> bool {
+    // No offset is given twice, whatever was lost.
+    let highest = found.opened.values().flatten().map(|cursor| cursor.offset).max().unwrap_or(0);
+    state.next = state.next.max(highest);
+    for name in &found.listed {
+        let cursor = found.opened[name];
+        if cursor.is_none() {
+            error!(sink = %name, "journal damaged: the cursor of a sink can't be read; it goes back to the oldest event");
+        }
+        let place = Place::new(cursor.unwrap_or_else(|| state.oldest_cursor()));
+        state.sinks.insert(name.clone(), place);
+    }
+    let mut taken_over = Vec::new();
+    let mut is_new = false;
+    for registration in configured.iter().filter(|registration| !found.listed.contains(&registration.name)) {
+        let place = match found.opened.get(&registration.name).copied().flatten() {
+            Some(cursor) => Place::new(cursor),
+            None if !found.whole => Place::new(state.oldest_cursor()),
+            None => {
+                taken_over.extend(&registration.continues);
+                Place::new(first_cursor(state, registration))
+            }
+        };
+        state.sinks.insert(registration.name.clone(), place);
+        is_new = true;
+    }
+    for registration in configured {
+        if let Some(place) = state.sinks.get_mut(&registration.name) {
+            (place.configured, place.best_effort) = (true, registration.best_effort);
+        }
+    }
+    for name in taken_over {
+        if state.sinks.get(name).is_some_and(|place| !place.configured) {
+            state.sinks.remove(name);
+        }
+    }
+    is_new
+}
+
+/// Where a sink begins that the journal does not know.
+pub(super) fn first_cursor(state: &State, registration: &Registration) -> Cursor {
+    if let Some(other) = &registration.continues {
+        if let Some(place) = state.sinks.get(other) {
+            return place.cursor;
+        }
+        warn!(sink = %registration.name, continues = %other, "journal: the sink to continue is not known; the new one begins as its start says");
+    }
+    match registration.start {
+        Start::Next => state.end_cursor(),
+        Start::Oldest => state.oldest_cursor(),
+    }
+}
+
+impl Shared {
+    fn put_down_sinks(&self, found: &FoundSinks) {
+        let mut store = self.store();
+        if let Err(error) = self.write_sinks(&mut store) {
+            error!(%error, "journal: the list of sinks can't be written; events get 503 until it can");
+            self.state().unregistered = Some(format!("can't write the list of sinks: {error}"));
+            return;
+        }
+        for name in &found.cursors {
+            if !self.state().sinks.contains_key(name) {
+                self.remove_cursor(&mut store, name);
+            }
+        }
+    }
+
+    /// Removes the cursor of a sink that is not in the list any more; one that stays is removed at the next start.
+    pub(super) fn remove_cursor(&self, store: &mut Store, name: &SinkName) {
+        store.cursors.remove(name);
+        let path = self.paths.cursors.join(name.as_str());
+        let removed = super::disk::remove_if_there(&*self.disk, &path);
+        if let Err(error) = removed.and_then(|()| self.disk.sync_dir(&self.paths.cursors)) {
+            warn!(sink = %name, %error, "journal: the cursor of a sink that is gone can't be removed");
+        }
+    }
+}
+
+/// Fills dedupe, newest segment first, until it is full or the window is passed.
+fn load_digests(
+    options: &JournalOptions,
+    paths: &Paths,
+    recovered: &Recovered,
+    state: &mut State,
+    store: &mut Store,
+) -> Dedupe {
+    let (disk, config) = (&*options.disk, &options.config);
+    let oldest = seconds(options.clock.now().before(config.dedupe_window));
+    let on_disk = disk.list(&paths.digests).unwrap_or_default();
+    let on_disk: BTreeSet<u64> = on_disk.iter().filter_map(|name| parse_file_name(name, "")).collect();
+    let segments: HashMap<u64, &Segment> = recovered.segments.iter().map(|segment| (segment.first, segment)).collect();
+    let firsts: BTreeSet<u64> = on_disk.iter().copied().chain(segments.keys().copied()).collect();
+    let (mut loaded, mut count) = (Vec::new(), 0);
+    for first in firsts.into_iter().rev() {
+        let segment = segments.get(&first);
+        let too_old = segment.is_some_and(|segment| seconds(segment.newest) < oldest);
+        if count >= config.dedupe_max || too_old || segment.is_some_and(|segment| segment.records() == 0) {
+            // Not read; removed where it is on disk.
+            store.digests.extend(on_disk.contains(&first).then_some((first, 0, 0)));
+            continue;
+        }
+        let known = match recovered.known.get(&first) {
+            Some(known) => Some(known.clone()),
+            None => digests::read(disk, &paths.digests, first).inspect(|known| {
+                store.digests.push_back((first, known.len(), known.last().map_or(0, |last| last.seconds)));
+            }),
+        };
+        let known = known.or_else(|| {
+            let known = read_known(disk, paths, segment?);
+            known.inspect_err(|error| warn!(segment = first, %error, "journal: can't read a segment for dedupe")).ok()
+        });
+        let Some(known) = known else { continue };
+        if store.digests.back().is_none_or(|(written, ..)| *written != first) {
+            state.sealed.push((first, known.clone()));
+        }
+        count += known.len();
+        loaded.push(known);
+    }
+    store.digests.make_contiguous().sort_unstable();
+    state.sealed.reverse();
+    let mut dedupe = Dedupe::new(config.dedupe_max, config.dedupe_window);
+    loaded.into_iter().rev().flatten().for_each(|known| dedupe.insert(known));
+    dedupe
+}
+
+/// The digests of a segment whose own file of them is missing or torn.
+fn read_known(disk: &dyn Disk, paths: &Paths, segment: &Segment) -> io::Result<Vec<Known>> {
+    let file = disk.open(&paths.segment(segment.first), false)?;
+    let span = Span { file, seed: segment.seed, length: segment.length, end: Some(segment.end) };
+    let mut scan = Scan::new(span, super::format::SEGMENT_START, segment.first, SCAN_BLOCK);
+    let mut known = Vec::new();
+    while let Some(item) = scan.next()? {
+        if let Item::Record(record) = item {
+            known.push(Known::new(record.key, record.event.recorded));
+        }
+    }
+    Ok(known)
+}

@@ -1,0 +1,319 @@
+//! A sink's way through the journal.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tracing::error;
+
+use super::cursor::{Cursor, Hint};
+use super::disk::DiskFile;
+use super::format::SEGMENT_START;
+use super::scan::{Item, Scan, ScanPlace, Span};
+use super::state::{Segment, Shared};
+use super::{Backlog, Feed, FeedClosed, Offset, Window};
+use crate::clock::Timestamp;
+use crate::config::SinkName;
+
+/// Read at once; the events of a block share its memory.
+const BLOCK: usize = 256 * 1024;
+/// Read at once to learn when the oldest event was received.
+const PEEK_BLOCK: usize = 4096;
+/// A read that fails is tried again so often, once a second, before the bytes count as damaged.
+const READ_TRIES: u32 = 10;
+
+/// What a sink reads from; one a sink at a time.
+pub struct Reader {
+    shared: Arc<Shared>,
+    sink: SinkName,
+    durable: watch::Receiver<u64>,
+    place: ReadPlace,
+    /// Events that were read and that the cursor has not passed.
+    marks: VecDeque<Mark>,
+    failed_reads: u32,
+}
+
+/// Where reading goes on.
+#[derive(Clone)]
+struct ReadPlace {
+    offset: u64,
+    start: From,
+    file: Option<(u64, Arc<dyn DiskFile>)>,
+}
+
+/// What is known of the place in the file.
+#[derive(Clone, Copy)]
+enum From {
+    Hint(Option<Hint>),
+    Scan(u64, ScanPlace),
+}
+
+impl ReadPlace {
+    fn at(cursor: Cursor) -> Self {
+        Self { offset: cursor.offset, start: From::Hint(cursor.hint), file: None }
+    }
+
+    /// Where a cursor would point that stands here.
+    fn hint(&self) -> Option<Hint> {
+        match self.start {
+            From::Hint(hint) => hint,
+            From::Scan(segment, place) => Some(Hint { segment, at: place.group_at() }),
+        }
+    }
+}
+
+/// An event that was read.
+struct Mark {
+    offset: u64,
+    hint: Hint,
+    received: Timestamp,
+}
+
+/// How much to read.
+#[derive(Clone, Copy)]
+struct Bounds {
+    events: usize,
+    bytes: usize,
+    block: usize,
+    salvage: bool,
+}
+
+struct Read {
+    window: Window,
+    place: ReadPlace,
+    marks: Vec<Mark>,
+}
+
+impl Reader {
+    /// Takes the sink's place; none where the sink is unknown or has a reader already.
+    pub(super) fn new(shared: &Arc<Shared>, sink: &SinkName) -> Option<Self> {
+        let mut state = shared.state();
+        let place = state.sinks.get_mut(sink).filter(|place| !place.reading)?;
+        place.reading = true;
+        let place = ReadPlace::at(place.cursor);
+        drop(state);
+        Some(Self {
+            shared: Arc::clone(shared),
+            sink: sink.clone(),
+            durable: shared.durable.subscribe(),
+            place,
+            marks: VecDeque::new(),
+            failed_reads: 0,
+        })
+    }
+
+    /// Whether there is something to read; goes on behind events that were given up.
+    fn look(&mut self) -> Result<bool, FeedClosed> {
+        let state = self.shared.state();
+        let place = state.sinks.get(&self.sink).filter(|_| !state.closed).ok_or(FeedClosed)?;
+        if place.cursor.offset > self.place.offset {
+            self.place = ReadPlace::at(place.cursor);
+            self.marks.clear();
+        }
+        Ok(state.locate(self.place.offset).is_some())
+    }
+
+    /// Whether a window would come at once.
+    #[cfg(test)]
+    pub(super) fn has_more(&mut self) -> bool {
+        self.look().unwrap_or(false)
+    }
+
+    async fn read(&mut self, bounds: Bounds) -> Result<Option<Window>, FeedClosed> {
+        let (shared, place) = (Arc::clone(&self.shared), self.place.clone());
+        let read = tokio::task::spawn_blocking(move || shared.read(place, bounds)).await.map_err(|_| FeedClosed)?;
+        match read {
+            Ok(read) => {
+                self.failed_reads = 0;
+                self.place = read.place;
+                self.marks.extend(read.marks);
+                Ok(Some(read.window))
+            }
+            Err(error) => {
+                if self.failed_reads.is_multiple_of(READ_TRIES) {
+                    error!(sink = %self.sink, %error, "journal: can't read; tried again every second");
+                }
+                self.failed_reads = self.failed_reads.saturating_add(1);
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                Ok(None)
+            }
+        }
+    }
+}
+
+impl Feed for Reader {
+    async fn next_window(&mut self, max_events: usize, max_bytes: usize) -> Result<Window, FeedClosed> {
+        loop {
+            self.durable.mark_unchanged();
+            if self.look()? {
+                let salvage = self.failed_reads >= READ_TRIES;
+                let bounds = Bounds { events: max_events.max(1), bytes: max_bytes, block: BLOCK, salvage };
+                if let Some(window) = self.read(bounds).await? {
+                    return Ok(window);
+                }
+            } else {
+                self.durable.changed().await.map_err(|_| FeedClosed)?;
+            }
+        }
+    }
+
+    fn advance(&mut self, to: Offset) {
+        while self.marks.front().is_some_and(|mark| mark.offset < to.0) {
+            self.marks.pop_front();
+        }
+        let next = self.marks.front();
+        let hint = next.map(|mark| mark.hint).or_else(|| self.place.hint().filter(|_| self.place.offset == to.0));
+        let oldest = next.map(|mark| (to.0, mark.received));
+        let mut state = self.shared.state();
+        if let Some(place) = state.sinks.get_mut(&self.sink).filter(|place| place.cursor.offset < to.0) {
+            place.cursor = Cursor { offset: to.0, hint };
+            place.oldest = oldest;
+            drop(state);
+            self.shared.nudge.wake();
+        }
+    }
+
+    fn rewind(&mut self) {
+        let cursor = self.shared.state().sinks.get(&self.sink).map(|place| place.cursor);
+        if let Some(cursor) = cursor {
+            self.place = ReadPlace::at(cursor);
+            self.marks.clear();
+        }
+    }
+
+    fn backlog(&self) -> Backlog {
+        self.shared.backlog_of(&self.sink)
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        if let Some(place) = self.shared.state().sinks.get_mut(&self.sink) {
+            place.reading = false;
+        }
+    }
+}
+
+impl Shared {
+    /// What waits for a sink. Reads one record where it is not known yet when the oldest was received.
+    pub(super) fn backlog_of(&self, sink: &SinkName) -> Backlog {
+        let cursor = {
+            let state = self.state();
+            let Some(place) = state.sinks.get(sink) else { return Backlog::default() };
+            let known = place.oldest.is_some_and(|(offset, _)| offset == place.cursor.offset);
+            if known || state.locate(place.cursor.offset).is_none() {
+                return state.backlog(place);
+            }
+            place.cursor
+        };
+        let bounds = Bounds { events: 1, bytes: 0, block: PEEK_BLOCK, salvage: false };
+        let read = self.read(ReadPlace::at(cursor), bounds);
+        let mut state = self.state();
+        let received = read.ok().and_then(|read| read.marks.first().map(|mark| mark.received));
+        let Some(place) = state.sinks.get_mut(sink) else { return Backlog::default() };
+        place.oldest = received.map(|received| (cursor.offset, received)).or(place.oldest);
+        let place = place.clone();
+        state.backlog(&place)
+    }
+
+    /// Reads on until a bound is reached, or the end of a segment that had something, or the durable end.
+    fn read(&self, mut place: ReadPlace, bounds: Bounds) -> io::Result<Read> {
+        loop {
+            let Some((segment, missing)) = self.segment_at(place.offset) else {
+                let window = Window { events: Vec::new(), end: Offset(place.offset) };
+                return Ok(Read { window, place, marks: Vec::new() });
+            };
+            if let Some((missing, lost)) = missing {
+                self.report_missing(missing, lost);
+            }
+            place.offset = place.offset.max(segment.first);
+            let file = match place.file.take().filter(|(first, _)| *first == segment.first) {
+                Some((_, file)) => file,
+                None => match self.disk.open(&self.paths.segment(segment.first), false) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                        self.report_missing(segment.first, segment.end - place.offset);
+                        place.offset = segment.end;
+                        continue;
+                    }
+                    opened => opened?,
+                },
+            };
+            place.file = Some((segment.first, Arc::clone(&file)));
+            let read = self.read_segment(place, &segment, file, bounds)?;
+            if !read.window.events.is_empty() {
+                return Ok(read);
+            }
+            place = read.place;
+        }
+    }
+
+    /// The segment of the next record at or above an offset; with it a segment that should be before it and is not,
+    /// and how many records it had from there on.
+    fn segment_at(&self, offset: u64) -> Option<(Segment, Option<(u64, u64)>)> {
+        let state = self.state();
+        let index = state.locate(offset)?;
+        let segment = state.segments[index].clone();
+        let before = index.checked_sub(1).map(|before| state.segments[before].first);
+        let missing = segment.previous.filter(|previous| previous.end > offset && before != Some(previous.first));
+        Some((segment, missing.map(|previous| (previous.first, previous.end - offset))))
+    }
+
+    fn read_segment(
+        &self,
+        mut place: ReadPlace,
+        segment: &Segment,
+        file: Arc<dyn DiskFile>,
+        bounds: Bounds,
+    ) -> io::Result<Read> {
+        let span = Span { file: Arc::clone(&file), seed: segment.seed, length: segment.length, end: Some(segment.end) };
+        let mut scan = begin(span, segment, &place, bounds)?.salvage(bounds.salvage);
+        let (mut events, mut marks, mut bytes) = (Vec::new(), Vec::new(), 0usize);
+        let mut before = scan.place();
+        while events.len() < bounds.events
+            && let Some(item) = scan.next()?
+        {
+            match item {
+                Item::Record(record) if record.offset >= place.offset => {
+                    let size = record.event.body.len();
+                    if !events.is_empty() && bytes + size > bounds.bytes {
+                        place.start = From::Scan(segment.first, before);
+                        place.offset = record.offset;
+                        return Ok(Read { window: Window { events, end: Offset(record.offset) }, place, marks });
+                    }
+                    bytes += size;
+                    let hint = Hint { segment: segment.first, at: before.group_at() };
+                    marks.push(Mark { offset: record.offset, hint, received: record.event.received });
+                    events.push((Offset(record.offset), record.event));
+                }
+                Item::Damage(damage) if scan.expected() > place.offset || damage.lost == 0 => {
+                    self.report_damage(segment.first, &*file, damage);
+                }
+                Item::Record(_) | Item::Damage(_) | Item::Group(_) => {}
+            }
+            before = scan.place();
+        }
+        place.start = From::Scan(segment.first, scan.place());
+        place.offset = scan.expected().max(place.offset);
+        if scan.at() >= segment.length {
+            // Records that are missing at the end without a damaged byte can only be a head that tells of too many.
+            place.offset = place.offset.max(segment.end);
+        }
+        Ok(Read { window: Window { events, end: Offset(place.offset) }, place, marks })
+    }
+}
+
+/// Begins at the place that is known, else at the segment's first record.
+fn begin(span: Span, segment: &Segment, place: &ReadPlace, bounds: Bounds) -> io::Result<Scan> {
+    match place.start {
+        From::Scan(first, at) if first == segment.first => return Ok(Scan::resume(span, at, bounds.block)),
+        From::Hint(Some(hint)) if hint.segment == segment.first && hint.at >= SEGMENT_START => {
+            if let Some(scan) = Scan::from_hint(&span, hint.at, place.offset, bounds.block)? {
+                return Ok(scan);
+            }
+        }
+        From::Scan(..) | From::Hint(_) => {}
+    }
+    Ok(Scan::new(span, SEGMENT_START, segment.first, bounds.block))
+}

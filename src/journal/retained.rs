@@ -1,0 +1,111 @@
+//! Reading what is retained without being a sink: for a replay, and for a look from outside.
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::Offset;
+use super::disk::Disk;
+use super::format::SEGMENT_START;
+use super::open::{OpenError, check_format};
+use super::recover::{SCAN_BLOCK, recover};
+use super::scan::{Item, Scan, Span};
+use super::state::{Paths, Segment};
+use crate::clock::Timestamp;
+use crate::message::StoredEvent;
+
+/// Retained events in order. Damaged ones are passed over and counted; segments deleted meanwhile are left out.
+pub struct Retained {
+    disk: Arc<dyn Disk>,
+    paths: Paths,
+    segments: VecDeque<Segment>,
+    from: Timestamp,
+    to: Option<Timestamp>,
+    scan: Option<Scan>,
+    damaged: u64,
+}
+
+impl Retained {
+    pub(super) fn new(
+        disk: Arc<dyn Disk>,
+        paths: Paths,
+        mut segments: VecDeque<Segment>,
+        from: Timestamp,
+        to: Option<Timestamp>,
+    ) -> Self {
+        segments.retain(|segment| segment.records() > 0 && segment.newest >= from);
+        Self { disk, paths, segments, from, to, scan: None, damaged: 0 }
+    }
+
+    /// Records that could not be read so far.
+    pub fn damaged(&self) -> u64 {
+        self.damaged
+    }
+
+    /// The next event whatever its time; none at the end.
+    fn step(&mut self) -> io::Result<Option<(Offset, StoredEvent)>> {
+        loop {
+            let Some(scan) = &mut self.scan else {
+                let Some(segment) = self.segments.pop_front() else { return Ok(None) };
+                let file = match self.disk.open(&self.paths.segment(segment.first), false) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    file => file?,
+                };
+                let span = Span { file, seed: segment.seed, length: segment.length, end: Some(segment.end) };
+                self.scan = Some(Scan::new(span, SEGMENT_START, segment.first, SCAN_BLOCK));
+                continue;
+            };
+            match scan.next()? {
+                Some(Item::Record(record)) => return Ok(Some((Offset(record.offset), record.event))),
+                Some(Item::Damage(damage)) => self.damaged += damage.lost,
+                Some(Item::Group(_)) => {}
+                None => self.scan = None,
+            }
+        }
+    }
+}
+
+impl Iterator for Retained {
+    type Item = io::Result<(Offset, StoredEvent)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            match self.step() {
+                Ok(Some((offset, event))) => {
+                    if event.recorded >= self.from && self.to.is_none_or(|to| event.recorded < to) {
+                        return Some(Ok((offset, event)));
+                    }
+                }
+                Ok(None) => return None,
+                Err(error) => {
+                    // What can't be read now ends the reading; the next call would read the same again.
+                    (self.scan, self.segments) = (None, VecDeque::new());
+                    return Some(Err(error));
+                }
+            }
+        }
+    }
+}
+
+/// A journal seen from outside, without its lock and without touching it, as of the opening.
+pub struct Snapshot {
+    disk: Arc<dyn Disk>,
+    paths: Paths,
+    segments: VecDeque<Segment>,
+}
+
+impl Snapshot {
+    /// Opens a journal to read only. Blocks.
+    pub fn open(dir: &Path, disk: Arc<dyn Disk>) -> Result<Self, OpenError> {
+        check_format(&*disk, dir)?;
+        let paths = Paths::new(dir);
+        let segments = recover(&*disk, &paths, false)?.segments;
+        Ok(Self { disk, paths, segments })
+    }
+
+    /// As [`super::Journal::scan`].
+    pub fn scan(&self, from: Timestamp, to: Option<Timestamp>) -> Retained {
+        Retained::new(Arc::clone(&self.disk), self.paths.clone(), self.segments.clone(), from, to)
+    }
+}

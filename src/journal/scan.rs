@@ -1,0 +1,271 @@
+//! Reads a segment item by item, and on behind what is damaged.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use memchr::memmem;
+
+use super::disk::DiskFile;
+use super::format::{GROUP_HEADER, GroupHeader, ITEM_MAGIC, Key, RECORD_HEADER, RecordHeader, most_records};
+use crate::clock::Timestamp;
+use crate::config::SourceName;
+use crate::message::StoredEvent;
+
+/// Read at once while the next intact item is looked for.
+const SEARCH_BLOCK: usize = 64 * 1024;
+/// What a disk fails to read at once: what is left is read page by page.
+const PAGE: usize = 4096;
+
+/// What was found at a place.
+pub(super) enum Item {
+    Group(GroupHeader),
+    Record(Record),
+    Damage(Damage),
+}
+
+/// An intact record.
+pub(super) struct Record {
+    pub(super) offset: u64,
+    pub(super) key: Key,
+    pub(super) event: StoredEvent,
+}
+
+/// Bytes that are no records or groups, though one must begin there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Damage {
+    pub(super) from: u64,
+    pub(super) to: u64,
+    /// How many records are missing.
+    pub(super) lost: u64,
+}
+
+/// Where a scan stands, to go on later.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ScanPlace {
+    at: u64,
+    expected: u64,
+    group: Option<Group>,
+}
+
+impl ScanPlace {
+    /// Where a scan must begin to find the next record and the group it belongs to.
+    pub(super) fn group_at(&self) -> u64 {
+        self.group.filter(|group| self.at < group.end).map_or(self.at, |group| group.at)
+    }
+}
+
+/// The group that a record belongs to.
+#[derive(Clone, Copy, Debug)]
+struct Group {
+    at: u64,
+    end: u64,
+    recorded: Timestamp,
+}
+
+/// Which part of which segment is read.
+#[derive(Clone)]
+pub(super) struct Span {
+    pub(super) file: Arc<dyn DiskFile>,
+    pub(super) seed: u32,
+    /// Where reading stops: the durable length.
+    pub(super) length: u64,
+    /// One past the last offset before `length`, where it is known.
+    pub(super) end: Option<u64>,
+}
+
+/// A place of reading.
+pub(super) struct Scan {
+    span: Span,
+    at: u64,
+    expected: u64,
+    group: Option<Group>,
+    block: Bytes,
+    block_at: u64,
+    block_size: usize,
+    salvage: bool,
+    source: Option<SourceName>,
+}
+
+enum Parsed {
+    Group(GroupHeader),
+    Record(Box<Record>, u64),
+    /// The head is intact, the payload is not.
+    Spoilt(RecordHeader, u64),
+    Nothing,
+}
+
+impl Scan {
+    /// Begins at a place where an item begins; `expected` is the offset of the next record there. At least
+    /// `block_size` bytes are read at once, where there are so many.
+    pub(super) fn new(span: Span, at: u64, expected: u64, block_size: usize) -> Self {
+        Self {
+            span,
+            at,
+            expected,
+            group: None,
+            block: Bytes::new(),
+            block_at: 0,
+            block_size,
+            salvage: false,
+            source: None,
+        }
+    }
+
+    /// Goes on where an earlier scan of the segment stood.
+    pub(super) fn resume(span: Span, place: ScanPlace, block_size: usize) -> Self {
+        Self { group: place.group, ..Self::new(span, place.at, place.expected, block_size) }
+    }
+
+    /// Where it stands.
+    pub(super) fn place(&self) -> ScanPlace {
+        ScanPlace { at: self.at, expected: self.expected, group: self.group }
+    }
+
+    /// Takes bytes that the disk does not give for damage, rather than for an error.
+    pub(super) fn salvage(mut self, salvage: bool) -> Self {
+        self.salvage = salvage;
+        self
+    }
+
+    /// Where the next item begins.
+    pub(super) fn at(&self) -> u64 {
+        self.at
+    }
+
+    /// The offset of the next record.
+    pub(super) fn expected(&self) -> u64 {
+        self.expected
+    }
+
+    /// Begins at a place that may be wrong: only where an item is found there, at or before the wanted offset.
+    pub(super) fn from_hint(span: &Span, at: u64, wanted: u64, block_size: usize) -> io::Result<Option<Self>> {
+        let mut scan = Self::new(span.clone(), at, wanted, block_size);
+        scan.expected = match scan.parse(at)? {
+            Parsed::Group(group) => group.first,
+            Parsed::Record(record, _) => record.offset,
+            Parsed::Spoilt(..) | Parsed::Nothing => return Ok(None),
+        };
+        Ok(Some(scan).filter(|scan| scan.expected <= wanted))
+    }
+
+    /// The next item; none at the durable end.
+    pub(super) fn next(&mut self) -> io::Result<Option<Item>> {
+        if self.at >= self.span.length {
+            return Ok(None);
+        }
+        match self.parse(self.at)? {
+            Parsed::Group(group) if group.first == self.expected => {
+                let end = self.at + (GROUP_HEADER as u64) + u64::from(group.bytes);
+                self.group = Some(Group { at: self.at, end, recorded: group.recorded });
+                self.at += GROUP_HEADER as u64;
+                Ok(Some(Item::Group(group)))
+            }
+            Parsed::Record(record, to) if record.offset == self.expected => {
+                self.at = to;
+                self.expected += 1;
+                Ok(Some(Item::Record(*record)))
+            }
+            Parsed::Spoilt(record, to) if record.offset == self.expected => {
+                let damage = Damage { from: self.at, to, lost: 1 };
+                self.at = to;
+                self.expected += 1;
+                Ok(Some(Item::Damage(damage)))
+            }
+            _ => self.search().map(|damage| Some(Item::Damage(damage))),
+        }
+    }
+
+    fn parse(&mut self, at: u64) -> io::Result<Parsed> {
+        let head = self.bytes(at, RECORD_HEADER)?;
+        if let Some(group) = GroupHeader::decode(self.span.seed, &head).filter(|group| group.durable_end == at) {
+            return Ok(Parsed::Group(group));
+        }
+        let Some(record) = RecordHeader::decode(self.span.seed, &head) else { return Ok(Parsed::Nothing) };
+        let to = at + (RECORD_HEADER + record.payload()) as u64;
+        if to > self.span.length {
+            return Ok(Parsed::Nothing);
+        }
+        let whole = self.bytes(at, RECORD_HEADER + record.payload())?;
+        let payload = whole.get(RECORD_HEADER..).unwrap_or_default();
+        let (name, body) = payload.split_at_checked(record.source as usize).unwrap_or_default();
+        let Some(source) = self.source_name(name).filter(|_| record.fits(self.span.seed, payload)) else {
+            return Ok(Parsed::Spoilt(record, to));
+        };
+        // Where the group's head is lost, the time of receipt is nearest to when the event was made durable.
+        let group = self.group.filter(|group| at < group.end);
+        let recorded = group.map_or(record.received, |group| group.recorded);
+        let event = StoredEvent { source, received: record.received, recorded, body: whole.slice_ref(body) };
+        Ok(Parsed::Record(Box::new(Record { offset: record.offset, key: record.key, event }), to))
+    }
+
+    /// Nearly all events of a journal come from one source: its name is not made anew for each.
+    fn source_name(&mut self, bytes: &[u8]) -> Option<SourceName> {
+        if self.source.as_ref().is_none_or(|source| source.as_str().as_bytes() != bytes) {
+            self.source = Some(std::str::from_utf8(bytes).ok()?.parse().ok()?);
+        }
+        self.source.clone()
+    }
+
+    /// Looks for the next intact item behind this place and goes there, or to the durable end.
+    fn search(&mut self) -> io::Result<Damage> {
+        let (from, expected) = (self.at, self.expected);
+        self.group = None;
+        let mut at = from + 1;
+        while at < self.span.length {
+            let block = self.bytes(at, SEARCH_BLOCK)?;
+            if block.len() < ITEM_MAGIC.len() {
+                break;
+            }
+            let Some(found) = memmem::find(&block, ITEM_MAGIC) else {
+                at += (block.len() - (ITEM_MAGIC.len() - 1)) as u64;
+                continue;
+            };
+            at += found as u64;
+            let plausible = |offset: u64| offset >= expected && offset - expected <= most_records(at - from);
+            let offset = match self.parse(at)? {
+                Parsed::Group(group) => Some(group.first),
+                Parsed::Record(record, _) => Some(record.offset),
+                Parsed::Spoilt(..) | Parsed::Nothing => None,
+            };
+            if let Some(offset) = offset.filter(|offset| plausible(*offset)) {
+                (self.at, self.expected) = (at, offset);
+                return Ok(Damage { from, to: at, lost: offset - expected });
+            }
+            at += 1;
+        }
+        self.at = self.span.length;
+        self.expected = self.span.end.unwrap_or(expected).max(expected);
+        Ok(Damage { from, to: self.at, lost: self.expected - expected })
+    }
+
+    /// Bytes from a place: as many as asked for, fewer only where the segment ends.
+    fn bytes(&mut self, at: u64, want: usize) -> io::Result<Bytes> {
+        let left = usize::try_from(self.span.length.saturating_sub(at)).unwrap_or(usize::MAX);
+        let want = want.min(left);
+        let within = at.checked_sub(self.block_at).and_then(|skip| usize::try_from(skip).ok());
+        if let Some(skip) = within.filter(|skip| skip.checked_add(want).is_some_and(|end| end <= self.block.len())) {
+            return Ok(self.block.slice(skip..skip + want));
+        }
+        let mut block = BytesMut::zeroed(want.max(self.block_size).min(left));
+        let read = match self.span.file.read_at(&mut block, at) {
+            Err(_) if self.salvage => self.read_pages(&mut block, at),
+            read => read?,
+        };
+        block.truncate(read);
+        (self.block, self.block_at) = (block.freeze(), at);
+        Ok(self.block.slice(..want.min(read)))
+    }
+
+    /// What the disk gives page by page; pages that it does not give stay zero.
+    fn read_pages(&self, block: &mut [u8], at: u64) -> usize {
+        let mut place = at;
+        for page in block.chunks_mut(PAGE) {
+            if self.span.file.read_at(page, place).is_err() {
+                page.fill(0);
+            }
+            place += page.len() as u64;
+        }
+        block.len()
+    }
+}

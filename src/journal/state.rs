@@ -1,0 +1,296 @@
+//! What is in the journal and who has read how far: the part that writer, keeper and readers share.
+
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::cursor::{Cursor, CursorFile, Hint};
+use super::dedupe::Known;
+use super::disk::Disk;
+use super::format::{Previous, SEGMENT_START, SegmentHeader, file_name};
+use super::{Backlog, Limits};
+use crate::clock::{Clock, Timestamp};
+use crate::config::{self, SinkName};
+use crate::telemetry::Metrics;
+
+/// Where things are in the journal's folder.
+#[derive(Clone, Debug)]
+pub(super) struct Paths {
+    pub(super) dir: PathBuf,
+    pub(super) format: PathBuf,
+    pub(super) sinks: PathBuf,
+    pub(super) segments: PathBuf,
+    pub(super) cursors: PathBuf,
+    pub(super) digests: PathBuf,
+    pub(super) damaged: PathBuf,
+}
+
+impl Paths {
+    pub(super) fn new(dir: &Path) -> Self {
+        let [format, sinks, segments, cursors, digests, damaged] =
+            ["format", "sinks", "segments", "cursors", "digests", "damaged"].map(|name| dir.join(name));
+        Self { dir: dir.to_owned(), format, sinks, segments, cursors, digests, damaged }
+    }
+
+    pub(super) fn segment(&self, first: u64) -> PathBuf {
+        self.segments.join(file_name(first, ".log"))
+    }
+}
+
+/// A segment, as far as it is durable.
+#[derive(Clone, Debug)]
+pub(super) struct Segment {
+    pub(super) first: u64,
+    /// One past its last offset.
+    pub(super) end: u64,
+    /// Bytes of its file, the header included.
+    pub(super) length: u64,
+    pub(super) seed: u32,
+    pub(super) created: Timestamp,
+    pub(super) previous: Option<Previous>,
+    /// When its last record was made durable, or a little later.
+    pub(super) newest: Timestamp,
+}
+
+impl Segment {
+    pub(super) fn empty(header: &SegmentHeader) -> Self {
+        Self {
+            first: header.first,
+            end: header.first,
+            length: SEGMENT_START,
+            seed: header.seed,
+            created: header.created,
+            previous: header.previous,
+            newest: header.created,
+        }
+    }
+
+    pub(super) fn records(&self) -> u64 {
+        self.end - self.first
+    }
+
+    /// Bytes behind the header.
+    fn content(&self) -> u64 {
+        self.length.saturating_sub(SEGMENT_START)
+    }
+
+    /// What the next segment says of this one.
+    pub(super) fn as_previous(&self) -> Previous {
+        Previous { first: self.first, length: self.length, end: self.end }
+    }
+}
+
+/// A sink's place.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub(super) cursor: Cursor,
+    /// The cursor that a start would find. None until this process wrote it: what was read at the start may be in the
+    /// page cache only.
+    pub(super) on_disk: Option<Cursor>,
+    /// Whether the configuration names it; else it only holds its place.
+    pub(super) configured: bool,
+    pub(super) best_effort: bool,
+    /// Whether it has a reader.
+    pub(super) reading: bool,
+    /// When the event at this offset was received: the oldest that waits, found once.
+    pub(super) oldest: Option<(u64, Timestamp)>,
+}
+
+impl Place {
+    pub(super) fn new(cursor: Cursor) -> Self {
+        Self { cursor, on_disk: None, configured: false, best_effort: false, reading: false, oldest: None }
+    }
+}
+
+/// All that changes.
+#[derive(Default)]
+pub(super) struct State {
+    /// In order. The last may be the one that is written; it is never deleted.
+    pub(super) segments: VecDeque<Segment>,
+    pub(super) sinks: BTreeMap<SinkName, Place>,
+    /// Why nothing can be written just now.
+    pub(super) failing: Option<String>,
+    /// Why the sinks of the configuration could not be put down yet: until then an event might pass one of them by.
+    pub(super) unregistered: Option<String>,
+    /// Of the disk, when it was last asked.
+    pub(super) free: u64,
+    /// The next event gets this offset, or a higher one.
+    pub(super) next: u64,
+    /// Closing, or closed.
+    pub(super) closed: bool,
+    /// Records found to be lost since the start.
+    pub(super) damaged: u64,
+    /// Damage that was told already, by segment and place.
+    pub(super) reported: HashSet<(u64, u64)>,
+    /// Sealed segments whose digests are not on disk yet.
+    pub(super) sealed: Vec<(u64, Vec<Known>)>,
+}
+
+impl State {
+    /// Why an event can't be made durable just now, where the disk is the reason.
+    pub(super) fn failure(&self) -> Option<String> {
+        self.unregistered.clone().or_else(|| self.failing.clone())
+    }
+
+    /// Index of the segment where the first record at or above this offset is, if there is one.
+    pub(super) fn locate(&self, offset: u64) -> Option<usize> {
+        let index = self.segments.partition_point(|segment| segment.end <= offset);
+        (index < self.segments.len()).then_some(index)
+    }
+
+    /// One past the last durable offset.
+    pub(super) fn end(&self) -> u64 {
+        self.segments.back().map_or(self.next, |segment| segment.end)
+    }
+
+    /// Where a sink stands that has passed all there is.
+    pub(super) fn end_cursor(&self) -> Cursor {
+        let hint = self.segments.back().map(|segment| Hint { segment: segment.first, at: segment.length });
+        Cursor { offset: self.end(), hint }
+    }
+
+    /// Where a sink begins that is to get all there is.
+    pub(super) fn oldest_cursor(&self) -> Cursor {
+        self.segments
+            .front()
+            .map_or_else(|| self.end_cursor(), |segment| Cursor { offset: segment.first, hint: None })
+    }
+
+    /// Bytes behind a cursor that it has not passed.
+    pub(super) fn bytes_from(&self, cursor: Cursor) -> u64 {
+        let Some(index) = self.locate(cursor.offset) else { return 0 };
+        let all: u64 = self.segments.range(index..).map(Segment::content).sum();
+        let segment = &self.segments[index];
+        let passed = cursor.hint.filter(|hint| hint.segment == segment.first && cursor.offset > segment.first);
+        all - passed.map_or(0, |hint| hint.at.clamp(SEGMENT_START, segment.length) - SEGMENT_START)
+    }
+
+    /// Events behind a cursor.
+    pub(super) fn events_from(&self, offset: u64) -> u64 {
+        let Some(index) = self.locate(offset) else { return 0 };
+        self.segments.range(index..).map(|segment| segment.end - segment.first.max(offset)).sum()
+    }
+
+    /// The cursor furthest behind.
+    fn slowest(&self) -> Option<Cursor> {
+        self.sinks.values().map(|place| place.cursor).min_by_key(|cursor| cursor.offset)
+    }
+
+    /// Bytes of undelivered events: what `max_size` bounds.
+    pub(super) fn waiting_bytes(&self) -> u64 {
+        self.slowest().map_or(0, |cursor| self.bytes_from(cursor))
+    }
+
+    /// All bytes of segments.
+    pub(super) fn all_bytes(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.length).sum()
+    }
+
+    /// Whether every cursor on disk is past this segment.
+    pub(super) fn is_delivered(&self, segment: &Segment) -> bool {
+        self.sinks.values().all(|place| place.on_disk.is_some_and(|cursor| cursor.offset >= segment.end))
+    }
+
+    /// How many of the oldest segments may be deleted without a loss. Never the last.
+    pub(super) fn deletable(&self) -> usize {
+        let sealed = self.segments.len().saturating_sub(1);
+        self.segments.iter().take(sealed).take_while(|segment| self.is_delivered(segment)).count()
+    }
+
+    /// What waits for a sink; `oldest` where it is known without reading.
+    pub(super) fn backlog(&self, place: &Place) -> Backlog {
+        let offset = place.cursor.offset;
+        let Some(index) = self.locate(offset) else { return Backlog::default() };
+        let oldest = place.oldest.filter(|(at, _)| *at == offset).map(|(_, received)| received);
+        Backlog { events: self.events_from(offset), oldest: oldest.or(Some(self.segments[index].created)) }
+    }
+}
+
+/// Files that one thread at a time writes: cursors and digests.
+#[derive(Default)]
+pub(super) struct Store {
+    pub(super) cursors: BTreeMap<SinkName, CursorFile>,
+    /// The segments that have digests on disk, in order: first offset, how many, and the newest one's second.
+    pub(super) digests: VecDeque<(u64, usize, u32)>,
+}
+
+/// Wakes the keeper.
+#[derive(Default)]
+pub(super) struct Nudge {
+    pending: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Nudge {
+    pub(super) fn wake(&self) {
+        *self.pending.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.changed.notify_one();
+    }
+
+    /// Waits so long whoever wakes, but no longer than to the closing; what was missed is still pending.
+    pub(super) fn wait_out(&self, at_most: Duration) {
+        let pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.changed.wait_timeout(pending, at_most));
+    }
+
+    /// Waits until someone wakes, at most so long; whether someone did.
+    pub(super) fn wait(&self, at_most: Duration) -> bool {
+        let pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.changed.wait_timeout_while(pending, at_most, |pending| !*pending);
+        std::mem::take(&mut *waited.unwrap_or_else(PoisonError::into_inner).0)
+    }
+}
+
+/// What the journal's threads and readers have in common.
+///
+/// Locks are taken in the order `store`, `state`; neither is held across an fsync but `store`.
+pub(super) struct Shared {
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) metrics: Metrics,
+    pub(super) paths: Paths,
+    pub(super) config: config::Journal,
+    pub(super) limits: Limits,
+    state: Mutex<State>,
+    store: Mutex<Store>,
+    /// One past the last durable offset; readers wait on it.
+    pub(super) durable: watch::Sender<u64>,
+    pub(super) nudge: Nudge,
+}
+
+impl Shared {
+    #[allow(clippy::too_many_arguments, reason = "made in one place, from what that place was given")]
+    pub(super) fn new(
+        disk: Arc<dyn Disk>,
+        clock: Arc<dyn Clock>,
+        metrics: Metrics,
+        paths: Paths,
+        config: config::Journal,
+        limits: Limits,
+        state: State,
+        store: Store,
+    ) -> Self {
+        let durable = watch::Sender::new(state.end());
+        let (state, store) = (Mutex::new(state), Mutex::new(store));
+        Self { disk, clock, metrics, paths, config, limits, state, store, durable, nudge: Nudge::default() }
+    }
+
+    /// The state. A thread that panicked left it whole: nothing that is done under this lock can fail half-way.
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn store(&self) -> MutexGuard<'_, Store> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the taking and the reading.
+    pub(super) fn mark_closed(&self) {
+        self.state().closed = true;
+        self.durable.send_modify(|_| {});
+        self.nudge.wake();
+    }
+}

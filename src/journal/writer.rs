@@ -1,0 +1,408 @@
+//! The thread that writes: takes what is queued, writes it as one group, syncs, answers.
+
+use std::collections::HashSet;
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tracing::{error, info, warn};
+
+use super::dedupe::{Dedupe, Known};
+use super::disk::DiskFile;
+use super::format::{GROUP_HEADER, GroupHeader, Key, Previous, RecordHeader, SEGMENT_START, SegmentHeader, record_length};
+use super::state::{Segment, Shared};
+use super::{NotTaken, Taken};
+use crate::alma::Verified;
+use crate::clock::Timestamp;
+
+/// After so long without an event the durable end is named; so long between tries to open a segment.
+const IDLE: Duration = Duration::from_secs(1);
+/// A segment ends so long after its first record.
+const SEGMENT_AGE: Duration = Duration::from_secs(3600);
+/// A buffer that one large event made larger than this is given back.
+const BUFFER_KEPT: usize = 8 * 1024 * 1024;
+
+/// What the writer is asked to do.
+pub(super) enum Command {
+    Append(Append),
+    /// Write what is queued, name the durable end, stop.
+    Close,
+}
+
+/// An event on its way into the journal.
+pub(super) struct Append {
+    pub(super) event: Verified,
+    pub(super) received: Timestamp,
+    pub(super) key: Key,
+    pub(super) answer: Answer,
+    /// Its place in the queue.
+    pub(super) _permit: OwnedSemaphorePermit,
+}
+
+type Answer = oneshot::Sender<Result<Taken, NotTaken>>;
+
+/// The segment that is written.
+struct Active {
+    file: Arc<dyn DiskFile>,
+    first: u64,
+    seed: u32,
+    /// Durable bytes; the next group begins here.
+    length: u64,
+    /// When its first record was made durable.
+    since: Option<Timestamp>,
+    /// Whether an empty group names the durable end already.
+    named: bool,
+    /// For `digests/`, once it is sealed.
+    known: Vec<Known>,
+}
+
+/// Events of one fsync, not yet durable.
+#[derive(Default)]
+struct Group {
+    /// The body is let go only when it is durable: until then it counts in `body_memory`.
+    stored: Vec<Append>,
+    keys: HashSet<Key>,
+    /// The same event again, while its first is in this group.
+    repeats: Vec<Answer>,
+}
+
+/// The bounds that hold for one group.
+struct Room {
+    waiting: u64,
+    free: u64,
+}
+
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    commands: Receiver<Command>,
+    dedupe: Dedupe,
+    active: Option<Active>,
+    previous: Option<Previous>,
+    /// The offset that the next event gets.
+    next: u64,
+    buffer: Vec<u8>,
+    retry_at: Instant,
+    closing: bool,
+}
+
+impl Writer {
+    /// Opens the first segment of this run if the disk lets it.
+    pub(super) fn start(
+        shared: Arc<Shared>,
+        commands: Receiver<Command>,
+        dedupe: Dedupe,
+        previous: Option<Previous>,
+    ) -> Self {
+        let next = shared.state().next;
+        let mut writer = Self {
+            shared,
+            commands,
+            dedupe,
+            active: None,
+            previous,
+            next,
+            buffer: Vec::new(),
+            retry_at: Instant::now(),
+            closing: false,
+        };
+        writer.try_open();
+        writer
+    }
+
+    /// Until it is told to close, or nobody is left to tell.
+    pub(super) fn run(mut self) {
+        let _mark = MarkClosed(Arc::clone(&self.shared));
+        while !self.closing {
+            match self.commands.recv_timeout(IDLE) {
+                Ok(Command::Append(append)) => self.write(append),
+                Ok(Command::Close) | Err(RecvTimeoutError::Disconnected) => self.closing = true,
+                Err(RecvTimeoutError::Timeout) => self.idle(),
+            }
+        }
+        // Whoever sent after the closing sees the channel closed, or its answer dropped.
+        self.name_end();
+    }
+
+    /// Nothing came for a second.
+    fn idle(&mut self) {
+        self.name_end();
+        if self.is_old() {
+            self.rotate();
+        }
+        if self.active.is_none() {
+            self.try_open();
+        }
+    }
+
+    /// Writes one event, and with it all that waits behind it, up to the bounds of a group.
+    fn write(&mut self, first: Append) {
+        if self.active.is_none() && self.retry_at <= Instant::now() {
+            self.try_open();
+        }
+        if self.is_old() || self.active.as_ref().is_some_and(|active| active.length >= self.shared.limits.segment_bytes) {
+            self.rotate();
+        }
+        let now = self.shared.clock.now();
+        let mut group = Group::default();
+        let mut room = self.room();
+        self.buffer.clear();
+        self.buffer.resize(GROUP_HEADER, 0);
+        let mut append = Some(first);
+        while let Some(event) = append.take() {
+            self.admit(event, &mut group, &mut room, now);
+            if self.is_full() {
+                break;
+            }
+            match self.commands.try_recv() {
+                Ok(Command::Append(event)) => append = Some(event),
+                Ok(Command::Close) => self.closing = true,
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => {}
+            }
+        }
+        if !group.stored.is_empty() {
+            self.commit(group, now);
+        }
+        self.buffer.shrink_to(BUFFER_KEPT);
+    }
+
+    /// Whether the group, or with it the segment, has reached its size.
+    fn is_full(&self) -> bool {
+        let length = self.active.as_ref().map_or(0, |active| active.length);
+        let left = self.shared.limits.segment_bytes.saturating_sub(length);
+        self.buffer.len() as u64 >= left.min(self.shared.limits.group_bytes)
+    }
+
+    fn is_old(&self) -> bool {
+        let since = self.active.as_ref().and_then(|active| active.since);
+        since.is_some_and(|since| self.shared.clock.now().since(since) >= SEGMENT_AGE)
+    }
+
+    /// Puts an event into the group, or answers why not.
+    fn admit(&mut self, append: Append, group: &mut Group, room: &mut Room, now: Timestamp) {
+        if self.dedupe.knows(&append.key, now) {
+            answer(append.answer, Ok(Taken::Repeat));
+        } else if group.keys.contains(&append.key) {
+            group.repeats.push(append.answer);
+        } else {
+            match self.encode(&append, group.stored.len() as u64, room) {
+                Ok(()) => {
+                    group.keys.insert(append.key);
+                    group.stored.push(append);
+                }
+                Err(refusal) => answer(append.answer, Err(refusal)),
+            }
+        }
+    }
+
+    fn encode(&mut self, append: &Append, index: u64, room: &mut Room) -> Result<(), NotTaken> {
+        if let Some(why) = self.shared.state().failure() {
+            return Err(NotTaken::DiskFailing(why));
+        }
+        let (source, body) = (append.event.source().as_str(), append.event.body());
+        let size = self.buffer.len() as u64 + record_length(source, body);
+        self.check_room(room, size)?;
+        let Some(active) = &self.active else {
+            return Err(NotTaken::DiskFailing(self.shared.state().failure().unwrap_or_default()));
+        };
+        let place = (self.next + index, append.received, &append.key);
+        RecordHeader::append(&mut self.buffer, active.seed, place, source, body)
+            .ok_or_else(|| NotTaken::DiskFailing(format!("a record can't hold {} bytes", body.len())))
+    }
+
+    fn room(&self) -> Room {
+        let waiting = self.shared.state().waiting_bytes();
+        Room { waiting, free: self.shared.ask_free() }
+    }
+
+    /// Whether a group of this size passes no bound; what was delivered goes before it would.
+    fn check_room(&mut self, room: &mut Room, size: u64) -> Result<(), NotTaken> {
+        let (max_size, min_free) = (self.shared.config.max_size, self.shared.config.min_free);
+        if room.waiting + size > max_size {
+            room.waiting = self.shared.give_up(size);
+            if room.waiting + size > max_size {
+                return Err(NotTaken::Full { waiting: room.waiting, max_size });
+            }
+        }
+        if room.free < min_free.saturating_add(size) {
+            room.free = self.shared.make_room(min_free.saturating_add(size));
+            // Only between groups can the segment that is written be ended, so that it can go too.
+            if room.free < min_free.saturating_add(size) && self.buffer.len() == GROUP_HEADER && self.is_passed() {
+                self.rotate();
+                room.free = self.shared.make_room(min_free.saturating_add(size));
+            }
+            if room.free < min_free.saturating_add(size) {
+                return Err(NotTaken::DiskFull { free: room.free, min_free });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the segment that is written has records, all of them delivered.
+    fn is_passed(&self) -> bool {
+        let state = self.shared.state();
+        let last = state.segments.back().filter(|_| self.active.is_some());
+        last.is_some_and(|segment| segment.records() > 0 && state.is_delivered(segment))
+    }
+
+    fn commit(&mut self, group: Group, now: Timestamp) {
+        let Some(active) = &mut self.active else { return };
+        let count = group.stored.len();
+        let header = GroupHeader {
+            count: u32::try_from(count).expect("a queue is shorter than that"),
+            first: self.next,
+            recorded: now,
+            durable_end: active.length,
+            bytes: u32::try_from(self.buffer.len() - GROUP_HEADER).expect("bounded by the group's size and one event"),
+        };
+        self.buffer[..GROUP_HEADER].copy_from_slice(&header.encode(active.seed));
+        let began = Instant::now();
+        let written = active.file.write_at(&self.buffer, active.length).and_then(|()| active.file.sync_data());
+        self.shared.metrics.journal_sync(began.elapsed());
+        self.next += count as u64;
+        let outcome = match written {
+            Ok(()) => {
+                active.length += self.buffer.len() as u64;
+                active.since.get_or_insert(now);
+                active.named = false;
+                Ok(())
+            }
+            Err(error) => Err(self.fail(&error)),
+        };
+        if outcome.is_ok() {
+            self.remember(&group.stored, now);
+            self.publish(now);
+        }
+        for append in group.stored {
+            answer(append.answer, outcome.clone().map(|()| Taken::Stored));
+        }
+        for repeat in group.repeats {
+            answer(repeat, outcome.clone().map(|()| Taken::Repeat));
+        }
+    }
+
+    fn remember(&mut self, stored: &[Append], now: Timestamp) {
+        let Some(active) = &mut self.active else { return };
+        for append in stored {
+            let known = Known::new(append.key, now);
+            self.dedupe.insert(known);
+            active.known.push(known);
+        }
+    }
+
+    /// Lets readers see what is durable.
+    fn publish(&self, now: Timestamp) {
+        let Some(active) = &self.active else { return };
+        let mut state = self.shared.state();
+        if let Some(segment) = state.segments.back_mut() {
+            segment.length = active.length;
+            segment.end = self.next;
+            segment.newest = now;
+        }
+        state.next = self.next;
+        drop(state);
+        self.shared.durable.send_replace(self.next);
+    }
+
+    /// A write or a sync failed: the segment ends at what was synced before, and the file is not touched again.
+    fn fail(&mut self, error: &io::Error) -> NotTaken {
+        error!(%error, "journal: write or sync failed; the segment ends, events get 503 until another can be opened");
+        let why = error.to_string();
+        self.seal();
+        self.shared.state().failing = Some(why.clone());
+        self.retry_at = Instant::now();
+        NotTaken::DiskFailing(why)
+    }
+
+    /// Says on disk that all there is is durable.
+    fn name_end(&mut self) {
+        let Some(active) = self.active.as_mut().filter(|active| !active.named && active.since.is_some()) else { return };
+        let now = self.shared.clock.now();
+        let (first, durable_end) = (self.next, active.length);
+        let group = GroupHeader { count: 0, first, recorded: now, durable_end, bytes: 0 }.encode(active.seed);
+        match active.file.write_at(&group, active.length).and_then(|()| active.file.sync_data()) {
+            Ok(()) => {
+                active.length += GROUP_HEADER as u64;
+                active.named = true;
+                if let Some(segment) = self.shared.state().segments.back_mut() {
+                    segment.length = active.length;
+                }
+            }
+            Err(error) => drop(self.fail(&error)),
+        }
+    }
+
+    /// Ends the segment and begins another.
+    fn rotate(&mut self) {
+        self.seal();
+        self.try_open();
+    }
+
+    fn seal(&mut self) {
+        let Some(active) = self.active.take() else { return };
+        let mut state = self.shared.state();
+        self.previous = state.segments.back().map(Segment::as_previous);
+        // Where the last sync failed, offsets were given that are not in the segment.
+        state.next = self.next;
+        state.sealed.push((active.first, active.known));
+        drop(state);
+        self.shared.nudge.wake();
+    }
+
+    fn try_open(&mut self) {
+        match self.open() {
+            Ok(()) => {
+                if self.shared.state().failing.take().is_some() {
+                    info!("journal: a new segment is open; events are taken again");
+                }
+            }
+            Err(error) => {
+                let why = format!("can't open a segment: {error}");
+                if self.shared.state().failing.replace(why).is_none() {
+                    warn!(%error, "journal: can't open a segment; events get 503, tried again every second");
+                }
+                self.retry_at = Instant::now() + IDLE;
+            }
+        }
+    }
+
+    fn open(&mut self) -> io::Result<()> {
+        let first = self.next;
+        let path = self.shared.paths.segment(first);
+        let mut seed = [0; 4];
+        getrandom::fill(&mut seed).map_err(|error| io::Error::other(error.to_string()))?;
+        let seed = u32::from_le_bytes(seed);
+        let header = SegmentHeader { seed, first, created: self.shared.clock.now(), previous: self.previous };
+        let opened = self.shared.disk.create(&path).and_then(|file| {
+            file.write_at(&header.encode(), 0)?;
+            file.sync_data()?;
+            self.shared.disk.sync_dir(&self.shared.paths.segments)?;
+            Ok(file)
+        });
+        let file = opened.inspect_err(|_| {
+            // The name is used up; what is left of the file holds nothing.
+            self.next += 1;
+            self.shared.state().next = self.next;
+            drop(self.shared.disk.remove(&path));
+        })?;
+        self.shared.state().segments.push_back(Segment::empty(&header));
+        self.active =
+            Some(Active { file, first, seed, length: SEGMENT_START, since: None, named: true, known: Vec::new() });
+        Ok(())
+    }
+}
+
+/// An answer that nobody waits for any more is let go: the event went its way.
+fn answer(to: Answer, outcome: Result<Taken, NotTaken>) {
+    drop(to.send(outcome));
+}
+
+/// However the writer ends, nobody waits for it afterwards.
+struct MarkClosed(Arc<Shared>);
+
+impl Drop for MarkClosed {
+    fn drop(&mut self) {
+        self.0.mark_closed();
+    }
+}
