@@ -13,18 +13,22 @@
 //! Beside it:
 //!
 //! - [`config`]: settings as written become the configuration as used. Read by all, reads nothing.
+//! - [`bridge`]: the running whole: built from a configuration, changed by a reload, stopped in good order.
 //! - [`admin`]: the listener for operators: health, metrics, status.
 //! - [`commands`]: one file per command of the program.
 //! - [`telemetry`]: logs and metrics.
 //! - [`clock`]: the wall clock, handed in from outside.
 //!
-//! Imports run downwards only: commands → admin, ingress, delivery → sinks, journal → message → alma.
+//! Imports run downwards only: commands → bridge → admin, ingress, delivery → sinks, journal → message → alma.
 
+pub mod admin;
 pub mod alma;
 pub mod clock;
 pub mod config;
 pub mod delivery;
+pub mod ingress;
 pub mod journal;
 pub mod message;
 pub mod sinks;
 pub mod telemetry;
+pub mod tls;

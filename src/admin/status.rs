@@ -1,0 +1,135 @@
+//! What `/status`, the status page and the command `status` show. No personal data, no secret.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// What the bridge is doing. Times are RFC 3339 in UTC, sizes bytes, ages seconds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Of the binary.
+    pub version: String,
+    /// When the process started.
+    pub started: String,
+    /// Whether an event can be taken durably.
+    pub ready: bool,
+    /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub unready_reason: Option<String>,
+    /// Addresses of the two listeners.
+    pub listeners: Listeners,
+    /// The configuration's file and how its last reload went.
+    pub config: ConfigStatus,
+    /// Alma's integration profiles.
+    pub sources: Vec<SourceStatus>,
+    /// The durable log; none with `storage = "none"` or before it is open.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub journal: Option<JournalStatus>,
+    /// The places where events are published.
+    pub sinks: Vec<SinkStatus>,
+    /// What needs a person, one sentence each; empty where all is well.
+    pub attention: Vec<String>,
+}
+
+/// Addresses in effect.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listeners {
+    /// For Alma.
+    pub ingress: String,
+    /// For operators.
+    pub admin: String,
+}
+
+/// The configuration in effect.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigStatus {
+    /// None: the built-in defaults.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub file: Option<String>,
+    /// When it was loaded.
+    pub loaded: String,
+    /// What was wrong with the last reload that was refused since.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub refused: Vec<String>,
+}
+
+/// One integration profile.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceStatus {
+    /// Its name.
+    pub name: String,
+    /// The path of its listener URL.
+    pub path: String,
+    /// Names of its secrets.
+    pub secrets: Vec<String>,
+    /// When it last proved an event since the start.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub last_event: Option<String>,
+}
+
+/// The durable log.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JournalStatus {
+    /// Its folder.
+    pub dir: String,
+    /// Bytes of undelivered events.
+    pub waiting_bytes: u64,
+    /// Their bound.
+    pub max_size: u64,
+    /// Bytes of delivered events that stay for replay.
+    pub delivered_bytes: u64,
+    /// Free bytes of its disk.
+    pub free_bytes: u64,
+    /// Under which Alma gets 503.
+    pub min_free: u64,
+    /// Records lost to damage since the start.
+    pub damaged_records: u64,
+}
+
+/// One sink.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SinkStatus {
+    /// Its name.
+    pub name: String,
+    /// `file`, `kafka`, `rabbitmq` or `nats`; none for one that was taken out of the configuration.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none", default)]
+    pub kind: Option<String>,
+    /// `connecting`, `up`, `waiting` (between two attempts), `stopped`, `removed`.
+    pub state: String,
+    /// Why it is not up.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub why: Option<String>,
+    /// Since when it is in this state.
+    pub since: String,
+    /// Events that it has not yet passed.
+    pub waiting_events: u64,
+    /// Age of the oldest of them.
+    pub oldest_waiting_seconds: f64,
+    /// When the broker last confirmed an event.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub last_confirm: Option<String>,
+    /// Topics whose events wait as dead letters for an operator.
+    pub parked_topics: Vec<ParkedTopic>,
+    /// Dead letters by reason.
+    pub dead_letters: BTreeMap<String, u64>,
+}
+
+/// A topic that an operator must mend.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ParkedTopic {
+    /// Its name.
+    pub topic: String,
+    /// `rights`, `missing` or `unroutable`.
+    pub reason: String,
+    /// What the broker said.
+    pub detail: String,
+    /// Since when.
+    pub since: String,
+}
+
+impl Status {
+    /// One JSON document.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("strings and numbers always serialize")
+    }
+}

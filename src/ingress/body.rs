@@ -1,0 +1,99 @@
+//! The bounded read of a body: in size, in memory of all bodies, in time.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt as _;
+use hyper::body::{Body, Incoming};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
+
+/// Why a body was not read to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unread {
+    /// Over the bound, by its own account or in fact.
+    TooLarge,
+    /// The bodies of all requests use all the memory that they may.
+    NoMemory,
+    /// Slower than it may be.
+    TooSlow,
+    /// The connection ended first, or its framing is broken.
+    CutOff,
+}
+
+/// A whole body, with the share of memory that it holds.
+pub(super) struct Read {
+    pub(super) bytes: Bytes,
+    pub(super) memory: Option<OwnedSemaphorePermit>,
+}
+
+/// Reads a body of up to `bound` bytes, whole, until `deadline`.
+///
+/// Memory is taken as bytes come, not by the length that a stranger claims.
+pub(super) async fn read(
+    body: Incoming,
+    bound: usize,
+    memory: &Arc<Semaphore>,
+    deadline: Instant,
+) -> Result<Read, Unread> {
+    let claimed = body.size_hint().lower();
+    if claimed > bound as u64 {
+        return Err(Unread::TooLarge);
+    }
+    timeout_at(deadline, collect(body, bound, memory)).await.unwrap_or(Err(Unread::TooSlow))
+}
+
+async fn collect(mut body: Incoming, bound: usize, memory: &Arc<Semaphore>) -> Result<Read, Unread> {
+    let mut whole = Whole::Nothing;
+    let mut permit: Option<OwnedSemaphorePermit> = None;
+    let mut length = 0;
+    while let Some(frame) = body.frame().await {
+        // Trailers are none of ours.
+        let Ok(data) = frame.map_err(|_| Unread::CutOff)?.into_data() else { continue };
+        length += data.len();
+        if length > bound {
+            return Err(Unread::TooLarge);
+        }
+        let share = u32::try_from(data.len()).map_err(|_| Unread::TooLarge)?;
+        let more = Arc::clone(memory).try_acquire_many_owned(share).map_err(|_| Unread::NoMemory)?;
+        match &mut permit {
+            Some(permit) => permit.merge(more),
+            None => permit = Some(more),
+        }
+        whole = whole.and(data);
+    }
+    Ok(Read { bytes: whole.into_bytes(), memory: permit })
+}
+
+/// What has come so far. A body that comes in one piece, as most do, is not copied.
+enum Whole {
+    Nothing,
+    Piece(Bytes),
+    Pieces(BytesMut),
+}
+
+impl Whole {
+    fn and(self, data: Bytes) -> Self {
+        match self {
+            Self::Nothing => Self::Piece(data),
+            Self::Piece(first) => {
+                let mut pieces = BytesMut::with_capacity(2 * (first.len() + data.len()));
+                pieces.extend_from_slice(&first);
+                pieces.extend_from_slice(&data);
+                Self::Pieces(pieces)
+            }
+            Self::Pieces(mut pieces) => {
+                pieces.extend_from_slice(&data);
+                Self::Pieces(pieces)
+            }
+        }
+    }
+
+    fn into_bytes(self) -> Bytes {
+        match self {
+            Self::Nothing => Bytes::new(),
+            Self::Piece(piece) => piece,
+            Self::Pieces(pieces) => pieces.freeze(),
+        }
+    }
+}

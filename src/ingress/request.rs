@@ -1,0 +1,212 @@
+//! One request, judged in the order of the contract.
+
+use std::borrow::Cow;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::header::HeaderMap;
+use hyper::{Method, Request, StatusCode};
+use tokio::time::{Instant, timeout_at};
+
+use super::Shared;
+use super::answer::{self, Answer};
+use super::body::{self, Unread};
+use super::connection::State;
+use super::sources::Source;
+use crate::alma::signature::SIGNATURE_HEADER;
+use crate::alma::{SignatureFailure, SignatureHeader, Unverified};
+use crate::clock::Timestamp;
+use crate::journal::{Intake, Taken};
+use crate::telemetry::metrics::RequestOutcome;
+
+/// Bytes of a challenge, decoded.
+const MAX_CHALLENGE: usize = 1_024;
+
+/// Hex digits of a body's digest in the log; they end the event's id.
+const DIGITS: usize = 16;
+
+/// What was judged, for log and metrics.
+struct Judged {
+    answer: Answer,
+    outcome: RequestOutcome,
+    /// Why, where it is not a success: one word or sentence without personal data.
+    reason: Option<Cow<'static, str>>,
+    /// Of the body, where it was read.
+    bytes: Option<usize>,
+    digits: Option<String>,
+}
+
+impl Judged {
+    fn new(answer: Answer, outcome: RequestOutcome) -> Self {
+        Self { answer, outcome, reason: None, bytes: None, digits: None }
+    }
+
+    fn because(mut self, reason: impl Into<Cow<'static, str>>) -> Self {
+        self.reason = Some(reason.into());
+        self
+    }
+
+    fn unavailable(reason: impl Into<Cow<'static, str>>, outcome: RequestOutcome) -> Self {
+        let reason = reason.into();
+        Self::new(answer::unavailable(&reason), outcome).because(reason)
+    }
+
+    fn of_body(mut self, bytes: usize, digits: String) -> Self {
+        self.bytes = Some(bytes);
+        self.digits = Some(digits);
+        self
+    }
+}
+
+/// Answers a request. Never fails: what goes wrong is an answer.
+pub(super) async fn answer<I: Intake>(
+    request: Request<Incoming>,
+    shared: Arc<Shared<I>>,
+    connection: Arc<State>,
+) -> Result<Answer, Infallible> {
+    connection.request_begins();
+    let head = Instant::now();
+    let received = shared.clock.now();
+    let source = shared.sources.find(request.uri().path());
+    let judged = match &source {
+        Some(source) => of_source(request, source, &shared, &connection, head, received).await,
+        None => of_nobody(&request),
+    };
+    let took = head.elapsed();
+    tell(&shared, source.as_deref(), &judged, took);
+    let mut answer = judged.answer;
+    if shared.stop.announced.is_cancelled() {
+        answer = answer::closing(answer);
+    }
+    connection.request_ends();
+    Ok(answer)
+}
+
+/// No source has this path. What may be a good event is not lost for a mistyped one.
+fn of_nobody(request: &Request<Incoming>) -> Judged {
+    if request.method() == Method::POST && signature(request.headers()).is_ok() {
+        return Judged::unavailable("no source has this path", RequestOutcome::NotFound);
+    }
+    let answer = answer::error(StatusCode::NOT_FOUND, "no source has this path");
+    Judged::new(answer, RequestOutcome::NotFound).because("no source has this path")
+}
+
+async fn of_source<I: Intake>(
+    request: Request<Incoming>,
+    source: &Source,
+    shared: &Shared<I>,
+    connection: &State,
+    head: Instant,
+    received: Timestamp,
+) -> Judged {
+    match *request.method() {
+        Method::GET => challenge(request.uri().query()),
+        Method::POST => event(request, source, shared, connection, head, received).await,
+        _ => Judged::new(answer::method_not_allowed(), RequestOutcome::BadRequest).because("other method"),
+    }
+}
+
+fn challenge(query: Option<&str>) -> Judged {
+    let refuse = |message: &'static str| {
+        Judged::new(answer::error(StatusCode::BAD_REQUEST, message), RequestOutcome::BadRequest).because(message)
+    };
+    let pairs = query.unwrap_or_default().split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    let Some((_, encoded)) = pairs.into_iter().find(|(name, _)| *name == "challenge") else {
+        return refuse("this is alma-bridge's listener for Alma, which adds ?challenge= when its profile is activated");
+    };
+    let spaced = encoded.replace('+', " ");
+    match percent_encoding::percent_decode_str(&spaced).decode_utf8() {
+        Err(_) => refuse("the challenge is not valid UTF-8"),
+        Ok(text) if text.len() > MAX_CHALLENGE => refuse("the challenge is longer than 1,024 bytes"),
+        Ok(text) => Judged::new(answer::challenge(&text), RequestOutcome::Challenge),
+    }
+}
+
+async fn event<I: Intake>(
+    request: Request<Incoming>,
+    source: &Source,
+    shared: &Shared<I>,
+    connection: &State,
+    head: Instant,
+    received: Timestamp,
+) -> Judged {
+    let name = &source.settings.name;
+    let signature = match signature(request.headers()) {
+        Ok(signature) => signature,
+        Err(failure) => {
+            shared.metrics.signature_failure(name, failure);
+            return Judged::new(answer::invalid_signature(), RequestOutcome::BadSignature).because(failure.as_str());
+        }
+    };
+    let settings = &shared.settings;
+    let answer_by = head + settings.answer_within;
+    let read_by = (head + settings.body_timeout).min(answer_by);
+    let read = match body::read(request.into_body(), settings.max_body, &shared.memory, read_by).await {
+        Ok(read) => read,
+        Err(unread) => return not_read(unread),
+    };
+    let mut unverified = Unverified::new(signature, read.bytes);
+    if let Some(memory) = read.memory {
+        unverified = unverified.holding(memory);
+    }
+    let verified = match unverified.verify(name, &source.settings.secrets) {
+        Ok(verified) => verified,
+        Err(stranger) => {
+            shared.metrics.signature_failure(name, SignatureFailure::Mismatch);
+            return Judged::new(answer::invalid_signature(), RequestOutcome::BadSignature)
+                .because(SignatureFailure::Mismatch.as_str())
+                .of_body(stranger.bytes, stranger.digest.hex(DIGITS));
+        }
+    };
+    connection.proven();
+    source.hear();
+    if let Some(secret) = source.settings.secrets.get(verified.secret()) {
+        shared.metrics.proven(name, &secret.name, received);
+    }
+    let (bytes, digits) = (verified.body().len(), verified.digest().hex(DIGITS));
+    let judged = match timeout_at(answer_by, shared.intake.take(verified, received)).await {
+        Ok(Ok(Taken::Stored)) => Judged::new(answer::taken(Taken::Stored), RequestOutcome::Stored),
+        Ok(Ok(Taken::Repeat)) => Judged::new(answer::taken(Taken::Repeat), RequestOutcome::Repeat),
+        Ok(Err(why)) => Judged::unavailable(why.to_string(), RequestOutcome::Unavailable),
+        Err(_) => Judged::unavailable("not durable in time", RequestOutcome::Unavailable),
+    };
+    judged.of_body(bytes, digits)
+}
+
+/// The well-formed signature of a request.
+fn signature(headers: &HeaderMap) -> Result<SignatureHeader, SignatureFailure> {
+    SignatureHeader::parse(headers.get_all(SIGNATURE_HEADER).iter().map(hyper::header::HeaderValue::as_bytes))
+}
+
+/// Its signature header is well-formed, so that it may be a good event: 503. What is left of it is not read.
+fn not_read(unread: Unread) -> Judged {
+    let (reason, outcome) = match unread {
+        Unread::TooLarge => ("the body is larger than ingress.max_body", RequestOutcome::TooLarge),
+        Unread::NoMemory => ("the bodies of all requests use all of ingress.body_memory", RequestOutcome::Unavailable),
+        Unread::TooSlow => ("the body took longer than ingress.body_timeout", RequestOutcome::Timeout),
+        Unread::CutOff => ("the body was cut off", RequestOutcome::BadRequest),
+    };
+    let judged = Judged::unavailable(reason, outcome);
+    Judged { answer: answer::closing(judged.answer), ..judged }
+}
+
+/// One line, and the metrics. What strangers can cause without bound is summed up.
+fn tell<I>(shared: &Shared<I>, source: Option<&Source>, judged: &Judged, took: Duration) {
+    let name = source.map(|source| &source.settings.name);
+    shared.metrics.request(name, judged.outcome, took);
+    let source = name.map_or("none", |name| name.as_str());
+    let (outcome, status) = (judged.outcome.as_str(), judged.answer.status().as_u16());
+    let milliseconds = took.as_secs_f64() * 1_000.0;
+    let Some(reason) = judged.reason.as_deref() else {
+        let (bytes, sha256) = (judged.bytes, judged.digits.as_deref());
+        tracing::info!(source, outcome, status, bytes, sha256, milliseconds, "request");
+        return;
+    };
+    if let Some(left_out) = shared.refusals.allow(std::time::Instant::now()) {
+        let left_out = (left_out > 0).then_some(left_out);
+        let (bytes, sha256) = (judged.bytes, judged.digits.as_deref());
+        tracing::warn!(source, outcome, status, reason, bytes, sha256, milliseconds, left_out, "request refused");
+    }
+}

@@ -1,0 +1,125 @@
+//! TLS of our own listeners: one provider in the whole process, certificates that are read anew when they change.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use tokio_rustls::TlsAcceptor;
+
+use crate::config::ServerTls;
+
+/// How often the files are looked at, at the most; only when somebody connects.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Makes aws-lc-rs the provider of everything in this process. Two of them make the first connection panic.
+pub fn install_provider() {
+    // Fails only where it is installed already.
+    let _ = aws_lc_rs::default_provider().install_default();
+}
+
+/// Why a certificate can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CertificateError {
+    /// A file is missing, not PEM, or holds something else.
+    #[error("ingress.tls: {path}: {problem}")]
+    File {
+        /// Which.
+        path: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The key is not the certificate's, or of a kind that is not supported.
+    #[error("ingress.tls: certificate and key: {0}")]
+    Pair(rustls::Error),
+}
+
+/// What accepts TLS connections with this certificate, and with those that come after it.
+pub fn acceptor(files: &ServerTls) -> Result<TlsAcceptor, CertificateError> {
+    let resolver = Reloading::new(files.clone())?;
+    let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(CertificateError::Pair)?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(resolver));
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+/// The certificate in effect.
+struct Reloading {
+    files: ServerTls,
+    current: Mutex<Current>,
+}
+
+struct Current {
+    key: Arc<CertifiedKey>,
+    changed: [Option<SystemTime>; 2],
+    looked: Instant,
+}
+
+impl Reloading {
+    fn new(files: ServerTls) -> Result<Self, CertificateError> {
+        let changed = changed(&files);
+        let key = Arc::new(read(&files)?);
+        Ok(Self { files, current: Mutex::new(Current { key, changed, looked: Instant::now() }) })
+    }
+
+    fn current(&self, now: Instant) -> Arc<CertifiedKey> {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.duration_since(current.looked) >= LOOK_EVERY {
+            current.looked = now;
+            let changed = changed(&self.files);
+            if changed != current.changed {
+                current.changed = changed;
+                match read(&self.files) {
+                    Ok(key) => {
+                        tracing::info!("the renewed certificate is in effect");
+                        current.key = Arc::new(key);
+                    }
+                    // Half of a pair may be written by now; the other half changes the times again.
+                    Err(error) => tracing::warn!(%error, "a changed certificate can't be used, the one before stays"),
+                }
+            }
+        }
+        Arc::clone(&current.key)
+    }
+}
+
+impl ResolvesServerCert for Reloading {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.current(Instant::now()))
+    }
+}
+
+impl fmt::Debug for Reloading {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Reloading({})", self.files.cert_file.display())
+    }
+}
+
+/// When the files were last written, through links: mounted secrets swap those.
+fn changed(files: &ServerTls) -> [Option<SystemTime>; 2] {
+    [&files.cert_file, &files.key_file].map(|path| std::fs::metadata(path).and_then(|file| file.modified()).ok())
+}
+
+fn read(files: &ServerTls) -> Result<CertifiedKey, CertificateError> {
+    let chain: Vec<_> = CertificateDer::pem_file_iter(&files.cert_file)
+        .and_then(Iterator::collect)
+        .map_err(|error| bad_file(&files.cert_file, error))?;
+    if chain.is_empty() {
+        return Err(bad_file(&files.cert_file, "found no certificate, expected PEM"));
+    }
+    let key = PrivateKeyDer::from_pem_file(&files.key_file).map_err(|error| bad_file(&files.key_file, error))?;
+    CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider()).map_err(CertificateError::Pair)
+}
+
+fn bad_file(path: &Path, problem: impl fmt::Display) -> CertificateError {
+    CertificateError::File { path: path.display().to_string(), problem: problem.to_string() }
+}
