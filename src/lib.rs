@@ -24,6 +24,7 @@ pub mod alma;
 pub mod clock;
 pub mod config;
 pub mod delivery;
+mod durable;
 pub mod journal;
 pub mod message;
 pub mod sinks;
