@@ -111,7 +111,9 @@ pub(super) struct Judge {
 
 impl Judge {
     pub(super) const fn of(kind: &SinkKind) -> Self {
-        Self { unroutable_is_dead: matches!(kind, SinkKind::RabbitMq(rabbit) if matches!(rabbit.unroutable, Unroutable::Dead)) }
+        Self {
+            unroutable_is_dead: matches!(kind, SinkKind::RabbitMq(rabbit) if matches!(rabbit.unroutable, Unroutable::Dead)),
+        }
     }
 
     /// The reason's own class, but that `unroutable = "dead"` has nothing to wait for.

@@ -101,11 +101,8 @@ impl<F: Feed> Pump<F> {
             clock,
         });
         let (ask, requests) = mpsc::channel(REQUESTS);
-        let handle = PumpHandle {
-            status: link.status.subscribe(),
-            requests: ask,
-            dead_letters: Some(dead_letters.clone()),
-        };
+        let handle =
+            PumpHandle { status: link.status.subscribe(), requests: ask, dead_letters: Some(dead_letters.clone()) };
         let mut pump = Self {
             reader: Reader::new(feed, make, filters, config.name, link.status.clone()),
             link,
@@ -371,8 +368,7 @@ impl<F: Feed> Pump<F> {
             chunk.extend(work.take_topic(&topic));
             let delays = self.link.fork_delays();
             let mending = self.mending.entry(topic.clone());
-            let mending =
-                mending.or_insert_with(|| Mending { since: now, why: why.clone(), delays, next_try: now });
+            let mending = mending.or_insert_with(|| Mending { since: now, why: why.clone(), delays, next_try: now });
             let over = mending.since + self.setup_grace;
             if alone && now >= over {
                 self.mending.remove(&topic);

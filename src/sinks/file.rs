@@ -72,7 +72,10 @@ impl FileSink {
             let mut files = files.lock().unwrap_or_else(PoisonError::into_inner);
             drop(done.send(work(&mut files)));
         }));
-        result.await.map_err(|_| Failure::new(Reason::Unreachable, "the thread that writes died"))
+        let result = result.await;
+        // Not reached where the caller's deadline ended the wait.
+        self.running = None;
+        result.map_err(|_| Failure::new(Reason::Unreachable, "the thread that writes died"))
     }
 }
 

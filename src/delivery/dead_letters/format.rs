@@ -164,13 +164,9 @@ fn next_frame(seed: Seed, bytes: &[u8], from: usize) -> usize {
 pub(super) fn encode(letter: &DeadLetter) -> Vec<u8> {
     let mut payload = Vec::with_capacity(letter.event.body.len() + 256);
     let event = &letter.event;
-    for number in [
-        letter.id.0,
-        letter.offset.0,
-        event.received.as_micros(),
-        event.recorded.as_micros(),
-        letter.died.as_micros(),
-    ] {
+    for number in
+        [letter.id.0, letter.offset.0, event.received.as_micros(), event.recorded.as_micros(), letter.died.as_micros()]
+    {
         payload.extend_from_slice(&number.to_le_bytes());
     }
     for text in [letter.failure.reason.as_str(), event.source.as_str(), &letter.topic, &letter.failure.detail] {
@@ -260,8 +256,7 @@ mod tests {
             bytes[at] ^= 0x40;
             let found = scan(SEED, &bytes);
             let state = (second + STATE_AT..second + FRAME_HEADER).contains(&at);
-            let expected =
-                if state { Found::Frame(second..third) } else { Found::Damaged(second..third) };
+            let expected = if state { Found::Frame(second..third) } else { Found::Damaged(second..third) };
             assert_eq!(
                 found,
                 [Found::Frame(FILE_HEADER..second), expected, Found::Frame(third..bytes.len())],
