@@ -26,6 +26,7 @@ pub mod alma;
 pub mod clock;
 pub mod config;
 pub mod delivery;
+mod durable;
 pub mod ingress;
 pub mod journal;
 pub mod message;

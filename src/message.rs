@@ -124,3 +124,22 @@ pub struct Message {
     /// How the sink writes it.
     pub format: Format,
 }
+
+#[cfg(test)]
+impl Message {
+    /// A message with what the tests of delivery and sinks look at.
+    pub(crate) fn sample(topic: &str, id: &str, data: &[u8], received: Timestamp) -> Self {
+        Self {
+            topic: Topic(topic.into()),
+            id: EventId(id.into()),
+            source_name: "alma".parse().expect("a name"),
+            partition_key: id.to_owned(),
+            received,
+            recorded: received,
+            content_type: ContentType::Json,
+            attributes: vec![("specversion", "1.0".to_owned()), ("id", id.to_owned())],
+            data: Bytes::copy_from_slice(data),
+            format: Format::CloudEvents,
+        }
+    }
+}

@@ -5,13 +5,31 @@
 //! retries for longer than its client does nor waits for ever. To add one: a file beside these, a variant of
 //! [`crate::config::SinkKind`], one line in `build`.
 
+#[cfg(feature = "file")]
+pub mod file;
 pub mod tools;
 
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
+use crate::config;
 use crate::message::Message;
+
+/// This binary was built without the sink's cargo feature.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("this binary was built without the sink type {0}")]
+pub struct NotBuiltIn(pub &'static str);
+
+/// Makes a sink as configured, without connecting it. `max_body`, in bytes, bounds what the client must be able to send.
+#[allow(unused_variables, unreachable_patterns, reason = "what is used hangs on the features")]
+pub fn build(sink: &config::Sink, max_body: usize) -> Result<Box<dyn Sink>, NotBuiltIn> {
+    match &sink.kind {
+        #[cfg(feature = "file")]
+        config::SinkKind::File(settings) => Ok(Box::new(file::FileSink::new(settings))),
+        other => Err(NotBuiltIn(other.as_str())),
+    }
+}
 
 /// What a pump drives. All methods are called from one task, never two at a time.
 ///

@@ -14,7 +14,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Disk, Feed as _, Intake as _, Journal, JournalOptions, Limits, NotTaken, Offset, Reader, Registration, Taken};
+use super::{
+    Disk, Feed as _, Intake as _, Journal, JournalOptions, Limits, NotTaken, Offset, Reader, Registration, Taken,
+};
 use crate::alma::{SignatureHeader, Unverified, Verified};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{self, NamedSecret, Secret, SecretFrom, SinkName, Start, Storage};

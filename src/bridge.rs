@@ -1,0 +1,200 @@
+//! The running whole: built from a configuration, changed by a reload, stopped in good order.
+//!
+//! Both listeners are bound first, so that the process is alive and can say why it is not yet ready; then the journal
+//! is opened, as soon as another process lets go of it, and a pump is started for each sink.
+
+mod engine;
+mod listeners;
+mod view;
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::{self, Operated as _, Status};
+use crate::clock::SystemClock;
+use crate::config::Config;
+use crate::ingress::{self, Sources};
+use crate::telemetry::Metrics;
+
+pub use engine::{Engine, OpenError};
+pub use listeners::Listeners;
+use view::View;
+
+/// For requests to finish and pumps to settle at a stop. Nothing depends on it.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Why a bridge did not start, or does not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A listener's address can't be had.
+    #[error("can't listen on {address} ({listener}.listen): {error}")]
+    Listen {
+        /// The key's table.
+        listener: &'static str,
+        /// What was configured.
+        address: SocketAddr,
+        /// The system's word.
+        error: io::Error,
+    },
+    /// The certificate can't be used.
+    #[error("{0}")]
+    Tls(String),
+    /// A file or folder of the data folder can't be made or read.
+    #[error("{path}: {error}")]
+    File {
+        /// Which.
+        path: String,
+        /// The system's word.
+        error: io::Error,
+    },
+}
+
+/// A running bridge. To be ended by [`Bridge::stop`]; dropped, its tasks go on until the runtime ends.
+pub struct Bridge {
+    view: Arc<View>,
+    sources: Sources,
+    ingress: JoinHandle<()>,
+    ingress_stop: ingress::StopHandle,
+    admin_stop: CancellationToken,
+    listeners: Listeners,
+    opened: watch::Receiver<Opened>,
+}
+
+/// How far the opening of the journal is.
+#[derive(Clone, Debug, Default)]
+enum Opened {
+    #[default]
+    Waiting,
+    Open,
+    Failed(Arc<OpenError>),
+}
+
+impl Bridge {
+    /// Binds both listeners and begins to open the journal. Secrets that are generated must be there already.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        make_data_dir(&config.data_dir)?;
+        let metrics = Metrics::new();
+        metrics.name_all(&config);
+        let token = config.admin_token().map_err(|error| file_error(&config.admin.token_file, error))?;
+        let sources = Sources::new(&config.sources);
+        let engine = Arc::new(Engine::default());
+        let server = ingress::Server::bind(
+            &config.ingress,
+            sources.clone(),
+            Arc::clone(&engine),
+            metrics.clone(),
+            SystemClock::shared(),
+        )
+        .await
+        .map_err(|error| listen_error("ingress", config.ingress.listen, error))?;
+        let admin = admin::Server::bind(config.admin.listen)
+            .await
+            .map_err(|error| listen_error("admin", config.admin.listen, error))?;
+        let listeners = Listeners {
+            ingress: server.local_addr().map_err(|error| listen_error("ingress", config.ingress.listen, error))?,
+            admin: admin.local_addr().map_err(|error| listen_error("admin", config.admin.listen, error))?,
+        };
+        listeners.write(&config.data_dir).map_err(|error| file_error(&config.data_dir, error))?;
+        let view = Arc::new(View::new(config, listeners, metrics, engine));
+        let admin_stop = CancellationToken::new();
+        tokio::spawn(admin.run(Arc::clone(&view) as _, token, admin_stop.clone()));
+        let ingress_stop = server.stop_handle();
+        let ingress = tokio::spawn(server.run());
+        let (tell, opened) = watch::channel(Opened::Waiting);
+        tokio::spawn(open(Arc::clone(&view), tell));
+        Ok(Self { view, sources, ingress, ingress_stop, admin_stop, listeners, opened })
+    }
+
+    /// Resolves once the journal is open and the pumps run, or can't be.
+    pub async fn opened(&self) -> Result<(), Arc<OpenError>> {
+        let mut opened = self.opened.clone();
+        match opened.wait_for(|opened| !matches!(opened, Opened::Waiting)).await.as_deref() {
+            Ok(Opened::Failed(error)) => Err(Arc::clone(error)),
+            // The task that opens ends only after it has told.
+            _ => Ok(()),
+        }
+    }
+
+    /// The address of the listener for Alma.
+    pub fn ingress_addr(&self) -> SocketAddr {
+        self.listeners.ingress
+    }
+
+    /// The address of the listener for operators.
+    pub fn admin_addr(&self) -> SocketAddr {
+        self.listeners.admin
+    }
+
+    /// What it is doing.
+    pub fn status(&self) -> Status {
+        self.view.status()
+    }
+
+    /// Resolves when somebody asks on the admin listener for the configuration to be loaded again.
+    pub async fn reload_asked(&self) {
+        self.view.reload_asked().await;
+    }
+
+    /// Puts a new configuration in effect, as far as that goes without a restart; names what needs one.
+    pub async fn apply(&self, config: Config) -> Vec<String> {
+        self.sources.replace(&config.sources);
+        self.view.apply(config).await
+    }
+
+    /// A reload was refused, with all that is wrong.
+    pub fn refuse(&self, errors: Vec<String>) {
+        self.view.refuse(errors);
+    }
+
+    /// Announces the end for `delay` while events are still taken, then closes the listener, lets requests finish and
+    /// pumps settle, and closes the journal.
+    pub async fn stop(self, delay: Duration) {
+        self.view.begin_stop();
+        self.ingress_stop.announce();
+        if !delay.is_zero() {
+            tracing::info!(delay_seconds = delay.as_secs_f64(), "stopping: not ready, events are still taken");
+            tokio::time::sleep(delay).await;
+        }
+        self.ingress_stop.close();
+        if timeout(STOP_PATIENCE, self.ingress).await.is_err() {
+            tracing::warn!(seconds = STOP_PATIENCE.as_secs(), "requests did not finish in time; what was answered is durable");
+        }
+        if timeout(STOP_PATIENCE, self.view.close_engine()).await.is_err() {
+            tracing::warn!(seconds = STOP_PATIENCE.as_secs(), "sinks did not settle in time; what waits is delivered after the next start");
+        }
+        Listeners::remove(&self.view.config().data_dir);
+        self.admin_stop.cancel();
+        tracing::info!("stopped");
+    }
+}
+
+async fn open(view: Arc<View>, tell: watch::Sender<Opened>) {
+    let opened = match view.open_engine().await {
+        Ok(()) => Opened::Open,
+        Err(error) => Opened::Failed(Arc::new(error)),
+    };
+    tell.send_replace(opened);
+}
+
+fn listen_error(listener: &'static str, address: SocketAddr, error: io::Error) -> StartError {
+    StartError::Listen { listener, address, error }
+}
+
+fn file_error(path: &Path, error: io::Error) -> StartError {
+    StartError::File { path: path.display().to_string(), error }
+}
+
+/// Makes the data folder, for the owner alone.
+fn make_data_dir(dir: &Path) -> Result<(), StartError> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|error| file_error(dir, error))
+}

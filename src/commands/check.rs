@@ -1,0 +1,50 @@
+//! `check`: the configuration, and with `--show` each value in effect and where it comes from.
+
+use std::path::PathBuf;
+
+use super::{Failure, load_silently};
+use crate::config::Loaded;
+
+const EXAMPLES: &str = "\
+Examples:
+  alma-bridge check                              the file in effect
+  alma-bridge check --config /etc/alma-bridge.toml
+  alma-bridge check --show                       every value in effect, and where it comes from";
+
+/// Check the configuration and say all that is wrong with it
+///
+/// Everything that is wrong is said at once, with its key, its file, what was found and what was expected; exit 78.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    /// Print every value in effect and where it comes from; secrets never show
+    #[arg(long)]
+    show: bool,
+}
+
+pub(super) fn run(file: Option<PathBuf>, args: Args) -> Result<(), Failure> {
+    let loaded = load_silently(file)?;
+    for warning in &loaded.warnings {
+        eprintln!("warning: {warning}");
+    }
+    if args.show {
+        show(&loaded);
+    }
+    let config = &loaded.config;
+    let file = config.file.as_ref().map_or("built-in defaults".to_owned(), |file| file.display().to_string());
+    let names = |names: Vec<&str>| names.join(", ");
+    eprintln!(
+        "configuration ok ({file}): sources {}; sinks {}",
+        names(config.sources.iter().map(|source| source.name.as_str()).collect()),
+        names(config.sinks.iter().map(|sink| sink.name.as_str()).collect()),
+    );
+    Ok(())
+}
+
+fn show(loaded: &Loaded) {
+    let width = |length: fn(&crate::config::Effective) -> usize| loaded.values.iter().map(length).max().unwrap_or(0);
+    let (keys, values) = (width(|v| v.key.len()), width(|v| v.shown.len().min(40)));
+    for value in &loaded.values {
+        println!("{:<keys$}  {:<values$}  # {}", value.key, value.shown, value.origin);
+    }
+}

@@ -1,0 +1,217 @@
+//! `demo`: a bridge in a temporary folder plays Alma to itself, and shows each event as it lands.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hyper::Uri;
+use serde::Deserialize;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+
+use super::http::Client;
+use super::send::{challenge, milliseconds, post, verdict};
+use super::{Failure, environment};
+use crate::alma::{BodyDigest, samples};
+use crate::bridge::Bridge;
+use crate::clock::{Clock as _, SystemClock};
+use crate::config::{self, Config, Secret};
+use crate::message::{Messages, StoredEvent};
+use crate::sinks;
+use crate::sinks::tools::{Landed, Patterns, TailOptions};
+use crate::telemetry::logs;
+
+/// For sinks to connect, and for an event to land.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Between two looks at whether the sinks are connected.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+const EXAMPLES: &str = "\
+Examples:
+  alma-bridge demo                              on files in a temporary folder
+  alma-bridge demo --config config/kafka.toml   on the sinks of that configuration";
+
+/// Watch a bridge in a temporary folder take and publish one sample of every action
+///
+/// Starts a bridge of its own on a free port of 127.0.0.1, with a secret made for it; sends Alma's challenge and a
+/// signed sample of every action; shows each as it lands on its topic, with its times. Everything but what was
+/// published to configured sinks is gone afterwards.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    /// Keep the temporary folder, to look into it
+    #[arg(long)]
+    keep: bool,
+}
+
+pub(super) fn run(file: Option<PathBuf>, args: Args) -> Result<(), Failure> {
+    let folder = tempfile::Builder::new().prefix("alma-bridge-demo-").tempdir().map_err(Failure::failed)?;
+    let config = demo_config(file, folder.path())?;
+    logs::init(&config::Log { level: "warn".to_owned(), ..config.log.clone() }).map_err(Failure::failed)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::failed)?;
+    let result = runtime.block_on(play(config));
+    if args.keep {
+        eprintln!("kept: {}", folder.keep().display());
+    }
+    result
+}
+
+/// The configured sinks (the built-in one without a file), all else in the folder and on free ports.
+fn demo_config(file: Option<PathBuf>, folder: &std::path::Path) -> Result<Config, Failure> {
+    let mut env = environment();
+    env.retain(|(name, _)| file.is_some() || !name.starts_with(config::ENV_PREFIX));
+    if file.is_none() {
+        env.push((format!("{}DATA_DIR", config::ENV_PREFIX), folder.display().to_string()));
+    }
+    let loaded = match &file {
+        Some(file) => config::load(Some(file), &env),
+        None => config::load_defaults(&env),
+    };
+    let mut config = loaded.map_err(Failure::Config)?.config;
+    config.data_dir = folder.to_owned();
+    config.sources = config::built_in_sources(folder);
+    config.admin.token_file = folder.join("admin.token");
+    config.ingress.tls = None;
+    for listen in [&mut config.ingress.listen, &mut config.admin.listen] {
+        *listen = ([127, 0, 0, 1], 0).into();
+    }
+    config.generate_missing().map_err(Failure::failed)?;
+    Ok(config)
+}
+
+async fn play(config: Config) -> Result<(), Failure> {
+    let secret = config.sources.first().and_then(|source| source.secrets.first()?.secret.clone());
+    let secret = secret.ok_or_else(|| Failure::failed("the demo's secret was not made"))?;
+    let bridge = Bridge::start(config.clone()).await.map_err(Failure::failed)?;
+    let shown = show(&config, &bridge, &secret).await;
+    bridge.stop(Duration::ZERO).await;
+    shown
+}
+
+async fn show(config: &Config, bridge: &Bridge, secret: &Secret) -> Result<(), Failure> {
+    connected(bridge).await?;
+    let url: Uri = format!("http://{}/webhooks", bridge.ingress_addr()).parse().map_err(Failure::failed)?;
+    println!("A bridge of its own listens on {url}, its data is in {}.\n", config.data_dir.display());
+    let mut client = Client::new(url.clone()).map_err(Failure::failed)?;
+    challenge(&mut client, &url).await.map_err(Failure::failed)?;
+    let mut readers = JoinSet::new();
+    let mut landed = read_back(config, &mut readers).await?;
+    println!("{:<13} {:<13} {:>10}   {:<9} {:<36} {:>10}", "sample", "answer", "after", "sink", "topic", "after");
+    let mut example = None;
+    for (index, sample) in samples::ALL.iter().enumerate() {
+        let now = SystemClock.now();
+        let id = 1_000_000_000_000_000_000 + now.as_micros() + index as u64;
+        let body = Bytes::from(sample.render(&id.to_string(), &now.to_string()));
+        let digits = BodyDigest::of(&body).hex(16);
+        let sent = Instant::now();
+        let answer = client.send(post(&url, secret, body.clone())).await.map_err(Failure::failed)?;
+        let answered = sent.elapsed();
+        let (taken, said) = verdict(&answer);
+        if !taken {
+            return Err(Failure::failed(format!("{} was answered {said}", sample.name)));
+        }
+        for _ in 0..asked_for(config, &body) {
+            let (sink, event) = tokio::time::timeout(PATIENCE, next_of(&mut landed, &digits)).await.ok().flatten().ok_or_else(|| {
+                Failure::failed(format!("{} did not land within {} s{}", sample.name, PATIENCE.as_secs(), whys(bridge)))
+            })?;
+            println!(
+                "{:<13} {said:<13} {:>10}   {sink:<9} {:<36} {:>10}",
+                sample.name,
+                milliseconds(answered),
+                event.topic,
+                milliseconds(sent.elapsed()),
+            );
+            example.get_or_insert(event);
+        }
+    }
+    if let Some(event) = example {
+        println!("\nThe first of them, as it landed on {}:\n{}", event.topic, String::from_utf8_lossy(&event.document));
+    }
+    println!("{NEXT}");
+    Ok(())
+}
+
+const NEXT: &str = "
+Every event was signed, verified, fsynced and published. Where to go next:
+  alma-bridge run       take events on port 2562, with files as the broker
+  alma-bridge secret    the secret to paste into Alma's integration profile
+  alma-bridge send      play Alma to the running bridge
+  alma-bridge tail      see events as they land
+  config/               one example per broker; the README says how to connect Alma";
+
+/// How many sinks ask for an event.
+fn asked_for(config: &Config, body: &Bytes) -> usize {
+    let Some(source) = config.sources.first() else { return 0 };
+    let now = SystemClock.now();
+    let event = StoredEvent { source: source.name.clone(), received: now, recorded: now, body: body.clone() };
+    let makers = config.sinks.iter().map(|sink| Messages::new(sink, &config.sources, &config.privacy));
+    makers.filter(|messages| messages.make(&event, None).is_some()).count()
+}
+
+/// Waits until every sink is connected.
+async fn connected(bridge: &Bridge) -> Result<(), Failure> {
+    let deadline = Instant::now() + PATIENCE;
+    while !bridge.status().sinks.iter().all(|sink| sink.state == "up") {
+        if Instant::now() > deadline {
+            return Err(Failure::failed(format!("not connected within {} s{}", PATIENCE.as_secs(), whys(bridge))));
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    Ok(())
+}
+
+/// What keeps the sinks, for an error.
+fn whys(bridge: &Bridge) -> String {
+    let sinks = bridge.status().sinks;
+    sinks.into_iter().filter_map(|sink| Some(format!("\n  sink {}: {}", sink.name, sink.why?))).collect()
+}
+
+/// What is read back from all sinks, with the sink's name. Resolves once reading has begun at each.
+async fn read_back(
+    config: &Config,
+    readers: &mut JoinSet<()>,
+) -> Result<mpsc::Receiver<(String, Landed)>, Failure> {
+    let (all, landed) = mpsc::channel(samples::ALL.len());
+    for sink in config.sinks.iter().cloned().map(Arc::new) {
+        let (into, mut from) = mpsc::channel(samples::ALL.len());
+        let (ready, reading) = oneshot::channel();
+        let name = sink.name.to_string();
+        let options = TailOptions { topics: Patterns::default(), from_start: false, into, ready };
+        let (failed, failure) = oneshot::channel();
+        readers.spawn(async move {
+            if let Err(error) = sinks::tail(&sink, options).await {
+                let _ = failed.send(error);
+            }
+        });
+        tokio::select! {
+            Ok(()) = reading => {}
+            Ok(error) = failure => return Err(Failure::failed(format!("can't read sink {name} back: {error}"))),
+            else => return Err(Failure::failed(format!("can't read sink {name} back"))),
+        }
+        let all = all.clone();
+        readers.spawn(async move {
+            while let Some(event) = from.recv().await {
+                if all.send((name.clone(), event)).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+    Ok(landed)
+}
+
+/// The next event that landed whose id has these digits of its body's digest. Others are not the demo's.
+async fn next_of(landed: &mut mpsc::Receiver<(String, Landed)>, digits: &str) -> Option<(String, Landed)> {
+    #[derive(Deserialize)]
+    struct Id {
+        id: String,
+    }
+    loop {
+        let (sink, event) = landed.recv().await?;
+        if serde_json::from_slice::<Id>(&event.document).is_ok_and(|event| event.id.contains(digits)) {
+            return Some((sink, event));
+        }
+    }
+}

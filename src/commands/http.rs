@@ -1,0 +1,111 @@
+//! The HTTP client of the commands: one request after another on a kept connection, each with a deadline.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::header::HOST;
+use hyper::http::uri::Scheme;
+use hyper::{Request, Response, Uri};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+/// For a connection and for each answer. Alma itself waits 5 s; an answer later than that is still worth seeing.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A client of one server.
+pub(super) struct Client {
+    url: Uri,
+    connection: Option<SendRequest<Full<Bytes>>>,
+}
+
+impl Client {
+    /// Of the server of this URL; connects with the first request.
+    pub(super) fn new(url: Uri) -> Result<Self, String> {
+        match url.scheme().map(Scheme::as_str) {
+            Some("http" | "https") if url.host().is_some() => Ok(Self { url, connection: None }),
+            _ => Err(format!("found the URL {url}, expected http:// or https:// with a host")),
+        }
+    }
+
+    /// Sends a request to the server, its URI being path and query, and reads the whole answer.
+    ///
+    /// A kept connection that the server has closed meanwhile is opened again before anything is sent.
+    pub(super) async fn send(&mut self, mut request: Request<Full<Bytes>>) -> Result<Response<Bytes>, String> {
+        let authority = self.url.authority().map(ToString::to_string).unwrap_or_default();
+        let host = authority.parse().map_err(|_| format!("no host can be made of {authority:?}"))?;
+        request.headers_mut().insert(HOST, host);
+        let connection = match self.connection.take() {
+            Some(mut kept) if kept.ready().await.is_ok() => kept,
+            _ => self.connect().await?,
+        };
+        let connection = self.connection.insert(connection);
+        let answer = timeout(PATIENCE, async {
+            let (head, body) = connection.send_request(request).await?.into_parts();
+            Ok::<_, hyper::Error>(Response::from_parts(head, body.collect().await?.to_bytes()))
+        });
+        match answer.await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => {
+                self.connection = None;
+                Err(format!("no answer from {authority}: {error}"))
+            }
+            Err(_) => {
+                self.connection = None;
+                Err(format!("no answer from {authority} within {} s", PATIENCE.as_secs()))
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, String> {
+        let host = self.url.host().unwrap_or_default().trim_matches(['[', ']']);
+        let secure = self.url.scheme() == Some(&Scheme::HTTPS);
+        let port = self.url.port_u16().unwrap_or(if secure { 443 } else { 80 });
+        let connect = async {
+            let stream = TcpStream::connect((host, port)).await.map_err(|e| e.to_string())?;
+            stream.set_nodelay(true).map_err(|e| e.to_string())?;
+            if !secure {
+                return start(stream).await;
+            }
+            let name = ServerName::try_from(host.to_owned()).map_err(|e| e.to_string())?;
+            start(tls_connector()?.connect(name, stream).await.map_err(|e| e.to_string())?).await
+        };
+        match timeout(PATIENCE, connect).await {
+            Ok(Ok(connection)) => Ok(connection),
+            Ok(Err(why)) => Err(format!("can't reach {host}:{port}: {why}")),
+            Err(_) => Err(format!("can't reach {host}:{port} within {} s", PATIENCE.as_secs())),
+        }
+    }
+}
+
+async fn start<S>(stream: S) -> Result<SendRequest<Full<Bytes>>, String>
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
+{
+    let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
+    // Ends with the connection; what goes wrong on it is told to whoever awaits the answer.
+    tokio::spawn(connection);
+    Ok(sender)
+}
+
+/// Trusts what the system trusts (`SSL_CERT_FILE` names others).
+fn tls_connector() -> Result<TlsConnector, String> {
+    let mut roots = rustls::RootCertStore::empty();
+    let found = rustls_native_certs::load_native_certs();
+    roots.add_parsable_certificates(found.certs);
+    if roots.is_empty() {
+        return Err("found no trusted certificate authority on this system; SSL_CERT_FILE can name some".to_owned());
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| e.to_string())?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(TlsConnector::from(Arc::new(config)))
+}

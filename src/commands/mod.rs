@@ -1,0 +1,198 @@
+//! One file per command. Results go to stdout, the log and all that explains go to stderr.
+
+mod http;
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::bridge::Listeners;
+use crate::config::{self, Config, ConfigErrors, Loaded, Source, SourceName};
+
+mod check;
+mod demo;
+mod explain;
+mod run;
+mod secret;
+mod send;
+mod status;
+mod tail;
+
+/// Exit code of a configuration error: `EX_CONFIG` of sysexits.h.
+const EXIT_CONFIG: u8 = 78;
+
+/// Takes the webhooks of Ex Libris Alma, makes them durable, and publishes them to Kafka, RabbitMQ, NATS JetStream or
+/// files on one topic per action.
+#[derive(Debug, Parser)]
+#[command(name = "alma-bridge", version, propagate_version = true, after_help = EXAMPLES)]
+struct Cli {
+    /// The configuration file; without one config/alma-bridge.toml where it exists, else the built-in defaults
+    #[arg(long, global = true, value_name = "FILE", env = "ALMA_BRIDGE_CONFIG")]
+    config: Option<PathBuf>,
+
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+const EXAMPLES: &str = "\
+First steps:
+  alma-bridge demo                 see signed events arrive, become durable and land on their topics
+  alma-bridge run                  take events on port 2562; a secret is made at the first start
+  alma-bridge secret               the secret to paste into Alma's integration profile
+  alma-bridge send                 play Alma to the running bridge
+  alma-bridge tail                 see events as they land
+
+Exit codes: 0 success, 1 failure, 2 usage, 78 configuration.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Take events from Alma and publish them, until SIGTERM or SIGINT
+    Run(run::Args),
+    /// Watch a bridge in a temporary folder take and publish one sample of every action
+    Demo(demo::Args),
+    /// Check the configuration and say all that is wrong with it
+    Check(check::Args),
+    /// Print a source's secret, to paste into Alma's integration profile
+    Secret(secret::Args),
+    /// Play Alma: send the challenge, then signed samples or files
+    Send(send::Args),
+    /// Print events as they land on their topics
+    Tail(tail::Args),
+    /// Say what the bridge makes of a body, and why a signature does not fit
+    Explain(explain::Args),
+    /// Show what the running bridge is doing; exit 1 where something needs a person
+    Status(status::Args),
+}
+
+/// Why a command did not succeed.
+#[derive(Debug)]
+enum Failure {
+    /// Everything that is wrong with the configuration: exit 78.
+    Config(ConfigErrors),
+    /// The command line asks for what is not there: exit 2.
+    Usage(String),
+    /// All else: exit 1.
+    Failed(String),
+    /// As [`Failure::Failed`], with all that is to be said already printed.
+    Silent,
+}
+
+impl Failure {
+    fn failed(why: impl fmt::Display) -> Self {
+        Self::Failed(why.to_string())
+    }
+}
+
+/// Runs the program with the process's arguments and environment.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let Some(command) = cli.command else {
+        // Help that was asked for by saying nothing is a result.
+        let _ = <Cli as clap::CommandFactory>::command().print_help();
+        return ExitCode::SUCCESS;
+    };
+    let file = cli.config;
+    let result = match command {
+        Command::Run(args) => run::run(file, args),
+        Command::Demo(args) => demo::run(file, args),
+        Command::Check(args) => check::run(file, args),
+        Command::Secret(args) => secret::run(file, args),
+        Command::Send(args) => send::run(file, args),
+        Command::Tail(args) => tail::run(file, args),
+        Command::Explain(args) => explain::run(file, args),
+        Command::Status(args) => status::run(file, args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Silent) => ExitCode::FAILURE,
+        Err(Failure::Failed(why)) => {
+            eprintln!("error: {why}");
+            ExitCode::FAILURE
+        }
+        Err(Failure::Usage(why)) => {
+            eprintln!("error: {why}\n\nFor more information, try '--help'.");
+            ExitCode::from(2)
+        }
+        Err(Failure::Config(errors)) => {
+            eprint!("{errors}");
+            ExitCode::from(EXIT_CONFIG)
+        }
+    }
+}
+
+/// The configuration in effect, with its warnings printed.
+fn load(file: Option<PathBuf>) -> Result<Config, Failure> {
+    let loaded = load_silently(file)?;
+    for warning in &loaded.warnings {
+        eprintln!("warning: {warning}");
+    }
+    Ok(loaded.config)
+}
+
+/// The configuration in effect, with where each value comes from.
+fn load_silently(file: Option<PathBuf>) -> Result<Loaded, Failure> {
+    config::load(file.as_deref(), &environment()).map_err(Failure::Config)
+}
+
+/// The process's environment; variables that are not UTF-8 are none of ours.
+fn environment() -> Vec<(String, String)> {
+    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect()
+}
+
+/// The source of that name, or the only one.
+fn pick_source<'a>(config: &'a Config, name: Option<&SourceName>) -> Result<&'a Source, Failure> {
+    let names = || config.sources.iter().map(|s| s.name.as_str()).collect::<Vec<_>>().join(", ");
+    match name {
+        Some(name) => config
+            .sources
+            .iter()
+            .find(|source| source.name == *name)
+            .ok_or_else(|| Failure::Usage(format!("no source is named {name}; there are: {}", names()))),
+        None => match config.sources.as_slice() {
+            [only] => Ok(only),
+            _ => Err(Failure::Usage(format!("there are several sources, name one by --source: {}", names()))),
+        },
+    }
+}
+
+/// A runtime for the commands that speak to a bridge: one thread is enough.
+fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::failed)?;
+    runtime.block_on(work)
+}
+
+/// Which of the bridge's two addresses.
+#[derive(Clone, Copy)]
+enum Listener {
+    Ingress,
+    Admin,
+}
+
+/// Where a listener of the bridge is reached from this machine, as `host:port`.
+///
+/// An unspecified address is reached by loopback; a port that was left to the system stands in the running bridge's
+/// folder.
+fn reachable(config: &Config, listener: Listener) -> Result<SocketAddr, Failure> {
+    let configured = match listener {
+        Listener::Ingress => config.ingress.listen,
+        Listener::Admin => config.admin.listen,
+    };
+    let mut address = configured;
+    if configured.port() == 0 {
+        let running = Listeners::read(&config.data_dir).map_err(|error| {
+            Failure::failed(format!("no running bridge is found in {}: {error}", config.data_dir.display()))
+        })?;
+        address = match listener {
+            Listener::Ingress => running.ingress,
+            Listener::Admin => running.admin,
+        };
+    }
+    if address.ip().is_unspecified() {
+        let loopback: IpAddr = if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+        address.set_ip(loopback);
+    }
+    Ok(address)
+}

@@ -1,0 +1,150 @@
+//! `status`: what the running bridge is doing.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{Request, Uri};
+
+use super::http::Client;
+use super::{Failure, Listener, block_on, load, reachable};
+use crate::admin::Status;
+use crate::admin::status::SinkStatus;
+
+const EXAMPLES: &str = "\
+Examples:
+  alma-bridge status            for people; exit 1 where something needs one
+  alma-bridge status --watch    again every two seconds
+  alma-bridge status --json     for programs";
+
+/// Show what the running bridge is doing; exit 1 where something needs a person
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    /// Print the JSON document of GET /status
+    #[arg(long, conflicts_with = "watch")]
+    json: bool,
+
+    /// Show it again every two seconds, until Ctrl-C
+    #[arg(long)]
+    watch: bool,
+
+    /// Print nothing; exit 1 only where no event can be taken (for health checks)
+    #[arg(long, conflicts_with_all = ["json", "watch"])]
+    ready: bool,
+}
+
+/// Between two looks of --watch.
+const WATCH_EVERY: Duration = Duration::from_secs(2);
+
+pub(super) fn run(file: Option<PathBuf>, args: Args) -> Result<(), Failure> {
+    let config = load(file)?;
+    let address = reachable(&config, Listener::Admin)?;
+    let url: Uri = format!("http://{address}/status").parse().map_err(Failure::failed)?;
+    block_on(async {
+        let mut client = Client::new(url).map_err(Failure::failed)?;
+        loop {
+            let (document, status) = fetch(&mut client).await?;
+            if args.ready {
+                return if status.ready { Ok(()) } else { Err(Failure::Silent) };
+            }
+            if args.json {
+                println!("{document}");
+            } else if args.watch {
+                // Clears the terminal and starts at its top.
+                print!("\x1b[2J\x1b[H");
+                println!("{}", render(&status));
+                tokio::time::sleep(WATCH_EVERY).await;
+                continue;
+            } else {
+                println!("{}", render(&status));
+            }
+            let well = status.ready && status.attention.is_empty();
+            return if well { Ok(()) } else { Err(Failure::Silent) };
+        }
+    })
+}
+
+/// The document as it came, and read.
+async fn fetch(client: &mut Client) -> Result<(String, Status), Failure> {
+    let request = Request::get("/status").body(Full::<Bytes>::default()).expect("a constant path");
+    let answer = client.send(request).await.map_err(Failure::failed)?;
+    let document = String::from_utf8_lossy(answer.body()).into_owned();
+    let status = serde_json::from_str(&document)
+        .map_err(|error| Failure::failed(format!("the admin listener answered {}, no status: {error}", answer.status())))?;
+    Ok((document, status))
+}
+
+fn render(status: &Status) -> String {
+    let mut text = String::new();
+    // Writing to a String can't fail.
+    let _ = write_status(&mut text, status);
+    text.trim_end().to_owned()
+}
+
+fn write_status(text: &mut String, status: &Status) -> std::fmt::Result {
+    let ready = if status.ready { "ready" } else { "NOT READY" };
+    writeln!(text, "alma-bridge {}: {ready}, since {}", status.version, status.started)?;
+    if let Some(why) = &status.unready_reason {
+        writeln!(text, "  {why}")?;
+    }
+    for line in &status.attention {
+        writeln!(text, "  ! {line}")?;
+    }
+    writeln!(text, "\nSources")?;
+    for source in &status.sources {
+        let last = source.last_event.as_deref().unwrap_or("none since the start");
+        writeln!(text, "  {:<16} {}  last event: {last}", source.name, source.path)?;
+    }
+    writeln!(text, "\nSinks")?;
+    for sink in &status.sinks {
+        write_sink(text, sink)?;
+    }
+    if let Some(journal) = &status.journal {
+        let size = |bytes| bytesize::ByteSize(bytes).display().iec();
+        writeln!(text, "\nJournal {}", journal.dir)?;
+        writeln!(
+            text,
+            "  {} of {} waiting, {} kept for replay, {} free on the disk",
+            size(journal.waiting_bytes),
+            size(journal.max_size),
+            size(journal.delivered_bytes),
+            size(journal.free_bytes),
+        )?;
+    }
+    Ok(())
+}
+
+fn write_sink(text: &mut String, sink: &SinkStatus) -> std::fmt::Result {
+    let kind = sink.kind.as_deref().unwrap_or("-");
+    write!(text, "  {:<16} {kind:<9} {:<10} {} waiting", sink.name, sink.state, sink.waiting_events)?;
+    if sink.waiting_events > 0 {
+        write!(text, ", the oldest for {:.0} s", sink.oldest_waiting_seconds)?;
+    }
+    writeln!(text)?;
+    if let Some(why) = &sink.why {
+        writeln!(text, "    {why}")?;
+    }
+    for parked in &sink.parked_topics {
+        writeln!(text, "    {} is parked since {}: {} ({})", parked.topic, parked.since, parked.reason, parked.detail)?;
+    }
+    for (reason, count) in &sink.dead_letters {
+        writeln!(text, "    {count} dead letters: {reason}")?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tells_what_is_wrong_before_all_else() {
+        let status = Status { attention: vec!["sink main: 3 dead letters".into()], ..Status::default() };
+        let text = render(&status);
+        assert!(text.starts_with("alma-bridge : NOT READY"), "{text}");
+        assert!(text.contains("  ! sink main: 3 dead letters\n"), "{text}");
+    }
+}

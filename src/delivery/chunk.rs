@@ -1,0 +1,131 @@
+//! A piece of a window that is sent at once, and how its outcomes are told apart.
+
+use crate::config::{SinkKind, Unroutable};
+use crate::message::{Message, Topic};
+use crate::sinks::{Class, Failure, Outcome, Reason};
+
+/// Messages to be sent at once, each with the key of what it was made from. Both vectors are of one length.
+pub(super) struct Chunk<K> {
+    pub(super) keys: Vec<K>,
+    pub(super) messages: Vec<Message>,
+}
+
+impl<K> Chunk<K> {
+    pub(super) const fn new() -> Self {
+        Self { keys: Vec::new(), messages: Vec::new() }
+    }
+
+    pub(super) fn push(&mut self, key: K, message: Message) {
+        self.keys.push(key);
+        self.messages.push(message);
+    }
+
+    pub(super) const fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    pub(super) const fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    pub(super) fn extend(&mut self, other: Self) {
+        self.keys.extend(other.keys);
+        self.messages.extend(other.messages);
+    }
+
+    /// The topic of all messages, where they have but one.
+    pub(super) fn topic(&self) -> Option<&Topic> {
+        let (first, rest) = self.messages.split_first()?;
+        rest.iter().all(|message| message.topic == first.topic).then_some(&first.topic)
+    }
+
+    /// In two, each a message at least where there are two: a bad one among `n` is alone after `log2 n` steps.
+    pub(super) fn halves(mut self) -> [Self; 2] {
+        let middle = self.len() / 2;
+        let behind = Self { keys: self.keys.split_off(middle), messages: self.messages.split_off(middle) };
+        [self, behind]
+    }
+
+    /// Takes the messages of a topic out.
+    pub(super) fn take_topic(&mut self, topic: &Topic) -> Self {
+        let mut taken = Self::new();
+        if self.messages.iter().any(|message| message.topic == *topic) {
+            for (key, message) in std::mem::replace(self, Self::new()).into_iter() {
+                if message.topic == *topic { &mut taken } else { &mut *self }.push(key, message);
+            }
+        }
+        taken
+    }
+
+    pub(super) fn into_iter(self) -> impl Iterator<Item = (K, Message)> {
+        self.keys.into_iter().zip(self.messages)
+    }
+
+    /// Tells the outcomes apart; there is one a message.
+    pub(super) fn sort(self, outcomes: Vec<Outcome>, judge: Judge) -> Sorted<K> {
+        let mut sorted = Sorted {
+            confirmed: Vec::new(),
+            retry: (Self::new(), None),
+            refused: (Self::new(), None),
+            mend: Vec::new(),
+        };
+        for ((key, message), outcome) in self.into_iter().zip(outcomes) {
+            let failure = match outcome {
+                Outcome::Confirmed { .. } => {
+                    sorted.confirmed.push((key, message.topic));
+                    continue;
+                }
+                Outcome::Failed(failure) => failure,
+            };
+            let (chunk, why) = match judge.class(failure.reason) {
+                Class::Mend => {
+                    sorted.mend.push((key, message, failure));
+                    continue;
+                }
+                Class::Retry => &mut sorted.retry,
+                Class::Refused => &mut sorted.refused,
+            };
+            chunk.push(key, message);
+            why.get_or_insert(failure);
+        }
+        sorted
+    }
+}
+
+/// Outcomes told apart, each part in the order of the chunk.
+pub(super) struct Sorted<K> {
+    pub(super) confirmed: Vec<(K, Topic)>,
+    /// What is sent again once the connection is made again, with the first failure.
+    pub(super) retry: (Chunk<K>, Option<Failure>),
+    /// What is judged when it was sent alone, with the first failure.
+    pub(super) refused: (Chunk<K>, Option<Failure>),
+    /// What an operator mends.
+    pub(super) mend: Vec<(K, Message, Failure)>,
+}
+
+/// What a reason means for one sink.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Judge {
+    unroutable_is_dead: bool,
+}
+
+impl Judge {
+    pub(super) const fn of(kind: &SinkKind) -> Self {
+        Self {
+            unroutable_is_dead: matches!(kind, SinkKind::RabbitMq(rabbit) if matches!(rabbit.unroutable, Unroutable::Dead)),
+        }
+    }
+
+    /// The reason's own class, but that `unroutable = "dead"` has nothing to wait for.
+    pub(super) const fn class(self, reason: Reason) -> Class {
+        match reason {
+            Reason::Unroutable if self.unroutable_is_dead => Class::Refused,
+            _ => reason.class(),
+        }
+    }
+
+    /// Whether letters of this reason are tried again by themselves.
+    pub(super) fn parks(self, reason: Reason) -> bool {
+        self.class(reason) == Class::Mend
+    }
+}

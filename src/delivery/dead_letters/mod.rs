@@ -1,0 +1,278 @@
+//! Dead letters: the events that one sink could not take, kept until they are taken after all or dropped by hand.
+//!
+//! # What is promised
+//! - [`DeadLetters::append`] returns once the letters are fsynced, so that the cursor may pass them.
+//! - A letter leaves only by [`DeadLetters::remove`]: after the sink confirmed it, or by `dead-letters drop`.
+//! - Over `dead_max_size` bytes of file nothing is appended: the sink waits.
+//! - The same event again (same offset, same time of receipt: a cursor is written behind what it stands for) is not
+//!   kept twice.
+//!
+//! # On disk
+//! `{journal}/dead/{sink}/{number}.letters`, 0600, the number of 16 digits growing. Every start and every failed write
+//! begins a new file, as does one that has 8 MiB. All numbers are little-endian, all CRCs are CRC32C.
+//!
+//! ```text
+//! file    "ALMADEAD" · version u32 (1) · seed u32 (random) · CRC of these 16 bytes
+//! frame   mark u32 · length of the payload u32 · CRC of these 8 bytes · CRC of the payload · state u32 · payload
+//! payload id u64 · offset u64 · received u64 · recorded u64 · died u64 (µs since 1970)
+//!         · reason · source · topic · detail (each: length u16, UTF-8) · body to the end
+//! ```
+//! Mark, CRCs and state of a frame are made from the file's seed, so that no body can pose as a frame. The state says
+//! whether the letter is gone: 0 is kept, `CRC("gone")` is gone; it is written in place and lies in no CRC. A file
+//! whose letters are all gone is removed.
+//!
+//! # What a crash can leave behind, and what is done about it
+//! - A frame that is not whole at the end of a file: never acknowledged, cut off at the next start.
+//! - A file shorter than its header: never held a letter, removed.
+//! - A state that was not yet written: the letter is published again, under the same id.
+//! - A frame whose CRC does not fit: loss, and loud. It is skipped, counted and stays where it is; the frames behind it
+//!   are found by their marks. When the other letters of its file are gone, the file goes to `damaged/` beside it.
+//! - Another format version: nothing is touched, and opening fails.
+//!
+//! The commands read and drop letters in the folder of a bridge that does not run (they hold the journal's lock), or
+//! ask the one that does: both through [`DeadLetters`].
+
+mod format;
+mod store;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::clock::Timestamp;
+use crate::config::SinkName;
+use crate::journal::Offset;
+use crate::message::StoredEvent;
+use crate::sinks::{Failure, Reason};
+use crate::telemetry::Metrics;
+use store::Store;
+
+/// The name of a letter for `dead-letters show|retry|drop`: unique within its sink, growing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LetterId(pub u64);
+
+impl fmt::Display for LetterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// An event that its sink could not take.
+#[derive(Clone, Debug)]
+pub struct DeadLetter {
+    /// Its name; [`DeadLetters::append`] gives it.
+    pub id: LetterId,
+    /// Its place in the journal.
+    pub offset: Offset,
+    /// When it was set aside.
+    pub died: Timestamp,
+    /// Where it was to be published; empty where it could not even be made into a message.
+    pub topic: Arc<str>,
+    /// Why it was not.
+    pub failure: Failure,
+    /// The event, byte for byte.
+    pub event: StoredEvent,
+}
+
+/// What is known of a letter without reading it: no personal data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LetterInfo {
+    /// Its name.
+    pub id: LetterId,
+    /// Its place in the journal.
+    pub offset: Offset,
+    /// When its request came.
+    pub received: Timestamp,
+    /// Where it was to be published.
+    pub topic: Arc<str>,
+    /// Why it was not.
+    pub reason: Reason,
+    /// Its size on disk.
+    pub bytes: u64,
+}
+
+/// How many letters there are, in what state.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Letters by reason; reasons without letters are left out.
+    pub by_reason: BTreeMap<Reason, u64>,
+    /// The same by topic.
+    pub by_topic: BTreeMap<Arc<str>, BTreeMap<Reason, u64>>,
+    /// Bytes of all files.
+    pub bytes: u64,
+    /// Letters that were found damaged since the start.
+    pub damaged: u64,
+}
+
+impl Summary {
+    /// All letters.
+    pub fn letters(&self) -> u64 {
+        self.by_reason.values().sum()
+    }
+
+    /// Letters of a topic whose reason fits.
+    pub fn letters_of(&self, topic: &str, fits: impl Fn(Reason) -> bool) -> u64 {
+        let of_topic = self.by_topic.get(topic).into_iter().flatten();
+        of_topic.filter(|(reason, _)| fits(**reason)).map(|(_, count)| count).sum()
+    }
+}
+
+/// Why dead letters can't be kept or read.
+#[derive(Debug, thiserror::Error)]
+pub enum DeadLetterError {
+    /// `dead_max_size` is reached.
+    #[error("dead letters full: {bytes} bytes are kept and {more} more are due, dead_max_size is {max_size}")]
+    Full {
+        /// Bytes of file.
+        bytes: u64,
+        /// Bytes that were to be written.
+        more: u64,
+        /// The bound.
+        max_size: u64,
+    },
+    /// The disk failed.
+    #[error("{path}: {error}")]
+    Io {
+        /// File or folder.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// A file is not of the format version that this program writes.
+    #[error("{path}: {found}; nothing was touched")]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// What was found and expected.
+        found: String,
+    },
+    /// A letter that was whole at the start can't be read.
+    #[error("dead letter {0} is damaged")]
+    Damaged(LetterId),
+    /// The work on the disk died.
+    #[error("the dead letters' store panicked")]
+    Died,
+}
+
+/// The dead letters of one sink. Cheap to clone; the pump and the admin listener share it.
+#[derive(Clone)]
+pub struct DeadLetters(Arc<Shared>);
+
+struct Shared {
+    sink: SinkName,
+    max_size: u64,
+    metrics: Metrics,
+    /// Held over reads, writes and fsyncs, by blocking threads only.
+    store: Mutex<Store>,
+    /// For `/status` and the gauges: read without waiting for a disk.
+    summary: Mutex<Summary>,
+}
+
+impl DeadLetters {
+    /// Opens the folder `{dead_dir}/{sink}`, cuts off what a crash left half, and says loudly what is damaged.
+    ///
+    /// Blocks. `dead_dir` is `dead` in the journal's folder; neither needs to exist.
+    pub fn open(dead_dir: &Path, sink: &SinkName, max_size: u64, metrics: &Metrics) -> Result<Self, DeadLetterError> {
+        let store = Store::open(&dead_dir.join(sink.as_str()))?;
+        if store.damaged() > 0 {
+            tracing::error!(%sink, damaged = store.damaged(), "dead letters are damaged; their bytes are kept");
+        }
+        let letters = Self(Arc::new(Shared {
+            sink: sink.clone(),
+            max_size,
+            metrics: metrics.clone(),
+            summary: Mutex::new(Summary::default()),
+            store: Mutex::new(store),
+        }));
+        letters.0.publish_summary(&lock(&letters.0.store));
+        Ok(letters)
+    }
+
+    /// Makes letters durable, in their order, but for those that are kept already. Ids in them are of no account.
+    ///
+    /// One fsync for all. All are kept or none is.
+    pub async fn append(&self, letters: Vec<DeadLetter>) -> Result<(), DeadLetterError> {
+        let max_size = self.0.max_size;
+        self.with(move |store| store.append_new(letters, max_size)).await
+    }
+
+    /// Keeps a letter under another reason: a copy is made durable, then the letter is removed.
+    pub async fn reclassify(&self, id: LetterId, failure: Failure, died: Timestamp) -> Result<(), DeadLetterError> {
+        let max_size = self.0.max_size;
+        self.with(move |store| store.reclassify(id, failure, died, max_size)).await
+    }
+
+    /// Removes letters for good, durably; says how many were still there.
+    pub async fn remove(&self, ids: Vec<LetterId>) -> Result<u64, DeadLetterError> {
+        self.with(move |store| store.remove(&ids)).await
+    }
+
+    /// A whole letter; none where there is none of this name.
+    pub async fn get(&self, id: LetterId) -> Result<Option<DeadLetter>, DeadLetterError> {
+        self.with(move |store| store.get(id)).await
+    }
+
+    /// All letters, oldest first, without their bodies.
+    pub async fn list(&self) -> Result<Vec<LetterInfo>, DeadLetterError> {
+        self.with(|store| Ok(store.list())).await
+    }
+
+    /// The oldest letters of a topic behind `after` whose reason fits: up to `max` of them or `max_bytes`, at least
+    /// one where there is one.
+    pub async fn next_of(
+        &self,
+        topic: Arc<str>,
+        fits: impl Fn(Reason) -> bool + Send + 'static,
+        after: Option<LetterId>,
+        max: usize,
+        max_bytes: usize,
+    ) -> Result<Vec<DeadLetter>, DeadLetterError> {
+        self.with(move |store| store.next_of(&topic, &fits, after, max, max_bytes)).await
+    }
+
+    /// How many letters there are. Does not wait for the disk.
+    pub fn summary(&self) -> Summary {
+        lock(&self.0.summary).clone()
+    }
+
+    async fn with<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Store) -> Result<T, DeadLetterError> + Send + 'static,
+    ) -> Result<T, DeadLetterError> {
+        let shared = Arc::clone(&self.0);
+        let done = tokio::task::spawn_blocking(move || {
+            let mut store = lock(&shared.store);
+            let result = work(&mut store);
+            shared.publish_summary(&store);
+            result
+        });
+        done.await.unwrap_or(Err(DeadLetterError::Died))
+    }
+}
+
+impl fmt::Debug for DeadLetters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeadLetters").field("sink", &self.0.sink).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    fn publish_summary(&self, store: &Store) {
+        let summary = store.summary();
+        for reason in Reason::ALL {
+            let kept = summary.by_reason.get(&reason).copied().unwrap_or_default();
+            self.metrics.dead_letters(&self.sink, reason, kept);
+        }
+        *lock(&self.summary) = summary;
+    }
+}
+
+/// The store is used on after a panic of a thread that held it: what its index then lacks is on disk until the next
+/// start.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

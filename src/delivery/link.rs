@@ -1,0 +1,268 @@
+//! A sink under guard: every call has a deadline, a panic is an outcome, and a lost connection is made again.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::backoff::Delays;
+use super::status::{SinkState, SinkStatus};
+use crate::clock::{Clock, Timestamp};
+use crate::config::SinkName;
+use crate::message::{Message, Topic};
+use crate::sinks::{Failure, Outcome, Reason, Sink};
+use crate::telemetry::Metrics;
+
+/// How long a sink may take to end an attempt or to close: past it, it is left to itself.
+const CLOSE_WITHIN: Duration = Duration::from_secs(5);
+
+/// What became of an attempt to publish.
+pub(super) enum Attempt {
+    /// One outcome a message.
+    Outcomes(Vec<Outcome>),
+    /// Nothing is known of any message: past the deadline, or an answer that does not fit the window.
+    Unknown(Failure),
+    /// Sending panicked.
+    Panicked(Failure),
+}
+
+/// The sink of one pump.
+pub(super) struct Link {
+    sink: Box<dyn Sink>,
+    pub(super) name: SinkName,
+    kind: &'static str,
+    connected: bool,
+    /// When the next connect is due; none: at once.
+    next_try: Option<Instant>,
+    delays: Delays,
+    /// A window takes no longer, whatever the sink's own deadline is.
+    longest: Duration,
+    pub(super) status: watch::Sender<SinkStatus>,
+    pub(super) metrics: Metrics,
+    pub(super) clock: Arc<dyn Clock>,
+}
+
+/// What [`Link::new`] is made of.
+pub(super) struct LinkParts {
+    pub(super) sink: Box<dyn Sink>,
+    pub(super) name: SinkName,
+    pub(super) kind: &'static str,
+    pub(super) delays: Delays,
+    pub(super) longest: Duration,
+    pub(super) metrics: Metrics,
+    pub(super) clock: Arc<dyn Clock>,
+}
+
+impl Link {
+    pub(super) fn new(parts: LinkParts) -> Self {
+        let LinkParts { sink, name, kind, delays, longest, metrics, clock } = parts;
+        let (status, _) = watch::channel(SinkStatus {
+            name: name.clone(),
+            kind,
+            state: SinkState::Connecting,
+            since: clock.now(),
+            warnings: Vec::new(),
+            backlog: crate::journal::Backlog::default(),
+            parked: Vec::new(),
+            dead_letters: super::dead_letters::Summary::default(),
+            last_confirm: None,
+            confirmed: 0,
+            duplicates: 0,
+        });
+        Self { sink, name, kind, connected: false, next_try: None, delays, longest, status, metrics, clock }
+    }
+
+    /// Whether events may be given to the sink.
+    pub(super) fn is_up(&self) -> bool {
+        self.connected && self.sink.is_up()
+    }
+
+    /// When the next connect is due; none: at once.
+    pub(super) const fn next_try(&self) -> Option<Instant> {
+        self.next_try
+    }
+
+    /// One try to connect, while `beside` runs. A failure sets the time of the next.
+    pub(super) async fn connect(&mut self, beside: impl Future<Output = Infallible>) -> bool {
+        if self.connected {
+            tracing::warn!(sink = %self.name, "sink lost its connection");
+        }
+        self.connected = false;
+        // One that fails again and again keeps showing why.
+        let backing_off = matches!(self.status.borrow().state, SinkState::BackingOff { .. });
+        if !backing_off {
+            self.set_state(SinkState::Connecting);
+        }
+        let deadline = self.deadline();
+        let sink = &mut self.sink;
+        let connect = timeout(deadline, AssertUnwindSafe(async { sink.connect().await }).catch_unwind());
+        let failure = match run_beside(connect, beside).await {
+            Ok(Ok(Ok(warnings))) => {
+                self.connected = true;
+                self.next_try = None;
+                for warning in warnings.iter().filter(|warning| !self.status.borrow().warnings.contains(warning)) {
+                    tracing::warn!(sink = %self.name, warning, "sink falls short");
+                }
+                self.status.send_modify(|status| status.warnings = warnings);
+                tracing::info!(sink = %self.name, kind = self.kind, "sink is connected");
+                self.set_state(SinkState::Up);
+                return true;
+            }
+            Ok(Ok(Err(failure))) => failure,
+            Ok(Err(panic)) => Failure::new(Reason::Panic, panic_text("connecting", &*panic)),
+            Err(_) => Failure::new(Reason::Timeout, format!("not connected within {deadline:?}")),
+        };
+        self.metrics.publish_error(&self.name, failure.reason, 1);
+        self.lost(failure).await;
+        false
+    }
+
+    /// Publishes a window, while `beside` runs. Never gives another number of outcomes than messages.
+    pub(super) async fn attempt(&mut self, window: &[Message], beside: impl Future<Output = Infallible>) -> Attempt {
+        let deadline = self.deadline();
+        let sink = &mut self.sink;
+        let publish = timeout(deadline, AssertUnwindSafe(async { sink.publish(window).await }).catch_unwind());
+        let failure = match run_beside(publish, beside).await {
+            Ok(Ok(outcomes)) if outcomes.len() == window.len() => {
+                self.count(window, &outcomes);
+                return Attempt::Outcomes(outcomes);
+            }
+            Ok(Ok(outcomes)) => {
+                let detail = format!("the sink gave {} outcomes for {} messages", outcomes.len(), window.len());
+                Failure::new(Reason::Timeout, detail)
+            }
+            Ok(Err(panic)) => Failure::new(Reason::Panic, panic_text("sending", &*panic)),
+            Err(_) => Failure::new(Reason::Timeout, format!("no answer within {deadline:?}")),
+        };
+        self.metrics.publish_error(&self.name, failure.reason, window.len() as u64);
+        if failure.reason == Reason::Panic { Attempt::Panicked(failure) } else { Attempt::Unknown(failure) }
+    }
+
+    /// The connection is of no use any more: what is left of the attempt is ended, and the next connect waits.
+    pub(super) async fn lost(&mut self, failure: Failure) {
+        let sink = &mut self.sink;
+        // Its panic or delay changes nothing: a connect ends what came before it.
+        drop(timeout(CLOSE_WITHIN, AssertUnwindSafe(async { sink.abandon().await }).catch_unwind()).await);
+        self.connected = false;
+        let wait = self.delays.after_failure();
+        self.next_try = Some(Instant::now() + wait);
+        self.hold(failure, wait);
+    }
+
+    /// The sink is connected and nothing is sent to it for `wait`; says why.
+    pub(super) fn hold(&mut self, why: Failure, wait: Duration) {
+        let wait_micros = u64::try_from(wait.as_micros()).unwrap_or(u64::MAX);
+        let next_try = Timestamp::from_micros(self.clock.now().as_micros().saturating_add(wait_micros));
+        let first = match &self.status.borrow().state {
+            SinkState::BackingOff { why: before, .. } => before.reason != why.reason,
+            _ => true,
+        };
+        if first {
+            tracing::warn!(sink = %self.name, reason = %why.reason, detail = why.detail, "sink waits");
+        }
+        self.set_state(SinkState::BackingOff { why, next_try });
+    }
+
+    /// A wait of the sink's own row, for what fails while the connection stands.
+    pub(super) fn delay(&mut self) -> Duration {
+        self.delays.after_failure()
+    }
+
+    /// A row of waits for one topic.
+    pub(super) fn fork_delays(&mut self) -> Delays {
+        self.delays.fork()
+    }
+
+    /// What held the sink is over, and its connection still stands.
+    pub(super) fn release(&self) {
+        if self.connected && self.status.borrow().state != SinkState::Up {
+            tracing::info!(sink = %self.name, "sink takes events again");
+            self.set_state(SinkState::Up);
+        }
+    }
+
+    fn set_state(&self, state: SinkState) {
+        let now = self.clock.now();
+        self.metrics.sink_up(&self.name, self.kind, state == SinkState::Up);
+        self.status.send_modify(|status| {
+            if std::mem::discriminant(&status.state) != std::mem::discriminant(&state) {
+                status.since = now;
+            }
+            status.state = state;
+        });
+    }
+
+    /// Counts what a window came to. A confirm ends the row of failures.
+    fn count(&mut self, window: &[Message], outcomes: &[Outcome]) {
+        let now = self.clock.now();
+        let mut by_topic: Vec<(&Topic, u64)> = Vec::new();
+        let (mut confirmed, mut duplicates) = (0, 0);
+        for (message, outcome) in window.iter().zip(outcomes) {
+            match outcome {
+                Outcome::Confirmed { duplicate } => {
+                    confirmed += 1;
+                    duplicates += u64::from(*duplicate);
+                    self.metrics.delivered(&self.name, now.since(message.received));
+                    match by_topic.iter_mut().find(|(topic, _)| *topic == &message.topic) {
+                        Some((_, count)) => *count += 1,
+                        None => by_topic.push((&message.topic, 1)),
+                    }
+                }
+                Outcome::Failed(failure) => self.metrics.publish_error(&self.name, failure.reason, 1),
+            }
+        }
+        for (topic, count) in by_topic {
+            self.metrics.published(&self.name, topic, count);
+        }
+        if confirmed > 0 {
+            self.delays.reset();
+            self.status.send_modify(|status| {
+                status.last_confirm = Some(now);
+                status.confirmed += confirmed;
+                status.duplicates += duplicates;
+            });
+        }
+    }
+
+    /// Closes the connection in good order, within bounds.
+    pub(super) async fn close(&mut self) {
+        let sink = &mut self.sink;
+        if timeout(CLOSE_WITHIN, AssertUnwindSafe(async { sink.close().await }).catch_unwind()).await.is_err() {
+            tracing::warn!(sink = %self.name, within = ?CLOSE_WITHIN, "sink did not close in time");
+        }
+        self.connected = false;
+        self.set_state(SinkState::Stopped);
+    }
+
+    fn deadline(&self) -> Duration {
+        self.sink.deadline().min(self.longest)
+    }
+}
+
+/// Waits for `work`, and drives `beside` meanwhile.
+async fn run_beside<T>(work: impl Future<Output = T>, beside: impl Future<Output = Infallible>) -> T {
+    let (work, beside) = (pin!(work), pin!(beside));
+    tokio::select! {
+        biased;
+        done = work => done,
+        never = beside => match never {},
+    }
+}
+
+/// Waits until `at`; at once where it is none.
+pub(super) async fn until(at: Option<Instant>) {
+    if let Some(at) = at {
+        sleep_until(at).await;
+    }
+}
+
+/// Where it panicked, without the panic's own text: it may hold a piece of a body. The hook has it on stderr.
+fn panic_text(doing: &str, _: &(dyn std::any::Any + Send)) -> String {
+    format!("{doing} panicked")
+}

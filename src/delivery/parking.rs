@@ -1,0 +1,255 @@
+//! Parked topics: an operator must mend something, and their events wait as dead letters until it is done.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::chunk::Chunk;
+use super::dead_letters::{DeadLetter, DeadLetterError, LetterId};
+use super::link::Attempt;
+use super::pump::{Pump, Stop};
+use super::reader::{Made, WINDOW_BYTES, WINDOW_EVENTS, make_guarded};
+use super::status::{ParkedTopic, Request, Retried};
+use crate::clock::Timestamp;
+use crate::journal::Feed;
+use crate::message::Topic;
+use crate::sinks::{Class, Failure, Outcome, Reason};
+
+/// How often a parked topic is tried.
+const RETRY_EVERY: Duration = Duration::from_secs(60);
+
+/// A parked topic.
+pub(super) struct Parked {
+    pub(super) why: Failure,
+    since: Timestamp,
+    pub(super) next_try: Instant,
+}
+
+/// What a try of a parked topic came to.
+enum Flushed {
+    /// All its letters are published, or stay for other reasons.
+    Taken,
+    /// It still waits for its operator.
+    Still(Failure),
+    /// The connection is lost: it is tried once there is one.
+    Lost,
+}
+
+impl<F: Feed> Pump<F> {
+    /// At the start: the topics of the letters that are there.
+    pub(super) fn park_what_waits(&mut self) {
+        let since = self.link.clock.now();
+        let judge = self.judge;
+        for (topic, reasons) in self.dead_letters.summary().by_topic {
+            if let Some(reason) = reasons.into_keys().find(|reason| judge.parks(*reason)) {
+                let why = Failure::new(reason, "parked before the start");
+                self.parked.insert(topic, Parked { why, since, next_try: Instant::now() });
+            }
+        }
+        self.show_parked();
+    }
+
+    pub(super) fn park(&mut self, topic: &Topic, why: Failure) {
+        tracing::warn!(sink = %self.link.name, %topic, reason = %why.reason, detail = why.detail, "topic is parked");
+        let parked = Parked { why, since: self.link.clock.now(), next_try: Instant::now() + RETRY_EVERY };
+        self.parked.insert(topic.as_str().into(), parked);
+        self.show_parked();
+    }
+
+    fn show_parked(&self) {
+        let show = |(topic, parked): (&Arc<str>, &Parked)| ParkedTopic {
+            topic: Arc::clone(topic),
+            why: parked.why.clone(),
+            since: parked.since,
+            letters: 0,
+        };
+        let shown = self.parked.iter().map(show).collect();
+        self.link.status.send_modify(|status| status.parked = shown);
+    }
+
+    /// Tries the parked topics that are due.
+    pub(super) async fn retry_parked(&mut self, stop: &CancellationToken) -> Result<(), Stop> {
+        let now = Instant::now();
+        let all = std::mem::take(&mut self.retry_now);
+        for parked in self.parked.values_mut().filter(|_| all) {
+            parked.next_try = now;
+        }
+        let due = self.parked.iter().filter(|(_, parked)| parked.next_try <= now);
+        for topic in due.map(|(topic, _)| Arc::clone(topic)).collect::<Vec<_>>() {
+            match self.flush(&topic, stop).await? {
+                Flushed::Taken => {
+                    tracing::info!(sink = %self.link.name, topic = &*topic, "topic is taken again");
+                    self.parked.remove(&topic);
+                    self.show_parked();
+                }
+                Flushed::Still(why) => {
+                    if let Some(parked) = self.parked.get_mut(&topic) {
+                        parked.why = why;
+                        parked.next_try = Instant::now() + RETRY_EVERY;
+                    }
+                    self.show_parked();
+                }
+                Flushed::Lost => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Publishes a topic's letters in order, the oldest alone first, and removes what is confirmed.
+    async fn flush(&mut self, topic: &Arc<str>, stop: &CancellationToken) -> Result<Flushed, Stop> {
+        let judge = self.judge;
+        let mut after = None;
+        loop {
+            let (max, bytes) = if after.is_none() { (1, 1) } else { (WINDOW_EVENTS, WINDOW_BYTES) };
+            let next = self.dead_letters.next_of(Arc::clone(topic), move |why| judge.parks(why), after, max, bytes);
+            let letters = match next.await {
+                Ok(letters) => letters,
+                Err(error) => return Ok(Flushed::Still(unkept(&error))),
+            };
+            let Some(last) = letters.last() else { return Ok(Flushed::Taken) };
+            after = Some(last.id);
+            let chunk = self.make_again(&letters);
+            let mut queue = if chunk.is_empty() { Vec::new() } else { vec![chunk] };
+            while let Some(chunk) = queue.pop() {
+                if stop.is_cancelled() {
+                    return Err(Stop);
+                }
+                if let Some(end) = self.flush_chunk(chunk, &mut queue, stop).await? {
+                    return Ok(end);
+                }
+            }
+        }
+    }
+
+    /// One chunk of letters; what it leaves to be sent in smaller ones goes on the stack `queue`.
+    async fn flush_chunk(
+        &mut self,
+        chunk: Chunk<LetterId>,
+        queue: &mut Vec<Chunk<LetterId>>,
+        stop: &CancellationToken,
+    ) -> Result<Option<Flushed>, Stop> {
+        if !self.link.is_up() {
+            return Ok(Some(Flushed::Lost));
+        }
+        let outcomes = match self.link.attempt(&chunk.messages, self.reader.read_ahead()).await {
+            Attempt::Outcomes(outcomes) => outcomes,
+            Attempt::Unknown(failure) => {
+                self.link.lost(failure).await;
+                return Ok(Some(Flushed::Lost));
+            }
+            Attempt::Panicked(failure) => {
+                self.link.lost(failure.clone()).await;
+                self.ensure_up(stop).await?;
+                return Ok(self.flush_refused(chunk, failure, queue).await);
+            }
+        };
+        let sorted = chunk.sort(outcomes, self.judge);
+        let taken: Vec<_> = sorted.confirmed.into_iter().map(|(id, _)| id).collect();
+        if !taken.is_empty() {
+            // Where that fails they are published again, under the same ids.
+            if let Err(error) = self.dead_letters.remove(taken).await {
+                return Ok(Some(Flushed::Still(unkept(&error))));
+            }
+        }
+        if let (_, Some(failure)) = sorted.retry {
+            self.link.lost(failure).await;
+            return Ok(Some(Flushed::Lost));
+        }
+        if let Some((_, _, failure)) = sorted.mend.into_iter().next() {
+            return Ok(Some(Flushed::Still(failure)));
+        }
+        match sorted.refused {
+            (refused, Some(failure)) => Ok(self.flush_refused(refused, failure, queue).await),
+            _ => Ok(None),
+        }
+    }
+
+    /// The topic takes events, but not all of these: one that is refused alone stays a dead letter, for another reason.
+    async fn flush_refused(
+        &self,
+        refused: Chunk<LetterId>,
+        failure: Failure,
+        queue: &mut Vec<Chunk<LetterId>>,
+    ) -> Option<Flushed> {
+        if let [id] = refused.keys[..] {
+            let kept = self.dead_letters.reclassify(id, failure, self.link.clock.now()).await;
+            return kept.err().map(|error| Flushed::Still(unkept(&error)));
+        }
+        let [front, behind] = refused.halves();
+        queue.push(behind);
+        queue.push(front);
+        None
+    }
+
+    /// Messages of letters. One that can't be made any more, or that the sink does not ask for any more, stays a letter.
+    fn make_again(&self, letters: &[DeadLetter]) -> Chunk<LetterId> {
+        let mut chunk = Chunk::new();
+        for letter in letters {
+            if let Made::Message(message) = make_guarded(&*self.reader.make, &letter.event) {
+                chunk.push(letter.id, message);
+            }
+        }
+        chunk
+    }
+
+    /// Publishes the letters that `dead-letters retry` names.
+    pub(super) async fn serve_requests(&mut self, stop: &CancellationToken) -> Result<(), Stop> {
+        while let Some(request) = self.stashed.pop_front() {
+            let Request::Retry(ids, reply) = request else { continue };
+            let mut told = Vec::new();
+            for id in ids {
+                // Nobody waits for it any more.
+                if reply.is_closed() {
+                    break;
+                }
+                told.push((id, self.retry_letter(id, stop).await?));
+            }
+            // What was taken may have been what a parked topic waited for.
+            self.retry_now |= told.iter().any(|(_, retried)| *retried == Retried::Taken);
+            drop(reply.send(told));
+        }
+        Ok(())
+    }
+
+    async fn retry_letter(&mut self, id: LetterId, stop: &CancellationToken) -> Result<Retried, Stop> {
+        let letter = match self.dead_letters.get(id).await {
+            Ok(Some(letter)) => letter,
+            Ok(None) => return Ok(Retried::Gone),
+            Err(error) => return Ok(Retried::Kept(error.to_string())),
+        };
+        let message = match make_guarded(&*self.reader.make, &letter.event) {
+            Made::Message(message) => message,
+            Made::Unwanted => return Ok(Retried::Kept("the sink does not ask for it any more".to_owned())),
+            Made::Panicked => return Ok(Retried::Kept("making the message panicked".to_owned())),
+        };
+        loop {
+            self.ensure_up(stop).await?;
+            let window = std::slice::from_ref(&message);
+            let failure = match self.link.attempt(window, self.reader.read_ahead()).await {
+                Attempt::Outcomes(outcomes) => match outcomes.into_iter().next() {
+                    Some(Outcome::Failed(failure)) => failure,
+                    _ => break,
+                },
+                Attempt::Unknown(failure) | Attempt::Panicked(failure) => {
+                    self.link.lost(failure.clone()).await;
+                    failure
+                }
+            };
+            match self.judge.class(failure.reason) {
+                Class::Retry if self.link.is_up() => self.link.lost(failure).await,
+                Class::Retry => {}
+                _ => return Ok(Retried::Kept(failure.to_string())),
+            }
+        }
+        match self.dead_letters.remove(vec![id]).await {
+            Ok(_) => Ok(Retried::Taken),
+            Err(error) => Ok(Retried::Kept(format!("taken, but not removed: {error}"))),
+        }
+    }
+}
+
+fn unkept(error: &DeadLetterError) -> Failure {
+    Failure::new(Reason::Busy, format!("dead letters can't be read or removed: {error}"))
+}

@@ -1,0 +1,386 @@
+//! One sink's pump: takes windows from its feed, and moves the cursor once all before it is settled.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::backoff::{BackOff, Delays};
+use super::chunk::{Chunk, Judge};
+use super::dead_letters::DeadLetters;
+use super::link::{Attempt, Link, LinkParts, until};
+use super::parking::Parked;
+use super::reader::{Filters, Made, MakeMessage, Prepared, Reader, TICK};
+use super::status::{PumpHandle, Request};
+use super::work::{SlotId, Work};
+use crate::clock::Clock;
+use crate::config;
+use crate::journal::Feed;
+use crate::message::{Message, Topic};
+use crate::sinks::{Failure, Outcome, Reason, Sink};
+use crate::telemetry::Metrics;
+
+/// Requests that wait for a pump; one more waits for room, or is dropped where it asks for nothing but haste.
+const REQUESTS: usize = 16;
+
+/// What a pump is made of.
+pub struct PumpOptions<F> {
+    /// The sink as configured.
+    pub config: config::Sink,
+    /// The sink itself.
+    pub sink: Box<dyn Sink>,
+    /// Its place in the journal.
+    pub feed: F,
+    /// Makes its messages.
+    pub make: Arc<dyn MakeMessage>,
+    /// Where it sets aside what the sink refuses.
+    pub dead_letters: DeadLetters,
+    /// What all sinks ask for.
+    pub filters: Filters,
+    /// Counted and set as things happen.
+    pub metrics: Metrics,
+    /// Gives the moments of status and letters.
+    pub clock: Arc<dyn Clock>,
+    /// Bounds of the waits between tries.
+    pub back_off: BackOff,
+    /// Their jitter.
+    pub rng: fastrand::Rng,
+}
+
+/// A sink with its feed, driven by [`Pump::run`].
+pub struct Pump<F> {
+    pub(super) link: Link,
+    pub(super) reader: Reader<F>,
+    pub(super) dead_letters: DeadLetters,
+    pub(super) judge: Judge,
+    setup_grace: Duration,
+    max_topics: usize,
+    /// Topics seen since the start.
+    topics: HashSet<Topic>,
+    /// Topics that fail in a way that an operator mends, within their grace.
+    mending: HashMap<Topic, Mending>,
+    /// Topics past their grace.
+    pub(super) parked: BTreeMap<Arc<str>, Parked>,
+    /// The parked topics are due, whatever their times say.
+    pub(super) retry_now: bool,
+    requests: mpsc::Receiver<Request>,
+    /// Requests for letters that came while the sink was not connected.
+    pub(super) stashed: VecDeque<Request>,
+}
+
+/// A topic within its grace.
+struct Mending {
+    since: Instant,
+    why: Failure,
+    delays: Delays,
+    next_try: Instant,
+}
+
+/// The pump is to stop, or its feed is closed.
+#[derive(Debug)]
+pub(super) struct Stop;
+
+impl<F: Feed> Pump<F> {
+    /// A pump that does nothing yet, and the way to ask it. Topics that have letters an operator's mending would free
+    /// are parked from the start, and tried first.
+    pub fn new(options: PumpOptions<F>) -> (Self, PumpHandle) {
+        let PumpOptions { config, sink, feed, make, dead_letters, filters, metrics, clock, back_off, rng } = options;
+        filters.set(&config.name, Arc::clone(&make));
+        let link = Link::new(LinkParts {
+            sink,
+            name: config.name.clone(),
+            kind: config.kind.as_str(),
+            delays: back_off.delays(rng),
+            longest: Duration::MAX,
+            metrics,
+            clock,
+        });
+        let (ask, requests) = mpsc::channel(REQUESTS);
+        let handle =
+            PumpHandle { status: link.status.subscribe(), requests: ask, dead_letters: Some(dead_letters.clone()) };
+        let mut pump = Self {
+            reader: Reader::new(feed, make, filters, config.name, link.status.clone()),
+            link,
+            dead_letters,
+            judge: Judge::of(&config.kind),
+            setup_grace: config.setup_grace,
+            max_topics: config.max_topics,
+            topics: HashSet::new(),
+            mending: HashMap::new(),
+            parked: BTreeMap::new(),
+            retry_now: false,
+            requests,
+            stashed: VecDeque::new(),
+        };
+        pump.park_what_waits();
+        (pump, handle)
+    }
+
+    /// Delivers until `stop`, or until the feed is closed; then closes the sink.
+    ///
+    /// What is being sent when `stop` comes is awaited, under the sink's own deadline; what waits for a try is left to
+    /// the next start. To end at once, drop the future: the feed is in the pump.
+    pub async fn run(&mut self, stop: &CancellationToken) {
+        // A panic of the pump's own is a fault of ours; the events behind it are to flow all the same.
+        while AssertUnwindSafe(self.drive(stop)).catch_unwind().await.is_err() {
+            tracing::error!(sink = %self.link.name, "pump panicked; it begins again from its cursor");
+            self.reader.rewind();
+            self.mending.clear();
+            self.link.lost(Failure::new(Reason::Panic, "the pump panicked")).await;
+        }
+        self.reader.rewind();
+        self.link.close().await;
+    }
+
+    /// The feed, to be read on from its cursor.
+    pub fn into_feed(self) -> F {
+        self.reader.into_feed()
+    }
+
+    async fn drive(&mut self, stop: &CancellationToken) {
+        while self.step(stop).await.is_ok() {}
+    }
+
+    async fn step(&mut self, stop: &CancellationToken) -> Result<(), Stop> {
+        self.ensure_up(stop).await?;
+        self.serve_requests(stop).await?;
+        self.retry_parked(stop).await?;
+        let next_parked = self.parked.values().map(|parked| parked.next_try).min();
+        let prepared = tokio::select! {
+            biased;
+            () = stop.cancelled() => return Err(Stop),
+            Some(request) = self.requests.recv() => {
+                self.note(request);
+                return Ok(());
+            }
+            () = until(next_parked), if next_parked.is_some() => return Ok(()),
+            prepared = self.reader.next() => prepared.ok_or(Stop)?,
+            // Whether the connection still stands is looked at again.
+            () = sleep(TICK) => {
+                self.reader.refresh_backlog();
+                return Ok(());
+            }
+        };
+        self.deliver(prepared, stop).await
+    }
+
+    /// Connects, for ever; at once where it is asked to.
+    pub(super) async fn ensure_up(&mut self, stop: &CancellationToken) -> Result<(), Stop> {
+        while !self.link.is_up() {
+            self.wait(self.link.next_try(), stop).await?;
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Err(Stop),
+                _ = self.link.connect(self.reader.read_ahead()) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until `at` or until something is asked.
+    pub(super) async fn wait(&mut self, at: Option<Instant>, stop: &CancellationToken) -> Result<(), Stop> {
+        let room = self.stashed.len() < REQUESTS;
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return Err(Stop),
+            Some(request) = self.requests.recv(), if room => self.note(request),
+            () = until(at) => {}
+            never = self.reader.read_ahead() => match never {},
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, request: Request) {
+        match request {
+            Request::RetryParked => self.retry_now = true,
+            request @ Request::Retry(..) => self.stashed.push_back(request),
+        }
+    }
+
+    /// Settles a window: all of it is confirmed, unwanted or a durable dead letter at the end.
+    async fn deliver(&mut self, prepared: Prepared, stop: &CancellationToken) -> Result<(), Stop> {
+        let unwanted = prepared.unwanted;
+        let mut work = self.sort_in(prepared);
+        loop {
+            self.bury(&mut work, stop).await?;
+            self.reader.advance(work.settled_until());
+            let Some(chunk) = work.queue.pop_front() else { break };
+            self.send(chunk, &mut work, stop).await?;
+        }
+        self.link.metrics.unwanted(unwanted);
+        Ok(())
+    }
+
+    /// Tells apart what is to be sent and what is not.
+    fn sort_in(&mut self, prepared: Prepared) -> Work {
+        let mut work = Work::new(prepared.end);
+        let mut chunk = Chunk::new();
+        for (offset, event, made) in prepared.events {
+            let slot = work.add(offset, event);
+            match made {
+                Made::Unwanted => work.settle(slot),
+                Made::Panicked => {
+                    self.link.metrics.publish_error(&self.link.name, Reason::Panic, 1);
+                    work.bury_unmade(slot, Failure::new(Reason::Panic, "making the message panicked"));
+                }
+                Made::Message(message) => match self.turned_away(&message.topic) {
+                    Some(failure) => work.bury(slot, message, failure),
+                    None => chunk.push(slot, message),
+                },
+            }
+        }
+        if !chunk.is_empty() {
+            work.queue.push_back(chunk);
+        }
+        work
+    }
+
+    /// Why messages of this topic are not even sent.
+    fn turned_away(&mut self, topic: &Topic) -> Option<Failure> {
+        if !self.topics.contains(topic) {
+            if self.topics.len() >= self.max_topics {
+                let detail = format!("one topic more than max_topics = {}", self.max_topics);
+                return Some(Failure::new(Reason::TooManyTopics, detail));
+            }
+            self.topics.insert(topic.clone());
+        }
+        self.parked.get(topic.as_str()).map(|parked| parked.why.clone())
+    }
+
+    /// Makes dead letters durable; where they can't be, the sink waits.
+    async fn bury(&mut self, work: &mut Work, stop: &CancellationToken) -> Result<(), Stop> {
+        let mut waited = false;
+        while !work.burials.is_empty() {
+            let letters = work.letters(self.link.clock.now());
+            let Err(error) = self.dead_letters.append(letters).await else {
+                self.tell_of_burials(work);
+                work.settle_burials();
+                break;
+            };
+            waited = true;
+            let wait = self.link.delay();
+            self.link.hold(Failure::new(Reason::Busy, format!("dead letters can't be kept: {error}")), wait);
+            self.wait(Some(Instant::now() + wait), stop).await?;
+            // What makes room must not wait for it.
+            self.ensure_up(stop).await?;
+            self.serve_requests(stop).await?;
+            self.retry_parked(stop).await?;
+            let (parked, judge) = (&self.parked, self.judge);
+            work.unbury(|topic, why| judge.parks(why.reason) && !parked.contains_key(topic));
+        }
+        if waited {
+            self.link.release();
+        }
+        Ok(())
+    }
+
+    /// A line for letters of topics that are not parked: that a topic is parked was said once.
+    fn tell_of_burials(&self, work: &Work) {
+        let mut by_reason: BTreeMap<Reason, (u64, &str)> = BTreeMap::new();
+        for failure in work.burials.iter().map(|burial| &burial.failure) {
+            if !self.judge.parks(failure.reason) {
+                by_reason.entry(failure.reason).or_insert((0, &failure.detail)).0 += 1;
+            }
+        }
+        for (reason, (letters, detail)) in by_reason {
+            tracing::warn!(sink = %self.link.name, %reason, letters, detail, "dead letters set aside");
+        }
+    }
+
+    async fn send(&mut self, chunk: Chunk<SlotId>, work: &mut Work, stop: &CancellationToken) -> Result<(), Stop> {
+        let mending = chunk.topic().and_then(|topic| self.mending.get(topic));
+        if let Some((why, next_try)) = mending.map(|mending| (mending.why.clone(), mending.next_try)) {
+            let wait = next_try.saturating_duration_since(Instant::now());
+            if !wait.is_zero() {
+                self.link.hold(why, wait);
+                self.wait(Some(next_try), stop).await?;
+            }
+        }
+        self.ensure_up(stop).await?;
+        match self.link.attempt(&chunk.messages, self.reader.read_ahead()).await {
+            Attempt::Outcomes(outcomes) => self.judge(chunk, outcomes, work).await,
+            Attempt::Unknown(failure) => {
+                work.queue.push_front(chunk);
+                self.link.lost(failure).await;
+            }
+            Attempt::Panicked(failure) => {
+                self.judge_refused(chunk, failure.clone(), work);
+                self.link.lost(failure).await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn judge(&mut self, chunk: Chunk<SlotId>, outcomes: Vec<Outcome>, work: &mut Work) {
+        let alone = chunk.topic().is_some();
+        let sorted = chunk.sort(outcomes, self.judge);
+        for (slot, topic) in sorted.confirmed {
+            work.settle(slot);
+            if !self.mending.is_empty() {
+                self.mending.remove(&topic);
+            }
+        }
+        if let (refused, Some(failure)) = sorted.refused {
+            self.judge_refused(refused, failure, work);
+        }
+        if !sorted.mend.is_empty() {
+            self.judge_mend(sorted.mend, alone, work);
+        }
+        if let (retry, Some(failure)) = sorted.retry {
+            work.queue.push_front(retry);
+            self.link.lost(failure).await;
+        }
+        if self.mending.is_empty() {
+            self.link.release();
+        }
+    }
+
+    /// Only what was refused when it was sent alone is a dead letter: brokers condemn whole batches for one message.
+    fn judge_refused(&mut self, mut refused: Chunk<SlotId>, failure: Failure, work: &mut Work) {
+        if refused.len() > 1 {
+            let [front, behind] = refused.halves();
+            work.queue.push_front(behind);
+            work.queue.push_front(front);
+        } else if let (Some(slot), Some(message)) = (refused.keys.pop(), refused.messages.pop()) {
+            work.bury(slot, message, failure);
+        }
+    }
+
+    /// What an operator mends is sent again, each topic by itself behind the others; past its grace it is parked, if
+    /// it failed when it was sent by itself.
+    fn judge_mend(&mut self, mend: Vec<(SlotId, Message, Failure)>, alone: bool, work: &mut Work) {
+        let now = Instant::now();
+        let mut by_topic: Vec<(Topic, Failure, Chunk<SlotId>)> = Vec::new();
+        for (slot, message, failure) in mend {
+            let known = by_topic.iter().position(|(topic, ..)| *topic == message.topic);
+            let at = known.unwrap_or_else(|| {
+                by_topic.push((message.topic.clone(), failure, Chunk::new()));
+                by_topic.len() - 1
+            });
+            by_topic[at].2.push(slot, message);
+        }
+        for (topic, why, mut chunk) in by_topic {
+            chunk.extend(work.take_topic(&topic));
+            let delays = self.link.fork_delays();
+            let mending = self.mending.entry(topic.clone());
+            let mending = mending.or_insert_with(|| Mending { since: now, why: why.clone(), delays, next_try: now });
+            let over = mending.since + self.setup_grace;
+            if alone && now >= over {
+                self.mending.remove(&topic);
+                self.park(&topic, why.clone());
+                for (slot, message) in chunk.into_iter() {
+                    work.bury(slot, message, why.clone());
+                }
+            } else {
+                mending.next_try = (now + mending.delays.after_failure()).min(over).max(now);
+                mending.why = why;
+                work.queue.push_back(chunk);
+            }
+        }
+    }
+}
