@@ -25,6 +25,7 @@
 //! All are tried again for ever: the message is never at fault.
 
 mod files;
+mod tail;
 #[cfg(test)]
 mod tests;
 
@@ -41,6 +42,8 @@ use super::{Failure, Outcome, Reason, Sink};
 use crate::config;
 use crate::message::Message;
 use files::Files;
+
+pub use tail::tail;
 
 /// How long a window may take: a slow disk's fsync of every topic in it.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -128,15 +131,7 @@ fn failure(path: &Path, error: &io::Error) -> Failure {
 }
 
 fn line(message: &Message) -> bytes::Bytes {
-    let mut line = Vec::new();
-    for (name, value) in &message.attributes {
-        line.push(if line.is_empty() { b'{' } else { b',' });
-        line.extend(serde_json::to_vec(name).unwrap_or_default());
-        line.push(b':');
-        line.extend(serde_json::to_vec(value).unwrap_or_default());
-    }
-    line.extend_from_slice(b",\"data\":");
-    line.extend(message.data.iter().map(|b| if matches!(b, b'\r' | b'\n') { b' ' } else { *b }));
-    line.extend_from_slice(b"}\n");
+    let mut line = Vec::from(message.structured_line());
+    line.push(b'\n');
     line.into()
 }

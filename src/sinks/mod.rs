@@ -3,18 +3,21 @@
 //! A sink is handed a window of messages and gives the outcome of each. It is owned by one pump
 //! ([`crate::delivery`]), which connects it, holds a deadline over it, backs off and judges; a sink itself neither
 //! retries for longer than its client does nor waits for ever. To add one: a file beside these, a variant of
-//! [`crate::config::SinkKind`], one line in `build`.
+//! [`SinkKind`], one line in [`build`] and in [`tail`].
 
 #[cfg(feature = "file")]
 pub mod file;
+#[cfg(feature = "nats")]
+pub mod nats;
 pub mod tools;
 
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
-use crate::config;
+use crate::config::{self, SinkKind};
 use crate::message::Message;
+use tools::TailOptions;
 
 /// This binary was built without the sink's cargo feature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -24,10 +27,28 @@ pub struct NotBuiltIn(pub &'static str);
 /// Makes a sink as configured, without connecting it. `max_body`, in bytes, bounds what the client must be able to send.
 #[allow(unused_variables, unreachable_patterns, reason = "what is used hangs on the features")]
 pub fn build(sink: &config::Sink, max_body: usize) -> Result<Box<dyn Sink>, NotBuiltIn> {
+    let prefix = sink.topic.prefix();
+    Ok(match &sink.kind {
+        #[cfg(feature = "file")]
+        SinkKind::File(settings) => Box::new(file::FileSink::new(settings)),
+        #[cfg(feature = "nats")]
+        SinkKind::Nats(settings) => {
+            Box::new(nats::NatsSink::new(sink.name.clone(), settings.clone(), prefix, max_body))
+        }
+        other => return Err(NotBuiltIn(other.as_str())),
+    })
+}
+
+/// Reads back what lands at a sink, until the reader has had enough.
+#[allow(unused_variables, unreachable_patterns, reason = "what is used hangs on the features")]
+pub async fn tail(sink: &config::Sink, options: TailOptions) -> Result<(), Failure> {
+    let prefix = sink.topic.prefix();
     match &sink.kind {
         #[cfg(feature = "file")]
-        config::SinkKind::File(settings) => Ok(Box::new(file::FileSink::new(settings))),
-        other => Err(NotBuiltIn(other.as_str())),
+        SinkKind::File(settings) => file::tail(settings, options).await,
+        #[cfg(feature = "nats")]
+        SinkKind::Nats(settings) => nats::tail(&sink.name, settings, prefix, options).await,
+        other => Err(Failure::new(Reason::Malformed, NotBuiltIn(other.as_str()).to_string())),
     }
 }
 

@@ -1,0 +1,295 @@
+//! The sink for NATS JetStream, by async-nats.
+//!
+//! One subject per topic in one stream, each message confirmed by the stream's `PubAck`. `Nats-Msg-Id` lets the stream
+//! drop what it has within its duplicate window; such a `PubAck` is a confirm, and counted. `Nats-Expected-Stream` keeps
+//! an event from landing in a stream that somebody else laid over the subject.
+//!
+//! The client is not left to reconnect by itself for long: it buffers what it is given meanwhile, and acknowledgements
+//! that were pending when the server died come only as time-outs. A lost connection therefore fails the window at once,
+//! and the pump connects anew.
+//!
+//! # What the server says, and where it goes
+//! | said | reason |
+//! |---|---|
+//! | connection lost, refused, DNS | [`Reason::Unreachable`] |
+//! | authorization violation, nkey or certificate refused, TLS | [`Reason::Login`] |
+//! | no `PubAck` in time | [`Reason::Timeout`] |
+//! | permissions violation for publish to a subject | [`Reason::Rights`] |
+//! | no stream listens on the subject (no responders), 10059, 10060 (another stream does) | [`Reason::Missing`] |
+//! | over `max_payload`, 10054 (`max_msg_size`), 10097 (headers) | [`Reason::TooLarge`] |
+//! | 10003 (bad request), 10052 | [`Reason::Malformed`] |
+//! | all else from JetStream: no leader, no room (10077, 10047, 10002, 10023), too many requests | [`Reason::Busy`] |
+
+mod client;
+mod probe;
+mod tail;
+
+use std::future::IntoFuture as _;
+use std::str::FromStr as _;
+use std::time::Duration;
+
+use async_nats::HeaderValue;
+use async_nats::jetstream::context::{PublishAckFuture, PublishError, PublishErrorKind};
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::publish::PublishAck;
+use async_nats::jetstream::{self, ErrorCode};
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+
+use super::{Failure, Outcome, Reason, Sink};
+use crate::config::{Format, NatsSink as Settings, SinkName};
+use crate::message::Message;
+use client::Connection;
+
+pub use probe::probe;
+pub use tail::tail;
+
+/// How long a `PubAck` is awaited before its message's fate counts as unknown.
+const ACK_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// For a whole window: sending it, and the last acknowledgement.
+const WINDOW_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Media type of structured mode (CloudEvents NATS binding).
+const STRUCTURED: &str = "application/cloudevents+json; charset=UTF-8";
+
+/// Publishes to one stream.
+pub struct NatsSink {
+    name: SinkName,
+    settings: Settings,
+    prefix: String,
+    max_body: usize,
+    connection: Option<Connection>,
+}
+
+impl NatsSink {
+    /// Of these settings; `prefix` is the literal first segment of the sink's topics, `max_body` the ingress's bound
+    /// in bytes. Nothing is connected yet.
+    pub fn new(name: SinkName, settings: Settings, prefix: &str, max_body: usize) -> Self {
+        Self { name, settings, prefix: prefix.to_owned(), max_body, connection: None }
+    }
+
+    fn prepare(&self, message: &Message) -> Result<PublishMessage, Failure> {
+        let id = format!("{}/{}/{}", self.name, message.source_name, message.id);
+        let mut publish = PublishMessage::build().expected_stream(&self.settings.stream);
+        publish = publish.header("Nats-Msg-Id", header_value(&id)?);
+        Ok(match message.format {
+            Format::CloudEvents => {
+                publish.header("Content-Type", header_value(STRUCTURED)?).payload(message.structured())
+            }
+            Format::CloudEventsBinary => {
+                for (name, value) in &message.attributes {
+                    let value = header_value(&crate::message::percent_encode(value))?;
+                    publish = publish.header(format!("ce-{name}"), value);
+                }
+                publish.payload(message.data.clone())
+            }
+        })
+    }
+
+    async fn publish_window(&mut self, window: &[Message]) -> Vec<Outcome> {
+        let outcomes = self.publish_once(window).await;
+        let missing = |outcome: &Outcome| matches!(outcome, Outcome::Failed(f) if f.reason == Reason::Missing);
+        if !self.settings.create_stream || !outcomes.iter().any(missing) {
+            return outcomes;
+        }
+        // The stream was deleted under us, and may be made again. What still finds none is for an operator.
+        let Some(connection) = &self.connection else { return outcomes };
+        if let Err(failure) = connection.create_stream(&self.settings, &self.prefix).await {
+            tracing::warn!(sink = %self.name, stream = self.settings.stream, %failure, "can't create the stream again");
+            return outcomes;
+        }
+        tracing::warn!(sink = %self.name, stream = self.settings.stream, "the stream was gone and is created again");
+        let (indices, again): (Vec<usize>, Vec<Message>) =
+            outcomes.iter().enumerate().filter(|(_, o)| missing(o)).map(|(i, _)| (i, window[i].clone())).unzip();
+        let mut outcomes = outcomes;
+        for (index, outcome) in indices.into_iter().zip(self.publish_once(&again).await) {
+            outcomes[index] = outcome;
+        }
+        outcomes
+    }
+
+    async fn publish_once(&self, window: &[Message]) -> Vec<Outcome> {
+        let Some(connection) = &self.connection else {
+            return vec![failed(Reason::Unreachable, "not connected"); window.len()];
+        };
+        connection.forget_denials();
+        let mut sent = Vec::with_capacity(window.len());
+        for message in window {
+            sent.push(match self.prepare(message) {
+                Ok(publish) => Sent::from(connection.jetstream.send_publish(message.topic.to_string(), publish).await),
+                Err(failure) => Sent::Not(failure),
+            });
+        }
+        let mut outcomes = Vec::with_capacity(window.len());
+        for (sent, message) in sent.into_iter().zip(window) {
+            outcomes.push(match sent {
+                Sent::Not(failure) => Outcome::Failed(failure),
+                Sent::Awaited(ack) => self.settle(connection, message, ack).await,
+            });
+        }
+        outcomes
+    }
+
+    /// The outcome of one message: its `PubAck`, or what makes waiting for it pointless.
+    async fn settle(&self, connection: &Connection, message: &Message, ack: PublishAckFuture) -> Outcome {
+        tokio::select! {
+            // An acknowledgement that is there counts, even if the connection was lost behind it.
+            biased;
+            ack = ack.into_future() => self.judge(ack),
+            failure = connection.gave_up_on(message.topic.as_str()) => Outcome::Failed(failure),
+        }
+    }
+
+    fn judge(&self, ack: Result<PublishAck, PublishError>) -> Outcome {
+        match ack {
+            Ok(ack) if ack.stream == self.settings.stream => Outcome::Confirmed { duplicate: ack.duplicate },
+            Ok(ack) => {
+                failed(Reason::Missing, format!("landed in stream {}, expected {}", ack.stream, self.settings.stream))
+            }
+            Err(error) => Outcome::Failed(sort(&error)),
+        }
+    }
+}
+
+impl Sink for NatsSink {
+    fn connect(&mut self) -> BoxFuture<'_, Result<Vec<String>, Failure>> {
+        async move {
+            self.connection = None;
+            let connection = Connection::open(&self.name, &self.settings).await?;
+            let warnings = connection.prepare_stream(&self.settings, &self.prefix, self.max_body).await?;
+            self.connection = Some(connection);
+            Ok(warnings)
+        }
+        .boxed()
+    }
+
+    fn publish<'a>(&'a mut self, window: &'a [Message]) -> BoxFuture<'a, Vec<Outcome>> {
+        self.publish_window(window).boxed()
+    }
+
+    fn abandon(&mut self) -> BoxFuture<'_, ()> {
+        // Ends the client with its last handle. What it still held is either sent within its one round of attempts to
+        // come back, under ids that the stream knows, or dropped.
+        self.connection = None;
+        std::future::ready(()).boxed()
+    }
+
+    fn close(&mut self) -> BoxFuture<'_, ()> {
+        async move {
+            if let Some(connection) = self.connection.take() {
+                connection.close().await;
+            }
+        }
+        .boxed()
+    }
+
+    fn deadline(&self) -> Duration {
+        WINDOW_DEADLINE
+    }
+
+    fn is_up(&self) -> bool {
+        self.connection.as_ref().is_some_and(Connection::is_up)
+    }
+}
+
+/// A message on its way, or why it is not.
+enum Sent {
+    Awaited(PublishAckFuture),
+    Not(Failure),
+}
+
+impl From<Result<PublishAckFuture, PublishError>> for Sent {
+    fn from(sent: Result<PublishAckFuture, PublishError>) -> Self {
+        match sent {
+            Ok(ack) => Self::Awaited(ack),
+            Err(error) => Self::Not(sort(&error)),
+        }
+    }
+}
+
+fn failed(reason: Reason, detail: impl Into<String>) -> Outcome {
+    Outcome::Failed(Failure::new(reason, detail))
+}
+
+/// A header's value; the client's own conversion panics on a line break.
+fn header_value(text: &str) -> Result<HeaderValue, Failure> {
+    HeaderValue::from_str(text).map_err(|_| Failure::new(Reason::Malformed, "a header holds a line break"))
+}
+
+/// The table of this file's head.
+fn sort(error: &PublishError) -> Failure {
+    use std::error::Error as _;
+    let reason = match error.kind() {
+        PublishErrorKind::StreamNotFound => Reason::Missing,
+        PublishErrorKind::TimedOut => Reason::Timeout,
+        PublishErrorKind::BrokenPipe => Reason::Unreachable,
+        PublishErrorKind::MaxPayloadExceeded => Reason::TooLarge,
+        PublishErrorKind::MaxAckPending => Reason::Busy,
+        PublishErrorKind::WrongLastMessageId | PublishErrorKind::WrongLastSequence | PublishErrorKind::Other => {
+            match error.source().and_then(|source| source.downcast_ref::<jetstream::Error>()) {
+                Some(said) => reason_of(said.error_code()),
+                None => Reason::Unreachable,
+            }
+        }
+    };
+    let detail = match error.source() {
+        Some(source) if error.kind() == PublishErrorKind::Other => source.to_string(),
+        _ => error.to_string(),
+    };
+    Failure::new(reason, detail)
+}
+
+/// Where a code of JetStream's API goes.
+fn reason_of(code: ErrorCode) -> Reason {
+    match code {
+        ErrorCode::STREAM_NOT_FOUND | ErrorCode::STREAM_NOT_MATCH | ErrorCode::STREAM_MISMATCH => Reason::Missing,
+        ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM | ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM => Reason::TooLarge,
+        ErrorCode::BAD_REQUEST | ErrorCode::STREAM_INVALID_CONFIG => Reason::Malformed,
+        _ => Reason::Busy,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(code: u64) -> PublishError {
+        let body = format!(r#"{{"code":400,"err_code":{code},"description":"as the server words it"}}"#);
+        let error: jetstream::Error = serde_json::from_str(&body).expect("an API error");
+        PublishError::with_source(PublishErrorKind::Other, error)
+    }
+
+    #[test]
+    fn sorts_what_the_server_says() {
+        for (code, reason) in [
+            (10_059, Reason::Missing),
+            (10_060, Reason::Missing),
+            (10_054, Reason::TooLarge),
+            (10_097, Reason::TooLarge),
+            (10_077, Reason::Busy),
+            (10_047, Reason::Busy),
+            (10_008, Reason::Busy),
+            (10_003, Reason::Malformed),
+        ] {
+            let failure = sort(&said(code));
+            assert_eq!(failure.reason, reason, "{code}");
+            assert!(failure.detail.contains("as the server words it"), "{failure}");
+        }
+        let kinds = [
+            (PublishErrorKind::StreamNotFound, Reason::Missing),
+            (PublishErrorKind::TimedOut, Reason::Timeout),
+            (PublishErrorKind::BrokenPipe, Reason::Unreachable),
+            (PublishErrorKind::MaxPayloadExceeded, Reason::TooLarge),
+        ];
+        for (kind, reason) in kinds {
+            assert_eq!(sort(&PublishError::new(kind)).reason, reason, "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_line_break_in_a_header_is_refused_and_does_not_panic() {
+        assert_eq!(header_value("a\r\nb").expect_err("refused").reason, Reason::Malformed);
+        assert_eq!(header_value("a b").expect("fits").as_str(), "a b");
+    }
+}

@@ -1,0 +1,72 @@
+//! Reads the stream back by an ordered consumer, which leaves no trace on the server.
+
+use async_nats::HeaderMap;
+use async_nats::jetstream::consumer::pull::OrderedConfig;
+use async_nats::jetstream::consumer::{DeliverPolicy, ReplayPolicy};
+use futures_util::StreamExt as _;
+
+use super::client::Connection;
+use crate::config::{NatsSink as Settings, SinkName};
+use crate::sinks::tools::{Landed, TailOptions, structured_from};
+use crate::sinks::{Failure, Reason};
+
+/// Gives what lands on the subjects asked for, until the reader has had enough.
+pub async fn tail(name: &SinkName, settings: &Settings, prefix: &str, options: TailOptions) -> Result<(), Failure> {
+    let unreachable = |error: String| Failure::new(Reason::Unreachable, error);
+    let TailOptions { topics, from_start, into, ready } = options;
+    let connection = Connection::open(name, settings).await?;
+    let stream = connection
+        .jetstream
+        .get_stream(&settings.stream)
+        .await
+        .map_err(|error| Failure::new(Reason::Missing, format!("stream {}: {error}", settings.stream)))?;
+    let consumer = stream
+        .create_consumer(OrderedConfig {
+            deliver_policy: if from_start { DeliverPolicy::All } else { DeliverPolicy::New },
+            replay_policy: ReplayPolicy::Instant,
+            filter_subject: format!("{prefix}.>"),
+            ..OrderedConfig::default()
+        })
+        .await
+        .map_err(|error| unreachable(error.to_string()))?;
+    let mut messages = consumer.messages().await.map_err(|error| unreachable(error.to_string()))?;
+    // Whoever waits for it may have gone already.
+    let _ = ready.send(());
+    loop {
+        let message = tokio::select! {
+            message = messages.next() => message,
+            () = into.closed() => return Ok(()),
+        };
+        let Some(message) = message else { return Ok(()) };
+        let message = message.map_err(|error| unreachable(error.to_string()))?;
+        let topic = message.subject.to_string();
+        if !topics.ask_for(&topic) {
+            continue;
+        }
+        let document = document(message.headers.as_ref(), &message.payload);
+        if into.send(Landed { topic, document }).await.is_err() {
+            return Ok(());
+        }
+    }
+}
+
+/// The CloudEvents document; in binary mode put together from `ce-` headers and payload.
+fn document(headers: Option<&HeaderMap>, payload: &[u8]) -> Vec<u8> {
+    let mut attributes = Vec::new();
+    let mut content_type = None;
+    for (name, values) in headers.into_iter().flat_map(HeaderMap::iter) {
+        let (name, Some(value)) = (name.to_string(), values.last()) else { continue };
+        let Some(attribute) = name.strip_prefix("ce-") else { continue };
+        let value = percent_encoding::percent_decode_str(value.as_str()).decode_utf8_lossy().into_owned();
+        if attribute == "datacontenttype" {
+            content_type = Some(value);
+        } else {
+            attributes.push((attribute.to_owned(), value));
+        }
+    }
+    if attributes.is_empty() {
+        return payload.to_vec();
+    }
+    attributes.sort();
+    structured_from(&attributes, content_type.as_deref(), payload)
+}
