@@ -5,6 +5,7 @@
 
 mod engine;
 mod listeners;
+mod pumps;
 mod view;
 
 use std::fs;
@@ -17,7 +18,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Operated as _, Status};
@@ -46,9 +47,6 @@ pub enum StartError {
         /// The system's word.
         error: io::Error,
     },
-    /// The certificate can't be used.
-    #[error("{0}")]
-    Tls(String),
     /// A file or folder of the data folder can't be made or read.
     #[error("{path}: {error}")]
     File {
@@ -145,15 +143,30 @@ impl Bridge {
         self.view.reload_asked().await;
     }
 
-    /// Puts a new configuration in effect, as far as that goes without a restart; names what needs one.
-    pub async fn apply(&self, config: Config) -> Vec<String> {
-        self.sources.replace(&config.sources);
-        self.view.apply(config).await
+    /// The configuration in effect.
+    pub fn config(&self) -> Arc<Config> {
+        self.view.config()
+    }
+
+    /// Puts a newer configuration in effect, as far as that goes without a restart; gives what did not go.
+    pub async fn apply(&self, new: Config) -> Vec<String> {
+        let old = self.view.config();
+        self.sources.replace(&new.sources);
+        let institutions = |config: &Config| -> Vec<_> {
+            config.sources.iter().map(|source| (source.name.clone(), source.institution.clone())).collect()
+        };
+        let remake = institutions(&old) != institutions(&new) || old.privacy != new.privacy;
+        let problems = match self.view.engine.get() {
+            Some(open) => open.pumps.apply(&new, remake).await,
+            None => vec!["the journal is not open yet; the sinks stay as they were".to_owned()],
+        };
+        self.view.loaded(new);
+        problems
     }
 
     /// A reload was refused, with all that is wrong.
     pub fn refuse(&self, errors: Vec<String>) {
-        self.view.refuse(errors);
+        self.view.refused(errors);
     }
 
     /// Announces the end for `delay` while events are still taken, then closes the listener, lets requests finish and
@@ -167,11 +180,12 @@ impl Bridge {
         }
         self.ingress_stop.close();
         if timeout(STOP_PATIENCE, self.ingress).await.is_err() {
-            tracing::warn!(seconds = STOP_PATIENCE.as_secs(), "requests did not finish in time; what was answered is durable");
+            tracing::warn!(
+                seconds = STOP_PATIENCE.as_secs(),
+                "requests did not finish in time; what was answered is durable"
+            );
         }
-        if timeout(STOP_PATIENCE, self.view.close_engine()).await.is_err() {
-            tracing::warn!(seconds = STOP_PATIENCE.as_secs(), "sinks did not settle in time; what waits is delivered after the next start");
-        }
+        self.view.engine.close(Instant::now() + STOP_PATIENCE).await;
         Listeners::remove(&self.view.config().data_dir);
         self.admin_stop.cancel();
         tracing::info!("stopped");
@@ -179,7 +193,7 @@ impl Bridge {
 }
 
 async fn open(view: Arc<View>, tell: watch::Sender<Opened>) {
-    let opened = match view.open_engine().await {
+    let opened = match view.engine.open(&view.config(), &view.metrics).await {
         Ok(()) => Opened::Open,
         Err(error) => Opened::Failed(Arc::new(error)),
     };

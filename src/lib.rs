@@ -23,7 +23,9 @@
 
 pub mod admin;
 pub mod alma;
+pub mod bridge;
 pub mod clock;
+pub mod commands;
 pub mod config;
 pub mod delivery;
 mod durable;

@@ -94,13 +94,16 @@ pub struct SinkStatus {
     /// `file`, `kafka`, `rabbitmq` or `nats`; none for one that was taken out of the configuration.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none", default)]
     pub kind: Option<String>,
-    /// `connecting`, `up`, `waiting` (between two attempts), `stopped`, `removed`.
+    /// `connecting`, `up`, `backing_off` (between two attempts), `stopped`, `removed`.
     pub state: String,
     /// Why it is not up.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub why: Option<String>,
     /// Since when it is in this state.
     pub since: String,
+    /// What the last connect found to fall short, such as a limit or replication.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub warnings: Vec<String>,
     /// Events that it has not yet passed.
     pub waiting_events: u64,
     /// Age of the oldest of them.

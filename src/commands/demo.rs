@@ -113,9 +113,17 @@ async fn show(config: &Config, bridge: &Bridge, secret: &Secret) -> Result<(), F
             return Err(Failure::failed(format!("{} was answered {said}", sample.name)));
         }
         for _ in 0..asked_for(config, &body) {
-            let (sink, event) = tokio::time::timeout(PATIENCE, next_of(&mut landed, &digits)).await.ok().flatten().ok_or_else(|| {
-                Failure::failed(format!("{} did not land within {} s{}", sample.name, PATIENCE.as_secs(), whys(bridge)))
-            })?;
+            let (sink, event) =
+                tokio::time::timeout(PATIENCE, next_of(&mut landed, &digits)).await.ok().flatten().ok_or_else(
+                    || {
+                        Failure::failed(format!(
+                            "{} did not land within {} s{}",
+                            sample.name,
+                            PATIENCE.as_secs(),
+                            whys(bridge)
+                        ))
+                    },
+                )?;
             println!(
                 "{:<13} {said:<13} {:>10}   {sink:<9} {:<36} {:>10}",
                 sample.name,
@@ -150,8 +158,9 @@ fn asked_for(config: &Config, body: &Bytes) -> usize {
     makers.filter(|messages| messages.make(&event, None).is_some()).count()
 }
 
-/// Waits until every sink is connected.
+/// Waits until the journal is open and every sink connected.
 async fn connected(bridge: &Bridge) -> Result<(), Failure> {
+    bridge.opened().await.map_err(Failure::failed)?;
     let deadline = Instant::now() + PATIENCE;
     while !bridge.status().sinks.iter().all(|sink| sink.state == "up") {
         if Instant::now() > deadline {
@@ -169,10 +178,7 @@ fn whys(bridge: &Bridge) -> String {
 }
 
 /// What is read back from all sinks, with the sink's name. Resolves once reading has begun at each.
-async fn read_back(
-    config: &Config,
-    readers: &mut JoinSet<()>,
-) -> Result<mpsc::Receiver<(String, Landed)>, Failure> {
+async fn read_back(config: &Config, readers: &mut JoinSet<()>) -> Result<mpsc::Receiver<(String, Landed)>, Failure> {
     let (all, landed) = mpsc::channel(samples::ALL.len());
     for sink in config.sinks.iter().cloned().map(Arc::new) {
         let (into, mut from) = mpsc::channel(samples::ALL.len());

@@ -69,8 +69,7 @@ fn explain_event(config: &Config, source: &Source, body: &[u8]) {
     println!("body       {} bytes, SHA-256 {}", body.len(), BodyDigest::of(body).hex(64));
     println!("verdict    {}", event.verdict());
     let now = SystemClock.now();
-    let stored =
-        StoredEvent { source: source.name.clone(), received: now, recorded: now, body: body.to_vec().into() };
+    let stored = StoredEvent { source: source.name.clone(), received: now, recorded: now, body: body.to_vec().into() };
     for sink in &config.sinks {
         println!("\nsink {} ({})", sink.name, sink.kind.as_str());
         let messages = Messages::new(sink, &config.sources, &config.privacy);

@@ -40,9 +40,15 @@ impl Client {
         let authority = self.url.authority().map(ToString::to_string).unwrap_or_default();
         let host = authority.parse().map_err(|_| format!("no host can be made of {authority:?}"))?;
         request.headers_mut().insert(HOST, host);
-        let connection = match self.connection.take() {
-            Some(mut kept) if kept.ready().await.is_ok() => kept,
-            _ => self.connect().await?,
+        let mut kept = self.connection.take();
+        if let Some(connection) = &mut kept
+            && connection.ready().await.is_err()
+        {
+            kept = None;
+        }
+        let connection = match kept {
+            Some(connection) => connection,
+            None => self.connect().await?,
         };
         let connection = self.connection.insert(connection);
         let answer = timeout(PATIENCE, async {

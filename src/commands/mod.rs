@@ -84,6 +84,15 @@ impl Failure {
     fn failed(why: impl fmt::Display) -> Self {
         Self::Failed(why.to_string())
     }
+
+    /// What went wrong, a line each.
+    fn lines(&self) -> Vec<String> {
+        match self {
+            Self::Config(errors) => errors.0.iter().map(ToString::to_string).collect(),
+            Self::Usage(why) | Self::Failed(why) => vec![why.clone()],
+            Self::Silent => Vec::new(),
+        }
+    }
 }
 
 /// Runs the program with the process's arguments and environment.
@@ -139,7 +148,9 @@ fn load_silently(file: Option<PathBuf>) -> Result<Loaded, Failure> {
 
 /// The process's environment; variables that are not UTF-8 are none of ours.
 fn environment() -> Vec<(String, String)> {
-    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect()
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
 }
 
 /// The source of that name, or the only one.

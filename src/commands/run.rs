@@ -37,3 +37,153 @@ pub(super) fn run(file: Option<PathBuf>, args: Args) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::failed)?;
     runtime.block_on(serve(file, config, &level, args.stop_delay))
 }
+
+/// Serves until a signal; then stops in good order.
+async fn serve(
+    file: Option<PathBuf>,
+    config: Config,
+    level: &LevelHandle,
+    stop_delay: Duration,
+) -> Result<(), Failure> {
+    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    let mut hang_up = listen(SignalKind::hangup())?;
+    tell_secret(&config);
+    let bridge = Bridge::start(config).await.map_err(Failure::failed)?;
+    let mut watch = Watch::new(&bridge.config());
+    tracing::info!(address = %bridge.ingress_addr(), "listening for Alma");
+    tracing::info!(address = %bridge.admin_addr(), "listening for operators");
+    let mut open = false;
+    loop {
+        tokio::select! {
+            result = bridge.opened(), if !open => match result {
+                Ok(()) => {
+                    open = true;
+                    tracing::info!("ready");
+                }
+                Err(error) => return Err(Failure::failed(error)),
+            },
+            _ = hang_up.recv() => reload(&bridge, file.as_ref(), level, Cause::Asked, &mut watch).await,
+            () = bridge.reload_asked() => reload(&bridge, file.as_ref(), level, Cause::Asked, &mut watch).await,
+            () = watch.changed() => reload(&bridge, file.as_ref(), level, Cause::FileChanged, &mut watch).await,
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+    }
+    tokio::select! {
+        () = bridge.stop(stop_delay) => Ok(()),
+        _ = terminate.recv() => Err(Failure::failed("ended at once by a second signal")),
+        _ = interrupt.recv() => Err(Failure::failed("ended at once by a second signal")),
+    }
+}
+
+fn listen(kind: SignalKind) -> Result<Signal, Failure> {
+    signal(kind).map_err(Failure::failed)
+}
+
+/// On every start of a bridge whose secret was generated: how to see it and where it goes.
+fn tell_secret(config: &Config) {
+    let generated = |source: &&crate::config::Source| {
+        source.secrets.iter().any(|secret| matches!(secret.from, SecretFrom::Generated(_)))
+    };
+    for source in config.sources.iter().filter(generated) {
+        tracing::info!(
+            source = %source.name,
+            "the secret was generated: see it with `alma-bridge secret` and paste it into Alma's integration profile"
+        );
+    }
+}
+
+/// Why the configuration is loaded again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    /// SIGHUP, or the admin listener.
+    Asked,
+    /// One of its files is another.
+    FileChanged,
+}
+
+/// Loads the configuration again and puts in effect what can be. A bad one changes nothing.
+async fn reload(bridge: &Bridge, file: Option<&PathBuf>, level: &LevelHandle, cause: Cause, watch: &mut Watch) {
+    let old = bridge.config();
+    let loaded = match load_silently(file.cloned()) {
+        Ok(loaded) => loaded,
+        Err(failure) => return refuse(bridge, failure.lines()),
+    };
+    let mut new = loaded.config;
+    if let Err(error) = new.generate_missing() {
+        return refuse(bridge, vec![error.to_string()]);
+    }
+    // Cut at the start, and not to be taken for a change.
+    new.ingress.max_connections = old.ingress.max_connections.min(new.ingress.max_connections);
+    let changes = old.changes(&new);
+    if cause == Cause::FileChanged && !changes.taken_away.is_empty() {
+        let gone = changes.taken_away.join(", ");
+        return refuse(
+            bridge,
+            vec![format!("{gone} would be taken away, which a half-written file can do: SIGHUP does it")],
+        );
+    }
+    if let Err(error) = level.set(&new.log.level) {
+        return refuse(bridge, vec![format!("log.level: {error}")]);
+    }
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    for key in &changes.need_restart {
+        tracing::warn!(key, "changed, but takes a restart to be in effect");
+    }
+    *watch = Watch::new(&new);
+    let problems = bridge.apply(new.keeping_fixed(&old)).await;
+    if problems.is_empty() {
+        tracing::info!("configuration reloaded");
+    } else {
+        refuse(bridge, problems);
+    }
+}
+
+fn refuse(bridge: &Bridge, errors: Vec<String>) {
+    for error in &errors {
+        tracing::error!("reload refused: {error}");
+    }
+    bridge.refuse(errors);
+}
+
+/// Looks at the files that a configuration is read from.
+///
+/// Mounted ConfigMaps and Secrets swap a link; contents are compared, not times. A change counts once nothing more has
+/// changed for a second.
+struct Watch {
+    files: Vec<PathBuf>,
+    in_effect: Vec<Option<Vec<u8>>>,
+    seen: Vec<Option<Vec<u8>>>,
+}
+
+/// Between two looks.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+impl Watch {
+    fn new(config: &Config) -> Self {
+        let files = config.files();
+        let contents = read_all(&files);
+        Self { files, in_effect: contents.clone(), seen: contents }
+    }
+
+    /// Resolves when something changed and was still for a second.
+    async fn changed(&mut self) {
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let now = read_all(&self.files);
+            let still = now == self.seen;
+            self.seen = now;
+            if still && self.seen != self.in_effect {
+                self.in_effect.clone_from(&self.seen);
+                return;
+            }
+        }
+    }
+}
+
+/// Digests would do; the files are small.
+fn read_all(files: &[PathBuf]) -> Vec<Option<Vec<u8>>> {
+    files.iter().map(|file| std::fs::read(file).ok()).collect()
+}

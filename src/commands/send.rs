@@ -96,7 +96,10 @@ pub(super) fn run(file: Option<PathBuf>, args: Args) -> Result<(), Failure> {
 /// The secret that events are signed with: the first of the source's that is there.
 fn signing_secret(source: &Source) -> Result<&Secret, Failure> {
     source.secrets.iter().find_map(|named| named.secret.as_ref()).ok_or_else(|| {
-        Failure::failed(format!("source {} has no secret yet: start the bridge, or see alma-bridge secret", source.name))
+        Failure::failed(format!(
+            "source {} has no secret yet: start the bridge, or see alma-bridge secret",
+            source.name
+        ))
     })
 }
 
@@ -328,14 +331,21 @@ impl Summary {
     fn print(&self, took: Duration) {
         let mut sorted = self.took.clone();
         sorted.sort_unstable();
-        let at = |share: usize| sorted.get((sorted.len() * share / 1_000).min(sorted.len() - 1)).copied().unwrap_or_default();
+        let at = |share: usize| {
+            sorted.get((sorted.len() * share / 1_000).min(sorted.len() - 1)).copied().unwrap_or_default()
+        };
         #[allow(clippy::cast_precision_loss, reason = "a count of events is far below 2^52")]
         let rate = sorted.len() as f64 / took.as_secs_f64().max(1e-9);
         eprintln!("{} events in {:.1} s, {rate:.0}/s", sorted.len(), took.as_secs_f64());
         for (said, count) in &self.outcomes {
             eprintln!("  {count:>7}  {said}");
         }
-        eprintln!("  answered in: median {}, p99 {}, longest {}", milliseconds(at(500)), milliseconds(at(990)), milliseconds(at(1_000)));
+        eprintln!(
+            "  answered in: median {}, p99 {}, longest {}",
+            milliseconds(at(500)),
+            milliseconds(at(990)),
+            milliseconds(at(1_000))
+        );
     }
 }
 

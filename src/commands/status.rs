@@ -72,8 +72,9 @@ async fn fetch(client: &mut Client) -> Result<(String, Status), Failure> {
     let request = Request::get("/status").body(Full::<Bytes>::default()).expect("a constant path");
     let answer = client.send(request).await.map_err(Failure::failed)?;
     let document = String::from_utf8_lossy(answer.body()).into_owned();
-    let status = serde_json::from_str(&document)
-        .map_err(|error| Failure::failed(format!("the admin listener answered {}, no status: {error}", answer.status())))?;
+    let status = serde_json::from_str(&document).map_err(|error| {
+        Failure::failed(format!("the admin listener answered {}, no status: {error}", answer.status()))
+    })?;
     Ok((document, status))
 }
 

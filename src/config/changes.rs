@@ -34,6 +34,17 @@ impl Config {
         Changes { need_restart, taken_away }
     }
 
+    /// This one, with what can't change without a restart as it is in `running`.
+    #[must_use]
+    pub fn keeping_fixed(mut self, running: &Self) -> Self {
+        self.data_dir.clone_from(&running.data_dir);
+        self.ingress = running.ingress.clone();
+        self.admin = running.admin.clone();
+        self.journal = running.journal.clone();
+        self.log.format = running.log.format;
+        self
+    }
+
     /// Every file that this configuration was read from: a change of one of them may change it.
     pub fn files(&self) -> Vec<PathBuf> {
         let mut files: Vec<PathBuf> = self.file.iter().cloned().collect();

@@ -63,7 +63,7 @@ impl Filters {
     }
 
     /// A sink ends.
-    pub(super) fn unset(&self, sink: &SinkName) {
+    pub(crate) fn unset(&self, sink: &SinkName) {
         self.0.write().unwrap_or_else(PoisonError::into_inner).remove(sink);
     }
 

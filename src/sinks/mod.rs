@@ -55,7 +55,7 @@ pub async fn tail(sink: &config::Sink, options: TailOptions) -> Result<(), Failu
 /// What a pump drives. All methods are called from one task, never two at a time.
 ///
 /// Futures are boxed once a window of up to 512 events, not once an event.
-pub trait Sink: Send {
+pub trait Sink: Send + Sync {
     /// Connects, logs in, and makes ready what must exist before the first event (exchange, stream).
     ///
     /// Called before the first window and again after [`Outcome`]s or errors of class [`Class::Retry`]. An earlier

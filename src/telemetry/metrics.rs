@@ -333,6 +333,13 @@ impl Metrics {
         self.0.secret_last_used.get_or_create(&SecretLabels { source, secret: secret.into() }).set(seconds(at));
     }
 
+    /// When the source last proved an event, since the start.
+    pub fn last_event(&self, source: &SourceName) -> Option<Timestamp> {
+        let seconds = self.0.source_last_event.get_or_create(&SourceLabels { source: source.as_str().into() }).get();
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "set from a Timestamp")]
+        (seconds > 0.0).then(|| Timestamp::from_micros((seconds * 1e6).round() as u64))
+    }
+
     /// A commit group was written and fsynced.
     pub fn journal_sync(&self, took: Duration) {
         self.0.journal_sync_duration.observe(took.as_secs_f64());

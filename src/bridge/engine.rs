@@ -1,0 +1,130 @@
+//! What stands behind the ingress: the journal and its pumps, or with `storage = "none"` the pumps alone.
+
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::pumps::Pumps;
+use crate::alma::Verified;
+use crate::clock::{SystemClock, Timestamp};
+use crate::config::{Config, SinkName};
+use crate::delivery::DeadLetterError;
+use crate::journal::{
+    self, Intake, Journal, JournalLock, JournalOptions, Limits, NotTaken, RealDisk, Registration, Taken,
+};
+use crate::sinks::NotBuiltIn;
+use crate::telemetry::Metrics;
+
+/// How long a second process waits for the journal's lock.
+const LOCK_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Between two attempts at the lock.
+const LOCK_RETRY: Duration = Duration::from_millis(200);
+
+/// Why events can't be taken at all.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process writes the same journal.
+    #[error("another process has held the journal {0} for 30 s: one bridge per data_dir")]
+    Locked(PathBuf),
+    /// The journal can't be opened.
+    #[error(transparent)]
+    Journal(#[from] journal::OpenError),
+    /// A sink's dead letters can't be opened.
+    #[error(transparent)]
+    DeadLetters(#[from] DeadLetterError),
+    /// A sink's type is not in this binary.
+    #[error(transparent)]
+    NotBuiltIn(#[from] NotBuiltIn),
+    /// The journal gave no place to a sink that it was opened with.
+    #[error("the journal has no place for sink {0}, or it is read already")]
+    NoPlace(SinkName),
+    /// Opening panicked; the log says where.
+    #[error("a panic, see the log")]
+    Panicked,
+}
+
+/// Takes events once it is open; before and after that it says so.
+#[derive(Default)]
+pub struct Engine(OnceLock<Open>);
+
+/// An open engine.
+pub(super) struct Open {
+    pub(super) journal: Journal,
+    pub(super) pumps: Pumps,
+}
+
+impl Engine {
+    /// Waits for the lock, opens the journal, starts a pump for each sink.
+    pub(super) async fn open(&self, config: &Config, metrics: &Metrics) -> Result<(), OpenError> {
+        let dir = config.journal_dir();
+        let lock = lock(dir.clone()).await?;
+        let options = JournalOptions {
+            dir: dir.clone(),
+            config: config.journal.clone(),
+            sinks: config.sinks.iter().map(Registration::from).collect(),
+            disk: RealDisk::shared(),
+            clock: SystemClock::shared(),
+            metrics: metrics.clone(),
+            lock: Some(lock),
+            limits: Limits::of(&config.journal),
+        };
+        let journal = blocking(move || Journal::open(options)).await??;
+        let pumps = Pumps::new(journal.clone(), dir.join("dead"), metrics.clone());
+        pumps.start_all(config).await?;
+        // Set once: nobody else opens.
+        let _ = self.0.set(Open { journal, pumps });
+        Ok(())
+    }
+
+    /// Where it is open.
+    pub(super) fn get(&self) -> Option<&Open> {
+        self.0.get()
+    }
+
+    /// Lets the pumps settle until `deadline`, then closes the journal in good order.
+    pub(super) async fn close(&self, deadline: Instant) {
+        let Some(open) = self.0.get() else { return };
+        if !open.pumps.stop_all(deadline).await {
+            tracing::warn!("sinks did not settle in time; what waits is delivered after the next start");
+        }
+        open.journal.close().await;
+    }
+}
+
+impl Intake for Engine {
+    async fn take(&self, event: Verified, received: Timestamp) -> Result<Taken, NotTaken> {
+        match self.0.get() {
+            Some(open) => open.journal.take(event, received).await,
+            None => Err(NotTaken::NotRunning),
+        }
+    }
+
+    fn ready(&self) -> Result<(), NotTaken> {
+        self.0.get().map_or(Err(NotTaken::NotRunning), |open| open.journal.ready())
+    }
+}
+
+async fn lock(dir: PathBuf) -> Result<JournalLock, OpenError> {
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    let mut told = false;
+    loop {
+        let attempt = dir.clone();
+        if let Some(lock) = blocking(move || JournalLock::acquire(&attempt)).await?? {
+            return Ok(lock);
+        }
+        if Instant::now() >= deadline {
+            return Err(OpenError::Locked(dir));
+        }
+        if !std::mem::replace(&mut told, true) {
+            tracing::warn!(journal = %dir.display(), "another process holds the journal; alive but not ready until it lets go");
+        }
+        tokio::time::sleep(LOCK_RETRY).await;
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, OpenError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| OpenError::Panicked)
+}

@@ -1,0 +1,245 @@
+//! What operators see of the bridge, and what they can make it do.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use tokio::sync::Notify;
+
+use super::Listeners;
+use super::engine::{Engine, Open};
+use crate::admin::status::{ConfigStatus, JournalStatus, ParkedTopic, SinkStatus, SourceStatus};
+use crate::admin::{self, Operated, Status};
+use crate::clock::{Clock as _, SystemClock, Timestamp};
+use crate::config::{Config, Storage};
+use crate::delivery::{self, SinkState};
+use crate::journal::Intake as _;
+use crate::telemetry::Metrics;
+
+/// A sink's oldest event has waited for this long: somebody should look.
+const LONG_WAIT_SECONDS: f64 = 300.0;
+
+/// Shared by the bridge and its admin listener.
+pub(super) struct View {
+    config: RwLock<Arc<Config>>,
+    loaded: RwLock<(Timestamp, Vec<String>)>,
+    started: Timestamp,
+    listeners: Listeners,
+    pub(super) metrics: Metrics,
+    pub(super) engine: Arc<Engine>,
+    stopping: AtomicBool,
+    reload: Notify,
+}
+
+impl View {
+    pub(super) fn new(config: Config, listeners: Listeners, metrics: Metrics, engine: Arc<Engine>) -> Self {
+        let now = SystemClock.now();
+        metrics.config_loaded(now);
+        Self {
+            config: RwLock::new(Arc::new(config)),
+            loaded: RwLock::new((now, Vec::new())),
+            started: now,
+            listeners,
+            metrics,
+            engine,
+            stopping: AtomicBool::new(false),
+            reload: Notify::new(),
+        }
+    }
+
+    /// The configuration in effect.
+    pub(super) fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A newer one is in effect.
+    pub(super) fn loaded(&self, config: Config) {
+        let now = SystemClock.now();
+        self.metrics.name_all(&config);
+        self.metrics.config_loaded(now);
+        *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
+        *self.loaded.write().unwrap_or_else(PoisonError::into_inner) = (now, Vec::new());
+    }
+
+    /// A newer one was refused.
+    pub(super) fn refused(&self, errors: Vec<String>) {
+        self.metrics.config_refused();
+        self.loaded.write().unwrap_or_else(PoisonError::into_inner).1 = errors;
+    }
+
+    /// From now on it is not ready.
+    pub(super) fn begin_stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) async fn reload_asked(&self) {
+        self.reload.notified().await;
+    }
+
+    fn sources(&self, config: &Config) -> Vec<SourceStatus> {
+        let status = |source: &crate::config::Source| SourceStatus {
+            name: source.name.to_string(),
+            path: source.path.clone(),
+            secrets: source.secrets.iter().filter(|s| s.secret.is_some()).map(|s| s.name.clone()).collect(),
+            last_event: self.metrics.last_event(&source.name).map(|moment| moment.to_string()),
+        };
+        config.sources.iter().map(status).collect()
+    }
+
+    fn journal(config: &Config, open: &Open) -> JournalStatus {
+        let stats = open.journal.stats();
+        JournalStatus {
+            dir: config.journal_dir().display().to_string(),
+            waiting_bytes: stats.waiting_bytes,
+            max_size: stats.max_size,
+            delivered_bytes: stats.delivered_bytes,
+            free_bytes: stats.free_bytes,
+            min_free: stats.min_free,
+            damaged_records: stats.damaged_records,
+        }
+    }
+
+    /// The sinks that run, and those that were taken out and keep their place.
+    fn sinks(open: &Open, now: Timestamp) -> Vec<SinkStatus> {
+        let mut sinks: Vec<SinkStatus> = open.pumps.status().iter().map(|sink| sink_status(sink, now)).collect();
+        let removed = open.journal.sinks().into_iter().filter(|sink| !sink.configured);
+        sinks.extend(removed.map(|sink| SinkStatus {
+            name: sink.name.to_string(),
+            state: "removed".to_owned(),
+            waiting_events: sink.backlog.events,
+            oldest_waiting_seconds: age(sink.backlog.oldest, now),
+            ..SinkStatus::default()
+        }));
+        sinks
+    }
+}
+
+fn age(oldest: Option<Timestamp>, now: Timestamp) -> f64 {
+    oldest.map_or(0.0, |oldest| now.since(oldest).as_secs_f64())
+}
+
+fn sink_status(sink: &delivery::SinkStatus, now: Timestamp) -> SinkStatus {
+    let why = match &sink.state {
+        SinkState::BackingOff { why, next_try } => Some(format!("{why}; tries again at {next_try}")),
+        _ => None,
+    };
+    let parked = |topic: &delivery::ParkedTopic| ParkedTopic {
+        topic: topic.topic.to_string(),
+        reason: topic.why.reason.to_string(),
+        detail: topic.why.detail.clone(),
+        since: topic.since.to_string(),
+    };
+    let letters = sink.dead_letters.by_reason.iter().map(|(reason, count)| (reason.to_string(), *count));
+    SinkStatus {
+        name: sink.name.to_string(),
+        kind: Some(sink.kind.to_owned()),
+        state: sink.state.as_str().to_owned(),
+        why,
+        since: sink.since.to_string(),
+        warnings: sink.warnings.clone(),
+        waiting_events: sink.backlog.events,
+        oldest_waiting_seconds: age(sink.backlog.oldest, now),
+        last_confirm: sink.last_confirm.map(|moment| moment.to_string()),
+        parked_topics: sink.parked.iter().map(parked).collect(),
+        dead_letters: letters.filter(|(_, count)| *count > 0).collect(),
+    }
+}
+
+/// What needs a person, most urgent first.
+fn attention(status: &Status) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let Some(why) = &status.unready_reason {
+        lines.push(format!("no event can be taken: {why}"));
+    }
+    if let Some(journal) = &status.journal
+        && journal.damaged_records > 0
+    {
+        let (count, dir) = (journal.damaged_records, &journal.dir);
+        lines.push(format!("journal: {count} records were damaged on disk; their bytes are in {dir}/damaged"));
+    }
+    for sink in &status.sinks {
+        let name = &sink.name;
+        match (sink.state.as_str(), &sink.why) {
+            ("removed", _) => lines.push(format!(
+                "sink {name} was taken out, {} events wait for it: let it return, or alma-bridge sinks forget {name}",
+                sink.waiting_events
+            )),
+            (_, Some(why)) => lines.push(format!("sink {name} is not connected: {why}")),
+            _ if sink.oldest_waiting_seconds > LONG_WAIT_SECONDS => {
+                lines.push(format!(
+                    "sink {name} is behind: its oldest event waits for {:.0} s",
+                    sink.oldest_waiting_seconds
+                ));
+            }
+            _ => {}
+        }
+        lines.extend(sink.parked_topics.iter().map(|parked| {
+            format!("sink {name}: topic {} is parked ({}): {}", parked.topic, parked.reason, parked.detail)
+        }));
+        let letters: u64 = sink.dead_letters.values().sum();
+        if letters > 0 {
+            lines.push(format!("sink {name}: {letters} dead letters"));
+        }
+    }
+    if !status.config.refused.is_empty() {
+        lines.push(format!("the last reload was refused: {}", status.config.refused.join("; ")));
+    }
+    lines
+}
+
+impl Operated for View {
+    fn ready(&self) -> Result<(), String> {
+        if self.stopping.load(Ordering::Relaxed) {
+            return Err("stopping".to_owned());
+        }
+        self.engine.ready().map_err(|why| why.to_string())
+    }
+
+    fn status(&self) -> Status {
+        let (config, now) = (self.config(), SystemClock.now());
+        let (loaded, refused) = self.loaded.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let open = self.engine.get();
+        let ready = self.ready();
+        let mut status = Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started: self.started.to_string(),
+            ready: ready.is_ok(),
+            unready_reason: ready.err(),
+            listeners: admin::status::Listeners {
+                ingress: self.listeners.ingress.to_string(),
+                admin: self.listeners.admin.to_string(),
+            },
+            config: ConfigStatus {
+                file: config.file.as_ref().map(|file| file.display().to_string()),
+                loaded: loaded.to_string(),
+                refused,
+            },
+            sources: self.sources(&config),
+            journal: open.filter(|_| config.journal.storage == Storage::Disk).map(|open| Self::journal(&config, open)),
+            sinks: open.map(|open| Self::sinks(open, now)).unwrap_or_default(),
+            attention: Vec::new(),
+        };
+        status.attention = attention(&status);
+        status
+    }
+
+    fn metrics(&self) -> String {
+        if let Some(open) = self.engine.get() {
+            let stats = open.journal.stats();
+            self.metrics.journal_sizes(stats.waiting_bytes, stats.delivered_bytes, stats.max_size, stats.free_bytes);
+            let now = SystemClock.now();
+            for sink in open.pumps.status() {
+                let oldest = sink.backlog.oldest.map(|oldest| now.since(oldest)).unwrap_or_default();
+                self.metrics.sink_backlog(&sink.name, sink.backlog.events, oldest, sink.parked.len());
+            }
+            for sink in open.journal.sinks().iter().filter(|sink| !sink.configured) {
+                let oldest = sink.backlog.oldest.map(|oldest| now.since(oldest)).unwrap_or_default();
+                self.metrics.sink_backlog(&sink.name, sink.backlog.events, oldest, 0);
+            }
+        }
+        self.metrics.encode()
+    }
+
+    fn reload(&self) {
+        self.reload.notify_one();
+    }
+}

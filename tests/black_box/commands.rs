@@ -1,0 +1,194 @@
+//! What a person types and reads.
+
+use std::process::Output;
+
+use serde_json::Value;
+
+use crate::harness::{SECRET, Setup, binary, loan, signature, text, wait_for};
+
+fn stdout(output: &Output) -> String {
+    assert!(output.status.success(), "{output:?}");
+    text(&output.stdout)
+}
+
+#[test]
+fn without_a_command_there_is_help() {
+    let output = binary().output().expect("runs");
+    let help = text(&output.stdout);
+    for command in ["run", "demo", "check", "secret", "send", "tail", "explain", "status"] {
+        assert!(help.lines().any(|line| line.trim_start().starts_with(command)), "{command} is not in\n{help}");
+        let output = binary().args([command, "--help"]).output().expect("runs");
+        let help = stdout(&output);
+        assert!(command == "run" || help.contains("Examples:"), "{help}");
+        assert!(help.contains("--config"), "{help}");
+    }
+    assert_eq!(binary().arg("--no-such").output().expect("runs").status.code(), Some(2));
+    assert_eq!(binary().arg("nonsense").output().expect("runs").status.code(), Some(2));
+    assert!(stdout(&binary().arg("--version").output().expect("runs")).starts_with("alma-bridge "));
+}
+
+#[test]
+fn the_demo_shows_every_sample_land() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = binary().arg("demo").current_dir(folder.path()).env("TMPDIR", folder.path()).output().expect("runs");
+    let shown = stdout(&output);
+    for topic in ["alma.job_end", "alma.loan", "alma.request", "alma.bib", "alma.item", "alma.user"] {
+        let line = shown
+            .lines()
+            .find(|line| line.contains(&format!("{topic} ")))
+            .unwrap_or_else(|| panic!("{topic} is not in\n{shown}"));
+        assert!(line.contains("204 stored") && line.contains(" ms"), "{line}");
+    }
+    assert!(shown.contains("alma-bridge run"), "where to go next:\n{shown}");
+    assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 0, "the demo leaves nothing behind");
+}
+
+#[test]
+fn send_plays_alma_and_tail_shows_what_landed() {
+    let setup = Setup::new("");
+    let bridge = setup.start();
+    let sent = stdout(&setup.command(&["send"]));
+    assert!(sent.lines().count() >= 7, "{sent}");
+    assert!(sent.lines().all(|line| line.contains("204 stored")), "{sent}");
+    let challenges = bridge.metric("alma_bridge_requests_total{source=\"alma\",outcome=\"challenge\"}");
+    assert_eq!(challenges, Some(1.0));
+    let landed = stdout(&setup.command(&["tail", "--from-start", "--count", "1", "alma.job_end"]));
+    let event: Value = serde_json::from_str(landed.trim()).expect("one document");
+    assert_eq!(event["type"], "com.exlibrisgroup.alma.job_end");
+    assert_eq!(event["data"]["action"], "JOB_END");
+
+    let twice = setup.command(&["send", "--same", "--count", "2", "LOAN"]);
+    let lines = stdout(&twice);
+    assert!(lines.contains("204 stored") && lines.contains("204 repeat"), "{lines}");
+    let many = setup.command(&["send", "--count", "500", "bib"]);
+    let summary = text(&many.stderr);
+    assert!(many.status.success() && summary.contains("500 events") && summary.contains("204 stored"), "{summary}");
+    assert!(summary.contains("median") && summary.contains("p99"), "{summary}");
+    wait_for("all to land", || (setup.landed("alma.bib").len() >= 500).then_some(()));
+}
+
+#[test]
+fn send_takes_files_byte_for_byte_and_fails_where_the_bridge_refuses() {
+    let setup = Setup::new("");
+    let body = b" {\"action\" : \"ITEM\", \"x\":1.0}\n";
+    std::fs::write(setup.path("event.json"), body).expect("written");
+    let without = setup.command(&["send", "event.json"]);
+    assert_eq!(without.status.code(), Some(1), "no bridge runs");
+    let bridge = setup.start();
+    stdout(&setup.command(&["send", "event.json"]));
+    wait_for("the event to land", || (setup.landed("alma.item").len() == 1).then_some(()));
+    let url = format!("http://{}/nowhere", bridge.ingress);
+    assert_eq!(setup.command(&["send", "--url", &url, "loan"]).status.code(), Some(1));
+    let neither = setup.command(&["send", "no-such-thing"]);
+    assert_eq!(neither.status.code(), Some(2));
+    assert!(text(&neither.stderr).contains("job_end"), "says what there is");
+}
+
+#[test]
+fn tail_follows_from_now_on() {
+    let setup = Setup::new("");
+    let bridge = setup.start();
+    bridge.post(&loan(1));
+    wait_for("the first to land", || (setup.landed("alma.loan").len() == 1).then_some(()));
+    let mut tail = binary()
+        .args(["tail", "--count", "2", "--config"])
+        .arg(setup.path("config.toml"))
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("starts");
+    let mut said = [0; 7];
+    std::io::Read::read_exact(tail.stderr.as_mut().expect("piped"), &mut said).expect("says that it reads");
+    assert_eq!(&said, b"reading");
+    bridge.post(&loan(2));
+    bridge.post(&loan(3));
+    let output = tail.wait_with_output().expect("ends");
+    let ids: Vec<String> = text(&output.stdout)
+        .lines()
+        .map(|line| {
+            serde_json::from_str::<Value>(line).expect("a document")["subject"].as_str().expect("a subject").to_owned()
+        })
+        .collect();
+    assert_eq!(ids, ["2", "3"]);
+}
+
+#[test]
+fn secret_prints_the_secret_alone() {
+    let setup = Setup::new("");
+    assert_eq!(stdout(&setup.command(&["secret"])), format!("{SECRET}\n"));
+    let fresh = stdout(&setup.command(&["secret", "--new"]));
+    assert!(fresh.trim().len() >= 32 && fresh.trim() != SECRET);
+    assert_eq!(setup.command(&["secret", "--source", "other"]).status.code(), Some(2));
+}
+
+#[test]
+fn the_built_in_secret_is_made_once_and_renewed_without_a_gap() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let secret = |arguments: &[&str]| {
+        let output = binary().arg("secret").args(arguments).current_dir(folder.path()).output().expect("runs");
+        stdout(&output).trim().to_owned()
+    };
+    let first = secret(&[]);
+    assert!(first.len() >= 32);
+    assert_eq!(secret(&[]), first);
+    let file = folder.path().join("data/webhook.secret");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&file).expect("made").permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    let second = secret(&["--new"]);
+    assert_ne!(first, second);
+    assert_eq!(secret(&[]), second);
+    // A body signed with either is explained as fitting.
+    std::fs::write(folder.path().join("body"), "{}").expect("written");
+    for key in [&first, &second] {
+        let signature = alma_bridge::alma::SignatureHeader::sign(key.as_bytes(), b"{}").to_base64();
+        let output = binary().args(["explain", "body", "--signature", &signature]).current_dir(folder.path()).output();
+        assert!(stdout(&output.expect("runs")).contains("fits secret"));
+    }
+}
+
+#[test]
+fn explain_says_what_becomes_of_a_body_and_why_a_signature_does_not_fit() {
+    let setup = Setup::new("");
+    let body = loan(5);
+    std::fs::write(setup.path("body.json"), &body).expect("written");
+    let shown = stdout(&setup.command(&["explain", "body.json", "--signature", &signature(&body)]));
+    for part in ["alma.loan", "com.exlibrisgroup.alma.loan.loan_created", "/alma/01TEST_INST", "fits secret"] {
+        assert!(shown.contains(part), "{part} is not in\n{shown}");
+    }
+    // As a proxy would leave it that adds a line end.
+    let with_line_end = [body.as_slice(), b"\n"].concat();
+    let output = setup.command(&["explain", "body.json", "--signature", &signature(&with_line_end)]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stdout).contains("line end added"), "{}", text(&output.stdout));
+    let output = setup.command(&["explain", "body.json", "--signature", "AAAA"]);
+    assert!(text(&output.stdout).contains("wrong_length"));
+    std::fs::write(setup.path("other"), "not an event").expect("written");
+    assert!(stdout(&setup.command(&["explain", "other"])).contains("alma.unparsed"));
+}
+
+#[test]
+fn status_shows_the_running_bridge() {
+    let setup = Setup::new("");
+    assert_eq!(setup.command(&["status"]).status.code(), Some(1), "no bridge runs");
+    let bridge = setup.start();
+    bridge.post(&loan(1));
+    wait_for("the sink to be up", || (bridge.status()["sinks"][0]["state"] == "up").then_some(()));
+    let shown = stdout(&setup.command(&["status"]));
+    assert!(shown.contains("ready") && shown.contains("main") && shown.contains("alma"), "{shown}");
+    let json: Value = serde_json::from_str(&stdout(&setup.command(&["status", "--json"]))).expect("JSON");
+    assert_eq!(json["ready"], true);
+    assert_eq!(json["sinks"][0]["name"], "main");
+}
+
+#[test]
+fn status_exits_1_where_something_needs_a_person() {
+    let setup = Setup::new("[sinks.main]\ntype = \"file\"\ndir = \"DIR/blocked/main\"\n");
+    std::fs::write(setup.path("blocked"), "").expect("written");
+    let bridge = setup.start();
+    bridge.post(&loan(1));
+    let output = wait_for("the sink's trouble to show", || {
+        let output = setup.command(&["status"]);
+        (output.status.code() == Some(1)).then_some(output)
+    });
+    assert!(text(&output.stdout).contains("! "), "{}", text(&output.stdout));
+}

@@ -1,0 +1,140 @@
+//! Raw HTTP/1.1 over a socket: what is sent is what the test says, byte for byte.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::time::Duration;
+
+use alma_bridge::alma::SignatureHeader;
+
+use super::{PATIENCE, SECRET};
+
+/// An answer as it came.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    /// Names in lower case.
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+    }
+
+    pub fn outcome(&self) -> Option<&str> {
+        self.header("alma-bridge-outcome")
+    }
+
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).expect("UTF-8")
+    }
+}
+
+/// One connection.
+pub struct Client {
+    stream: BufReader<TcpStream>,
+}
+
+impl Client {
+    pub fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).expect("connects");
+        stream.set_read_timeout(Some(PATIENCE)).expect("set");
+        stream.set_write_timeout(Some(PATIENCE)).expect("set");
+        stream.set_nodelay(true).expect("set");
+        Self { stream: BufReader::new(stream) }
+    }
+
+    /// Writes; a server that has closed already is seen when the answer is read.
+    pub fn write(&mut self, bytes: &[u8]) {
+        let _ = self.stream.get_mut().write_all(bytes);
+    }
+
+    pub fn send(mut self, bytes: &[u8]) -> Answer {
+        self.exchange(bytes)
+    }
+
+    pub fn exchange(&mut self, bytes: &[u8]) -> Answer {
+        self.write(bytes);
+        self.answer()
+    }
+
+    pub fn post(&mut self, path: &str, body: &[u8]) -> Answer {
+        self.exchange(&request(path, body))
+    }
+
+    /// Nothing more will be sent.
+    pub fn end_of_sending(&self) {
+        self.stream.get_ref().shutdown(Shutdown::Write).expect("shut down");
+    }
+
+    pub fn answer(&mut self) -> Answer {
+        self.try_answer().expect("an answer")
+    }
+
+    /// None where the connection ended without one.
+    pub fn try_answer(&mut self) -> Option<Answer> {
+        let mut answer = self.head()?;
+        while answer.status == 100 {
+            answer = self.head()?;
+        }
+        let length = answer.header("content-length").map_or(0, |length| length.parse().expect("a number"));
+        answer.body = vec![0; length];
+        self.stream.read_exact(&mut answer.body).ok()?;
+        Some(answer)
+    }
+
+    /// The next head, also that of an interim answer.
+    pub fn head(&mut self) -> Option<Answer> {
+        let line = self.line()?;
+        let status = line.split(' ').nth(1)?.parse().expect("a status");
+        let mut headers = Vec::new();
+        loop {
+            let line = self.line()?;
+            if line.is_empty() {
+                return Some(Answer { status, headers, body: Vec::new() });
+            }
+            let (name, value) = line.split_once(':').expect("a header");
+            headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+        }
+    }
+
+    fn line(&mut self) -> Option<String> {
+        let mut line = String::new();
+        match self.stream.read_line(&mut line) {
+            Ok(0) | Err(_) => None,
+            Ok(_) => Some(line.trim_end_matches(['\r', '\n']).to_owned()),
+        }
+    }
+
+    /// Whether the server closes the connection, having sent nothing more.
+    pub fn is_closed(&mut self) -> bool {
+        let mut rest = Vec::new();
+        // A reset is a close too.
+        self.stream.read_to_end(&mut rest).map_or(true, |_| rest.is_empty())
+    }
+
+    /// Whether nothing comes for so long, and the connection stays open.
+    pub fn is_silent(&mut self, time: Duration) -> bool {
+        self.stream.get_ref().set_read_timeout(Some(time)).expect("set");
+        let read = self.stream.get_mut().read(&mut [0]);
+        self.stream.get_ref().set_read_timeout(Some(PATIENCE)).expect("set");
+        read.is_err_and(|error| matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut))
+    }
+}
+
+pub fn signature(body: &[u8]) -> String {
+    SignatureHeader::sign(SECRET.as_bytes(), body).to_base64()
+}
+
+/// A signed POST.
+pub fn request(path: &str, body: &[u8]) -> Vec<u8> {
+    let mut bytes = format!(
+        "POST {path} HTTP/1.1\r\nHost: bridge\r\nContent-Type: application/json\r\nX-Exl-Signature: {}\r\nContent-Length: {}\r\n\r\n",
+        signature(body),
+        body.len(),
+    )
+    .into_bytes();
+    bytes.extend_from_slice(body);
+    bytes
+}

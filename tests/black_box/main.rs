@@ -1,0 +1,17 @@
+//! Black-box tests: the real binary on port 0, raw sockets, real files.
+//!
+//! - `http`: every row of the table of answers, and hostile HTTP
+//! - `durability`: what got 204 lands, whatever is done to the process
+//! - `journal`: faults of the folder: lock, version, damage, full disk
+//! - `operators`: the admin listener, reload, stop
+//! - `commands`: what a person types and reads
+//! - `configuration`: errors and exit codes
+
+mod harness;
+
+mod commands;
+mod configuration;
+mod durability;
+mod http;
+mod journal;
+mod operators;

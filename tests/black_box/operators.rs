@@ -1,0 +1,140 @@
+//! The admin listener, metrics, logs, stop.
+
+use rustix::process::Signal;
+
+use crate::harness::{Client, Setup, loan, wait_for};
+
+#[test]
+fn all_metrics_are_there_from_the_start_at_0() {
+    let setup = Setup::new("");
+    let bridge = setup.start();
+    let mut expected = Vec::new();
+    for outcome in [
+        "stored",
+        "repeat",
+        "challenge",
+        "bad_signature",
+        "bad_request",
+        "too_large",
+        "timeout",
+        "unavailable",
+        "not_found",
+    ] {
+        expected.push(format!("requests_total{{source=\"alma\",outcome=\"{outcome}\"}}"));
+        expected.push(format!("requests_total{{source=\"none\",outcome=\"{outcome}\"}}"));
+    }
+    for reason in ["missing", "repeated", "not_base64", "wrong_length", "mismatch"] {
+        expected.push(format!("signature_failures_total{{source=\"alma\",reason=\"{reason}\"}}"));
+    }
+    for reason in ["unreachable", "login", "timeout", "too_large", "malformed", "rights", "missing", "unroutable"] {
+        expected.push(format!("publish_errors_total{{sink=\"main\",reason=\"{reason}\"}}"));
+        expected.push(format!("dead_letters{{sink=\"main\",reason=\"{reason}\"}}"));
+    }
+    for name in [
+        "request_duration_seconds_count",
+        "source_last_event_timestamp_seconds{source=\"alma\"}",
+        "secret_last_used_timestamp_seconds{source=\"alma\",secret=\"default\"}",
+        "journal_sync_duration_seconds_count",
+        "journal_damaged_records_total",
+        "sink_waiting_events{sink=\"main\"}",
+        "sink_oldest_waiting_age_seconds{sink=\"main\"}",
+        "sink_parked_topics{sink=\"main\"}",
+        "unwanted_events_total",
+        "given_up_events_total{sink=\"main\"}",
+        "delivery_delay_seconds_count{sink=\"main\"}",
+    ] {
+        expected.push(name.to_owned());
+    }
+    for name in expected {
+        assert_eq!(bridge.metric(&format!("alma_bridge_{name}")), Some(0.0), "{name}");
+    }
+    for name in [
+        "journal_bytes{state=\"waiting\"}",
+        "journal_bytes{state=\"delivered\"}",
+        "journal_max_bytes",
+        "journal_free_bytes",
+        "config_last_reload_successful",
+        "config_last_reload_success_timestamp_seconds",
+    ] {
+        assert!(bridge.metric(&format!("alma_bridge_{name}")).is_some(), "{name}");
+    }
+    wait_for("the sink to be up", || {
+        (bridge.metric("alma_bridge_sink_up{sink=\"main\",type=\"file\"}") == Some(1.0)).then_some(())
+    });
+    let text = String::from_utf8(bridge.admin_get("/metrics").body).expect("text");
+    assert!(text.contains("alma_bridge_build_info{"), "{text}");
+}
+
+#[test]
+fn metrics_count_what_happened() {
+    let setup = Setup::new("");
+    let bridge = setup.start();
+    for number in 0..5 {
+        bridge.post(&loan(number));
+    }
+    bridge.post(&loan(0));
+    wait_for("five to be published", || {
+        (bridge.metric("alma_bridge_published_events_total{sink=\"main\",topic=\"alma.loan\"}") == Some(5.0))
+            .then_some(())
+    });
+    assert_eq!(bridge.metric("alma_bridge_requests_total{source=\"alma\",outcome=\"stored\"}"), Some(5.0));
+    assert_eq!(bridge.metric("alma_bridge_requests_total{source=\"alma\",outcome=\"repeat\"}"), Some(1.0));
+    assert_eq!(bridge.metric("alma_bridge_delivery_delay_seconds_count{sink=\"main\"}"), Some(5.0));
+    assert!(bridge.metric("alma_bridge_journal_sync_duration_seconds_count") >= Some(1.0));
+    assert!(bridge.metric("alma_bridge_source_last_event_timestamp_seconds{source=\"alma\"}") > Some(1.7e9));
+}
+
+#[test]
+fn what_changes_something_wants_the_token() {
+    let setup = Setup::new("");
+    let bridge = setup.start();
+    let post = |authorization: &str| {
+        Client::connect(bridge.admin)
+            .send(format!("POST /reload HTTP/1.1\r\nHost: x\r\n{authorization}Content-Length: 0\r\n\r\n").as_bytes())
+            .status
+    };
+    assert_eq!(post(""), 401);
+    assert_eq!(post("Authorization: Bearer wrong\r\n"), 401);
+    let token = std::fs::read_to_string(setup.data().join("admin.token")).expect("a token");
+    assert!(token.trim().len() >= 32);
+    assert_eq!(post(&format!("Authorization: Bearer {}\r\n", token.trim())), 202);
+}
+
+#[test]
+fn the_log_tells_each_request_and_no_personal_data() {
+    let setup = Setup::new("[log]\nlevel = \"trace\"\nformat = \"json\"\n");
+    let bridge = setup.start();
+    bridge.post(&loan(7));
+    bridge.client().exchange(b"POST /webhooks HTTP/1.1\r\nHost: b\r\nContent-Length: 0\r\n\r\n");
+    wait_for("the event to land", || (!setup.landed("alma.loan").is_empty()).then_some(()));
+    let digits =
+        setup.landed("alma.loan")[0]["id"].as_str().expect("an id").rsplit('.').next().expect("digits").to_owned();
+    let admin =
+        [bridge.admin_get("/status").body, bridge.admin_get("/").body, bridge.admin_get("/metrics").body].concat();
+    assert!(bridge.admin_get("/status").text().contains("\"alma\""));
+    let log = wait_for("the line of the event", || Some(bridge.log()).filter(|log| log.contains(&digits)));
+    for line in log.lines() {
+        let line: serde_json::Value = serde_json::from_str(line).expect("one JSON object a line");
+        assert!(line["timestamp"].is_string() && line["level"].is_string(), "{line}");
+    }
+    assert!(log.contains("missing"), "the reason of the 401");
+    let shown = log + &String::from_utf8(admin).expect("UTF-8");
+    for personal in ["patron-0001", "xample title", "Loan created", crate::harness::SECRET] {
+        assert!(!shown.contains(personal), "{personal}");
+    }
+}
+
+#[test]
+fn a_stop_is_clean_and_a_second_signal_ends_at_once() {
+    let setup = Setup::new("");
+    let bridge = setup.start();
+    bridge.post(&loan(1));
+    assert_eq!(bridge.stop().code(), Some(0));
+    let mut bridge = setup.start_unready(&["--stop-delay", "1h"]);
+    bridge.signal(Signal::TERM);
+    wait_for("the stop to begin", || (bridge.admin_get("/readyz").status == 503).then_some(()));
+    assert!(bridge.runs());
+    assert_eq!(bridge.admin_get("/livez").status, 200);
+    bridge.signal(Signal::INT);
+    bridge.ended();
+}
