@@ -2,6 +2,7 @@
 
 mod basics;
 mod crash;
+mod model;
 mod ram;
 mod recorder;
 

@@ -27,8 +27,10 @@ pub(super) type Contents = BTreeMap<PathBuf, Vec<u8>>;
 /// What goes wrong.
 #[derive(Clone, Default)]
 pub(super) struct Faults {
-    /// The next so many syncs of files fail.
+    /// The next so many syncs of segments fail.
     pub(super) syncs: usize,
+    /// Syncs of cursors fail.
+    pub(super) cursors: bool,
     /// No new file and no growth.
     pub(super) full: bool,
     /// Reads fail.
@@ -42,6 +44,8 @@ pub(super) struct Faults {
 #[derive(Clone)]
 struct RamFile {
     disk: RamDisk,
+    /// Under which it was made.
+    path: PathBuf,
     content: Arc<Mutex<Content>>,
 }
 
@@ -79,7 +83,8 @@ impl RamDisk {
                 let content = file.content().clone();
                 let now = if power { content.synced.clone() } else { content.now };
                 let content = Content { now, ..content };
-                (path.clone(), RamFile { disk: after.clone(), content: Arc::new(Mutex::new(content)) })
+                let file = RamFile { disk: after.clone(), path: path.clone(), content: Arc::new(Mutex::new(content)) };
+                (path.clone(), file)
             })
             .collect();
         let dirs = ram.dirs.clone();
@@ -103,17 +108,17 @@ impl RamDisk {
         let disk = Self::default();
         let mut ram = disk.ram();
         ram.dirs = dirs;
-        let file = |now: Vec<u8>, synced: Vec<u8>| {
+        let file = |path: &Path, now: Vec<u8>, synced: Vec<u8>| {
             let content = Content { now, synced, dirty: Vec::new() };
-            RamFile { disk: disk.clone(), content: Arc::new(Mutex::new(content)) }
+            RamFile { disk: disk.clone(), path: path.to_owned(), content: Arc::new(Mutex::new(content)) }
         };
         for (path, now) in now {
             let left = synced.remove(&path);
-            let file = file(now, left.clone().unwrap_or_default());
+            let file = file(&path, now, left.clone().unwrap_or_default());
             ram.synced.extend(left.map(|_| (path.clone(), file.clone())));
             ram.files.insert(path, file);
         }
-        ram.synced.extend(synced.into_iter().map(|(path, left)| (path, file(Vec::new(), left))));
+        ram.synced.extend(synced.into_iter().map(|(path, left)| (path.clone(), file(&path, Vec::new(), left))));
         drop(ram);
         disk
     }
@@ -121,7 +126,7 @@ impl RamDisk {
     /// Puts a file there by another's hand.
     pub(super) fn put(&self, path: &Path, bytes: Vec<u8>) {
         let content = Content { now: bytes.clone(), synced: bytes, dirty: Vec::new() };
-        let file = RamFile { disk: self.clone(), content: Arc::new(Mutex::new(content)) };
+        let file = RamFile { disk: self.clone(), path: path.to_owned(), content: Arc::new(Mutex::new(content)) };
         let mut ram = self.ram();
         ram.files.insert(path.to_owned(), file.clone());
         ram.synced.insert(path.to_owned(), file);
@@ -185,7 +190,7 @@ impl Disk for RamDisk {
         if ram.files.contains_key(path) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
-        let file = RamFile { disk: self.clone(), content: Arc::default() };
+        let file = RamFile { disk: self.clone(), path: path.to_owned(), content: Arc::default() };
         ram.files.insert(path.to_owned(), file.clone());
         Ok(Arc::new(file))
     }
@@ -267,7 +272,10 @@ impl DiskFile for RamFile {
         let mut ram = self.disk.alive()?;
         let mut content = self.content();
         let dirty = std::mem::take(&mut content.dirty);
-        if ram.faults.syncs > 0 {
+        if self.path.starts_with("/journal/cursors") && ram.faults.cursors {
+            return Err(io::Error::other("sync failed"));
+        }
+        if self.path.starts_with("/journal/segments") && ram.faults.syncs > 0 {
             ram.faults.syncs -= 1;
             return Err(io::Error::other("sync failed"));
         }
