@@ -12,7 +12,7 @@ use crate::admin::{self, Operated, Status};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::config::{Config, Storage};
 use crate::delivery::{self, SinkState};
-use crate::journal::Intake as _;
+use crate::journal::{Backlog, Intake as _};
 use crate::telemetry::Metrics;
 
 /// A sink's oldest event has waited for this long: somebody should look.
@@ -100,8 +100,14 @@ impl View {
 
     /// The sinks that run, and those that were taken out and keep their place.
     fn sinks(open: &Open, now: Timestamp) -> Vec<SinkStatus> {
-        let mut sinks: Vec<SinkStatus> = open.pumps.status().iter().map(|sink| sink_status(sink, now)).collect();
-        let removed = open.journal.sinks().into_iter().filter(|sink| !sink.configured);
+        let places = open.journal.sinks();
+        let backlog = |sink: &delivery::SinkStatus| {
+            let place = places.iter().find(|place| place.name == sink.name);
+            place.map_or(sink.backlog, |place| place.backlog)
+        };
+        let running = open.pumps.status();
+        let mut sinks: Vec<SinkStatus> = running.iter().map(|sink| sink_status(sink, backlog(sink), now)).collect();
+        let removed = places.iter().filter(|sink| !sink.configured);
         sinks.extend(removed.map(|sink| SinkStatus {
             name: sink.name.to_string(),
             state: "removed".to_owned(),
@@ -117,7 +123,7 @@ fn age(oldest: Option<Timestamp>, now: Timestamp) -> f64 {
     oldest.map_or(0.0, |oldest| now.since(oldest).as_secs_f64())
 }
 
-fn sink_status(sink: &delivery::SinkStatus, now: Timestamp) -> SinkStatus {
+fn sink_status(sink: &delivery::SinkStatus, backlog: Backlog, now: Timestamp) -> SinkStatus {
     let why = match &sink.state {
         SinkState::BackingOff { why, next_try } => Some(format!("{why}; tries again at {next_try}")),
         _ => None,
@@ -136,8 +142,8 @@ fn sink_status(sink: &delivery::SinkStatus, now: Timestamp) -> SinkStatus {
         why,
         since: sink.since.to_string(),
         warnings: sink.warnings.clone(),
-        waiting_events: sink.backlog.events,
-        oldest_waiting_seconds: age(sink.backlog.oldest, now),
+        waiting_events: backlog.events,
+        oldest_waiting_seconds: age(backlog.oldest, now),
         last_confirm: sink.last_confirm.map(|moment| moment.to_string()),
         parked_topics: sink.parked.iter().map(parked).collect(),
         dead_letters: letters.filter(|(_, count)| *count > 0).collect(),
@@ -227,13 +233,11 @@ impl Operated for View {
             let stats = open.journal.stats();
             self.metrics.journal_sizes(stats.waiting_bytes, stats.delivered_bytes, stats.max_size, stats.free_bytes);
             let now = SystemClock.now();
-            for sink in open.pumps.status() {
-                let oldest = sink.backlog.oldest.map(|oldest| now.since(oldest)).unwrap_or_default();
-                self.metrics.sink_backlog(&sink.name, sink.backlog.events, oldest, sink.parked.len());
-            }
-            for sink in open.journal.sinks().iter().filter(|sink| !sink.configured) {
-                let oldest = sink.backlog.oldest.map(|oldest| now.since(oldest)).unwrap_or_default();
-                self.metrics.sink_backlog(&sink.name, sink.backlog.events, oldest, 0);
+            let running = open.pumps.status();
+            for place in open.journal.sinks() {
+                let oldest = place.backlog.oldest.map(|oldest| now.since(oldest)).unwrap_or_default();
+                let parked = running.iter().find(|sink| sink.name == place.name).map_or(0, |sink| sink.parked.len());
+                self.metrics.sink_backlog(&place.name, place.backlog.events, oldest, parked);
             }
         }
         self.metrics.encode()

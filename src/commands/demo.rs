@@ -93,9 +93,10 @@ async fn play(config: Config) -> Result<(), Failure> {
 async fn show(config: &Config, bridge: &Bridge, secret: &Secret) -> Result<(), Failure> {
     connected(bridge).await?;
     let url: Uri = format!("http://{}/webhooks", bridge.ingress_addr()).parse().map_err(Failure::failed)?;
-    println!("A bridge of its own listens on {url}, its data is in {}.\n", config.data_dir.display());
+    println!("A bridge of its own listens on {url}, its data is in {}.", config.data_dir.display());
     let mut client = Client::new(url.clone()).map_err(Failure::failed)?;
     challenge(&mut client, &url).await.map_err(Failure::failed)?;
+    println!("Alma's challenge is answered.\n");
     let mut readers = JoinSet::new();
     let mut landed = read_back(config, &mut readers).await?;
     println!("{:<13} {:<13} {:>10}   {:<9} {:<36} {:>10}", "sample", "answer", "after", "sink", "topic", "after");

@@ -164,6 +164,7 @@ struct Plan {
 async fn play(plan: Plan) -> Result<(), Failure> {
     let mut client = Client::new(plan.url.clone()).map_err(Failure::Usage)?;
     challenge(&mut client, &plan.url).await.map_err(Failure::failed)?;
+    eprintln!("challenge answered by {}", plan.url);
     let bodies: Vec<Bytes> = if plan.same {
         let first = first_id();
         plan.events.iter().zip(first..).map(|(event, id)| event.body(id)).collect()
@@ -270,7 +271,6 @@ pub(super) async fn challenge(client: &mut Client, url: &Uri) -> Result<(), Stri
     let answer = client.send(request).await?;
     let expected = format!(r#"{{"challenge":"{text}"}}"#);
     if answer.status() == StatusCode::OK && *answer.body() == expected.as_bytes() {
-        eprintln!("challenge answered by {url}");
         return Ok(());
     }
     Err(format!("{url} answered the challenge with {}, expected 200 and the challenge itself", answer.status()))

@@ -107,7 +107,6 @@ where
         .max_headers(MAX_HEADERS)
         .max_header_size(MAX_HEAD)
         .max_buf_size(2 * MAX_HEAD)
-        .pipeline_flush(true)
         // The watch below sees whole writes.
         .writev(false)
         .serve_connection(TokioIo::new(watched), service);

@@ -198,7 +198,8 @@ fn tell<I>(shared: &Shared<I>, source: Option<&Source>, judged: &Judged, took: D
     shared.metrics.request(name, judged.outcome, took);
     let source = name.map_or("none", |name| name.as_str());
     let (outcome, status) = (judged.outcome.as_str(), judged.answer.status().as_u16());
-    let milliseconds = took.as_secs_f64() * 1_000.0;
+    // Rounded to microseconds: more digits are noise.
+    let milliseconds = (took.as_secs_f64() * 1e6).round() / 1e3;
     let Some(reason) = judged.reason.as_deref() else {
         let (bytes, sha256) = (judged.bytes, judged.digits.as_deref());
         tracing::info!(source, outcome, status, bytes, sha256, milliseconds, "request");

@@ -18,7 +18,7 @@ use crate::sinks::{Failure, Reason};
 const TOPIC_FILE_ENDING: &str = ".jsonl";
 
 /// Between two looks. Files have no broker that tells.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Gives what is appended to the topic files, until the reader has had enough.
 pub async fn tail(sink: &FileSink, options: TailOptions) -> Result<(), Failure> {

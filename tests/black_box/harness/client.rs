@@ -10,34 +10,34 @@ use super::{PATIENCE, SECRET};
 
 /// An answer as it came.
 #[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
     /// Names in lower case.
-    pub headers: Vec<(String, String)>,
-    pub body: Vec<u8>,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Answer {
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
     }
 
-    pub fn outcome(&self) -> Option<&str> {
+    pub(crate) fn outcome(&self) -> Option<&str> {
         self.header("alma-bridge-outcome")
     }
 
-    pub fn text(&self) -> &str {
+    pub(crate) fn text(&self) -> &str {
         std::str::from_utf8(&self.body).expect("UTF-8")
     }
 }
 
 /// One connection.
-pub struct Client {
+pub(crate) struct Client {
     stream: BufReader<TcpStream>,
 }
 
 impl Client {
-    pub fn connect(address: SocketAddr) -> Self {
+    pub(crate) fn connect(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).expect("connects");
         stream.set_read_timeout(Some(PATIENCE)).expect("set");
         stream.set_write_timeout(Some(PATIENCE)).expect("set");
@@ -46,34 +46,34 @@ impl Client {
     }
 
     /// Writes; a server that has closed already is seen when the answer is read.
-    pub fn write(&mut self, bytes: &[u8]) {
+    pub(crate) fn write(&mut self, bytes: &[u8]) {
         let _ = self.stream.get_mut().write_all(bytes);
     }
 
-    pub fn send(mut self, bytes: &[u8]) -> Answer {
+    pub(crate) fn send(mut self, bytes: &[u8]) -> Answer {
         self.exchange(bytes)
     }
 
-    pub fn exchange(&mut self, bytes: &[u8]) -> Answer {
+    pub(crate) fn exchange(&mut self, bytes: &[u8]) -> Answer {
         self.write(bytes);
         self.answer()
     }
 
-    pub fn post(&mut self, path: &str, body: &[u8]) -> Answer {
+    pub(crate) fn post(&mut self, path: &str, body: &[u8]) -> Answer {
         self.exchange(&request(path, body))
     }
 
     /// Nothing more will be sent.
-    pub fn end_of_sending(&self) {
+    pub(crate) fn end_of_sending(&self) {
         self.stream.get_ref().shutdown(Shutdown::Write).expect("shut down");
     }
 
-    pub fn answer(&mut self) -> Answer {
+    pub(crate) fn answer(&mut self) -> Answer {
         self.try_answer().expect("an answer")
     }
 
     /// None where the connection ended without one.
-    pub fn try_answer(&mut self) -> Option<Answer> {
+    pub(crate) fn try_answer(&mut self) -> Option<Answer> {
         let mut answer = self.head()?;
         while answer.status == 100 {
             answer = self.head()?;
@@ -85,7 +85,7 @@ impl Client {
     }
 
     /// The next head, also that of an interim answer.
-    pub fn head(&mut self) -> Option<Answer> {
+    pub(crate) fn head(&mut self) -> Option<Answer> {
         let line = self.line()?;
         let status = line.split(' ').nth(1)?.parse().expect("a status");
         let mut headers = Vec::new();
@@ -108,14 +108,14 @@ impl Client {
     }
 
     /// Whether the server closes the connection, having sent nothing more.
-    pub fn is_closed(&mut self) -> bool {
+    pub(crate) fn is_closed(&mut self) -> bool {
         let mut rest = Vec::new();
         // A reset is a close too.
         self.stream.read_to_end(&mut rest).map_or(true, |_| rest.is_empty())
     }
 
     /// Whether nothing comes for so long, and the connection stays open.
-    pub fn is_silent(&mut self, time: Duration) -> bool {
+    pub(crate) fn is_silent(&mut self, time: Duration) -> bool {
         self.stream.get_ref().set_read_timeout(Some(time)).expect("set");
         let read = self.stream.get_mut().read(&mut [0]);
         self.stream.get_ref().set_read_timeout(Some(PATIENCE)).expect("set");
@@ -123,12 +123,12 @@ impl Client {
     }
 }
 
-pub fn signature(body: &[u8]) -> String {
+pub(crate) fn signature(body: &[u8]) -> String {
     SignatureHeader::sign(SECRET.as_bytes(), body).to_base64()
 }
 
 /// A signed POST.
-pub fn request(path: &str, body: &[u8]) -> Vec<u8> {
+pub(crate) fn request(path: &str, body: &[u8]) -> Vec<u8> {
     let mut bytes = format!(
         "POST {path} HTTP/1.1\r\nHost: bridge\r\nContent-Type: application/json\r\nX-Exl-Signature: {}\r\nContent-Length: {}\r\n\r\n",
         signature(body),

@@ -2,8 +2,9 @@
 
 mod client;
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -12,16 +13,19 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
-pub use client::{Answer, Client, request, signature};
+pub(crate) use client::{Answer, Client, request, signature};
 
 /// The secret that tests share with the bridge.
-pub const SECRET: &str = "made-up-secret";
+pub(crate) const SECRET: &str = "made-up-secret";
 
 /// For what should take a moment; a slow machine may take longer.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Of a failed test's bridge.
+const LOG_LINES: usize = 20;
 
 /// Waits until `look` gives something, or fails saying what was waited for.
-pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(found) = look() {
@@ -33,7 +37,7 @@ pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 }
 
 /// The binary under test, without the environment of whoever runs the tests.
-pub fn binary() -> Command {
+pub(crate) fn binary() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_alma-bridge"));
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("ALMA_BRIDGE_") {
@@ -45,21 +49,22 @@ pub fn binary() -> Command {
 }
 
 /// A folder with a configuration file, and what was run in it.
-pub struct Setup {
+pub(crate) struct Setup {
     folder: TempDir,
 }
 
 impl Setup {
     /// One source with [`SECRET`] on `/webhooks`, listeners on free ports, and what `more` adds to the file.
-    pub fn new(more: &str) -> Self {
+    pub(crate) fn new(more: &str) -> Self {
         let setup = Self { folder: tempfile::tempdir().expect("a folder") };
         fs::write(setup.path("secret"), SECRET).expect("written");
+        fs::set_permissions(setup.path("secret"), Permissions::from_mode(0o600)).expect("set");
         setup.configure(more);
         setup
     }
 
     /// Writes the configuration file anew. `more` may open its own tables; keys before the first table are at the top.
-    pub fn configure(&self, more: &str) {
+    pub(crate) fn configure(&self, more: &str) {
         let mut text = String::new();
         if !more.contains("data_dir") {
             text += "data_dir = \"DIR/data\"\n";
@@ -79,30 +84,30 @@ impl Setup {
         fs::rename(self.path("config.new"), self.path("config.toml")).expect("renamed");
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    pub fn data(&self) -> PathBuf {
+    pub(crate) fn data(&self) -> PathBuf {
         self.path("data")
     }
 
     /// A command of the program on this configuration, to its end.
-    pub fn command(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Output {
         let mut command = binary();
         command.args(arguments).arg("--config").arg(self.path("config.toml")).current_dir(self.folder.path());
         command.output().expect("runs")
     }
 
     /// Starts the bridge and waits until it is ready.
-    pub fn start(&self) -> Bridge {
+    pub(crate) fn start(&self) -> Bridge {
         let bridge = self.start_unready(&[]);
         wait_for("the bridge to be ready", || (bridge.admin_get("/readyz").status == 200).then_some(()));
         bridge
     }
 
     /// Starts the bridge and waits until it is alive.
-    pub fn start_unready(&self, arguments: &[&str]) -> Bridge {
+    pub(crate) fn start_unready(&self, arguments: &[&str]) -> Bridge {
         let log = self.path("log");
         let listeners = self.data().join("listeners.json");
         let _ = fs::remove_file(&listeners);
@@ -127,13 +132,13 @@ impl Setup {
     }
 
     /// All events that landed on a topic of the file sink, rotated files included, in order.
-    pub fn landed(&self, topic: &str) -> Vec<Value> {
+    pub(crate) fn landed(&self, topic: &str) -> Vec<Value> {
         landed(&self.data().join("topics"), topic)
     }
 }
 
 /// All events of a topic's files, in order.
-pub fn landed(dir: &Path, topic: &str) -> Vec<Value> {
+pub(crate) fn landed(dir: &Path, topic: &str) -> Vec<Value> {
     let rotated = fs::read_dir(dir.join("rotated").join(topic)).into_iter().flatten();
     let mut files: Vec<PathBuf> = rotated.map(|entry| entry.expect("an entry").path()).collect();
     files.sort();
@@ -151,67 +156,67 @@ pub fn landed(dir: &Path, topic: &str) -> Vec<Value> {
 }
 
 /// A running bridge; killed when dropped.
-pub struct Bridge {
-    pub ingress: SocketAddr,
-    pub admin: SocketAddr,
+pub(crate) struct Bridge {
+    pub(crate) ingress: SocketAddr,
+    pub(crate) admin: SocketAddr,
     child: Child,
     log: PathBuf,
 }
 
 impl Bridge {
     /// A connection to Alma's listener.
-    pub fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         Client::connect(self.ingress)
     }
 
     /// Sends a signed event on a connection of its own.
-    pub fn post(&self, body: &[u8]) -> Answer {
+    pub(crate) fn post(&self, body: &[u8]) -> Answer {
         self.client().post("/webhooks", body)
     }
 
-    pub fn admin_get(&self, path: &str) -> Answer {
+    pub(crate) fn admin_get(&self, path: &str) -> Answer {
         Client::connect(self.admin).send(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes())
     }
 
-    pub fn status(&self) -> Value {
+    pub(crate) fn status(&self) -> Value {
         serde_json::from_slice(&self.admin_get("/status").body).expect("a JSON document")
     }
 
     /// The value of a metric, labels included in its name as they are printed.
-    pub fn metric(&self, name: &str) -> Option<f64> {
+    pub(crate) fn metric(&self, name: &str) -> Option<f64> {
         let text = String::from_utf8(self.admin_get("/metrics").body).expect("text");
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned));
         value.map(|value| value.parse().expect("a number"))
     }
 
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log).expect("a log")
     }
 
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).expect("signalled");
     }
 
     /// `kill -9`, and gone.
-    pub fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.child.kill().expect("killed");
         self.child.wait().expect("reaped");
     }
 
     /// SIGTERM, and how it ended.
-    pub fn stop(mut self) -> ExitStatus {
+    pub(crate) fn stop(mut self) -> ExitStatus {
         self.signal(Signal::TERM);
         self.ended()
     }
 
     /// Waits for the process to end by itself.
-    pub fn ended(&mut self) -> ExitStatus {
+    pub(crate) fn ended(&mut self) -> ExitStatus {
         let child = &mut self.child;
         wait_for("the bridge to end", || child.try_wait().expect("waits"))
     }
 
     /// Whether it still runs.
-    pub fn runs(&mut self) -> bool {
+    pub(crate) fn runs(&mut self) -> bool {
         self.child.try_wait().expect("waits").is_none()
     }
 }
@@ -221,19 +226,21 @@ impl Drop for Bridge {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
-            eprintln!("--- the bridge's log\n{}", fs::read_to_string(&self.log).unwrap_or_default());
+            let log = fs::read_to_string(&self.log).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            eprintln!("--- the end of the bridge's log\n{}", lines[lines.len().saturating_sub(LOG_LINES)..].join("\n"));
         }
     }
 }
 
 /// A LOAN event with this number in its id; unique bodies.
-pub fn loan(number: u64) -> Vec<u8> {
+pub(crate) fn loan(number: u64) -> Vec<u8> {
     format!(
         r#"{{"id":"1{number:018}","action":"LOAN","institution":{{"value":"01TEST_INST","desc":"Universität"}},"time":"2024-01-02T03:04:05.678Z","event":{{"value":"LOAN_CREATED","desc":"Loan created"}},"item_loan":{{"loan_id":"{number}","user_id":"patron-0001","title":"Éxample title"}}}}"#
     )
     .into_bytes()
 }
 
-pub fn text(output: &[u8]) -> String {
+pub(crate) fn text(output: &[u8]) -> String {
     String::from_utf8(output.to_vec()).expect("UTF-8")
 }
