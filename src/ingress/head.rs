@@ -5,7 +5,8 @@
 //!
 //! hyper answers a head that it can't take (malformed, too large) with an empty 4xx before any of our code is asked.
 //! After a 4xx Alma never sends again, and a proxy's careless header must not lose an event: where such a head has a
-//! well-formed signature the answer becomes a 503, and in any case gets a body like our other errors.
+//! well-formed signature the answer becomes a 503, and in any case gets a body like our other errors. What hyper has not
+//! read of the head is read for that, within the same bounds; a head whose end does not come may have a signature.
 
 use std::io;
 use std::pin::Pin;
@@ -48,6 +49,15 @@ impl<S> HeadWatch<S> {
         self.stream
     }
 
+    /// Whether the head that hyper refused may be that of a good event.
+    fn may_be_signed(&self) -> bool {
+        !self.head_is_whole() || self.has_signature()
+    }
+
+    fn head_is_whole(&self) -> bool {
+        memchr::memmem::find(&self.head, b"\r\n\r\n").is_some()
+    }
+
     fn has_signature(&self) -> bool {
         let mut lines = self.head.split(|byte| *byte == b'\n');
         let values = lines.by_ref().filter_map(|line| {
@@ -87,12 +97,31 @@ impl<S: AsyncRead + Unpin> AsyncRead for HeadWatch<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for HeadWatch<S> {
+impl<S: AsyncRead + Unpin> HeadWatch<S> {
+    /// Reads on to the end of a refused head: until it is whole, too large, too late, or the connection ends.
+    fn poll_rest_of_head(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut chunk = [0; 4 * 1024];
+        while !self.head_is_whole() && self.head.len() < MAX_HEAD {
+            if self.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready()) {
+                break;
+            }
+            let mut buf = ReadBuf::new(&mut chunk);
+            match ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buf)) {
+                Ok(()) if !buf.filled().is_empty() => self.head.extend_from_slice(buf.filled()),
+                _ => break,
+            }
+        }
+        Poll::Ready(())
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for HeadWatch<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         if this.instead.is_empty() {
             let Some(status) = own_refusal(buf) else { return Pin::new(&mut this.stream).poll_write(cx, buf) };
-            this.instead = refusal(status, this.has_signature());
+            ready!(this.poll_rest_of_head(cx));
+            this.instead = refusal(status, this.may_be_signed());
         }
         while this.written < this.instead.len() {
             let wrote = ready!(Pin::new(&mut this.stream).poll_write(cx, &this.instead[this.written..]))?;

@@ -9,19 +9,19 @@ use serde_json::Value;
 use crate::harness::{Client, Setup, loan, request, wait_for};
 
 /// Sends unique events on several connections until told to stop; the numbers of those that got 204.
-struct Load {
+pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     taken: Arc<Mutex<Vec<u64>>>,
     workers: Vec<std::thread::JoinHandle<()>>,
 }
 
 impl Load {
-    fn start(address: std::net::SocketAddr, next: &Arc<AtomicU64>, connections: usize) -> Self {
+    pub(crate) fn start(address: std::net::SocketAddr, next: &Arc<AtomicU64>, connections: usize) -> Self {
         let (stop, taken) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
         let worker = |_| {
             let (stop, taken, next) = (Arc::clone(&stop), Arc::clone(&taken), Arc::clone(next));
             std::thread::spawn(move || {
-                let mut client = Client::connect(address);
+                let Some(mut client) = Client::try_connect(address) else { return };
                 while !stop.load(Ordering::Relaxed) {
                     let number = next.fetch_add(1, Ordering::Relaxed);
                     client.write(&request("/webhooks", &loan(number)));
@@ -38,11 +38,11 @@ impl Load {
         Self { stop, taken, workers }
     }
 
-    fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.taken.lock().expect("no panic").len()
     }
 
-    fn end(self) -> Vec<u64> {
+    pub(crate) fn end(self) -> Vec<u64> {
         self.stop.store(true, Ordering::Relaxed);
         for worker in self.workers {
             worker.join().expect("no panic");
@@ -51,7 +51,7 @@ impl Load {
     }
 }
 
-fn number_of(event: &Value) -> u64 {
+pub(crate) fn number_of(event: &Value) -> u64 {
     event["data"]["item_loan"]["loan_id"].as_str().expect("a loan").parse().expect("a number")
 }
 

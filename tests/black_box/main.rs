@@ -3,7 +3,9 @@
 //! - `http`: every row of the table of answers, and hostile HTTP
 //! - `durability`: what got 204 lands, whatever is done to the process
 //! - `journal`: faults of the folder: lock, version, damage, full disk
-//! - `operators`: the admin listener, reload, stop
+//! - `operators`: the admin listener, metrics, logs, stop
+//! - `reload`: the configuration changes while events are taken
+//! - `strangers`, `tls`: who does not hold the secret; HTTPS
 //! - `commands`: what a person types and reads
 //! - `configuration`: errors and exit codes
 
@@ -15,3 +17,6 @@ mod durability;
 mod http;
 mod journal;
 mod operators;
+mod reload;
+mod strangers;
+mod tls;

@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
-pub(crate) use client::{Answer, Client, request, signature};
+pub(crate) use client::{Answer, Client, client_with_secret, request, signature};
 
 /// The secret that tests share with the bridge.
 pub(crate) const SECRET: &str = "made-up-secret";
@@ -56,11 +56,24 @@ pub(crate) struct Setup {
 impl Setup {
     /// One source with [`SECRET`] on `/webhooks`, listeners on free ports, and what `more` adds to the file.
     pub(crate) fn new(more: &str) -> Self {
-        let setup = Self { folder: tempfile::tempdir().expect("a folder") };
-        fs::write(setup.path("secret"), SECRET).expect("written");
-        fs::set_permissions(setup.path("secret"), Permissions::from_mode(0o600)).expect("set");
+        let setup = Self::unwritten();
         setup.configure(more);
         setup
+    }
+
+    /// The same without a configuration file yet.
+    pub(crate) fn unwritten() -> Self {
+        let setup = Self { folder: tempfile::tempdir().expect("a folder") };
+        setup.write_secret("secret", SECRET);
+        setup
+    }
+
+    /// Writes a file that the owner alone can read, replaced at once.
+    pub(crate) fn write_secret(&self, name: &str, secret: &str) {
+        let new = self.path("secret.new");
+        fs::write(&new, secret).expect("written");
+        fs::set_permissions(&new, Permissions::from_mode(0o600)).expect("set");
+        fs::rename(new, self.path(name)).expect("renamed");
     }
 
     /// Writes the configuration file anew. `more` may open its own tables; keys before the first table are at the top.
@@ -213,6 +226,13 @@ impl Bridge {
     pub(crate) fn ended(&mut self) -> ExitStatus {
         let child = &mut self.child;
         wait_for("the bridge to end", || child.try_wait().expect("waits"))
+    }
+
+    /// Resident memory in KiB.
+    pub(crate) fn resident_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a size");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
     }
 
     /// Whether it still runs.

@@ -1,0 +1,58 @@
+//! HTTPS by the bridge itself, with `send` as the client.
+
+use std::fs;
+
+use crate::harness::{Setup, text, wait_for};
+
+/// Writes a certificate of its own authority for 127.0.0.1.
+fn write_certificate(setup: &Setup) {
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned(), "localhost".to_owned()]).expect("made");
+    fs::write(setup.path("tls.crt"), made.cert.pem()).expect("written");
+    fs::write(setup.path("tls.key"), made.signing_key.serialize_pem()).expect("written");
+}
+
+const TLS: &str =
+    "[ingress]\nlisten = \"127.0.0.1:0\"\ntls = { cert_file = \"DIR/tls.crt\", key_file = \"DIR/tls.key\" }\n";
+
+fn send(setup: &Setup, authority: &str) -> std::process::Output {
+    let mut command = crate::harness::binary();
+    command
+        .args(["send", "loan", "--config"])
+        .arg(setup.path("config.toml"))
+        .env("SSL_CERT_FILE", setup.path(authority));
+    command.output().expect("runs")
+}
+
+#[test]
+fn events_come_over_tls_and_a_renewed_certificate_is_picked_up() {
+    let setup = Setup::unwritten();
+    write_certificate(&setup);
+    setup.configure(TLS);
+    let bridge = setup.start();
+    fs::copy(setup.path("tls.crt"), setup.path("old.crt")).expect("copied");
+    let sent = send(&setup, "old.crt");
+    assert!(sent.status.success() && text(&sent.stdout).contains("204 stored"), "{sent:?}");
+    write_certificate(&setup);
+    let sent =
+        wait_for("the renewed certificate", || Some(send(&setup, "tls.crt")).filter(|sent| sent.status.success()));
+    assert!(text(&sent.stdout).contains("204 stored"));
+    assert!(!send(&setup, "old.crt").status.success(), "the old one is gone");
+    // Half a renewal: the one before stays.
+    fs::write(setup.path("tls.key"), "no key").expect("written");
+    wait_for("the warning", || {
+        let sent = send(&setup, "tls.crt");
+        assert!(sent.status.success(), "{sent:?}");
+        bridge.log().contains("the one before stays").then_some(())
+    });
+}
+
+#[test]
+fn a_certificate_that_can_not_be_used_is_said_at_the_start() {
+    let setup = Setup::unwritten();
+    write_certificate(&setup);
+    fs::write(setup.path("tls.key"), "no key").expect("written");
+    setup.configure(TLS);
+    let output = setup.command(&["run"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("tls.key"), "{}", text(&output.stderr));
+}
