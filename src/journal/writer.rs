@@ -298,7 +298,7 @@ impl Writer {
         if let Some(segment) = state.segments.back_mut() {
             segment.length = active.length;
             segment.end = self.next;
-            segment.newest = now;
+            segment.newest = segment.newest.max(now);
         }
         state.next = self.next;
         drop(state);
