@@ -32,7 +32,11 @@ impl Shared {
     /// Tells of a segment that is gone whole.
     pub(super) fn report_missing(&self, segment: u64, lost: u64) {
         if self.note_damage((segment, 0), lost) {
-            error!(segment, records = lost, "journal damaged: a segment is missing or unreadable; reading goes on behind it");
+            error!(
+                segment,
+                records = lost,
+                "journal damaged: a segment is missing or unreadable; reading goes on behind it"
+            );
         }
     }
 

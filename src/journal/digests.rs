@@ -40,7 +40,8 @@ pub(super) fn read(disk: &dyn Disk, dir: &Path, first: u64) -> Option<Vec<Known>
         && u32_at(content, 8) == VERSION
         && u32_at(content, 12) as usize * ENTRY == entries.len()
         && u64_at(content, 16) == first;
-    let entry = |bytes: &[u8]| Known { key: bytes[..16].try_into().expect("16 of 20 bytes"), seconds: u32_at(bytes, 16) };
+    let entry =
+        |bytes: &[u8]| Known { key: bytes[..16].try_into().expect("16 of 20 bytes"), seconds: u32_at(bytes, 16) };
     whole.then(|| entries.chunks_exact(ENTRY).map(entry).collect())
 }
 

@@ -155,7 +155,8 @@ impl SegmentHeader {
 
     /// From a segment's first bytes, by whichever copy is whole.
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, BadHeader> {
-        let copies = [0, COPY_AT].map(|at| bytes.get(at..at + HEADER_LENGTH).map_or(Err(BadHeader::Broken), Self::copy));
+        let copies =
+            [0, COPY_AT].map(|at| bytes.get(at..at + HEADER_LENGTH).map_or(Err(BadHeader::Broken), Self::copy));
         match copies {
             [Ok(header), _] | [_, Ok(header)] => Ok(header),
             [Err(BadHeader::Version(version)), _] | [_, Err(BadHeader::Version(version))] => {
@@ -319,7 +320,8 @@ mod tests {
 
     #[test]
     fn any_flipped_bit_is_seen() {
-        let group = GroupHeader { count: 2, first: 5, recorded: Timestamp::from_micros(8), durable_end: 1024, bytes: 99 };
+        let group =
+            GroupHeader { count: 2, first: 5, recorded: Timestamp::from_micros(8), durable_end: 1024, bytes: 99 };
         let bytes = group.encode(42);
         assert_eq!(GroupHeader::decode(42, &bytes), Some(group));
         assert_eq!(GroupHeader::decode(43, &bytes), None, "another segment's seed");

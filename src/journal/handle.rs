@@ -97,7 +97,8 @@ impl Journal {
             spawn("journal-writer", lock.clone(), move || writer.run()),
             spawn("journal-keeper", lock, move || keeper::run(&keeper)),
         ];
-        let threads = threads.into_iter().collect::<io::Result<_>>().map_err(OpenError::io("start threads for", &dir))?;
+        let threads =
+            threads.into_iter().collect::<io::Result<_>>().map_err(OpenError::io("start threads for", &dir))?;
         let queue = Arc::new(Semaphore::new(queue));
         Ok(Self(Arc::new(Inner { shared, commands, queue, threads: Mutex::new(threads) })))
     }
@@ -258,7 +259,8 @@ impl Intake for Journal {
         }
         let waiting = state.waiting_bytes();
         // No event is smaller; those of best_effort sinks give way.
-        let gives_way = state.sinks.values().all(|place| place.best_effort || state.locate(place.cursor.offset).is_none());
+        let gives_way =
+            state.sinks.values().all(|place| place.best_effort || state.locate(place.cursor.offset).is_none());
         if waiting + SEGMENT_START > config.max_size && !gives_way {
             return Err(NotTaken::Full { waiting, max_size: config.max_size });
         }

@@ -156,9 +156,7 @@ impl State {
 
     /// Where a sink begins that is to get all there is.
     pub(super) fn oldest_cursor(&self) -> Cursor {
-        self.segments
-            .front()
-            .map_or_else(|| self.end_cursor(), |segment| Cursor { offset: segment.first, hint: None })
+        self.segments.front().map_or_else(|| self.end_cursor(), |segment| Cursor { offset: segment.first, hint: None })
     }
 
     /// Bytes behind a cursor that it has not passed.

@@ -11,7 +11,9 @@ use tracing::{error, info, warn};
 
 use super::dedupe::{Dedupe, Known};
 use super::disk::DiskFile;
-use super::format::{GROUP_HEADER, GroupHeader, Key, Previous, RecordHeader, SEGMENT_START, SegmentHeader, record_length};
+use super::format::{
+    GROUP_HEADER, GroupHeader, Key, Previous, RecordHeader, SEGMENT_START, SegmentHeader, record_length,
+};
 use super::state::{Segment, Shared};
 use super::{NotTaken, Taken};
 use crate::alma::Verified;
@@ -141,7 +143,8 @@ impl Writer {
         if self.active.is_none() && self.retry_at <= Instant::now() {
             self.try_open();
         }
-        if self.is_old() || self.active.as_ref().is_some_and(|active| active.length >= self.shared.limits.segment_bytes) {
+        if self.is_old() || self.active.as_ref().is_some_and(|active| active.length >= self.shared.limits.segment_bytes)
+        {
             self.rotate();
         }
         let now = self.shared.clock.now();
@@ -317,7 +320,9 @@ impl Writer {
 
     /// Says on disk that all there is is durable.
     fn name_end(&mut self) {
-        let Some(active) = self.active.as_mut().filter(|active| !active.named && active.since.is_some()) else { return };
+        let Some(active) = self.active.as_mut().filter(|active| !active.named && active.since.is_some()) else {
+            return;
+        };
         let now = self.shared.clock.now();
         let (first, durable_end) = (self.next, active.length);
         let group = GroupHeader { count: 0, first, recorded: now, durable_end, bytes: 0 }.encode(active.seed);

@@ -21,7 +21,10 @@ async fn what_is_stored_comes_back_in_order_on_a_real_disk() {
     }
     assert_eq!(take(&journal, body(3, 1000)).await, Ok(Taken::Repeat));
     let window = soon(reader.next_window(7, 1 << 20)).await.expect("open");
-    assert_eq!(window.events.iter().map(|(_, event)| number(&event.body)).collect::<Vec<_>>(), (0..7).collect::<Vec<_>>());
+    assert_eq!(
+        window.events.iter().map(|(_, event)| number(&event.body)).collect::<Vec<_>>(),
+        (0..7).collect::<Vec<_>>()
+    );
     assert_eq!(window.events[0].1.body, body(0, 1000));
     assert_eq!(reader.backlog().events, 20);
     reader.advance(window.end);

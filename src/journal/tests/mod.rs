@@ -2,9 +2,12 @@
 
 mod basics;
 mod crash;
+mod guards;
+mod harm;
 mod model;
 mod ram;
 mod recorder;
+mod sinks;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -15,7 +18,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Disk, Feed as _, Intake as _, Journal, JournalOptions, Limits, NotTaken, Offset, Reader, Registration, Taken};
+use super::{
+    Disk, Feed as _, Intake as _, Journal, JournalOptions, Limits, NotTaken, Offset, Reader, Registration, Taken,
+};
 use crate::alma::{SignatureHeader, Unverified, Verified};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{self, NamedSecret, Secret, SecretFrom, SinkName, Start, Storage};

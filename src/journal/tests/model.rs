@@ -190,7 +190,8 @@ impl Bench {
     async fn take(&mut self, numbers: &[u64]) {
         let now = self.clock.now();
         self.latest = self.latest.max(now);
-        let taken = futures_util::future::join_all(numbers.iter().map(|n| take(&self.journal, body(*n, size(*n))))).await;
+        let taken =
+            futures_util::future::join_all(numbers.iter().map(|n| take(&self.journal, body(*n, size(*n))))).await;
         for (n, taken) in numbers.iter().zip(taken) {
             let known = self.model.known.get(n).copied();
             match taken {
@@ -198,7 +199,9 @@ impl Bench {
                     let forgotten = match known {
                         None | Some(None) => true,
                         // Once forgotten it stays so, though the clock go back.
-                        Some(Some(at)) => self.latest.as_micros() / 1_000_000 > at.as_micros() / 1_000_000 + WINDOW.as_secs(),
+                        Some(Some(at)) => {
+                            self.latest.as_micros() / 1_000_000 > at.as_micros() / 1_000_000 + WINDOW.as_secs()
+                        }
                     };
                     assert!(forgotten || self.model.forgetful || self.model.hurt > 0, "{n} is stored twice");
                     *self.model.stored.entry(*n).or_default() += 1;
@@ -337,7 +340,8 @@ impl Bench {
                 assert!(sink.back || !sink.settled.contains_key(offset), "{offset} was settled before a clean stop");
             }
             for (n, stored) in &self.model.stored {
-                let settled = self.model.sinks[index].settled.iter().filter(|(offset, m)| *m == n && !read.contains_key(offset));
+                let settled =
+                    self.model.sinks[index].settled.iter().filter(|(offset, m)| *m == n && !read.contains_key(offset));
                 let due = stored.saturating_sub(settled.count());
                 let missing = due.saturating_sub(times.get(n).copied().unwrap_or(0));
                 if missing > 0 {

@@ -92,7 +92,11 @@ impl RamDisk {
         let synced = if power {
             files.clone()
         } else {
-            files.iter().filter(|(path, _)| ram.synced.contains_key(*path)).map(|(p, f)| (p.clone(), f.clone())).collect()
+            files
+                .iter()
+                .filter(|(path, _)| ram.synced.contains_key(*path))
+                .map(|(p, f)| (p.clone(), f.clone()))
+                .collect()
         };
         *after.ram() = Ram { dirs, files, synced, faults };
         after

@@ -205,9 +205,7 @@ fn left_of<M>(ops: &[Op<M>], fate: Fate, random: &mut Rng) -> (BTreeSet<PathBuf>
     let mut entries: BTreeMap<PathBuf, usize> = BTreeMap::new();
     let mut dirs = BTreeSet::new();
     for (index, op) in ops.iter().enumerate() {
-        let mut survives = |durable: bool| {
-            durable || fate == Fate::Kept || (fate == Fate::Mixed && random.bool())
-        };
+        let mut survives = |durable: bool| durable || fate == Fate::Kept || (fate == Fate::Mixed && random.bool());
         match op {
             Op::MakeDir(dir) if survives(is_synced(dir, index)) => _ = dirs.insert(dir.clone()),
             Op::Create(path, id) if survives(is_synced(path, index)) => drop(entries.insert(path.clone(), *id)),
