@@ -277,8 +277,8 @@ fn load_digests(
 /// The digests of a segment whose own file of them is missing or torn.
 fn read_known(disk: &dyn Disk, paths: &Paths, segment: &Segment) -> io::Result<Vec<Known>> {
     let file = disk.open(&paths.segment(segment.first), false)?;
-    let span = Span { file, seed: segment.seed, length: segment.length, end: Some(segment.end) };
-    let mut scan = Scan::new(span, super::format::SEGMENT_START, segment.first, SCAN_BLOCK);
+    let part = Span { file, seed: segment.seed, length: segment.length, end: Some(segment.end) };
+    let mut scan = Scan::new(part, super::format::SEGMENT_START, segment.first, SCAN_BLOCK);
     let mut known = Vec::new();
     while let Some(item) = scan.next()? {
         if let Item::Record(record) = item {

@@ -142,8 +142,8 @@ struct Tail {
 }
 
 fn read_tail(found: &Found, header: &SegmentHeader) -> io::Result<Tail> {
-    let span = Span { file: Arc::clone(&found.file), seed: header.seed, length: found.size, end: None };
-    let mut scan = Scan::new(span, SEGMENT_START, header.first, SCAN_BLOCK).salvage(true);
+    let part = Span { file: Arc::clone(&found.file), seed: header.seed, length: found.size, end: None };
+    let mut scan = Scan::new(part, SEGMENT_START, header.first, SCAN_BLOCK).salvage(true);
     let (mut newest, mut used, mut known) = (header.created, header.first, Vec::new());
     let mut proven = (SEGMENT_START, header.first);
     // The first damage behind the last intact head of a group.

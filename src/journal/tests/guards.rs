@@ -177,7 +177,7 @@ async fn delivered_events_go_before_a_503_for_min_free() {
 async fn retention_is_by_time_and_by_size_and_only_of_what_is_past_every_cursor_on_disk() {
     let (disk, clock) = (RamDisk::default(), TestClock::new());
     let mut options = small(&disk, &clock);
-    options.config.retain = Duration::from_secs(600);
+    options.config.retain = Duration::from_mins(10);
     options.config.retain_size = 9_000;
     let journal = Journal::open(options).expect("opened");
     let segments = || disk.files("/journal/segments").len();
@@ -206,7 +206,7 @@ async fn retention_is_by_time_and_by_size_and_only_of_what_is_past_every_cursor_
 async fn a_segment_ends_an_hour_after_its_first_record() {
     let (disk, clock) = (RamDisk::default(), TestClock::new());
     let journal = Journal::open(options(disk.shared(), clock.clone())).expect("opened");
-    clock.pass(Duration::from_secs(7200));
+    clock.pass(Duration::from_hours(2));
     take(&journal, body(1, 0)).await.expect("taken");
     clock.pass(Duration::from_secs(3599));
     take(&journal, body(2, 0)).await.expect("taken");

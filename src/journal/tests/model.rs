@@ -13,7 +13,7 @@ use crate::clock::{Clock as _, Timestamp};
 use crate::config::Start;
 
 const SINKS: [&str; 2] = ["main", "other"];
-const WINDOW: Duration = Duration::from_secs(12 * 3600);
+const WINDOW: Duration = Duration::from_hours(12);
 const MAX_SIZE: u64 = 24 * 1024;
 const MIN_FREE: u64 = 1024 * 1024;
 
