@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn the_clock_only_forgets() {
-        let mut dedupe = Dedupe::new(10, Duration::from_secs(60));
+        let mut dedupe = Dedupe::new(10, Duration::from_mins(1));
         dedupe.insert(Known::new(key(1), at(1000)));
         assert!(dedupe.knows(&key(1), at(1060)));
         assert!(!dedupe.knows(&key(1), at(1061)));

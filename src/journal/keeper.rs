@@ -78,9 +78,8 @@ impl Shared {
             moved.map(|(name, place)| (name.clone(), place.cursor)).collect()
         };
         for (name, cursor) in moved {
-            if let Err(error) = self.write_cursor(store, &name, cursor) {
-                warn!(sink = %name, %error, "journal: can't write a cursor; after a crash events would be published again");
-            }
+            let written = self.write_cursor(store, &name, cursor);
+            store.complain("cursor", written);
         }
     }
 
@@ -123,18 +122,22 @@ impl Shared {
     }
 
     fn write_digests(&self, store: &mut Store) {
-        let sealed = std::mem::take(&mut self.state().sealed);
-        for (first, known) in sealed {
+        let mut sealed = std::mem::take(&mut self.state().sealed).into_iter();
+        for (first, known) in sealed.by_ref() {
             let newest = &known[known.len().saturating_sub(self.config.dedupe_max)..];
-            let Some(last) = newest.last() else { continue };
-            match digests::write(&*self.disk, &self.paths.digests, first, newest) {
-                Ok(()) => {
-                    store.digests.push_back((first, newest.len(), last.seconds));
-                    store.digests.make_contiguous().sort_unstable();
-                }
-                // They are made again from the segment at the next start.
-                Err(error) => warn!(%error, "journal: can't write the digests of a segment"),
+            let Some(latest) = newest.iter().map(|known| known.seconds).max() else { continue };
+            let written = digests::write(&*self.disk, &self.paths.digests, first, newest);
+            let done = written.is_ok();
+            store.complain("digests", written);
+            if !done {
+                // Tried again; the segment stays so long, unless its room is needed.
+                let mut state = self.state();
+                state.sealed.push((first, known));
+                state.sealed.extend(sealed);
+                return;
             }
+            store.digests.push_back((first, newest.len(), latest));
+            store.digests.make_contiguous().sort_unstable();
         }
     }
 
@@ -160,7 +163,9 @@ impl Shared {
         let due = {
             let state = self.state();
             let now = self.clock.now();
-            let deletable = state.deletable();
+            let kept = state.sealed.iter().map(|(first, _)| *first).min().unwrap_or(u64::MAX);
+            let with_digests = state.segments.partition_point(|segment| segment.first < kept);
+            let deletable = state.deletable().min(with_digests);
             let mut delivered: u64 = state.segments.iter().take(deletable).map(|segment| segment.length).sum();
             let mut due = 0;
             for segment in state.segments.iter().take(deletable) {

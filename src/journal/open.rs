@@ -243,8 +243,7 @@ fn load_digests(
     let (mut loaded, mut count) = (Vec::new(), 0);
     for first in firsts.into_iter().rev() {
         let segment = segments.get(&first);
-        let too_old = segment.is_some_and(|segment| seconds(segment.newest) < oldest);
-        if count >= config.dedupe_max || too_old || segment.is_some_and(|segment| segment.records() == 0) {
+        if count >= config.dedupe_max || segment.is_some_and(|segment| segment.records() == 0) {
             // Not read; removed where it is on disk.
             store.digests.extend(on_disk.contains(&first).then_some((first, 0, 0)));
             continue;
@@ -252,11 +251,13 @@ fn load_digests(
         let known = match recovered.known.get(&first) {
             Some(known) => Some(known.clone()),
             None => digests::read(disk, &paths.digests, first).inspect(|known| {
-                store.digests.push_back((first, known.len(), known.last().map_or(0, |last| last.seconds)));
+                let latest = known.iter().map(|known| known.seconds).max();
+                store.digests.push_back((first, known.len(), latest.unwrap_or(0)));
             }),
         };
         let known = known.or_else(|| {
-            let known = read_known(disk, paths, segment?);
+            let segment = segment.filter(|segment| seconds(segment.newest) >= oldest)?;
+            let known = read_known(disk, paths, segment);
             known.inspect_err(|error| warn!(segment = first, %error, "journal: can't read a segment for dedupe")).ok()
         });
         let Some(known) = known else { continue };
@@ -276,8 +277,8 @@ fn load_digests(
 /// The digests of a segment whose own file of them is missing or torn.
 fn read_known(disk: &dyn Disk, paths: &Paths, segment: &Segment) -> io::Result<Vec<Known>> {
     let file = disk.open(&paths.segment(segment.first), false)?;
-    let span = Span { file, seed: segment.seed, length: segment.length, end: Some(segment.end) };
-    let mut scan = Scan::new(span, super::format::SEGMENT_START, segment.first, SCAN_BLOCK);
+    let part = Span { file, seed: segment.seed, length: segment.length, end: Some(segment.end) };
+    let mut scan = Scan::new(part, super::format::SEGMENT_START, segment.first, SCAN_BLOCK);
     let mut known = Vec::new();
     while let Some(item) = scan.next()? {
         if let Item::Record(record) = item {

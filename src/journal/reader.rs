@@ -241,7 +241,7 @@ impl Shared {
                 },
             };
             place.file = Some((segment.first, Arc::clone(&file)));
-            let read = self.read_segment(place, &segment, file, bounds)?;
+            let read = self.read_segment(place, &segment, &file, bounds)?;
             if !read.window.events.is_empty() {
                 return Ok(read);
             }
@@ -264,11 +264,11 @@ impl Shared {
         &self,
         mut place: ReadPlace,
         segment: &Segment,
-        file: Arc<dyn DiskFile>,
+        file: &Arc<dyn DiskFile>,
         bounds: Bounds,
     ) -> io::Result<Read> {
-        let span = Span { file: Arc::clone(&file), seed: segment.seed, length: segment.length, end: Some(segment.end) };
-        let mut scan = begin(span, segment, &place, bounds)?.salvage(bounds.salvage);
+        let part = Span { file: Arc::clone(file), seed: segment.seed, length: segment.length, end: Some(segment.end) };
+        let mut scan = begin(part, segment, &place, bounds)?.salvage(bounds.salvage);
         let (mut events, mut marks, mut bytes) = (Vec::new(), Vec::new(), 0usize);
         let mut before = scan.place();
         while events.len() < bounds.events
@@ -288,7 +288,7 @@ impl Shared {
                     events.push((Offset(record.offset), record.event));
                 }
                 Item::Damage(damage) if scan.expected() > place.offset || damage.lost == 0 => {
-                    self.report_damage(segment.first, &*file, damage);
+                    self.report_damage(segment.first, &**file, damage);
                 }
                 Item::Record(_) | Item::Damage(_) | Item::Group(_) => {}
             }
@@ -305,15 +305,15 @@ impl Shared {
 }
 
 /// Begins at the place that is known, else at the segment's first record.
-fn begin(span: Span, segment: &Segment, place: &ReadPlace, bounds: Bounds) -> io::Result<Scan> {
+fn begin(part: Span, segment: &Segment, place: &ReadPlace, bounds: Bounds) -> io::Result<Scan> {
     match place.start {
-        From::Scan(first, at) if first == segment.first => return Ok(Scan::resume(span, at, bounds.block)),
+        From::Scan(first, at) if first == segment.first => return Ok(Scan::resume(part, at, bounds.block)),
         From::Hint(Some(hint)) if hint.segment == segment.first && hint.at >= SEGMENT_START => {
-            if let Some(scan) = Scan::from_hint(&span, hint.at, place.offset, bounds.block)? {
+            if let Some(scan) = Scan::from_hint(&part, hint.at, place.offset, bounds.block)? {
                 return Ok(scan);
             }
         }
         From::Scan(..) | From::Hint(_) => {}
     }
-    Ok(Scan::new(span, SEGMENT_START, segment.first, bounds.block))
+    Ok(Scan::new(part, SEGMENT_START, segment.first, bounds.block))
 }

@@ -63,7 +63,8 @@ pub(super) fn recover(disk: &dyn Disk, paths: &Paths, mend: bool) -> Result<Reco
         let mut segment = Segment::empty(header);
         if let Some(named) = named.get(&found.first) {
             (segment.length, segment.end) = (named.length, named.end);
-            segment.newest = created[index + 1..].iter().flatten().next().copied().unwrap_or(header.created);
+            let next = created[index + 1..].iter().flatten().next().copied();
+            segment.newest = next.unwrap_or_default().max(header.created);
         } else {
             let tail = read_tail(&found, header).map_err(OpenError::io("read", &paths.segment(found.first)))?;
             next = next.max(tail.used);
@@ -141,8 +142,8 @@ struct Tail {
 }
 
 fn read_tail(found: &Found, header: &SegmentHeader) -> io::Result<Tail> {
-    let span = Span { file: Arc::clone(&found.file), seed: header.seed, length: found.size, end: None };
-    let mut scan = Scan::new(span, SEGMENT_START, header.first, SCAN_BLOCK).salvage(true);
+    let part = Span { file: Arc::clone(&found.file), seed: header.seed, length: found.size, end: None };
+    let mut scan = Scan::new(part, SEGMENT_START, header.first, SCAN_BLOCK).salvage(true);
     let (mut newest, mut used, mut known) = (header.created, header.first, Vec::new());
     let mut proven = (SEGMENT_START, header.first);
     // The first damage behind the last intact head of a group.
@@ -150,7 +151,8 @@ fn read_tail(found: &Found, header: &SegmentHeader) -> io::Result<Tail> {
     while let Some(item) = scan.next()? {
         match item {
             Item::Group(group) => {
-                (proven, torn, newest) = ((group.durable_end, group.first), None, group.recorded);
+                (proven, torn) = ((group.durable_end, group.first), None);
+                newest = newest.max(group.recorded);
                 used = used.max(group.first + u64::from(group.count));
             }
             Item::Record(record) => known.push((record.offset, record.key, record.event.recorded)),

@@ -52,8 +52,8 @@ impl Retained {
                     Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                     file => file?,
                 };
-                let span = Span { file, seed: segment.seed, length: segment.length, end: Some(segment.end) };
-                self.scan = Some(Scan::new(span, SEGMENT_START, segment.first, SCAN_BLOCK));
+                let part = Span { file, seed: segment.seed, length: segment.length, end: Some(segment.end) };
+                self.scan = Some(Scan::new(part, SEGMENT_START, segment.first, SCAN_BLOCK));
                 continue;
             };
             match scan.next()? {

@@ -76,7 +76,7 @@ pub(super) struct Span {
 
 /// A place of reading.
 pub(super) struct Scan {
-    span: Span,
+    part: Span,
     at: u64,
     expected: u64,
     group: Option<Group>,
@@ -98,9 +98,9 @@ enum Parsed {
 impl Scan {
     /// Begins at a place where an item begins; `expected` is the offset of the next record there. At least
     /// `block_size` bytes are read at once, where there are so many.
-    pub(super) fn new(span: Span, at: u64, expected: u64, block_size: usize) -> Self {
+    pub(super) fn new(part: Span, at: u64, expected: u64, block_size: usize) -> Self {
         Self {
-            span,
+            part,
             at,
             expected,
             group: None,
@@ -113,8 +113,8 @@ impl Scan {
     }
 
     /// Goes on where an earlier scan of the segment stood.
-    pub(super) fn resume(span: Span, place: ScanPlace, block_size: usize) -> Self {
-        Self { group: place.group, ..Self::new(span, place.at, place.expected, block_size) }
+    pub(super) fn resume(part: Span, place: ScanPlace, block_size: usize) -> Self {
+        Self { group: place.group, ..Self::new(part, place.at, place.expected, block_size) }
     }
 
     /// Where it stands.
@@ -139,8 +139,8 @@ impl Scan {
     }
 
     /// Begins at a place that may be wrong: only where an item is found there, at or before the wanted offset.
-    pub(super) fn from_hint(span: &Span, at: u64, wanted: u64, block_size: usize) -> io::Result<Option<Self>> {
-        let mut scan = Self::new(span.clone(), at, wanted, block_size);
+    pub(super) fn from_hint(part: &Span, at: u64, wanted: u64, block_size: usize) -> io::Result<Option<Self>> {
+        let mut scan = Self::new(part.clone(), at, wanted, block_size);
         scan.expected = match scan.parse(at)? {
             Parsed::Group(group) => group.first,
             Parsed::Record(record, _) => record.offset,
@@ -151,7 +151,7 @@ impl Scan {
 
     /// The next item; none at the durable end.
     pub(super) fn next(&mut self) -> io::Result<Option<Item>> {
-        if self.at >= self.span.length {
+        if self.at >= self.part.length {
             return Ok(None);
         }
         match self.parse(self.at)? {
@@ -178,18 +178,18 @@ impl Scan {
 
     fn parse(&mut self, at: u64) -> io::Result<Parsed> {
         let head = self.bytes(at, RECORD_HEADER)?;
-        if let Some(group) = GroupHeader::decode(self.span.seed, &head).filter(|group| group.durable_end == at) {
+        if let Some(group) = GroupHeader::decode(self.part.seed, &head).filter(|group| group.durable_end == at) {
             return Ok(Parsed::Group(group));
         }
-        let Some(record) = RecordHeader::decode(self.span.seed, &head) else { return Ok(Parsed::Nothing) };
+        let Some(record) = RecordHeader::decode(self.part.seed, &head) else { return Ok(Parsed::Nothing) };
         let to = at + (RECORD_HEADER + record.payload()) as u64;
-        if to > self.span.length {
+        if to > self.part.length {
             return Ok(Parsed::Nothing);
         }
         let whole = self.bytes(at, RECORD_HEADER + record.payload())?;
         let payload = whole.get(RECORD_HEADER..).unwrap_or_default();
         let (name, body) = payload.split_at_checked(record.source as usize).unwrap_or_default();
-        let Some(source) = self.source_name(name).filter(|_| record.fits(self.span.seed, payload)) else {
+        let Some(source) = self.source_name(name).filter(|_| record.fits(self.part.seed, payload)) else {
             return Ok(Parsed::Spoilt(record, to));
         };
         // Where the group's head is lost, the time of receipt is nearest to when the event was made durable.
@@ -212,7 +212,7 @@ impl Scan {
         let (from, expected) = (self.at, self.expected);
         self.group = None;
         let mut at = from + 1;
-        while at < self.span.length {
+        while at < self.part.length {
             let block = self.bytes(at, SEARCH_BLOCK)?;
             if block.len() < ITEM_MAGIC.len() {
                 break;
@@ -234,21 +234,21 @@ impl Scan {
             }
             at += 1;
         }
-        self.at = self.span.length;
-        self.expected = self.span.end.unwrap_or(expected).max(expected);
+        self.at = self.part.length;
+        self.expected = self.part.end.unwrap_or(expected).max(expected);
         Ok(Damage { from, to: self.at, lost: self.expected - expected })
     }
 
     /// Bytes from a place: as many as asked for, fewer only where the segment ends.
     fn bytes(&mut self, at: u64, want: usize) -> io::Result<Bytes> {
-        let left = usize::try_from(self.span.length.saturating_sub(at)).unwrap_or(usize::MAX);
+        let left = usize::try_from(self.part.length.saturating_sub(at)).unwrap_or(usize::MAX);
         let want = want.min(left);
         let within = at.checked_sub(self.block_at).and_then(|skip| usize::try_from(skip).ok());
         if let Some(skip) = within.filter(|skip| skip.checked_add(want).is_some_and(|end| end <= self.block.len())) {
             return Ok(self.block.slice(skip..skip + want));
         }
         let mut block = BytesMut::zeroed(want.max(self.block_size).min(left));
-        let read = match self.span.file.read_at(&mut block, at) {
+        let read = match self.part.file.read_at(&mut block, at) {
             Err(_) if self.salvage => self.read_pages(&mut block, at),
             read => read?,
         };
@@ -261,7 +261,7 @@ impl Scan {
     fn read_pages(&self, block: &mut [u8], at: u64) -> usize {
         let mut place = at;
         for page in block.chunks_mut(PAGE) {
-            if self.span.file.read_at(page, place).is_err() {
+            if self.part.file.read_at(page, place).is_err() {
                 page.fill(0);
             }
             place += page.len() as u64;

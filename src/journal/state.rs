@@ -1,11 +1,13 @@
 //! What is in the journal and who has read how far: the part that writer, keeper and readers share.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tracing::{info, warn};
 
 use super::cursor::{Cursor, CursorFile, Hint};
 use super::dedupe::Known;
@@ -51,7 +53,7 @@ pub(super) struct Segment {
     pub(super) seed: u32,
     pub(super) created: Timestamp,
     pub(super) previous: Option<Previous>,
-    /// When its last record was made durable, or a little later.
+    /// The latest time at which a record of it was made durable, or a little later.
     pub(super) newest: Timestamp,
 }
 
@@ -123,8 +125,8 @@ pub(super) struct State {
     pub(super) closed: bool,
     /// Records found to be lost since the start.
     pub(super) damaged: u64,
-    /// Damage that was told already, by segment and place.
-    pub(super) reported: HashSet<(u64, u64)>,
+    /// Damage that was told already, by segment and place, and how many records it cost.
+    pub(super) reported: HashMap<(u64, u64), u64>,
     /// Sealed segments whose digests are not on disk yet.
     pub(super) sealed: Vec<(u64, Vec<Known>)>,
 }
@@ -213,6 +215,21 @@ pub(super) struct Store {
     pub(super) cursors: BTreeMap<SinkName, CursorFile>,
     /// The segments that have digests on disk, in order: first offset, how many, and the newest one's second.
     pub(super) digests: VecDeque<(u64, usize, u32)>,
+    /// What can't be written just now; told once.
+    pub(super) troubled: BTreeSet<&'static str>,
+}
+
+impl Store {
+    /// Tells of the first failure of its kind, and of the next success.
+    pub(super) fn complain(&mut self, what: &'static str, written: io::Result<()>) {
+        match written {
+            Ok(()) if self.troubled.remove(what) => info!(what, "journal: can be written again"),
+            Err(error) if self.troubled.insert(what) => {
+                warn!(what, %error, "journal: can't be written; tried again. After a crash events would be published again");
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
 }
 
 /// Wakes the keeper.

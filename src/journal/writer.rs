@@ -22,7 +22,7 @@ use crate::clock::Timestamp;
 /// After so long without an event the durable end is named; so long between tries to open a segment.
 const IDLE: Duration = Duration::from_secs(1);
 /// A segment ends so long after its first record.
-const SEGMENT_AGE: Duration = Duration::from_secs(3600);
+const SEGMENT_AGE: Duration = Duration::from_hours(1);
 /// A buffer that one large event made larger than this is given back.
 const BUFFER_KEPT: usize = 8 * 1024 * 1024;
 
@@ -301,7 +301,7 @@ impl Writer {
         if let Some(segment) = state.segments.back_mut() {
             segment.length = active.length;
             segment.end = self.next;
-            segment.newest = now;
+            segment.newest = segment.newest.max(now);
         }
         state.next = self.next;
         drop(state);

@@ -33,7 +33,7 @@ fn crash_options(dir: &Path, disk: Arc<dyn super::super::Disk>, clock: Arc<dyn C
     let sinks = SINKS.map(|name| Registration { start: Start::Oldest, ..registration(name) });
     let mut options = options(disk, clock);
     options.limits = Limits { segment_bytes: 8 * 1024, group_bytes: 3 * 1024, queue: 64 };
-    options.config.retain = Duration::from_secs(600);
+    options.config.retain = Duration::from_mins(10);
     options.config.retain_size = 20 * 1024;
     JournalOptions { dir: dir.to_owned(), sinks: sinks.into(), ..options }
 }
@@ -141,8 +141,19 @@ impl Expected {
         assert!(offset > highest, "{offset} is not above {highest}");
         assert_eq!(journal.stats().damaged_records, 0, "a crash is no damage");
         // What is deleted now must not be missed after the next crash.
-        clock.pass(Duration::from_secs(3600));
+        clock.pass(Duration::from_hours(1));
         journal.keep_house();
+    }
+}
+
+/// Says which state it was, where one does not hold.
+struct Told(String);
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.0);
+        }
     }
 }
 
@@ -158,7 +169,7 @@ async fn every_crash_keeps_the_promise() {
         let mut random = Rng::with_seed(state as u64);
         let cut = random.usize(1..=ops.len());
         let fate = [Fate::Mixed, Fate::Mixed, Fate::Mixed, Fate::Dropped, Fate::Kept][state % 5];
-        eprintln!("state {state}: {fate:?} after {cut} of {} operations", ops.len());
+        let _told = Told(format!("state {state}: {fate:?} after {cut} of {} operations", ops.len()));
         let disk = after_crash(&ops[..cut], fate, &mut random);
         let expected = Expected::at(&ops[..cut]);
         expected.check(&dir, &disk, &TestClock::new(), &mut random).await;

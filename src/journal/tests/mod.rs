@@ -2,9 +2,12 @@
 
 mod basics;
 mod crash;
+mod guards;
+mod harm;
 mod model;
 mod ram;
 mod recorder;
+mod sinks;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -61,9 +64,9 @@ fn config() -> config::Journal {
         storage: Storage::Disk,
         max_size: 1 << 30,
         min_free: 0,
-        retain: Duration::from_secs(24 * 3600),
+        retain: Duration::from_hours(24),
         retain_size: 1 << 30,
-        dedupe_window: Duration::from_secs(12 * 3600),
+        dedupe_window: Duration::from_hours(12),
         dedupe_max: 500_000,
         dead_max_size: 1 << 30,
     }

@@ -26,6 +26,7 @@ pub(super) type Contents = BTreeMap<PathBuf, Vec<u8>>;
 
 /// What goes wrong.
 #[derive(Clone, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fault of its own")]
 pub(super) struct Faults {
     /// The next so many syncs of segments fail.
     pub(super) syncs: usize,
