@@ -39,11 +39,18 @@ impl<K> Chunk<K> {
         rest.iter().all(|message| message.topic == first.topic).then_some(&first.topic)
     }
 
-    /// In two, each a message at least where there are two: a bad one among `n` is alone after `log2 n` steps.
-    pub(super) fn halves(mut self) -> [Self; 2] {
+    /// What is sent next of messages that were refused among `sent`, in order: themselves where others were sent with
+    /// them, else their halves, so that a bad one among `n` is alone after `log2 n` steps. None where it was alone.
+    pub(super) fn apart(mut self, sent: usize) -> Result<Vec<Self>, (K, Message)> {
+        if self.len() == 1 && sent == 1 {
+            return Err((self.keys.remove(0), self.messages.remove(0)));
+        }
+        if self.len() < sent {
+            return Ok(vec![self]);
+        }
         let middle = self.len() / 2;
         let behind = Self { keys: self.keys.split_off(middle), messages: self.messages.split_off(middle) };
-        [self, behind]
+        Ok(vec![self, behind])
     }
 
     /// Takes the messages of a topic out.

@@ -8,6 +8,8 @@ mod parking;
 mod pump;
 mod reader;
 mod status;
+#[cfg(test)]
+mod tests;
 mod work;
 
 pub use backoff::{BackOff, Delays, InvalidBackOff};

@@ -133,6 +133,7 @@ impl<F: Feed> Pump<F> {
         if !self.link.is_up() {
             return Ok(Some(Flushed::Lost));
         }
+        let sent = chunk.len();
         let outcomes = match self.link.attempt(&chunk.messages, self.reader.read_ahead()).await {
             Attempt::Outcomes(outcomes) => outcomes,
             Attempt::Unknown(failure) => {
@@ -142,7 +143,7 @@ impl<F: Feed> Pump<F> {
             Attempt::Panicked(failure) => {
                 self.link.lost(failure.clone()).await;
                 self.ensure_up(stop).await?;
-                return Ok(self.flush_refused(chunk, failure, queue).await);
+                return Ok(self.flush_refused(chunk, sent, failure, queue).await);
             }
         };
         let sorted = chunk.sort(outcomes, self.judge);
@@ -161,26 +162,29 @@ impl<F: Feed> Pump<F> {
             return Ok(Some(Flushed::Still(failure)));
         }
         match sorted.refused {
-            (refused, Some(failure)) => Ok(self.flush_refused(refused, failure, queue).await),
+            (refused, Some(failure)) => Ok(self.flush_refused(refused, sent, failure, queue).await),
             _ => Ok(None),
         }
     }
 
     /// The topic takes events, but not all of these: one that is refused alone stays a dead letter, for another reason.
     async fn flush_refused(
-        &self,
+        &mut self,
         refused: Chunk<LetterId>,
+        sent: usize,
         failure: Failure,
         queue: &mut Vec<Chunk<LetterId>>,
     ) -> Option<Flushed> {
-        if let [id] = refused.keys[..] {
-            let kept = self.dead_letters.reclassify(id, failure, self.link.clock.now()).await;
-            return kept.err().map(|error| Flushed::Still(unkept(&error)));
+        match refused.apart(sent) {
+            Ok(chunks) => {
+                queue.extend(chunks.into_iter().rev());
+                None
+            }
+            Err((id, _)) => {
+                let kept = self.dead_letters.reclassify(id, failure, self.link.clock.now()).await;
+                kept.err().map(|error| Flushed::Still(unkept(&error)))
+            }
         }
-        let [front, behind] = refused.halves();
-        queue.push(behind);
-        queue.push(front);
-        None
     }
 
     /// Messages of letters. One that can't be made any more, or that the sink does not ask for any more, stays a letter.

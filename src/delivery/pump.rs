@@ -309,7 +309,8 @@ impl<F: Feed> Pump<F> {
                 self.link.lost(failure).await;
             }
             Attempt::Panicked(failure) => {
-                self.judge_refused(chunk, failure.clone(), work);
+                let sent = chunk.len();
+                Self::judge_refused(chunk, sent, failure.clone(), work);
                 self.link.lost(failure).await;
             }
         }
@@ -317,7 +318,7 @@ impl<F: Feed> Pump<F> {
     }
 
     async fn judge(&mut self, chunk: Chunk<SlotId>, outcomes: Vec<Outcome>, work: &mut Work) {
-        let alone = chunk.topic().is_some();
+        let (sent, alone) = (chunk.len(), chunk.topic().is_some());
         let sorted = chunk.sort(outcomes, self.judge);
         for (slot, topic) in sorted.confirmed {
             work.settle(slot);
@@ -326,7 +327,7 @@ impl<F: Feed> Pump<F> {
             }
         }
         if let (refused, Some(failure)) = sorted.refused {
-            self.judge_refused(refused, failure, work);
+            Self::judge_refused(refused, sent, failure, work);
         }
         if !sorted.mend.is_empty() {
             self.judge_mend(sorted.mend, alone, work);
@@ -341,13 +342,10 @@ impl<F: Feed> Pump<F> {
     }
 
     /// Only what was refused when it was sent alone is a dead letter: brokers condemn whole batches for one message.
-    fn judge_refused(&mut self, mut refused: Chunk<SlotId>, failure: Failure, work: &mut Work) {
-        if refused.len() > 1 {
-            let [front, behind] = refused.halves();
-            work.queue.push_front(behind);
-            work.queue.push_front(front);
-        } else if let (Some(slot), Some(message)) = (refused.keys.pop(), refused.messages.pop()) {
-            work.bury(slot, message, failure);
+    fn judge_refused(refused: Chunk<SlotId>, sent: usize, failure: Failure, work: &mut Work) {
+        match refused.apart(sent) {
+            Ok(chunks) => chunks.into_iter().rev().for_each(|chunk| work.queue.push_front(chunk)),
+            Err((slot, message)) => work.bury(slot, message, failure),
         }
     }
 

@@ -1,0 +1,188 @@
+//! A pump between a feed in memory and a scripted sink.
+
+use std::path::PathBuf;
+use std::sync::{Arc, MutexGuard};
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::kit::{Answer, Log, MemoryFeed, Scene, ScriptedSink, TestClock, lock, make};
+use crate::clock::Clock as _;
+use crate::config::{self, SinkKind, Start, TopicPart, TopicTemplate};
+use crate::delivery::{BackOff, DeadLetters, Filters, MakeMessage, Pump, PumpHandle, PumpOptions, SinkStatus};
+use crate::message::Message;
+use crate::sinks::{Reason, Sink};
+use crate::telemetry::Metrics;
+
+/// What a test may choose before the pump starts.
+pub(super) struct Setup {
+    pub(super) config: config::Sink,
+    pub(super) dead_max_size: u64,
+    pub(super) feed: MemoryFeed,
+    pub(super) make: Arc<dyn MakeMessage>,
+    pub(super) filters: Filters,
+    pub(super) metrics: Metrics,
+    pub(super) dir: Arc<tempfile::TempDir>,
+    pub(super) clock: Arc<TestClock>,
+}
+
+impl Setup {
+    pub(super) fn new() -> Self {
+        Self {
+            config: sink_config("main"),
+            dead_max_size: 1 << 30,
+            feed: MemoryFeed::default(),
+            make: Arc::new(make),
+            filters: Filters::default(),
+            metrics: Metrics::new(),
+            dir: Arc::new(tempfile::tempdir().expect("a temporary folder")),
+            clock: TestClock::shared(),
+        }
+    }
+
+    pub(super) fn dead_dir(&self) -> PathBuf {
+        self.dir.path().join("dead")
+    }
+
+    pub(super) fn start(self, script: impl FnMut(&[Message]) -> Answer + Send + 'static) -> Bench {
+        self.start_with(ScriptedSink::new(script))
+    }
+
+    pub(super) fn start_with(self, sink: ScriptedSink) -> Bench {
+        let boxed = Box::new(sink.clone());
+        self.start_boxed(sink, boxed)
+    }
+
+    /// With another sink around the scripted one.
+    pub(super) fn start_boxed(self, sink: ScriptedSink, boxed: Box<dyn Sink>) -> Bench {
+        let dead_dir = self.dead_dir();
+        let letters = DeadLetters::open(&dead_dir, &self.config.name, self.dead_max_size, &self.metrics);
+        let letters = letters.expect("the dead letters open");
+        let mut feed = self.feed.clone();
+        feed.letters = Some(letters.clone());
+        let (mut pump, handle) = Pump::new(PumpOptions {
+            config: self.config.clone(),
+            sink: boxed,
+            feed,
+            make: Arc::clone(&self.make),
+            dead_letters: letters.clone(),
+            filters: self.filters.clone(),
+            metrics: self.metrics.clone(),
+            clock: self.clock.clone(),
+            back_off: BackOff::SINK,
+            rng: fastrand::Rng::with_seed(1),
+        });
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let task = tokio::spawn(async move {
+            pump.run(&stopped).await;
+        });
+        Bench { setup: self, sink, handle, letters, stop, task }
+    }
+}
+
+pub(super) fn sink_config(name: &str) -> config::Sink {
+    config::Sink {
+        name: name.parse().expect("a name"),
+        kind: SinkKind::File(config::FileSink { dir: "unused".into(), rotate: 1, keep: 1 }),
+        topic: TopicTemplate { parts: vec![TopicPart::Literal("alma.".into()), TopicPart::Action] },
+        format: config::Format::CloudEvents,
+        actions: vec!["*".into()],
+        sources: vec!["*".into()],
+        start: Start::Next,
+        continues: None,
+        setup_grace: Duration::from_secs(60),
+        best_effort: false,
+        max_topics: 200,
+    }
+}
+
+/// A running pump.
+pub(super) struct Bench {
+    pub(super) setup: Setup,
+    pub(super) sink: ScriptedSink,
+    pub(super) handle: PumpHandle,
+    pub(super) letters: DeadLetters,
+    pub(super) stop: CancellationToken,
+    pub(super) task: JoinHandle<()>,
+}
+
+impl Bench {
+    pub(super) fn start(script: impl FnMut(&[Message]) -> Answer + Send + 'static) -> Self {
+        Setup::new().start(script)
+    }
+
+    /// Appends events in one go, so that they make one window where the pump waits.
+    pub(super) fn push(&self, events: &[&str]) {
+        for event in events {
+            self.setup.feed.push(event, self.setup.clock.now());
+        }
+    }
+
+    pub(super) fn scene(&self) -> MutexGuard<'_, Scene> {
+        lock(&self.sink.0)
+    }
+
+    pub(super) fn log(&self) -> MutexGuard<'_, Log> {
+        lock(&self.setup.feed.log)
+    }
+
+    pub(super) fn script(&self, script: impl FnMut(&[Message]) -> Answer + Send + 'static) {
+        self.scene().script = Box::new(script);
+    }
+
+    pub(super) fn status(&self) -> SinkStatus {
+        self.handle.status()
+    }
+
+    /// Waits on tokio's clock, which is paused, until `holds`.
+    pub(super) async fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
+        for _ in 0..100_000 {
+            if holds(self) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("never: {what}; {:?}, windows {:?}", self.status(), self.scene().windows);
+    }
+
+    /// Waits until the cursor is past all events.
+    pub(super) async fn until_settled(&self) {
+        self.until("the cursor passes all", |bench| bench.setup.feed.log_is_settled()).await;
+    }
+
+    /// The letters: topic, id of the event, reason.
+    pub(super) async fn letters(&self) -> Vec<(String, String, Reason)> {
+        let mut letters = Vec::new();
+        for info in self.letters.list().await.expect("lists") {
+            let whole = self.letters.get(info.id).await.expect("reads").expect("is there");
+            let body = String::from_utf8(whole.event.body.to_vec()).expect("a text");
+            let id = body.split_once(' ').expect("topic and id").1.to_owned();
+            letters.push((info.topic.to_string(), id, info.reason));
+        }
+        letters
+    }
+
+    pub(super) fn has_metric(&self, line: &str) {
+        let text = self.setup.metrics.encode();
+        assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+    }
+
+    pub(super) async fn stop(self) -> Setup {
+        self.stop.cancel();
+        self.task.await.expect("the pump ends");
+        self.setup
+    }
+}
+
+impl MemoryFeed {
+    fn log_is_settled(&self) -> bool {
+        use crate::journal::Feed as _;
+        self.backlog().events == 0
+    }
+}
+
+pub(super) fn owned(letters: &[(&str, &str, Reason)]) -> Vec<(String, String, Reason)> {
+    letters.iter().map(|(topic, id, reason)| ((*topic).to_owned(), (*id).to_owned(), *reason)).collect()
+}

@@ -1,0 +1,281 @@
+//! A sink that does as a script says, a feed in memory, and a clock.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tokio::sync::Notify;
+
+use crate::clock::{Clock, Timestamp};
+use crate::delivery::DeadLetters;
+use crate::journal::{Backlog, Feed, FeedClosed, Offset, Window};
+use crate::message::{Message, StoredEvent};
+use crate::sinks::{Failure, Outcome, Reason, Sink};
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(super) fn failed(reason: Reason) -> Outcome {
+    Outcome::Failed(Failure::new(reason, "scripted"))
+}
+
+/// Events are texts `topic id`; some topics have a meaning.
+pub(super) fn make(event: &StoredEvent) -> Option<Message> {
+    let text = std::str::from_utf8(&event.body).expect("tests write texts");
+    let (topic, id) = text.split_once(' ').expect("topic and id");
+    assert_ne!(topic, "panics", "scripted");
+    (topic != "unwanted").then(|| Message::sample(topic, id, &event.body, event.received))
+}
+
+/// What a scripted sink does with a window.
+pub(super) enum Answer {
+    Outcomes(Vec<Outcome>),
+    /// Never answers.
+    Hang,
+    /// Answers after a while.
+    After(Duration, Vec<Outcome>),
+    Panic,
+}
+
+impl Answer {
+    pub(super) fn confirm(window: &[Message]) -> Self {
+        Self::Outcomes(vec![Outcome::CONFIRMED; window.len()])
+    }
+
+    /// One outcome a message.
+    pub(super) fn each(window: &[Message], outcome: impl Fn(&Message) -> Outcome) -> Self {
+        Self::Outcomes(window.iter().map(outcome).collect())
+    }
+}
+
+type Script = Box<dyn FnMut(&[Message]) -> Answer + Send>;
+
+/// What a scripted sink was asked, and what it is to do.
+pub(super) struct Scene {
+    pub(super) script: Script,
+    /// What the next connects give; none left: they work.
+    pub(super) connects: VecDeque<Failure>,
+    pub(super) up: bool,
+    /// Ids of each window that was published.
+    pub(super) windows: Vec<Vec<String>>,
+    /// Ids in the order in which they were confirmed.
+    pub(super) confirmed: Vec<String>,
+    pub(super) connected: usize,
+    pub(super) abandoned: usize,
+    pub(super) closed: usize,
+    /// An attempt is under way or was left unfinished.
+    unfinished: bool,
+}
+
+/// Shared with the test.
+#[derive(Clone)]
+pub(super) struct ScriptedSink(pub(super) Arc<Mutex<Scene>>);
+
+impl ScriptedSink {
+    pub(super) const DEADLINE: Duration = Duration::from_secs(30);
+
+    pub(super) fn new(script: impl FnMut(&[Message]) -> Answer + Send + 'static) -> Self {
+        Self(Arc::new(Mutex::new(Scene {
+            script: Box::new(script),
+            connects: VecDeque::new(),
+            up: false,
+            windows: Vec::new(),
+            confirmed: Vec::new(),
+            connected: 0,
+            abandoned: 0,
+            closed: 0,
+            unfinished: false,
+        })))
+    }
+}
+
+impl Sink for ScriptedSink {
+    fn connect(&mut self) -> BoxFuture<'_, Result<Vec<String>, Failure>> {
+        Box::pin(async {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            let mut scene = lock(&self.0);
+            if let Some(failure) = scene.connects.pop_front() {
+                return Err(failure);
+            }
+            scene.connected += 1;
+            scene.up = true;
+            Ok(Vec::new())
+        })
+    }
+
+    fn publish<'a>(&'a mut self, window: &'a [Message]) -> BoxFuture<'a, Vec<Outcome>> {
+        Box::pin(async move {
+            let answer = {
+                let mut scene = lock(&self.0);
+                assert!(scene.up, "a sink that is not connected is given nothing");
+                assert!(!scene.unfinished, "the old attempt is ended before the window is sent again");
+                assert!((1..=512).contains(&window.len()), "a window of {}", window.len());
+                scene.unfinished = true;
+                scene.windows.push(window.iter().map(|message| message.id.to_string()).collect());
+                (scene.script)(window)
+            };
+            let outcomes = match answer {
+                Answer::Outcomes(outcomes) => outcomes,
+                Answer::Hang => std::future::pending().await,
+                Answer::After(wait, outcomes) => {
+                    tokio::time::sleep(wait).await;
+                    outcomes
+                }
+                Answer::Panic => panic!("scripted"),
+            };
+            let mut scene = lock(&self.0);
+            scene.unfinished = false;
+            for (message, outcome) in window.iter().zip(&outcomes) {
+                if matches!(outcome, Outcome::Confirmed { .. }) {
+                    scene.confirmed.push(message.id.to_string());
+                }
+            }
+            outcomes
+        })
+    }
+
+    fn abandon(&mut self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            let mut scene = lock(&self.0);
+            scene.abandoned += 1;
+            scene.unfinished = false;
+            scene.up = false;
+        })
+    }
+
+    fn close(&mut self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            let mut scene = lock(&self.0);
+            scene.closed += 1;
+            scene.up = false;
+        })
+    }
+
+    fn deadline(&self) -> Duration {
+        Self::DEADLINE
+    }
+
+    fn is_up(&self) -> bool {
+        lock(&self.0).up
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Log {
+    events: Vec<(Offset, StoredEvent)>,
+    /// Number of the next event to be read.
+    read: usize,
+    pub(super) cursor: Offset,
+    pub(super) rewound: usize,
+    pub(super) closed: bool,
+    pub(super) panics: usize,
+    /// At each advance: the cursor, and the letters that were durable by then.
+    pub(super) advances: Vec<(Offset, u64)>,
+}
+
+/// Shared with the test.
+#[derive(Clone, Default)]
+pub(super) struct MemoryFeed {
+    pub(super) log: Arc<Mutex<Log>>,
+    pub(super) letters: Option<DeadLetters>,
+    came: Arc<Notify>,
+}
+
+impl MemoryFeed {
+    /// Appends an event; the first has offset 1, and every second offset is skipped.
+    pub(super) fn push(&self, text: &str, received: Timestamp) {
+        let mut log = lock(&self.log);
+        let offset = Offset(log.events.len() as u64 * 2 + 1);
+        let event = StoredEvent {
+            source: "alma".parse().expect("a name"),
+            received,
+            recorded: received,
+            body: text.to_owned().into(),
+        };
+        log.events.push((offset, event));
+        self.came.notify_waiters();
+    }
+
+    pub(super) fn close(&self) {
+        lock(&self.log).closed = true;
+        self.came.notify_waiters();
+    }
+
+    fn window(&self, max_events: usize, max_bytes: usize) -> Option<Result<Window, FeedClosed>> {
+        let mut log = lock(&self.log);
+        if log.panics > 0 {
+            log.panics -= 1;
+            panic!("scripted");
+        }
+        if log.read == log.events.len() {
+            return log.closed.then_some(Err(FeedClosed));
+        }
+        let mut window = Window::default();
+        let mut bytes = 0;
+        for (offset, event) in log.events[log.read..].iter().take(max_events) {
+            bytes += event.body.len();
+            if bytes > max_bytes && !window.events.is_empty() {
+                break;
+            }
+            window.events.push((*offset, event.clone()));
+            window.end = Offset(offset.0 + 1);
+        }
+        log.read += window.events.len();
+        Some(Ok(window))
+    }
+}
+
+impl Feed for MemoryFeed {
+    async fn next_window(&mut self, max_events: usize, max_bytes: usize) -> Result<Window, FeedClosed> {
+        loop {
+            let came = Arc::clone(&self.came);
+            let mut came = std::pin::pin!(came.notified());
+            came.as_mut().enable();
+            if let Some(window) = self.window(max_events, max_bytes) {
+                return window;
+            }
+            came.await;
+        }
+    }
+
+    fn advance(&mut self, to: Offset) {
+        let mut log = lock(&self.log);
+        assert!(to >= log.cursor, "the cursor went back from {} to {to}", log.cursor);
+        if to > log.cursor {
+            log.cursor = to;
+            let letters = self.letters.as_ref().map_or(0, |letters| letters.summary().letters());
+            log.advances.push((to, letters));
+        }
+    }
+
+    fn rewind(&mut self) {
+        let mut log = lock(&self.log);
+        log.rewound += 1;
+        log.read = log.events.partition_point(|(offset, _)| *offset < log.cursor);
+    }
+
+    fn backlog(&self) -> Backlog {
+        let log = lock(&self.log);
+        let passed = log.events.partition_point(|(offset, _)| *offset < log.cursor);
+        let oldest = log.events.get(passed).map(|(_, event)| event.received);
+        Backlog { events: (log.events.len() - passed) as u64, oldest }
+    }
+}
+
+/// A wall clock that goes with tokio's.
+pub(super) struct TestClock(tokio::time::Instant);
+
+impl TestClock {
+    pub(super) fn shared() -> Arc<Self> {
+        Arc::new(Self(tokio::time::Instant::now()))
+    }
+}
+
+impl Clock for TestClock {
+    fn now(&self) -> Timestamp {
+        let passed = u64::try_from(self.0.elapsed().as_micros()).expect("a short test");
+        Timestamp::from_micros(1_000_000 + passed)
+    }
+}
