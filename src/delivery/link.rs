@@ -146,9 +146,7 @@ impl Link {
 
     /// The connection is of no use any more: what is left of the attempt is ended, and the next connect waits.
     pub(super) async fn lost(&mut self, failure: Failure) {
-        let sink = &mut self.sink;
-        // Its panic or delay changes nothing: a connect ends what came before it.
-        drop(timeout(CLOSE_WITHIN, AssertUnwindSafe(async { sink.abandon().await }).catch_unwind()).await);
+        self.end_attempt().await;
         self.connected = false;
         let wait = self.delays.after_failure();
         self.next_try = Some(Instant::now() + wait);
@@ -228,6 +226,19 @@ impl Link {
                 status.duplicates += duplicates;
             });
         }
+    }
+
+    async fn end_attempt(&mut self) {
+        let sink = &mut self.sink;
+        // Its panic or delay changes nothing: a connect ends what came before it.
+        drop(timeout(CLOSE_WITHIN, AssertUnwindSafe(async { sink.abandon().await }).catch_unwind()).await);
+    }
+
+    /// Ends an attempt and stops, without closing in good order.
+    pub(super) async fn abandon(&mut self) {
+        self.end_attempt().await;
+        self.connected = false;
+        self.set_state(SinkState::Stopped);
     }
 
     /// Closes the connection in good order, within bounds.

@@ -137,6 +137,11 @@ impl<F: Feed> Pump<F> {
         self.link.close().await;
     }
 
+    /// Ends what an unfinished [`Pump::run`] left behind.
+    pub async fn abandon(&mut self) {
+        self.link.abandon().await;
+    }
+
     /// The feed, to be read on from its cursor.
     pub fn into_feed(self) -> F {
         self.reader.into_feed()

@@ -1,6 +1,8 @@
 //! The rules of delivery, each by name, against a scripted sink and a feed in memory.
 
+mod all;
 mod bench;
+mod direct;
 mod kit;
 mod parking;
 mod pump;

@@ -1,0 +1,345 @@
+//! `storage = "none"`: an event is taken once every sink that wants it has confirmed it.
+//!
+//! No journal, dead letters, parked topics or dedupe: what is not confirmed in time is a 503, and Alma comes again. A
+//! sink that is not connected refuses at once. A window is still judged like a pump's: what is refused among others is
+//! sent alone, so that one bad event does not turn its neighbours away.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+use super::chunk::{Chunk, Judge};
+use super::handles::Handles;
+use super::link::{Attempt, Link, LinkParts, until};
+use super::reader::{Made, MakeMessage, TICK, WINDOW_BYTES, WINDOW_EVENTS, make_guarded};
+use super::status::{PumpHandle, Request, SinkState};
+use super::{BackOff, SinkSetup};
+use crate::alma::Verified;
+use crate::clock::{Clock, Timestamp};
+use crate::config::SinkName;
+use crate::journal::{Intake, NotTaken, Taken};
+use crate::message::{Message, StoredEvent};
+use crate::sinks::Failure;
+use crate::telemetry::Metrics;
+
+/// Events that wait for one sink; one more is refused.
+const QUEUE: usize = 2 * WINDOW_EVENTS;
+
+/// The intake that publishes before it answers.
+pub struct Direct {
+    lines: RwLock<BTreeMap<SinkName, Line>>,
+    handles: Handles,
+    /// How long an event may take; no attempt takes longer either, because nobody waits for its outcome.
+    deadline: Duration,
+    metrics: Metrics,
+    clock: Arc<dyn Clock>,
+}
+
+/// The way to one sink.
+struct Line {
+    make: Arc<dyn MakeMessage>,
+    queue: mpsc::Sender<Item>,
+    handle: PumpHandle,
+    task: JoinHandle<()>,
+}
+
+/// An event for one sink.
+struct Item {
+    message: Message,
+    ticket: Ticket,
+}
+
+/// Who waits for an event.
+struct Ticket {
+    reply: oneshot::Sender<Result<(), Failure>>,
+    /// Holds the body's share of `body_memory`.
+    _event: Arc<Verified>,
+}
+
+impl Ticket {
+    /// Nobody may wait any more.
+    fn tell(self, outcome: Result<(), Failure>) {
+        drop(self.reply.send(outcome));
+    }
+}
+
+impl Direct {
+    /// Without sinks yet. `deadline` is what is left of `answer_within` once a body is read.
+    pub fn new(deadline: Duration, metrics: Metrics, clock: Arc<dyn Clock>) -> Self {
+        Self { lines: RwLock::default(), handles: Handles::default(), deadline, metrics, clock }
+    }
+
+    /// The sinks, for the admin listener.
+    pub fn handles(&self) -> Handles {
+        self.handles.clone()
+    }
+
+    /// Starts a sink, or another in the place of the one of that name: events wait while the old one ends, at most
+    /// `within`. Needs tokio's runtime.
+    pub async fn set(&self, setup: SinkSetup, within: Duration) {
+        let SinkSetup { config, sink, make } = setup;
+        let link = Link::new(LinkParts {
+            sink,
+            name: config.name.clone(),
+            kind: config.kind.as_str(),
+            delays: BackOff::SINK.delays(fastrand::Rng::new()),
+            longest: self.deadline,
+            metrics: self.metrics.clone(),
+            clock: Arc::clone(&self.clock),
+        });
+        let (queue, items) = mpsc::channel(QUEUE);
+        let (ask, requests) = mpsc::channel(1);
+        let handle = PumpHandle { status: link.status.subscribe(), requests: ask, dead_letters: None };
+        let worker = Worker { link, items, requests, judge: Judge::of(&config.kind) };
+        let (start, started) = oneshot::channel();
+        let task = tokio::spawn(async move {
+            // Dropped without a word where the caller went away: the sink runs all the same.
+            drop(started.await);
+            worker.run().await;
+        });
+        self.handles.set(&config.name, handle.clone());
+        let line = Line { make, queue, handle, task };
+        let old = self.lines.write().unwrap_or_else(PoisonError::into_inner).insert(config.name.clone(), line);
+        if let Some(old) = old {
+            end(&config.name, old, within).await;
+        }
+        // The task cannot have ended before it started.
+        start.send(()).ok();
+    }
+
+    /// Ends a sink: what waits for it is published first, at most `within`.
+    pub async fn remove(&self, name: &SinkName, within: Duration) {
+        let line = self.lines.write().unwrap_or_else(PoisonError::into_inner).remove(name);
+        self.handles.unset(name);
+        if let Some(line) = line {
+            end(name, line, within).await;
+        }
+    }
+
+    /// Ends all sinks.
+    pub async fn stop(&self, within: Duration) {
+        let lines = std::mem::take(&mut *self.lines.write().unwrap_or_else(PoisonError::into_inner));
+        join_all(lines.into_iter().map(|(name, line)| async move { end(&name, line, within).await })).await;
+    }
+
+    /// Hands an event to every sink that wants it.
+    fn hand_out(&self, event: Verified, received: Timestamp) -> Result<Vec<Waiting>, NotTaken> {
+        let event = Arc::new(event);
+        let stored = StoredEvent {
+            source: event.source().clone(),
+            received,
+            recorded: self.clock.now(),
+            body: event.body().clone(),
+        };
+        let lines = self.lines.read().unwrap_or_else(PoisonError::into_inner);
+        let mut made = Vec::new();
+        for (name, line) in &*lines {
+            match make_guarded(&*line.make, &stored) {
+                Made::Message(message) => made.push((name, line, message)),
+                Made::Unwanted => {}
+                Made::Panicked => return Err(not_confirmed(name, "making the message panicked")),
+            }
+        }
+        // All are made before one is sent: an event that is refused here has gone nowhere.
+        let send = |(name, line, message): (&SinkName, &Line, Message)| {
+            let (reply, outcome) = oneshot::channel();
+            let item = Item { message, ticket: Ticket { reply, _event: Arc::clone(&event) } };
+            line.queue.try_send(item).map_err(|error| match error {
+                TrySendError::Full(_) => not_confirmed(name, "too many events wait"),
+                TrySendError::Closed(_) => not_confirmed(name, "it is stopped"),
+            })?;
+            Ok(Waiting { sink: name.clone(), outcome })
+        };
+        made.into_iter().map(send).collect()
+    }
+}
+
+/// An event on its way to one sink.
+struct Waiting {
+    sink: SinkName,
+    outcome: oneshot::Receiver<Result<(), Failure>>,
+}
+
+fn not_confirmed(sink: &SinkName, why: impl std::fmt::Display) -> NotTaken {
+    NotTaken::NotConfirmed(format!("sink {sink}: {why}"))
+}
+
+/// Closes a line and awaits its worker, at most `within`.
+async fn end(name: &SinkName, line: Line, within: Duration) {
+    let Line { queue, mut task, .. } = line;
+    drop(queue);
+    if timeout(within, &mut task).await.is_err() {
+        tracing::warn!(sink = %name, ?within, "sink did not end in time");
+        task.abort();
+    }
+}
+
+impl Intake for Direct {
+    fn take(&self, event: Verified, received: Timestamp) -> impl Future<Output = Result<Taken, NotTaken>> + Send {
+        // Before the first poll, so that the event goes its way even if nobody waits.
+        let handed = self.hand_out(event, received);
+        async move {
+            let waiting = handed?;
+            if waiting.is_empty() {
+                self.metrics.unwanted(1);
+                return Ok(Taken::Stored);
+            }
+            let all = join_all(waiting.into_iter().map(|waiting| async move {
+                match waiting.outcome.await {
+                    Ok(Ok(())) => Ok(()),
+                    Ok(Err(failure)) => Err(not_confirmed(&waiting.sink, failure)),
+                    Err(_) => Err(not_confirmed(&waiting.sink, "it stopped")),
+                }
+            }));
+            match timeout(self.deadline, all).await {
+                Ok(outcomes) => outcomes.into_iter().collect::<Result<(), _>>().map(|()| Taken::Stored),
+                Err(_) => Err(NotTaken::NotConfirmed(format!("not by every sink within {:?}", self.deadline))),
+            }
+        }
+    }
+
+    fn ready(&self) -> Result<(), NotTaken> {
+        let lines = self.lines.read().unwrap_or_else(PoisonError::into_inner);
+        for (name, line) in &*lines {
+            match &line.handle.status.borrow().state {
+                SinkState::Up => {}
+                SinkState::BackingOff { why, .. } => return Err(not_confirmed(name, why)),
+                other => return Err(not_confirmed(name, other.as_str())),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What publishes for one sink.
+struct Worker {
+    link: Link,
+    items: mpsc::Receiver<Item>,
+    requests: mpsc::Receiver<Request>,
+    judge: Judge,
+}
+
+impl Worker {
+    /// Until the line is closed and nothing waits any more.
+    async fn run(mut self) {
+        loop {
+            if !self.link.is_up() && self.ended_before_up().await {
+                break;
+            }
+            let first = tokio::select! {
+                item = self.items.recv() => match item {
+                    Some(item) => item,
+                    None => break,
+                },
+                // There is nothing to try: the sink is connected and nothing is parked.
+                Some(_) = self.requests.recv() => continue,
+                () = sleep(TICK) => continue,
+            };
+            if self.link.is_up() {
+                let chunk = self.window(first);
+                self.publish(chunk).await;
+            } else {
+                first.ticket.tell(Err(self.why_down()));
+            }
+        }
+        self.link.close().await;
+    }
+
+    /// Connects, and refuses meanwhile what comes, but that the first try is waited for; whether the line was closed
+    /// first.
+    async fn ended_before_up(&mut self) -> bool {
+        while !self.link.is_up() {
+            let why = self.why_down();
+            let Some(next_try) = self.link.next_try() else {
+                self.link.connect(std::future::pending()).await;
+                continue;
+            };
+            tokio::select! {
+                () = refuse(&mut self.items, &why) => return true,
+                () = until(Some(next_try)) => {}
+                Some(_) = self.requests.recv() => {}
+            }
+            let refusing = async {
+                refuse(&mut self.items, &why).await;
+                std::future::pending().await
+            };
+            self.link.connect(refusing).await;
+        }
+        false
+    }
+
+    fn why_down(&self) -> Failure {
+        match &self.link.status.borrow().state {
+            SinkState::BackingOff { why, .. } => why.clone(),
+            _ => Failure::new(crate::sinks::Reason::Unreachable, "not connected"),
+        }
+    }
+
+    /// What waits, up to a window.
+    fn window(&mut self, first: Item) -> Chunk<Ticket> {
+        let mut bytes = first.message.data.len();
+        let mut chunk = Chunk::new();
+        chunk.push(first.ticket, first.message);
+        while chunk.len() < WINDOW_EVENTS && bytes < WINDOW_BYTES {
+            let Ok(item) = self.items.try_recv() else { break };
+            bytes += item.message.data.len();
+            chunk.push(item.ticket, item.message);
+        }
+        chunk
+    }
+
+    async fn publish(&mut self, chunk: Chunk<Ticket>) {
+        let mut queue = VecDeque::from([chunk]);
+        while let Some(chunk) = queue.pop_front() {
+            if !self.link.is_up() {
+                let why = self.why_down();
+                chunk.into_iter().for_each(|(ticket, _)| ticket.tell(Err(why.clone())));
+                continue;
+            }
+            let sent = chunk.len();
+            let (refused, failure) = match self.link.attempt(&chunk.messages, std::future::pending()).await {
+                Attempt::Outcomes(outcomes) => {
+                    let sorted = chunk.sort(outcomes, self.judge);
+                    sorted.confirmed.into_iter().for_each(|(ticket, _)| ticket.tell(Ok(())));
+                    sorted.mend.into_iter().for_each(|(ticket, _, failure)| ticket.tell(Err(failure)));
+                    if let (retry, Some(failure)) = sorted.retry {
+                        retry.into_iter().for_each(|(ticket, _)| ticket.tell(Err(failure.clone())));
+                        self.link.lost(failure).await;
+                    }
+                    sorted.refused
+                }
+                Attempt::Unknown(failure) => {
+                    chunk.into_iter().for_each(|(ticket, _)| ticket.tell(Err(failure.clone())));
+                    self.link.lost(failure).await;
+                    continue;
+                }
+                Attempt::Panicked(failure) => {
+                    self.link.lost(failure.clone()).await;
+                    // One try: those that did not panic are waited for.
+                    until(self.link.next_try()).await;
+                    self.link.connect(std::future::pending()).await;
+                    (chunk, Some(failure))
+                }
+            };
+            let Some(failure) = failure else { continue };
+            match refused.apart(sent) {
+                Ok(chunks) => chunks.into_iter().rev().for_each(|chunk| queue.push_front(chunk)),
+                Err((ticket, _)) => ticket.tell(Err(failure)),
+            }
+        }
+    }
+}
+
+/// Refuses what comes, until the line is closed.
+async fn refuse(items: &mut mpsc::Receiver<Item>, why: &Failure) {
+    while let Some(item) = items.recv().await {
+        item.ticket.tell(Err(why.clone()));
+    }
+}
