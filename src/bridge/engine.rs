@@ -1,16 +1,17 @@
 //! What stands behind the ingress: the journal and its pumps, or with `storage = "none"` the pumps alone.
 
+use std::io;
 use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::pumps::Pumps;
+use super::pumps::{self, Pumps};
 use crate::alma::Verified;
 use crate::clock::{SystemClock, Timestamp};
-use crate::config::{Config, SinkName};
-use crate::delivery::DeadLetterError;
+use crate::config::{Config, SinkName, Storage};
+use crate::delivery::{DeliveryError, Direct};
 use crate::journal::{
     self, Intake, Journal, JournalLock, JournalOptions, Limits, NotTaken, RealDisk, Registration, Taken,
 };
@@ -32,9 +33,12 @@ pub enum OpenError {
     /// The journal can't be opened.
     #[error(transparent)]
     Journal(#[from] journal::OpenError),
-    /// A sink's dead letters can't be opened.
+    /// A sink can't be started.
     #[error(transparent)]
-    DeadLetters(#[from] DeadLetterError),
+    Delivery(#[from] DeliveryError),
+    /// The journal can't write down a sink's name.
+    #[error("the journal can't write its list of sinks: {0}")]
+    Register(io::Error),
     /// A sink's type is not in this binary.
     #[error(transparent)]
     NotBuiltIn(#[from] NotBuiltIn),
@@ -52,30 +56,43 @@ pub struct Engine(OnceLock<Open>);
 
 /// An open engine.
 pub(super) struct Open {
-    pub(super) journal: Journal,
+    intake: Way,
     pub(super) pumps: Pumps,
 }
 
+/// Where a verified event goes.
+enum Way {
+    Journal(Journal),
+    Direct(Arc<Direct>),
+}
+
+impl Open {
+    /// The journal, where there is one.
+    pub(super) fn journal(&self) -> Option<&Journal> {
+        match &self.intake {
+            Way::Journal(journal) => Some(journal),
+            Way::Direct(_) => None,
+        }
+    }
+}
+
 impl Engine {
-    /// Waits for the lock, opens the journal, starts a pump for each sink.
+    /// Opens the journal once no other process holds it, and starts the sinks.
     pub(super) async fn open(&self, config: &Config, metrics: &Metrics) -> Result<(), OpenError> {
-        let dir = config.journal_dir();
-        let lock = lock(dir.clone()).await?;
-        let options = JournalOptions {
-            dir: dir.clone(),
-            config: config.journal.clone(),
-            sinks: config.sinks.iter().map(Registration::from).collect(),
-            disk: RealDisk::shared(),
-            clock: SystemClock::shared(),
-            metrics: metrics.clone(),
-            lock: Some(lock),
-            limits: Limits::of(&config.journal),
+        let (intake, way) = match config.journal.storage {
+            Storage::Disk => {
+                let journal = open_journal(config, metrics).await?;
+                (Way::Journal(journal.clone()), pumps::Way::journal(journal, config, metrics))
+            }
+            Storage::None => {
+                let deadline = config.ingress.answer_within;
+                let direct = Arc::new(Direct::new(deadline, metrics.clone(), SystemClock::shared()));
+                (Way::Direct(Arc::clone(&direct)), pumps::Way::Direct(direct))
+            }
         };
-        let journal = blocking(move || Journal::open(options)).await??;
-        let pumps = Pumps::new(journal.clone(), dir.join("dead"), metrics.clone());
-        pumps.start_all(config).await?;
+        let pumps = Pumps::start(way, config).await?;
         // Set once: nobody else opens.
-        let _ = self.0.set(Open { journal, pumps });
+        let _ = self.0.set(Open { intake, pumps });
         Ok(())
     }
 
@@ -84,27 +101,50 @@ impl Engine {
         self.0.get()
     }
 
-    /// Lets the pumps settle until `deadline`, then closes the journal in good order.
+    /// Lets the sinks settle until `deadline`, then closes the journal in good order.
     pub(super) async fn close(&self, deadline: Instant) {
         let Some(open) = self.0.get() else { return };
-        if !open.pumps.stop_all(deadline).await {
-            tracing::warn!("sinks did not settle in time; what waits is delivered after the next start");
+        for sink in open.pumps.stop(deadline).await {
+            tracing::warn!(%sink, "did not settle in time; what waits is delivered after the next start");
         }
-        open.journal.close().await;
+        if let Some(journal) = open.journal() {
+            journal.close().await;
+        }
     }
 }
 
 impl Intake for Engine {
     async fn take(&self, event: Verified, received: Timestamp) -> Result<Taken, NotTaken> {
-        match self.0.get() {
-            Some(open) => open.journal.take(event, received).await,
+        match self.0.get().map(|open| &open.intake) {
+            Some(Way::Journal(journal)) => journal.take(event, received).await,
+            Some(Way::Direct(direct)) => direct.take(event, received).await,
             None => Err(NotTaken::NotRunning),
         }
     }
 
     fn ready(&self) -> Result<(), NotTaken> {
-        self.0.get().map_or(Err(NotTaken::NotRunning), |open| open.journal.ready())
+        match self.0.get().map(|open| &open.intake) {
+            Some(Way::Journal(journal)) => journal.ready(),
+            Some(Way::Direct(direct)) => direct.ready(),
+            None => Err(NotTaken::NotRunning),
+        }
     }
+}
+
+async fn open_journal(config: &Config, metrics: &Metrics) -> Result<Journal, OpenError> {
+    let dir = config.journal_dir();
+    let lock = lock(dir.clone()).await?;
+    let options = JournalOptions {
+        dir,
+        config: config.journal.clone(),
+        sinks: config.sinks.iter().map(Registration::from).collect(),
+        disk: RealDisk::shared(),
+        clock: SystemClock::shared(),
+        metrics: metrics.clone(),
+        lock: Some(lock),
+        limits: Limits::of(&config.journal),
+    };
+    Ok(blocking(move || Journal::open(options)).await??)
 }
 
 async fn lock(dir: PathBuf) -> Result<JournalLock, OpenError> {

@@ -10,9 +10,9 @@ use super::engine::{Engine, Open};
 use crate::admin::status::{ConfigStatus, JournalStatus, ParkedTopic, SinkStatus, SourceStatus};
 use crate::admin::{self, Operated, Status};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
-use crate::config::{Config, Storage};
+use crate::config::Config;
 use crate::delivery::{self, SinkState};
-use crate::journal::{Backlog, Intake as _};
+use crate::journal::{Backlog, Intake as _, Journal};
 use crate::telemetry::Metrics;
 
 /// A sink's oldest event has waited for this long: somebody should look.
@@ -85,8 +85,8 @@ impl View {
         config.sources.iter().map(status).collect()
     }
 
-    fn journal(config: &Config, open: &Open) -> JournalStatus {
-        let stats = open.journal.stats();
+    fn journal(config: &Config, journal: &Journal) -> JournalStatus {
+        let stats = journal.stats();
         JournalStatus {
             dir: config.journal_dir().display().to_string(),
             waiting_bytes: stats.waiting_bytes,
@@ -98,14 +98,26 @@ impl View {
         }
     }
 
+    /// What waits comes fresh from the journal; a sink's own word of it may be a second old.
+    fn set_journal_gauges(&self, open: &Open, journal: &Journal, now: Timestamp) {
+        let stats = journal.stats();
+        self.metrics.journal_sizes(stats.waiting_bytes, stats.delivered_bytes, stats.max_size, stats.free_bytes);
+        let running = open.pumps.handles().statuses();
+        for place in journal.sinks() {
+            let oldest = place.backlog.oldest.map(|oldest| now.since(oldest)).unwrap_or_default();
+            let parked = running.iter().find(|sink| sink.name == place.name).map_or(0, |sink| sink.parked.len());
+            self.metrics.sink_backlog(&place.name, place.backlog.events, oldest, parked);
+        }
+    }
+
     /// The sinks that run, and those that were taken out and keep their place.
     fn sinks(open: &Open, now: Timestamp) -> Vec<SinkStatus> {
-        let places = open.journal.sinks();
+        let places = open.journal().map(Journal::sinks).unwrap_or_default();
         let backlog = |sink: &delivery::SinkStatus| {
             let place = places.iter().find(|place| place.name == sink.name);
             place.map_or(sink.backlog, |place| place.backlog)
         };
-        let running = open.pumps.status();
+        let running = open.pumps.handles().statuses();
         let mut sinks: Vec<SinkStatus> = running.iter().map(|sink| sink_status(sink, backlog(sink), now)).collect();
         let removed = places.iter().filter(|sink| !sink.configured);
         sinks.extend(removed.map(|sink| SinkStatus {
@@ -220,7 +232,7 @@ impl Operated for View {
                 refused,
             },
             sources: self.sources(&config),
-            journal: open.filter(|_| config.journal.storage == Storage::Disk).map(|open| Self::journal(&config, open)),
+            journal: open.and_then(Open::journal).map(|journal| Self::journal(&config, journal)),
             sinks: open.map(|open| Self::sinks(open, now)).unwrap_or_default(),
             attention: Vec::new(),
         };
@@ -230,14 +242,10 @@ impl Operated for View {
 
     fn metrics(&self) -> String {
         if let Some(open) = self.engine.get() {
-            let stats = open.journal.stats();
-            self.metrics.journal_sizes(stats.waiting_bytes, stats.delivered_bytes, stats.max_size, stats.free_bytes);
             let now = SystemClock.now();
-            let running = open.pumps.status();
-            for place in open.journal.sinks() {
-                let oldest = place.backlog.oldest.map(|oldest| now.since(oldest)).unwrap_or_default();
-                let parked = running.iter().find(|sink| sink.name == place.name).map_or(0, |sink| sink.parked.len());
-                self.metrics.sink_backlog(&place.name, place.backlog.events, oldest, parked);
+            open.pumps.handles().set_gauges(&self.metrics, now);
+            if let Some(journal) = open.journal() {
+                self.set_journal_gauges(open, journal, now);
             }
         }
         self.metrics.encode()

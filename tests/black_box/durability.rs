@@ -177,8 +177,11 @@ fn without_storage_what_a_sink_can_not_take_is_503() {
     // A file where the folder should be: the sink can't make it.
     std::fs::write(setup.path("blocked"), "").expect("written");
     let bridge = setup.start_unready(&[]);
-    let answer = bridge.post(&loan(1));
-    assert_eq!(answer.status, 503, "{}", answer.text());
+    wait_for("the sink's trouble to be the reason", || {
+        let answer = bridge.post(&loan(1));
+        assert_eq!(answer.status, 503, "{}", answer.text());
+        answer.text().contains("not confirmed").then_some(())
+    });
     std::fs::remove_file(setup.path("blocked")).expect("removed");
     wait_for("the sink to come back by itself", || (bridge.post(&loan(1)).status == 204).then_some(()));
     drop(bridge);
