@@ -25,6 +25,7 @@
 //! All are tried again for ever: the message is never at fault.
 
 mod files;
+mod probe;
 mod tail;
 #[cfg(test)]
 mod tests;
@@ -43,6 +44,7 @@ use crate::config;
 use crate::message::Message;
 use files::Files;
 
+pub use probe::probe;
 pub use tail::tail;
 
 /// How long a window may take: a slow disk's fsync of every topic in it.

@@ -17,7 +17,7 @@ use futures_util::future::BoxFuture;
 
 use crate::config::{self, SinkKind};
 use crate::message::Message;
-use tools::TailOptions;
+use tools::{Check, TailOptions};
 
 /// This binary was built without the sink's cargo feature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -49,6 +49,21 @@ pub async fn tail(sink: &config::Sink, options: TailOptions) -> Result<(), Failu
         #[cfg(feature = "nats")]
         SinkKind::Nats(settings) => nats::tail(&sink.name, settings, prefix, options).await,
         other => Err(Failure::new(Reason::Malformed, NotBuiltIn(other.as_str()).to_string())),
+    }
+}
+
+/// Looks at what a sink needs, line by line, for `check --connect`: nothing is published.
+///
+/// `topics`: those that the right to publish is looked at for.
+#[allow(unused_variables, unreachable_patterns, reason = "what is used hangs on the features")]
+pub async fn probe(sink: &config::Sink, max_body: usize, topics: &[String]) -> Vec<Check> {
+    let prefix = sink.topic.prefix();
+    match &sink.kind {
+        #[cfg(feature = "file")]
+        SinkKind::File(settings) => file::probe(settings).await,
+        #[cfg(feature = "nats")]
+        SinkKind::Nats(settings) => nats::probe(&sink.name, settings, prefix, max_body, topics).await,
+        other => vec![Check::bad("type", NotBuiltIn(other.as_str()).to_string(), "use a build that has it")],
     }
 }
 

@@ -65,7 +65,7 @@ fn filter(directives: &str) -> Result<Targets, ParseError> {
     if let Some(level) = asked.default_level() {
         targets = targets.with_target(OURS, level);
     }
-    for (target, level) in asked.iter() {
+    for (target, level) in &asked {
         let ours = target == OURS || target.strip_prefix(OURS).is_some_and(|rest| rest.starts_with("::"));
         targets = targets.with_target(target, if ours { level } else { level.min(LevelFilter::WARN) });
     }

@@ -1,6 +1,6 @@
 //! The envelope in JSON: borrowed keys and values, no tree.
 //!
-//! serde_json checks the whole body on the way (its scan of values that are not looked into does not recurse), so that
+//! `serde_json` checks the whole body on the way (its scan of values that are not looked into does not recurse), so that
 //! what passes here can be embedded in a document as it is.
 
 use std::borrow::Cow;

@@ -253,6 +253,7 @@ fn the_shipped_examples_load() {
 /// Keys by section, `sources.*` and `sinks.*` by their type, without the entries of free tables.
 #[cfg(all(feature = "kafka", feature = "rabbitmq", feature = "nats"))]
 #[test]
+#[allow(clippy::too_many_lines, reason = "one walk through one file")]
 fn the_reference_names_every_key_and_no_other_with_its_default() {
     let (path, text) = shipped("reference.toml");
     let folder = tempfile::tempdir().expect("a folder");
