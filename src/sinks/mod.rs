@@ -3,7 +3,7 @@
 //! A sink is handed a window of messages and gives the outcome of each. It is owned by one pump
 //! ([`crate::delivery`]), which connects it, holds a deadline over it, backs off and judges; a sink itself neither
 //! retries for longer than its client does nor waits for ever. To add one: a file beside these, a variant of
-//! [`SinkKind`], one line in [`build`] and in [`tail`].
+//! [`config::SinkKind`], one line in [`build`] and in [`tail`].
 
 #[cfg(feature = "file")]
 pub mod file;
@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
-use crate::config::{self, SinkKind};
+use crate::config;
 use crate::message::Message;
 use tools::{Check, TailOptions};
 
@@ -28,15 +28,16 @@ pub struct NotBuiltIn(pub &'static str);
 #[allow(unused_variables, unreachable_patterns, reason = "what is used hangs on the features")]
 pub fn build(sink: &config::Sink, max_body: usize) -> Result<Box<dyn Sink>, NotBuiltIn> {
     let prefix = sink.topic.prefix();
-    Ok(match &sink.kind {
+    let built: Option<Box<dyn Sink>> = match &sink.kind {
         #[cfg(feature = "file")]
-        SinkKind::File(settings) => Box::new(file::FileSink::new(settings)),
+        config::SinkKind::File(settings) => Some(Box::new(file::FileSink::new(settings))),
         #[cfg(feature = "nats")]
-        SinkKind::Nats(settings) => {
-            Box::new(nats::NatsSink::new(sink.name.clone(), settings.clone(), prefix, max_body))
+        config::SinkKind::Nats(settings) => {
+            Some(Box::new(nats::NatsSink::new(sink.name.clone(), settings.clone(), prefix, max_body)))
         }
-        other => return Err(NotBuiltIn(other.as_str())),
-    })
+        _ => None,
+    };
+    built.ok_or(NotBuiltIn(sink.kind.as_str()))
 }
 
 /// Reads back what lands at a sink, until the reader has had enough.
@@ -45,9 +46,9 @@ pub async fn tail(sink: &config::Sink, options: TailOptions) -> Result<(), Failu
     let prefix = sink.topic.prefix();
     match &sink.kind {
         #[cfg(feature = "file")]
-        SinkKind::File(settings) => file::tail(settings, options).await,
+        config::SinkKind::File(settings) => file::tail(settings, options).await,
         #[cfg(feature = "nats")]
-        SinkKind::Nats(settings) => nats::tail(&sink.name, settings, prefix, options).await,
+        config::SinkKind::Nats(settings) => nats::tail(&sink.name, settings, prefix, options).await,
         other => Err(Failure::new(Reason::Malformed, NotBuiltIn(other.as_str()).to_string())),
     }
 }
@@ -60,9 +61,9 @@ pub async fn probe(sink: &config::Sink, max_body: usize, topics: &[String]) -> V
     let prefix = sink.topic.prefix();
     match &sink.kind {
         #[cfg(feature = "file")]
-        SinkKind::File(settings) => file::probe(settings).await,
+        config::SinkKind::File(settings) => file::probe(settings).await,
         #[cfg(feature = "nats")]
-        SinkKind::Nats(settings) => nats::probe(&sink.name, settings, prefix, max_body, topics).await,
+        config::SinkKind::Nats(settings) => nats::probe(&sink.name, settings, prefix, max_body, topics).await,
         other => vec![Check::bad("type", NotBuiltIn(other.as_str()).to_string(), "use a build that has it")],
     }
 }
