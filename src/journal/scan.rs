@@ -323,16 +323,17 @@ mod tests {
         }
     }
 
-    /// A copy of a group of the same segment is intact but for its place; one of a later time but for its offset.
+    /// A head of a group is one only in its own place; a record of another time is seen by its offset.
     #[test]
     fn what_is_intact_but_does_not_belong_there_is_passed_over() {
         let first = group(0, 1..2);
         let at = first.len() as u64;
-        let stray = group(0, 1..2);
-        let early = group(at + stray.len() as u64, 900..901);
-        let end = at + (stray.len() + early.len()) as u64;
-        let bytes = [first, stray, early, group(end, 2..3)].concat();
-        let damage = Damage { from: at, to: end, lost: 0 };
-        assert_eq!(read(&bytes, 4096), [Ok(1), Err(damage), Ok(2)]);
+        let misplaced = group(7, 2..3);
+        let stray = at + misplaced.len() as u64;
+        let early = group(stray, 900..901);
+        let end = stray + early.len() as u64;
+        let bytes = [first, misplaced, early, group(end, 3..4)].concat();
+        let head = Damage { from: at, to: at + GROUP_HEADER as u64, lost: 0 };
+        assert_eq!(read(&bytes, 4096), [Ok(1), Err(head), Ok(2), Err(Damage { from: stray, to: end, lost: 0 }), Ok(3)]);
     }
 }

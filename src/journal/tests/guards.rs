@@ -160,6 +160,8 @@ async fn delivered_events_go_before_a_503_for_min_free() {
     for n in 0..9 {
         take(&journal, body(n, 900)).await.expect("taken");
     }
+    // In the segment that is written still.
+    take(&journal, body(50, 0)).await.expect("taken");
     settle_all(&journal, "main").await;
     let before = disk.files("/journal/segments").len();
     assert!(before >= 4, "{before} segments");
