@@ -95,9 +95,7 @@ pub(super) fn open(options: JournalOptions) -> Result<(Shared, Dedupe), OpenErro
         // How many there were is not known; at least one.
         shared.report_missing(segment, 1);
     }
-    if must_write {
-        shared.put_down_sinks(&found);
-    }
+    shared.put_down_sinks(&found, must_write);
     if !has_format {
         if !is_new {
             warn!(path = %shared.paths.format.display(), "journal: the file that tells its format is missing; written again");
@@ -201,9 +199,11 @@ pub(super) fn first_cursor(state: &State, registration: &Registration) -> Cursor
 }
 
 impl Shared {
-    fn put_down_sinks(&self, found: &FoundSinks) {
+    /// Makes the list durable where it must be, then removes the cursors of those that are not in it.
+    fn put_down_sinks(&self, found: &FoundSinks, must_write: bool) {
         let mut store = self.store();
-        if let Err(error) = self.write_sinks(&mut store) {
+        let written = if must_write { self.write_sinks(&mut store) } else { Ok(()) };
+        if let Err(error) = written {
             error!(%error, "journal: the list of sinks can't be written; events get 503 until it can");
             self.state().unregistered = Some(format!("can't write the list of sinks: {error}"));
             return;

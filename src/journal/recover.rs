@@ -66,7 +66,11 @@ pub(super) fn recover(disk: &dyn Disk, paths: &Paths, mend: bool) -> Result<Reco
             let next = created[index + 1..].iter().flatten().next().copied();
             segment.newest = next.unwrap_or_default().max(header.created);
         } else {
-            let tail = read_tail(&found, header).map_err(OpenError::io("read", &paths.segment(found.first)))?;
+            let tail = read_tail(&found, header, false).or_else(|error| {
+                error!(segment = found.first, %error, "journal: the last segment can't be read whole; what can't is left as it is");
+                read_tail(&found, header, true)
+            });
+            let tail = tail.map_err(OpenError::io("read", &paths.segment(found.first)))?;
             next = next.max(tail.used);
             known.insert(found.first, tail.mend(disk, paths, mend, &mut segment, found.size));
         }
@@ -141,9 +145,11 @@ struct Tail {
     known: Vec<(u64, Key, Timestamp)>,
 }
 
-fn read_tail(found: &Found, header: &SegmentHeader) -> io::Result<Tail> {
+/// `salvage`: the disk does not give all of it. It may yet do so: nothing is cut off then, and the readers try again
+/// before they count it as lost.
+fn read_tail(found: &Found, header: &SegmentHeader, salvage: bool) -> io::Result<Tail> {
     let part = Span { file: Arc::clone(&found.file), seed: header.seed, length: found.size, end: None };
-    let mut scan = Scan::new(part, SEGMENT_START, header.first, SCAN_BLOCK).salvage(true);
+    let mut scan = Scan::new(part, SEGMENT_START, header.first, SCAN_BLOCK).salvage(salvage);
     let (mut newest, mut used, mut known) = (header.created, header.first, Vec::new());
     let mut proven = (SEGMENT_START, header.first);
     // The first damage behind the last intact head of a group.
@@ -160,9 +166,13 @@ fn read_tail(found: &Found, header: &SegmentHeader) -> io::Result<Tail> {
         }
     }
     used = used.max(scan.expected());
-    let intact = torn.unwrap_or((scan.at().max(SEGMENT_START), scan.expected()));
+    let mut intact = torn.unwrap_or((scan.at().max(SEGMENT_START), scan.expected()));
     if torn.is_some() {
         used = used.max(intact.1 + most_records(found.size - intact.0));
+    }
+    if salvage {
+        intact = (found.size.max(SEGMENT_START), used);
+        proven = intact;
     }
     Ok(Tail { file: Arc::clone(&found.file), newest, used, proven, intact, known })
 }
