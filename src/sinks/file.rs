@@ -33,13 +33,16 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::{Failure, Outcome, Reason, Sink};
 use crate::config;
-use crate::message::Message;
+use crate::message::{ContentType, Message};
 use files::Files;
 
 /// How long a window may take: a slow disk's fsync of every topic in it.
@@ -127,16 +130,37 @@ fn failure(path: &Path, error: &io::Error) -> Failure {
     Failure::new(reason, format!("{}: {error}", path.display()))
 }
 
-fn line(message: &Message) -> bytes::Bytes {
-    let mut line = Vec::new();
+/// The event as one line: CloudEvents in the JSON format.
+///
+/// JSON stays byte for byte, but that CR and LF, which valid JSON has only between tokens, become blanks; XML is a
+/// string; what is neither is Base64.
+fn line(message: &Message) -> Bytes {
+    let mut line = Vec::with_capacity(message.data.len() + 1024);
     for (name, value) in &message.attributes {
         line.push(if line.is_empty() { b'{' } else { b',' });
-        line.extend(serde_json::to_vec(name).unwrap_or_default());
+        push_text(&mut line, name);
         line.push(b':');
-        line.extend(serde_json::to_vec(value).unwrap_or_default());
+        push_text(&mut line, value);
     }
-    line.extend_from_slice(b",\"data\":");
-    line.extend(message.data.iter().map(|b| if matches!(b, b'\r' | b'\n') { b' ' } else { *b }));
+    let text = std::str::from_utf8(&message.data);
+    match (message.content_type, text) {
+        (ContentType::Json, Ok(_)) => {
+            line.extend_from_slice(b",\"data\":");
+            line.extend(message.data.iter().map(|b| if matches!(b, b'\r' | b'\n') { b' ' } else { *b }));
+        }
+        (ContentType::Xml, Ok(text)) => {
+            line.extend_from_slice(b",\"data\":");
+            push_text(&mut line, text);
+        }
+        _ => {
+            line.extend_from_slice(b",\"data_base64\":");
+            push_text(&mut line, &STANDARD.encode(&message.data));
+        }
+    }
     line.extend_from_slice(b"}\n");
     line.into()
+}
+
+fn push_text(line: &mut Vec<u8>, text: &str) {
+    serde_json::to_writer(line, text).expect("a text into memory");
 }
