@@ -350,7 +350,10 @@ impl<F: Feed> Pump<F> {
     fn judge_refused(refused: Chunk<SlotId>, sent: usize, failure: Failure, work: &mut Work) {
         match refused.apart(sent) {
             Ok(chunks) => chunks.into_iter().rev().for_each(|chunk| work.queue.push_front(chunk)),
-            Err((slot, message)) => work.bury(slot, message, failure),
+            Err(alone) => {
+                let (slot, message) = *alone;
+                work.bury(slot, message, failure);
+            }
         }
     }
 

@@ -35,6 +35,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -132,7 +133,7 @@ fn failure(path: &Path, error: &io::Error) -> Failure {
     Failure::new(reason, format!("{}: {error}", path.display()))
 }
 
-fn line(message: &Message) -> bytes::Bytes {
+fn line(message: &Message) -> Bytes {
     let mut line = Vec::from(message.structured_line());
     line.push(b'\n');
     line.into()

@@ -56,7 +56,7 @@ async fn past_its_grace_a_topic_is_parked_and_the_others_flow() {
     let asked = Instant::now();
     bench.push(&["alma.user 1", "alma.loan 2"]);
     bench.until("parked", |bench| !parked(bench).is_empty()).await;
-    assert!((Duration::from_secs(60)..Duration::from_secs(61)).contains(&asked.elapsed()), "{:?}", asked.elapsed());
+    assert!((Duration::from_mins(1)..Duration::from_secs(61)).contains(&asked.elapsed()), "{:?}", asked.elapsed());
     bench.until_settled().await;
     assert_eq!(parked(&bench), [("alma.user".to_owned(), 1)]);
     let asked = Instant::now();

@@ -119,9 +119,8 @@ async fn a_stop_awaits_what_is_in_flight_and_closes() {
     bench.until("stopped", |bench| bench.status().state == SinkState::Stopped).await;
     assert_eq!(bench.scene().confirmed, ["1", "2"]);
     assert_eq!(bench.scene().closed, 1);
-    let log = bench.log();
-    assert_eq!((log.cursor.0, log.rewound), (4, 1));
-    drop(log);
+    let (cursor, rewound) = (bench.log().cursor.0, bench.log().rewound);
+    assert_eq!((cursor, rewound), (4, 1));
     bench.has_metric(r#"alma_bridge_sink_up{sink="main",type="file"} 0"#);
     bench.stop().await;
 }
