@@ -5,6 +5,8 @@
 //! retries for longer than its client does nor waits for ever. To add one: a file beside these, a variant of
 //! [`crate::config::SinkKind`], one line in `build`.
 
+#[cfg(feature = "kafka")]
+pub mod kafka;
 pub mod tools;
 
 use std::time::Duration;

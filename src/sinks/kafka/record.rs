@@ -1,0 +1,46 @@
+//! A message as a Kafka record, by the CloudEvents Kafka protocol binding 1.0.2.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+
+use rdkafka::message::{Header, OwnedHeaders};
+
+use crate::config::Format;
+use crate::message::Message;
+
+/// The header that tells both modes apart (binding, 3).
+pub(super) const CONTENT_TYPE: &str = "content-type";
+
+/// Its value in structured mode (binding, 3.3.1).
+const STRUCTURED: &str = "application/cloudevents+json; charset=UTF-8";
+
+/// What stands before an attribute's name in binary mode (binding, 3.2.3.1).
+pub(super) const PREFIX: &str = "ce_";
+
+/// The record's headers: the content type, and in binary mode every attribute. `partitionkey` is among them though it
+/// is the key too (binding, 3.1).
+pub(super) fn headers(message: &Message) -> OwnedHeaders {
+    let content_type = match message.format {
+        Format::CloudEvents => STRUCTURED,
+        Format::CloudEventsBinary => message.content_type.as_str(),
+    };
+    let headers = OwnedHeaders::new_with_capacity(1 + message.attributes.len())
+        .insert(Header { key: CONTENT_TYPE, value: Some(content_type) });
+    if message.format == Format::CloudEvents {
+        return headers;
+    }
+    let mut key = String::with_capacity(24);
+    message.attributes.iter().filter(|(name, _)| *name != "datacontenttype").fold(headers, |headers, (name, value)| {
+        key.clear();
+        let _ = write!(key, "{PREFIX}{name}");
+        headers.insert(Header { key: &key, value: Some(value.as_str()) })
+    })
+}
+
+/// The record's value: the whole event, or what Alma sent.
+pub(super) fn value(message: &Message) -> Cow<'_, [u8]> {
+    match message.format {
+        Format::CloudEvents => Cow::Owned(message.structured()),
+        Format::CloudEventsBinary => Cow::Borrowed(&message.data),
+    }
+}
