@@ -25,9 +25,11 @@
 
 mod client;
 mod errors;
+pub mod probe;
 mod ready;
 mod record;
 mod survey;
+pub mod tail;
 mod topics;
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //!
 //! Each sink has a `probe` and a `tail` of these shapes in a file beside its own; both use the sink's credentials.
 
+use base64::Engine as _;
 use tokio::sync::mpsc;
 
 /// One line of the checklist of `check --connect`.
@@ -78,9 +79,71 @@ pub struct Landed {
     pub document: Vec<u8>,
 }
 
+/// The CloudEvents document of an event that came in binary mode: JSON embedded byte for byte, XML and other text as a
+/// string, what is neither in Base64.
+///
+/// `attributes` are written in their order, without `datacontenttype`, which is `content_type` and comes last.
+pub fn structured_from(attributes: &[(String, String)], content_type: Option<&str>, data: &[u8]) -> Vec<u8> {
+    let mut document = Vec::with_capacity(data.len() + 1024);
+    let given = attributes.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    for (name, value) in given.chain(content_type.map(|value| ("datacontenttype", value))) {
+        document.push(if document.is_empty() { b'{' } else { b',' });
+        push_text(&mut document, name);
+        document.push(b':');
+        push_text(&mut document, value);
+    }
+    document.push(if document.is_empty() { b'{' } else { b',' });
+    let is = |kind: &str| content_type.is_some_and(|content_type| content_type.to_ascii_lowercase().contains(kind));
+    let text = std::str::from_utf8(data);
+    match text {
+        Ok(text) if is("json") && serde_json::from_str::<&serde_json::value::RawValue>(text).is_ok() => {
+            document.extend_from_slice(b"\"data\":");
+            document.extend_from_slice(data);
+        }
+        Ok(text) if is("xml") || is("text/") => {
+            document.extend_from_slice(b"\"data\":");
+            push_text(&mut document, text);
+        }
+        _ => {
+            document.extend_from_slice(b"\"data_base64\":");
+            push_text(&mut document, &base64::engine::general_purpose::STANDARD.encode(data));
+        }
+    }
+    document.push(b'}');
+    document
+}
+
+fn push_text(document: &mut Vec<u8>, text: &str) {
+    serde_json::to_writer(document, text).expect("a text into memory");
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_document_is_put_together_from_headers_and_body() {
+        let attributes = [("specversion".to_owned(), "1.0".to_owned()), ("subject".to_owned(), "a\"b".to_owned())];
+        let built = |content_type, data: &[u8]| {
+            String::from_utf8(structured_from(&attributes, content_type, data)).expect("JSON is UTF-8")
+        };
+        let head = r#"{"specversion":"1.0","subject":"a\"b","datacontenttype":"#;
+        assert_eq!(
+            built(Some("application/json"), b"{ \"fine\" : 209.0 }"),
+            format!(r#"{head}"application/json","data":{{ "fine" : 209.0 }}}}"#)
+        );
+        assert_eq!(
+            built(Some("application/xml"), "<a b=\"ä\"/>".as_bytes()),
+            format!(r#"{head}"application/xml","data":"<a b=\"ä\"/>"}}"#)
+        );
+        for (content_type, data) in [("application/json", &b"{\"cut"[..]), ("application/octet-stream", b"\xff\xfe")] {
+            let document: serde_json::Value =
+                serde_json::from_str(&built(Some(content_type), data)).expect("a document");
+            let encoded = document["data_base64"].as_str().expect("Base64");
+            assert_eq!(base64::engine::general_purpose::STANDARD.decode(encoded).expect("Base64"), data);
+        }
+        assert_eq!(structured_from(&[], None, b"x"), br#"{"data_base64":"eA=="}"#);
+    }
 
     #[test]
     fn a_star_stands_for_any_ending() {

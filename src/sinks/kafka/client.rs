@@ -75,6 +75,12 @@ pub(super) fn message_limit(max_body: usize) -> usize {
     (max_body.saturating_mul(4) / 3).saturating_add(64 * 1024).clamp(1_000, 1_000_000_000)
 }
 
+/// The SASL mechanism, where there is a log-in.
+pub(super) fn mechanism(settings: &KafkaSink) -> &str {
+    let given = ["sasl.mechanism", "sasl.mechanisms"].iter().find_map(|key| settings.properties.get(*key));
+    given.map_or(DEFAULT_MECHANISM, String::as_str)
+}
+
 /// What producer, admin client and consumer share: servers, TLS, log-in, the operator's own properties.
 pub(super) fn common(settings: &KafkaSink) -> ClientConfig {
     let mut config = ClientConfig::new();
@@ -85,12 +91,9 @@ pub(super) fn common(settings: &KafkaSink) -> ClientConfig {
     config.set("log.connection.close", "false");
     // A cluster may ask its clients for their metrics; what the bridge tells, it tells by its own.
     config.set("enable.metrics.push", "false");
-    if settings.login.is_some() && !settings.properties.contains_key("sasl.mechanism") {
-        config.set("sasl.mechanisms", DEFAULT_MECHANISM);
-    }
     for (key, value) in &settings.properties {
         if !OWNED_PROPERTIES.contains(&key.as_str()) {
-            config.set(if key == "sasl.mechanism" { "sasl.mechanisms" } else { key }, value);
+            config.set(key, value);
         }
     }
     config.set("bootstrap.servers", settings.brokers.join(","));
@@ -110,6 +113,9 @@ fn secure(config: &mut ClientConfig, settings: &KafkaSink) {
     };
     config.set("security.protocol", protocol);
     if let Some(login) = &settings.login {
+        // One of two names for the same, so that their order does not decide.
+        config.remove("sasl.mechanism");
+        config.set("sasl.mechanisms", mechanism(settings));
         config.set("sasl.username", &login.username);
         config.set("sasl.password", String::from_utf8_lossy(login.password.expose()));
     }

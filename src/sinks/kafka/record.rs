@@ -44,3 +44,9 @@ pub(super) fn value(message: &Message) -> Cow<'_, [u8]> {
         Format::CloudEventsBinary => Cow::Borrowed(&message.data),
     }
 }
+
+/// Whether a content type stands for structured mode, in any case (binding, 3).
+pub(super) fn is_structured(content_type: &str) -> bool {
+    const MEDIA_TYPE: &str = "application/cloudevents";
+    content_type.get(..MEDIA_TYPE.len()).is_some_and(|begins| begins.eq_ignore_ascii_case(MEDIA_TYPE))
+}
