@@ -21,7 +21,8 @@
 //! | `TOPIC_AUTHORIZATION_FAILED`, `CLUSTER_AUTHORIZATION_FAILED` (no right to write anywhere, or none to create topics) | rights |
 //! | `UNKNOWN_TOPIC_OR_PART`, `_UNKNOWN_TOPIC`, `_UNKNOWN_PARTITION`, `INVALID_TOPIC_EXCEPTION` (a name that collides), `INVALID_REPLICATION_FACTOR`, `INVALID_PARTITIONS`, `INVALID_CONFIG`, `POLICY_VIOLATION` | missing; unreachable, and so created again, where it vanished and may be created |
 //!
-//! A fatal error ends a producer for ever; a new one takes its place, and the messages fail with the fatal code.
+//! A fatal error ends a producer for ever: its messages fail with the fatal code, and a new one takes its place before
+//! the next window.
 
 mod client;
 mod errors;
@@ -111,6 +112,7 @@ impl KafkaSink {
     }
 
     async fn publish_window(&mut self, window: &[Message]) -> Vec<Outcome> {
+        self.replace_if_fatal().await;
         if self.live.is_none() {
             return vec![Outcome::Failed(Failure::new(Reason::Unreachable, "not connected")); window.len()];
         }
@@ -120,7 +122,6 @@ impl KafkaSink {
             .map(|message| not_ready.get(message.topic.as_str()).cloned().map(Outcome::Failed))
             .collect();
         self.send(window, &mut outcomes).await;
-        self.replace_if_fatal().await;
         outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(|| Outcome::Failed(unknown()))).collect()
     }
 
@@ -195,10 +196,11 @@ impl KafkaSink {
         })
     }
 
-    /// A producer after a fatal error sends nothing any more; a new one takes its place.
+    /// A producer after a fatal error sends nothing any more; a new one takes its place. Only before a window: one made
+    /// behind it would go the same way before an operator could mend what was wrong.
     async fn replace_if_fatal(&mut self) {
         let Some(failure) = self.live.as_ref().and_then(Live::fatal) else { return };
-        tracing::warn!(sink = self.name.as_str(), error = %failure, "Kafka's producer ended for good; a new one is made");
+        tracing::warn!(sink = self.name.as_str(), error = %failure, "the Kafka producer ended for good, a new one is made");
         self.end().await;
         self.live = self.start().await.ok();
     }

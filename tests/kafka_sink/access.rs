@@ -3,7 +3,7 @@
 use alma_bridge::config::{self, ClientTls, Format, Login, Secret};
 use alma_bridge::sinks::{Outcome, Reason, Sink};
 
-use crate::support::{BROKER, brokers, connected, event, events, kcat, prefix, reason, sasl, settings, sink, var};
+use crate::support::{BROKER, Rights, connected, event, events, kcat, prefix, reason, sasl, settings, sink, var};
 
 #[tokio::test]
 async fn logs_in_by_every_mechanism_over_tls() {
@@ -55,21 +55,17 @@ async fn a_topic_without_the_right_to_write_holds_up_no_other() {
     for topic in [&mine, &read_only, &foreign] {
         admin.publish(&events(topic, 1)).await;
     }
-    let user = format!("User:{}", var("KAFKA_LIMITED_USER"));
-    let allow = |operation: &str, topic: &str| {
-        brokers(&["kafka-acls", "--add", "--allow-principal", &user, "--operation", operation, "--topic", topic]);
-    };
 
     // Without any right at all the producer gets no id, which librdkafka takes for fatal.
     let mut sink = connected(&sasl("LIMITED", "SCRAM-SHA-512")).await;
     let outcomes = sink.publish(&events(&mine, 3)).await;
     assert!(outcomes.iter().all(|outcome| reason(outcome) == Some(Reason::Rights)), "{outcomes:?}");
-    allow("Describe", &read_only);
+    let _describe = Rights::on(&read_only, &["Describe"]);
     let outcomes = sink.publish(&events(&read_only, 3)).await;
     assert!(outcomes.iter().all(|outcome| reason(outcome) == Some(Reason::Rights)), "{outcomes:?}");
 
     // The same sink goes on once a right is given.
-    allow("Write", &mine);
+    let _mine = Rights::on(&mine, &["Write"]);
     let mut window = events(&mine, 10);
     window[3] = event(&read_only, 3, 10, Format::CloudEvents);
     window[6] = event(&foreign, 6, 10, Format::CloudEvents);
@@ -78,15 +74,11 @@ async fn a_topic_without_the_right_to_write_holds_up_no_other() {
         let expected = [3, 6].contains(&place).then_some(Reason::Rights);
         assert_eq!(reason(outcome), expected, "{place}: {outcome:?}");
     }
-    allow("Write", &read_only);
-    allow("Write", &foreign);
+    let _others = (Rights::on(&read_only, &["Write"]), Rights::on(&foreign, &["Write"]));
     assert_eq!(sink.publish(&window).await, vec![Outcome::CONFIRMED; 10]);
     assert_eq!(kcat(&foreign, "%k").len(), 2);
 
     // Nor may it create any.
     let outcomes = sink.publish(&events(&format!("{prefix}.fee"), 1)).await;
     assert_eq!(reason(&outcomes[0]), Some(Reason::Rights), "{outcomes:?}");
-    brokers(&["kafka-acls", "--remove", "--force", "--allow-principal", &user, "--topic", &mine]);
-    brokers(&["kafka-acls", "--remove", "--force", "--allow-principal", &user, "--topic", &read_only]);
-    brokers(&["kafka-acls", "--remove", "--force", "--allow-principal", &user, "--topic", &foreign]);
 }

@@ -31,6 +31,30 @@ pub(crate) fn brokers(arguments: &[&str]) {
     assert!(done.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
 }
 
+/// Rights of the user `limited` on a topic, taken away again at the end, also of a test that fails.
+pub(crate) struct Rights(String);
+
+impl Rights {
+    pub(crate) fn on(topic: &str, operations: &[&str]) -> Self {
+        let rights = Self(topic.to_owned());
+        let user = format!("User:{}", var("KAFKA_LIMITED_USER"));
+        let mut arguments = vec!["kafka-acls", "--add", "--allow-principal", &user, "--topic", topic];
+        arguments.extend(operations.iter().flat_map(|operation| ["--operation", operation]));
+        brokers(&arguments);
+        rights
+    }
+}
+
+impl Drop for Rights {
+    fn drop(&mut self) {
+        let arguments = ["kafka-acls", "--remove", "--force", "--topic", &self.0];
+        let done = Command::new(var("BROKERS")).args(arguments).output();
+        if let Err(error) = done {
+            eprintln!("the rights on {} stay: {error}", self.0);
+        }
+    }
+}
+
 /// The plain listener; topics are created.
 pub(crate) fn settings() -> config::KafkaSink {
     config::KafkaSink {

@@ -8,7 +8,7 @@ use alma_bridge::sinks::kafka::{probe::probe, tail::tail};
 use alma_bridge::sinks::tools::{Check, Landed, Patterns, TailOptions, Verdict};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::support::{BROKER, MAX_BODY, brokers, connected, event, events, kcat, prefix, sasl, settings, var};
+use crate::support::{BROKER, MAX_BODY, Rights, connected, event, events, kcat, prefix, sasl, settings};
 
 fn verdict<'a>(checks: &'a [Check], what: &str) -> &'a Verdict {
     let found = checks.iter().find(|check| check.what.contains(what));
@@ -39,13 +39,15 @@ async fn the_checklist_says_what_is_missing() {
     let _alone = BROKER.write().await;
     let topic = format!("{}.loan", prefix());
     connected(&settings()).await.publish(&events(&topic, 1)).await;
-    let user = format!("User:{}", var("KAFKA_LIMITED_USER"));
-    brokers(&["kafka-acls", "--add", "--allow-principal", &user, "--operation", "Describe", "--topic", &topic]);
+    let rights = Rights::on(&topic, &["Describe"]);
     let checks = probe(&sasl("LIMITED", "PLAIN"), MAX_BODY, &[topic.clone()]).await;
-    brokers(&["kafka-acls", "--remove", "--force", "--allow-principal", &user, "--topic", &topic]);
+    drop(rights);
     assert!(matches!(verdict(&checks, "log-in"), Verdict::Good(_)), "{checks:#?}");
     assert!(matches!(verdict(&checks, "producer id"), Verdict::Bad(..)), "{checks:#?}");
     assert!(matches!(verdict(&checks, "right to write"), Verdict::Bad(..)), "{checks:#?}");
+    for untold in ["settings of the brokers", &format!("settings of {topic}")] {
+        assert!(matches!(verdict(&checks, untold), Verdict::Warning(..)), "{checks:#?}");
+    }
 
     let mut wrong = sasl("ADMIN", "PLAIN");
     wrong.login = Some(Login { username: "admin".into(), password: Secret::new(*b"wrong") });
@@ -127,12 +129,10 @@ async fn tail_wants_no_right_on_a_group() {
     let prefix = prefix();
     let topic = format!("{prefix}.loan");
     connected(&settings()).await.publish(&events(&topic, 3)).await;
-    let user = format!("User:{}", var("KAFKA_LIMITED_USER"));
-    brokers(&["kafka-acls", "--add", "--allow-principal", &user, "--operation", "Read", "--topic", &topic]);
+    let _rights = Rights::on(&topic, &["Read"]);
     let mut tail = Tail::start(sasl("LIMITED", "SCRAM-SHA-256"), &prefix, &[], true).await;
     for _ in 0..3 {
         tail.next().await;
     }
     tail.end().await;
-    brokers(&["kafka-acls", "--remove", "--force", "--allow-principal", &user, "--topic", &topic]);
 }

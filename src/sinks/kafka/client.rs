@@ -241,6 +241,8 @@ impl ClientContext for Context {
                 told.down_since.get_or_insert_with(Instant::now);
             }
             Some(code) if errors::reason(code) == Reason::Login => told.refused = Some(text.to_owned()),
+            // With TLS 1.3 a broker refuses a client's certificate after the handshake, on what is a transport by then.
+            _ if text.contains("SSL alert") => told.refused = Some(text.to_owned()),
             _ => told.trouble = Some(text.to_owned()),
         }
     }

@@ -159,8 +159,7 @@ async fn check_topics(
                 Err(failure) => not_reached(failure),
             });
             if !limits.contains_key(&topic) {
-                let failure = Failure::new(Reason::Rights, "Broker: Topic authorization failed");
-                checks.push(not_described(&format!("settings of {topic}"), &failure, "topic"));
+                checks.push(not_described(&format!("settings of {topic}"), &topics::not_described(), "topic"));
             }
             checks.extend(survey::of_topic(&topic, replicas, limits.get(&topic), limit));
         }
@@ -229,7 +228,8 @@ async fn may_write(writer: &Live, topic: &str) -> Check {
             Check::good(what, "given; asked by a record that no broker stores (acks=2), so nothing was written")
         }
         _ if errors::reason(code) == Reason::Rights => {
-            Check::bad(what, errors::words(code), format!("kafka-acls.sh --add --operation Write --topic {topic}"))
+            let mend = format!("kafka-acls.sh --add --allow-principal User:… --operation Write --topic {topic}");
+            Check::bad(what, errors::words(code), mend)
         }
         _ => Check::bad(
             what,

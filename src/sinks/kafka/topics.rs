@@ -184,6 +184,9 @@ impl Admin {
             return Err(Failure::new(Reason::Timeout, "the broker described nothing"));
         };
         let found = found.map_err(errors::failure)?;
+        if found.entries.is_empty() {
+            return Err(not_described());
+        }
         Ok(Limits {
             message_bytes: number(&found, "message.max.bytes"),
             min_insync: number(&found, "min.insync.replicas"),
@@ -197,7 +200,8 @@ impl Admin {
         let options = AdminOptions::new().request_timeout(Some(ASK_TIMEOUT));
         let described = self.client().describe_configs(&asked, &options).await;
         let described = described.map_err(|error| errors::client_failure(&error))?;
-        let limits = described.into_iter().flatten().filter_map(|found| match &found.specifier {
+        let told = described.into_iter().flatten().filter(|found| !found.entries.is_empty());
+        let limits = told.filter_map(|found| match &found.specifier {
             OwnedResourceSpecifier::Topic(topic) => Some((
                 topic.clone(),
                 Limits {
@@ -230,6 +234,11 @@ pub(super) struct Limits {
     pub(super) min_insync: Option<usize>,
     /// A broker's `default.replication.factor`.
     pub(super) replicas: Option<usize>,
+}
+
+/// rdkafka 0.39 does not hand on why a resource was not described; that nothing was is how a refusal shows.
+pub(super) fn not_described() -> Failure {
+    Failure::new(Reason::Rights, "no setting was told, as without the right to describe them")
 }
 
 fn number(found: &ConfigResource, name: &str) -> Option<usize> {
