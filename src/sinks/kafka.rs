@@ -117,10 +117,8 @@ impl KafkaSink {
             return vec![Outcome::Failed(Failure::new(Reason::Unreachable, "not connected")); window.len()];
         }
         let not_ready = self.ready_topics(window).await;
-        let mut outcomes: Vec<Option<Outcome>> = window
-            .iter()
-            .map(|message| not_ready.get(message.topic.as_str()).cloned().map(Outcome::Failed))
-            .collect();
+        let mut outcomes: Vec<Option<Outcome>> =
+            window.iter().map(|message| not_ready.get(message.topic.as_str()).cloned().map(Outcome::Failed)).collect();
         self.send(window, &mut outcomes).await;
         outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(|| Outcome::Failed(unknown()))).collect()
     }
@@ -176,9 +174,7 @@ impl KafkaSink {
         let live = self.live.as_ref();
         Outcome::Failed(match failure.reason {
             // What was purged because of a fatal error failed for that error.
-            _ if live.is_some_and(|live| live.fatal().is_some()) => {
-                live.and_then(Live::fatal).unwrap_or(failure)
-            }
+            _ if live.is_some_and(|live| live.fatal().is_some()) => live.and_then(Live::fatal).unwrap_or(failure),
             Reason::Timeout => live.and_then(|live| live.context.down()).unwrap_or(failure),
             Reason::Missing => {
                 self.known.remove(message.topic.as_str());

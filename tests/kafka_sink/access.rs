@@ -82,3 +82,14 @@ async fn a_topic_without_the_right_to_write_holds_up_no_other() {
     let outcomes = sink.publish(&events(&format!("{prefix}.fee"), 1)).await;
     assert_eq!(reason(&outcomes[0]), Some(Reason::Rights), "{outcomes:?}");
 }
+
+/// What the README asks an operator to give: Write and Create under the prefix, nothing on the cluster.
+#[tokio::test]
+async fn the_least_rights_are_enough() {
+    let _alone = BROKER.write().await;
+    let prefix = prefix();
+    let _rights = Rights::under(&format!("{prefix}."), &["Write", "Create"]);
+    let mut sink = connected(&sasl("LIMITED", "SCRAM-SHA-256")).await;
+    let window = [events(&format!("{prefix}.loan"), 5), events(&format!("{prefix}.bib"), 5)].concat();
+    assert_eq!(sink.publish(&window).await, vec![Outcome::CONFIRMED; 10]);
+}

@@ -31,26 +31,36 @@ pub(crate) fn brokers(arguments: &[&str]) {
     assert!(done.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
 }
 
-/// Rights of the user `limited` on a topic, taken away again at the end, also of a test that fails.
-pub(crate) struct Rights(String);
+/// Rights of the user `limited`, taken away again at the end, also of a test that fails.
+pub(crate) struct Rights(Vec<String>);
 
 impl Rights {
+    /// On one topic.
     pub(crate) fn on(topic: &str, operations: &[&str]) -> Self {
-        let rights = Self(topic.to_owned());
+        Self::give(&["--topic", topic], operations)
+    }
+
+    /// On all topics whose names begin so.
+    pub(crate) fn under(prefix: &str, operations: &[&str]) -> Self {
+        Self::give(&["--topic", prefix, "--resource-pattern-type", "prefixed"], operations)
+    }
+
+    fn give(on: &[&str], operations: &[&str]) -> Self {
         let user = format!("User:{}", var("KAFKA_LIMITED_USER"));
-        let mut arguments = vec!["kafka-acls", "--add", "--allow-principal", &user, "--topic", topic];
-        arguments.extend(operations.iter().flat_map(|operation| ["--operation", operation]));
-        brokers(&arguments);
+        let mut add = vec!["kafka-acls", "--add", "--allow-principal", &user];
+        add.extend(on);
+        add.extend(operations.iter().flat_map(|operation| ["--operation", operation]));
+        let rights = Self(on.iter().map(|&part| part.to_owned()).collect());
+        brokers(&add);
         rights
     }
 }
 
 impl Drop for Rights {
     fn drop(&mut self) {
-        let arguments = ["kafka-acls", "--remove", "--force", "--topic", &self.0];
-        let done = Command::new(var("BROKERS")).args(arguments).output();
+        let done = Command::new(var("BROKERS")).args(["kafka-acls", "--remove", "--force"]).args(&self.0).output();
         if let Err(error) = done {
-            eprintln!("the rights on {} stay: {error}", self.0);
+            eprintln!("rights stay: {error}");
         }
     }
 }
@@ -138,14 +148,15 @@ pub(crate) fn reason(outcome: &Outcome) -> Option<Reason> {
     }
 }
 
-/// Publishes what is left as a pump does, connecting again after each failure, until all is confirmed.
-pub(crate) async fn deliver(sink: &mut KafkaSink, messages: &[Message], within: Duration) {
+/// Publishes what is left as a pump does, connecting again after each failure, until all is confirmed; counts along.
+pub(crate) async fn deliver(sink: &mut KafkaSink, messages: &[Message], confirmed: &AtomicUsize) {
     let deliver = async {
         let mut left: Vec<Message> = messages.to_vec();
         while !left.is_empty() {
             let window: Vec<Message> = left.iter().take(512).cloned().collect();
             let outcomes = sink.publish(&window).await;
             let failed = outcomes.iter().filter(|outcome| reason(outcome).is_some()).count();
+            confirmed.fetch_add(outcomes.len() - failed, Ordering::Relaxed);
             let mut outcomes = outcomes.iter();
             left.retain(|_| outcomes.next().is_none_or(|outcome| reason(outcome).is_some()));
             if failed > 0 {
@@ -156,7 +167,7 @@ pub(crate) async fn deliver(sink: &mut KafkaSink, messages: &[Message], within: 
             }
         }
     };
-    tokio::time::timeout(within, deliver).await.expect("all is delivered in time");
+    tokio::time::timeout(Duration::from_mins(2), deliver).await.expect("all is delivered in time");
 }
 
 /// All records of a topic, read by kcat with its format string and a line end after each.

@@ -8,7 +8,7 @@ use alma_bridge::sinks::kafka::{probe::probe, tail::tail};
 use alma_bridge::sinks::tools::{Check, Landed, Patterns, TailOptions, Verdict};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::support::{BROKER, MAX_BODY, Rights, connected, event, events, kcat, prefix, sasl, settings};
+use crate::support::{BROKER, MAX_BODY, Rights, connected, event, events, kcat, prefix, sasl, settings, sink};
 
 fn verdict<'a>(checks: &'a [Check], what: &str) -> &'a Verdict {
     let found = checks.iter().find(|check| check.what.contains(what));
@@ -25,13 +25,20 @@ async fn the_checklist_finds_what_is_there_and_writes_nothing() {
     for good in ["broker reached", "TLS", "log-in", "producer id", &format!("right to write to {there}")] {
         assert!(matches!(verdict(&checks, good), Verdict::Good(_)), "{checks:#?}");
     }
-    assert!(matches!(verdict(&checks, &format!("topic {missing}")), Verdict::Good(text) if text.contains("may be created")));
+    assert!(
+        matches!(verdict(&checks, &format!("topic {missing}")), Verdict::Good(text) if text.contains("may be created"))
+    );
     assert!(matches!(verdict(&checks, &format!("max.message.bytes of {there}")), Verdict::Good(_)), "{checks:#?}");
     assert!(matches!(verdict(&checks, &format!("replication of {there}")), Verdict::Warning(..)), "{checks:#?}");
     assert!(matches!(verdict(&checks, "message.max.bytes of the brokers"), Verdict::Warning(..)), "{checks:#?}");
     assert_eq!(kcat(&there, "%k").len(), 1, "nothing was published");
-    let checks = probe(&config::KafkaSink { create_topics: false, ..settings() }, MAX_BODY, &[missing.clone()]).await;
-    assert!(matches!(verdict(&checks, &format!("topic {missing}")), Verdict::Bad(..)), "nothing was created: {checks:#?}");
+    let checks =
+        probe(&config::KafkaSink { create_topics: false, ..settings() }, MAX_BODY, std::slice::from_ref(&missing))
+            .await;
+    assert!(
+        matches!(verdict(&checks, &format!("topic {missing}")), Verdict::Bad(..)),
+        "nothing was created: {checks:#?}"
+    );
 }
 
 #[tokio::test]
@@ -40,7 +47,7 @@ async fn the_checklist_says_what_is_missing() {
     let topic = format!("{}.loan", prefix());
     connected(&settings()).await.publish(&events(&topic, 1)).await;
     let rights = Rights::on(&topic, &["Describe"]);
-    let checks = probe(&sasl("LIMITED", "PLAIN"), MAX_BODY, &[topic.clone()]).await;
+    let checks = probe(&sasl("LIMITED", "PLAIN"), MAX_BODY, std::slice::from_ref(&topic)).await;
     drop(rights);
     assert!(matches!(verdict(&checks, "log-in"), Verdict::Good(_)), "{checks:#?}");
     assert!(matches!(verdict(&checks, "producer id"), Verdict::Bad(..)), "{checks:#?}");
@@ -55,6 +62,17 @@ async fn the_checklist_says_what_is_missing() {
     assert!(checks.len() == 1 && matches!(verdict(&checks, "log-in"), Verdict::Bad(..)), "{checks:#?}");
     let nowhere = config::KafkaSink { brokers: vec!["127.0.0.1:1".into()], ..settings() };
     assert!(matches!(verdict(&probe(&nowhere, MAX_BODY, &[]).await, "broker reached"), Verdict::Bad(..)));
+}
+
+#[tokio::test]
+async fn the_first_connection_tells_what_falls_short() {
+    let _shared = BROKER.read().await;
+    let mut sink = sink(&settings());
+    let warnings = sink.connect().await.expect("the broker runs");
+    for setting in ["default.replication.factor", "message.max.bytes=11250346"] {
+        assert!(warnings.iter().any(|warning| warning.contains(setting)), "{setting}: {warnings:?}");
+    }
+    assert_eq!(sink.connect().await, Ok(Vec::new()), "once is enough");
 }
 
 struct Tail {

@@ -135,8 +135,9 @@ fn secure(config: &mut ClientConfig, settings: &KafkaSink) {
 pub(super) fn producing(settings: &KafkaSink, max_body: usize) -> ClientConfig {
     let mut config = common(settings);
     if !["linger.ms", "queue.buffering.max.ms"].iter().any(|key| settings.properties.contains_key(*key)) {
-        // A window comes all at once; waiting longer for more would only delay its confirm.
-        config.set("linger.ms", "1");
+        // A window comes all at once and the next one waits for its confirms: lingering for more only delays them
+        // (a single event takes 0.3 ms without, 1.5 ms with 1 ms; a window of 512 is no slower).
+        config.set("linger.ms", "0");
     }
     config.set("enable.idempotence", "true");
     config.set("acks", "all");

@@ -48,9 +48,9 @@ pub(super) const fn reason(code: Code) -> Reason {
         | Code::UnsupportedForMessageFormat
         | Code::UnsupportedCompressionType => Reason::Malformed,
 
-        Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed | Code::TransactionalIdAuthorizationFailed => {
-            Reason::Rights
-        }
+        Code::TopicAuthorizationFailed
+        | Code::ClusterAuthorizationFailed
+        | Code::TransactionalIdAuthorizationFailed => Reason::Rights,
 
         Code::UnknownTopic
         | Code::UnknownPartition

@@ -25,7 +25,11 @@ pub(super) fn of_broker(settings: &KafkaSink, limits: &Limits, limit: usize) -> 
     }
     // With one replica a topic can't ask for two.
     if let Some(least) = limits.min_insync.filter(|_| replicas != Some(1)) {
-        checks.push(min_insync("min.insync.replicas of the brokers", least, "set min.insync.replicas=2 on the brokers"));
+        checks.push(min_insync(
+            "min.insync.replicas of the brokers",
+            least,
+            "set min.insync.replicas=2 on the brokers",
+        ));
     }
     if let Some(most) = limits.message_bytes {
         let what = "message.max.bytes of the brokers";

@@ -15,8 +15,8 @@ use tokio::time::MissedTickBehavior;
 use super::client::{self, Context, Live, blocking};
 use super::{errors, record, topics};
 use crate::config::KafkaSink;
-use crate::sinks::tools::{Landed, TailOptions, structured_from};
 use crate::sinks::Failure;
+use crate::sinks::tools::{Landed, TailOptions, structured_from};
 
 /// How often new topics are looked for.
 const REFRESH: Duration = Duration::from_secs(2);
@@ -60,11 +60,11 @@ pub async fn tail(settings: &KafkaSink, prefix: &str, options: TailOptions) -> R
                         break;
                     }
                 }
-                Err(error) => match error.rdkafka_error_code() {
-                    Some(code @ Code::TopicAuthorizationFailed) => return Err(errors::failure(code)),
-                    // librdkafka connects again by itself; a group is named but not used, and needs no right.
-                    _ => tracing::debug!(%error, "reading goes on"),
-                },
+                Err(error) if error.rdkafka_error_code() == Some(Code::TopicAuthorizationFailed) => {
+                    return Err(errors::client_failure(&error));
+                }
+                // librdkafka connects again by itself; a group is named but not used, and needs no right.
+                Err(error) => tracing::debug!(%error, "reading goes on"),
             },
         }
     }
@@ -147,7 +147,6 @@ fn landed(message: &BorrowedMessage<'_>) -> Landed {
         }
     }
     let structured = content_type.as_deref().is_some_and(record::is_structured);
-    let document =
-        if structured { data.to_vec() } else { structured_from(&attributes, content_type.as_deref(), data) };
+    let document = if structured { data.to_vec() } else { structured_from(&attributes, content_type.as_deref(), data) };
     Landed { topic: message.topic().to_owned(), document }
 }

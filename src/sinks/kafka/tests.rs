@@ -16,8 +16,8 @@ pub(super) fn settings() -> config::KafkaSink {
     }
 }
 
-fn login() -> Option<Login> {
-    Some(Login { username: "bridge".into(), password: Secret::new(*b"hunter2") })
+fn login() -> Login {
+    Login { username: "bridge".into(), password: Secret::new(*b"hunter2") }
 }
 
 fn made(settings: &config::KafkaSink) -> ClientConfig {
@@ -79,10 +79,10 @@ fn tls_and_log_in_choose_the_protocol() {
     for (tls, login, protocol) in [
         (None, None, "plaintext"),
         (tls.clone(), None, "ssl"),
-        (None, login(), "sasl_plaintext"),
-        (tls.clone(), login(), "sasl_ssl"),
+        (None, Some(login()), "sasl_plaintext"),
+        (tls.clone(), Some(login()), "sasl_ssl"),
     ] {
-        let made = made(&config::KafkaSink { tls, login, ..settings() });
+        let made = made(&config::KafkaSink { login, tls, ..settings() });
         assert_eq!(made.get("security.protocol"), Some(protocol));
     }
     let made_tls = made(&config::KafkaSink { tls, ..settings() });
@@ -95,7 +95,7 @@ fn tls_and_log_in_choose_the_protocol() {
 
 #[test]
 fn the_mechanism_is_the_strongest_unless_one_is_named() {
-    let mut settings = config::KafkaSink { login: login(), ..settings() };
+    let mut settings = config::KafkaSink { login: Some(login()), ..settings() };
     assert_eq!(made(&settings).get("sasl.mechanisms"), Some("SCRAM-SHA-512"));
     assert_eq!(made(&settings).get("sasl.password"), Some("hunter2"));
     for name in ["sasl.mechanism", "sasl.mechanisms"] {

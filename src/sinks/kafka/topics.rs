@@ -100,8 +100,11 @@ pub(super) async fn wait_for_leaders(live: &Live, topics: &[String]) {
     let mut waiting = topics.to_vec();
     while !waiting.is_empty() && Instant::now() < until {
         let looks = look_all(live, waiting).await;
-        waiting =
-            looks.into_iter().filter(|(_, found)| !matches!(found, Look::There { led: true, .. })).map(|x| x.0).collect();
+        waiting = looks
+            .into_iter()
+            .filter(|(_, found)| !matches!(found, Look::There { led: true, .. }))
+            .map(|x| x.0)
+            .collect();
         if !waiting.is_empty() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -169,7 +172,8 @@ impl Admin {
         .await
         .ok()?;
         self.0 = Some(client);
-        Some(metadata.ok()?.orig_broker_id())
+        // Not the one that answered: by a bootstrap address it has no id yet.
+        metadata.ok()?.brokers().first().map(rdkafka::metadata::MetadataBroker::id)
     }
 
     /// What a broker's own settings say for topics that have none.
