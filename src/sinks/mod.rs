@@ -7,6 +7,8 @@
 
 #[cfg(feature = "file")]
 pub mod file;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 #[cfg(feature = "nats")]
 pub mod nats;
 pub mod tools;
@@ -31,6 +33,8 @@ pub fn build(sink: &config::Sink, max_body: usize) -> Result<Box<dyn Sink>, NotB
     let built: Option<Box<dyn Sink>> = match &sink.kind {
         #[cfg(feature = "file")]
         config::SinkKind::File(settings) => Some(Box::new(file::FileSink::new(settings))),
+        #[cfg(feature = "kafka")]
+        config::SinkKind::Kafka(settings) => Some(Box::new(kafka::KafkaSink::new(&sink.name, settings, max_body))),
         #[cfg(feature = "nats")]
         config::SinkKind::Nats(settings) => {
             Some(Box::new(nats::NatsSink::new(sink.name.clone(), settings.clone(), prefix, max_body)))
@@ -47,6 +51,8 @@ pub async fn tail(sink: &config::Sink, options: TailOptions) -> Result<(), Failu
     match &sink.kind {
         #[cfg(feature = "file")]
         config::SinkKind::File(settings) => file::tail(settings, options).await,
+        #[cfg(feature = "kafka")]
+        config::SinkKind::Kafka(settings) => kafka::tail::tail(settings, prefix, options).await,
         #[cfg(feature = "nats")]
         config::SinkKind::Nats(settings) => nats::tail(&sink.name, settings, prefix, options).await,
         other => Err(Failure::new(Reason::Malformed, NotBuiltIn(other.as_str()).to_string())),
@@ -62,6 +68,8 @@ pub async fn probe(sink: &config::Sink, max_body: usize, topics: &[String]) -> V
     match &sink.kind {
         #[cfg(feature = "file")]
         config::SinkKind::File(settings) => file::probe(settings).await,
+        #[cfg(feature = "kafka")]
+        config::SinkKind::Kafka(settings) => kafka::probe::probe(settings, max_body, topics).await,
         #[cfg(feature = "nats")]
         config::SinkKind::Nats(settings) => nats::probe(&sink.name, settings, prefix, max_body, topics).await,
         other => vec![Check::bad("type", NotBuiltIn(other.as_str()).to_string(), "use a build that has it")],
