@@ -9,8 +9,8 @@ use tracing::{error, warn};
 use super::cursor::{Cursor, CursorFile, read_list};
 use super::dedupe::{Dedupe, Known, seconds};
 use super::digests;
-use super::disk::{Disk, create_dirs, read_all, replace};
-use super::format::{VERSION, parse_file_name};
+use super::disk::{Disk, create_dirs, read_all, remove_if_there, replace};
+use super::format::{VERSION, file_name, parse_file_name};
 use super::recover::{Recovered, SCAN_BLOCK, recover};
 use super::scan::{Item, Scan, Span};
 use super::state::{Paths, Place, Segment, Shared, State, Store};
@@ -219,7 +219,7 @@ impl Shared {
     pub(super) fn remove_cursor(&self, store: &mut Store, name: &SinkName) {
         store.cursors.remove(name);
         let path = self.paths.cursors.join(name.as_str());
-        let removed = super::disk::remove_if_there(&*self.disk, &path);
+        let removed = remove_if_there(&*self.disk, &path);
         if let Err(error) = removed.and_then(|()| self.disk.sync_dir(&self.paths.cursors)) {
             warn!(sink = %name, %error, "journal: the cursor of a sink that is gone can't be removed");
         }
@@ -249,7 +249,16 @@ fn load_digests(
             continue;
         }
         let known = match recovered.known.get(&first) {
-            Some(known) => Some(known.clone()),
+            Some(known) => {
+                // Written when a sync failed: more may have been found in the segment than was known to be in it.
+                if on_disk.contains(&first) {
+                    let stale = remove_if_there(disk, &paths.digests.join(file_name(first, "")));
+                    if let Err(error) = stale.and_then(|()| disk.sync_dir(&paths.digests)) {
+                        warn!(segment = first, %error, "journal: digests that are not complete can't be removed");
+                    }
+                }
+                Some(known.clone())
+            }
             None => digests::read(disk, &paths.digests, first).inspect(|known| {
                 let latest = known.iter().map(|known| known.seconds).max();
                 store.digests.push_back((first, known.len(), latest.unwrap_or(0)));
