@@ -334,11 +334,15 @@ impl<F: Feed> Pump<F> {
         if let (refused, Some(failure)) = sorted.refused {
             Self::judge_refused(refused, sent, failure, work);
         }
+        let (retry, lost) = sorted.retry;
+        if lost.is_some() {
+            work.queue.push_front(retry);
+        }
+        // Behind the rest is in the queue: it takes its topics' messages out of there.
         if !sorted.mend.is_empty() {
             self.judge_mend(sorted.mend, alone, work);
         }
-        if let (retry, Some(failure)) = sorted.retry {
-            work.queue.push_front(retry);
+        if let Some(failure) = lost {
             self.link.lost(failure).await;
         }
         if self.mending.is_empty() {
