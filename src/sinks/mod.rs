@@ -9,6 +9,8 @@
 pub mod file;
 #[cfg(feature = "nats")]
 pub mod nats;
+#[cfg(feature = "rabbitmq")]
+pub mod rabbitmq;
 pub mod tools;
 
 use std::time::Duration;
@@ -35,6 +37,8 @@ pub fn build(sink: &config::Sink, max_body: usize) -> Result<Box<dyn Sink>, NotB
         SinkKind::Nats(settings) => {
             Box::new(nats::NatsSink::new(sink.name.clone(), settings.clone(), prefix, max_body))
         }
+        #[cfg(feature = "rabbitmq")]
+        SinkKind::RabbitMq(settings) => Box::new(rabbitmq::RabbitMqSink::new(&sink.name, settings, max_body)),
         other => return Err(NotBuiltIn(other.as_str())),
     })
 }
