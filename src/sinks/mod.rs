@@ -52,6 +52,8 @@ pub async fn tail(sink: &config::Sink, options: TailOptions) -> Result<(), Failu
         SinkKind::File(settings) => file::tail(settings, options).await,
         #[cfg(feature = "nats")]
         SinkKind::Nats(settings) => nats::tail(&sink.name, settings, prefix, options).await,
+        #[cfg(feature = "rabbitmq")]
+        SinkKind::RabbitMq(settings) => rabbitmq::tail(&sink.name, settings, prefix, options).await,
         other => Err(Failure::new(Reason::Malformed, NotBuiltIn(other.as_str()).to_string())),
     }
 }

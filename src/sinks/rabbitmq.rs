@@ -28,9 +28,12 @@ mod address;
 mod connection;
 mod errors;
 mod exchange;
+mod greeting;
 mod ledger;
+mod probe;
 mod publication;
 mod stream;
+mod tail;
 #[cfg(test)]
 mod tests;
 mod window;
@@ -50,6 +53,9 @@ use exchange::{Found, Names};
 use ledger::Ledger;
 use publication::Publication;
 use window::End;
+
+pub use probe::probe;
+pub use tail::tail;
 
 /// For the confirms of a window, from its first byte.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(20);

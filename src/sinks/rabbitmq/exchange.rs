@@ -130,7 +130,7 @@ fn text(text: &str) -> AMQPValue {
 
 /// Compares an exchange that exists with one that we would declare, by declaring it: the broker changes nothing, and
 /// names the first difference (406). Without the right to declare it (403) nothing can be compared.
-async fn falls_short(connection: &Connection, names: &Names) -> Result<Vec<String>, Failure> {
+pub(super) async fn falls_short(connection: &Connection, names: &Names) -> Result<Vec<String>, Failure> {
     let channel = connection.channel().await?;
     let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
     let asked = channel.exchange_declare(names.exchange.clone(), ExchangeKind::Topic, durable, arguments(names));
