@@ -3,7 +3,8 @@
 //! A sink is handed a window of messages and gives the outcome of each. It is owned by one pump
 //! ([`crate::delivery`]), which connects it, holds a deadline over it, backs off and judges; a sink itself neither
 //! retries for longer than its client does nor waits for ever. To add one: a file beside these, a variant of
-//! [`config::SinkKind`], one line in [`build`] and in [`tail`].
+//! [`config::SinkKind`], one line in each of [`build`], [`tail`]
+//! and [`probe`].
 
 #[cfg(feature = "file")]
 pub mod file;
@@ -11,6 +12,8 @@ pub mod file;
 pub mod kafka;
 #[cfg(feature = "nats")]
 pub mod nats;
+#[cfg(feature = "rabbitmq")]
+pub mod rabbitmq;
 pub mod tools;
 
 use std::time::Duration;
@@ -39,6 +42,10 @@ pub fn build(sink: &config::Sink, max_body: usize) -> Result<Box<dyn Sink>, NotB
         config::SinkKind::Nats(settings) => {
             Some(Box::new(nats::NatsSink::new(sink.name.clone(), settings.clone(), prefix, max_body)))
         }
+        #[cfg(feature = "rabbitmq")]
+        config::SinkKind::RabbitMq(settings) => {
+            Some(Box::new(rabbitmq::RabbitMqSink::new(&sink.name, settings, max_body)))
+        }
         _ => None,
     };
     built.ok_or(NotBuiltIn(sink.kind.as_str()))
@@ -55,6 +62,8 @@ pub async fn tail(sink: &config::Sink, options: TailOptions) -> Result<(), Failu
         config::SinkKind::Kafka(settings) => kafka::tail::tail(settings, prefix, options).await,
         #[cfg(feature = "nats")]
         config::SinkKind::Nats(settings) => nats::tail(&sink.name, settings, prefix, options).await,
+        #[cfg(feature = "rabbitmq")]
+        config::SinkKind::RabbitMq(settings) => rabbitmq::tail(&sink.name, settings, prefix, options).await,
         other => Err(Failure::new(Reason::Malformed, NotBuiltIn(other.as_str()).to_string())),
     }
 }
@@ -72,6 +81,8 @@ pub async fn probe(sink: &config::Sink, max_body: usize, topics: &[String]) -> V
         config::SinkKind::Kafka(settings) => kafka::probe::probe(settings, max_body, topics).await,
         #[cfg(feature = "nats")]
         config::SinkKind::Nats(settings) => nats::probe(&sink.name, settings, prefix, max_body, topics).await,
+        #[cfg(feature = "rabbitmq")]
+        config::SinkKind::RabbitMq(settings) => rabbitmq::probe(&sink.name, settings, max_body, topics).await,
         other => vec![Check::bad("type", NotBuiltIn(other.as_str()).to_string(), "use a build that has it")],
     }
 }

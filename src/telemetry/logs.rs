@@ -1,7 +1,8 @@
 //! The program's own log: lines on stderr by tracing, JSON or text.
 //!
-//! Dependencies are capped at warn whatever is configured: at debug and trace some print the bodies they carry. A
-//! panic is logged with its place only, since its message can quote the text that caused it.
+//! Dependencies are capped at warn whatever is configured: at debug and trace some print the bodies they carry. lapin
+//! does so at warn, with each message that RabbitMQ returns, and is capped at error. A panic is logged
+//! with its place only, since its message can quote the text that caused it.
 
 use std::io::{self, IsTerminal as _};
 use std::panic;
@@ -18,6 +19,9 @@ use crate::config::{Log, LogFormat};
 
 /// The target of everything that this crate logs.
 const OURS: &str = "alma_bridge";
+
+/// A client that prints whole messages, bodies and all, at warn.
+const LAPIN: &str = "lapin";
 
 /// Changes the level of the running log.
 #[derive(Clone)]
@@ -56,18 +60,19 @@ where
     }
 }
 
-/// The operator's directives for our own targets, everything else at warn or quieter.
+/// The operator's directives for our own targets, everything else at warn or quieter, lapin at error or quieter.
 ///
 /// A directive without a target (`debug`) is for all of ours.
 fn filter(directives: &str) -> Result<Targets, ParseError> {
     let asked: Targets = directives.parse()?;
-    let mut targets = Targets::new().with_default(LevelFilter::WARN);
+    let mut targets = Targets::new().with_default(LevelFilter::WARN).with_target(LAPIN, LevelFilter::ERROR);
     if let Some(level) = asked.default_level() {
         targets = targets.with_target(OURS, level);
     }
     for (target, level) in &asked {
         let ours = target == OURS || target.strip_prefix(OURS).is_some_and(|rest| rest.starts_with("::"));
-        targets = targets.with_target(target, if ours { level } else { level.min(LevelFilter::WARN) });
+        let cap = if target.starts_with(LAPIN) { LevelFilter::ERROR } else { LevelFilter::WARN };
+        targets = targets.with_target(target, if ours { level } else { level.min(cap) });
     }
     Ok(targets)
 }
@@ -85,13 +90,14 @@ mod tests {
         assert!(!filter.would_enable("alma_bridge::ingress", &Level::TRACE));
         assert!(filter.would_enable("hyper::proto", &Level::WARN));
         assert!(!filter.would_enable("hyper::proto", &Level::INFO));
+        assert!(!filter.would_enable("lapin::returned_messages", &Level::WARN));
     }
 
     #[test]
     fn dependencies_stay_capped_when_they_are_named() {
         let filter = filter("info,lapin=trace,async_nats=error,alma_bridge::journal=trace").expect("parses");
-        assert!(!filter.would_enable("lapin::channel", &Level::INFO));
-        assert!(filter.would_enable("lapin::channel", &Level::WARN));
+        assert!(!filter.would_enable("lapin::returned_messages", &Level::WARN));
+        assert!(filter.would_enable("lapin::channel", &Level::ERROR));
         assert!(!filter.would_enable("async_nats", &Level::WARN));
         assert!(filter.would_enable("alma_bridge::journal::writer", &Level::TRACE));
         assert!(!filter.would_enable("alma_bridge::delivery", &Level::DEBUG));

@@ -1,0 +1,208 @@
+//! The sink for RabbitMQ, by lapin.
+//!
+//! One durable topic exchange, the topic as routing key, each message persistent, mandatory and confirmed. A window is
+//! settled once all its confirms are in and its returns are paired with its messages ([`window`]).
+//!
+//! The client's own recovery is not used: it leaves confirms pending, and gives up. The pump connects anew, and an old
+//! connection is cut at its socket, so that nothing of it is still sent.
+//!
+//! # What the broker says, and where it goes
+//! Codes are those of AMQP 0-9-1 in `channel.close` and `connection.close`.
+//! | said | reason |
+//! |---|---|
+//! | connection lost, refused, DNS, no heartbeat, 320 (shut down), 402, 503, 504 | [`Reason::Unreachable`] |
+//! | 403 with "Login was refused", 530 (no access to the vhost), TLS, a certificate refused | [`Reason::Login`] |
+//! | no confirm in time | [`Reason::Timeout`] |
+//! | `connection.blocked` (memory or disk alarm), `basic.nack`, 405, 506, 541, 530 with "limit" | [`Reason::Busy`] |
+//! | 406 with "message size", 311 | [`Reason::TooLarge`] |
+//! | 406 else, 501, 502, 505, 540 | [`Reason::Malformed`] |
+//! | 403 on an exchange or a topic | [`Reason::Rights`] |
+//! | 404 (no exchange), 530 with "not found" (no vhost) | [`Reason::Missing`] |
+//! | returned: 312 (no route), 313 | [`Reason::Unroutable`], or as `unroutable = "drop"` says |
+//!
+//! A channel is closed for one message. Where the broker's words tell for which (its size, its topic), that one is
+//! refused, and the others are sent again on a new channel at once; else all that was not confirmed is refused, and the
+//! pump sends it apart.
+
+mod address;
+mod connection;
+mod errors;
+mod exchange;
+mod greeting;
+mod ledger;
+mod probe;
+mod publication;
+mod stream;
+mod tail;
+#[cfg(test)]
+mod tests;
+mod window;
+
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use tokio::time::{Instant, timeout_at};
+
+use super::{Failure, Outcome, Reason, Sink};
+use crate::config::{RabbitMqSink as Settings, SinkName};
+use crate::message::Message;
+use address::Address;
+use connection::{Connection, connection_name};
+use exchange::{Found, Names};
+use ledger::Ledger;
+use publication::Publication;
+use window::End;
+
+pub use probe::probe;
+pub use tail::tail;
+
+/// For the confirms of a window, from its first byte.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// For a whole window: its confirms, and a channel or an exchange that is made again.
+const WINDOW_DEADLINE: Duration = Duration::from_secs(30);
+
+/// `max_message_size` of RabbitMQ 4 where nothing is set, in bytes; 3.8 to 3.13 have 128 MiB.
+const DEFAULT_MAX_MESSAGE_SIZE: usize = 16 << 20;
+
+/// Publishes to one exchange.
+pub struct RabbitMqSink {
+    name: SinkName,
+    settings: Settings,
+    max_body: usize,
+    connection: Option<Connection>,
+}
+
+impl RabbitMqSink {
+    /// Of these settings; `max_body` is the ingress's bound in bytes. Nothing is connected yet.
+    pub fn new(name: &SinkName, settings: &Settings, max_body: usize) -> Self {
+        Self { name: name.clone(), settings: settings.clone(), max_body, connection: None }
+    }
+
+    async fn connect_anew(&mut self) -> Result<Vec<String>, Failure> {
+        self.connection = None;
+        let address = Address::of(&self.settings)?;
+        let connection = Connection::open(&connection_name(&self.name), &address).await?;
+        let exchange = &self.settings.exchange;
+        let mut warnings = match exchange::prepare(&connection, &self.settings).await? {
+            Found::Exists(shortfalls) => shortfalls,
+            Found::Declared => {
+                tracing::info!(sink = %self.name, exchange, "exchange declared");
+                Vec::new()
+            }
+            Found::Missing(why) => vec![format!("exchange {exchange} does not exist: {why}")],
+        };
+        let limit = message_limit(self.max_body);
+        if limit > DEFAULT_MAX_MESSAGE_SIZE {
+            warnings.push(format!(
+                "events can have {limit} bytes: RabbitMQ 4 takes {DEFAULT_MAX_MESSAGE_SIZE} unless max_message_size is \
+                 set in rabbitmq.conf"
+            ));
+        }
+        self.connection = Some(connection);
+        Ok(warnings)
+    }
+
+    async fn publish_window(&mut self, window: &[Message]) -> Vec<Outcome> {
+        let until = Instant::now() + CONFIRM_TIMEOUT;
+        let mut ledger = Ledger::new(window);
+        let mut may_declare = self.settings.declare;
+        while !ledger.is_settled() {
+            let Err(failure) = self.round(&mut ledger, until).await else { continue };
+            if failure.reason == Reason::Missing && may_declare {
+                may_declare = false;
+                if self.declare_again(until).await {
+                    continue;
+                }
+            }
+            if !ledger.pin(&failure) {
+                ledger.fail_open(&failure);
+            }
+        }
+        ledger.into_outcomes(&self.name, self.settings.unroutable)
+    }
+
+    /// Publishes what is open. An error is what left some of it open.
+    async fn round(&mut self, ledger: &mut Ledger, until: Instant) -> Result<(), Failure> {
+        let late = |blocked: bool| match blocked {
+            true => Failure::new(Reason::Busy, "the broker blocks publishers: memory or disk alarm"),
+            false => Failure::new(Reason::Timeout, format!("no confirm within {CONFIRM_TIMEOUT:?}")),
+        };
+        let connection = self.connection.as_mut().filter(|connection| connection.is_up());
+        let connection = connection.ok_or_else(|| Failure::new(Reason::Unreachable, "not connected"))?;
+        ledger.refuse_larger_than(connection.max_message_size);
+        if ledger.is_settled() {
+            return Ok(());
+        }
+        let exchange = Names::of(&self.settings)?.exchange;
+        let channel = timeout_at(until, connection.publishing()).await.map_err(|_| late(connection.is_blocked()))??;
+        let open: Vec<&Publication> = ledger.publications().collect();
+        let round = window::publish(&channel, &exchange, &open, until).await;
+        ledger.settle(&round.fates);
+        let failure = match round.ended {
+            None => return Ok(()),
+            Some(End::Late) => late(connection.is_blocked()),
+            Some(End::Closed(error)) => errors::sort(&error),
+        };
+        if failure.reason == Reason::TooLarge {
+            connection.max_message_size = errors::max_message_size(&failure.detail).or(connection.max_message_size);
+        }
+        Err(failure)
+    }
+
+    /// The exchange was deleted under us, and may be made again. What still finds none is for an operator.
+    async fn declare_again(&self, until: Instant) -> bool {
+        let Some(connection) = &self.connection else { return false };
+        let exchange = &self.settings.exchange;
+        match timeout_at(until, exchange::prepare(connection, &self.settings)).await {
+            Ok(Ok(Found::Exists(_))) => true,
+            Ok(Ok(Found::Declared)) => {
+                tracing::warn!(sink = %self.name, exchange, "the exchange was gone and is declared again");
+                true
+            }
+            Ok(Ok(Found::Missing(why))) => {
+                tracing::warn!(sink = %self.name, exchange, why, "the exchange is gone");
+                false
+            }
+            Ok(Err(_)) | Err(_) => false,
+        }
+    }
+}
+
+impl Sink for RabbitMqSink {
+    fn connect(&mut self) -> BoxFuture<'_, Result<Vec<String>, Failure>> {
+        self.connect_anew().boxed()
+    }
+
+    fn publish<'a>(&'a mut self, window: &'a [Message]) -> BoxFuture<'a, Vec<Outcome>> {
+        self.publish_window(window).boxed()
+    }
+
+    fn abandon(&mut self) -> BoxFuture<'_, ()> {
+        self.connection = None;
+        std::future::ready(()).boxed()
+    }
+
+    fn close(&mut self) -> BoxFuture<'_, ()> {
+        async move {
+            if let Some(connection) = self.connection.take() {
+                connection.close().await;
+            }
+        }
+        .boxed()
+    }
+
+    fn deadline(&self) -> Duration {
+        WINDOW_DEADLINE
+    }
+
+    fn is_up(&self) -> bool {
+        self.connection.as_ref().is_some_and(Connection::is_up)
+    }
+}
+
+/// Largest message in bytes for bodies of up to `max_body`: Base64's 4/3 and 64 KiB of attributes.
+pub(super) fn message_limit(max_body: usize) -> usize {
+    (max_body.saturating_mul(4) / 3).saturating_add(64 * 1024)
+}

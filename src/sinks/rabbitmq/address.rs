@@ -1,0 +1,155 @@
+//! Where the broker is and how to log in: URL, `tls`, `username` and password as one.
+
+use lapin::uri::{AMQPScheme, AMQPUri, SASLMechanism};
+
+use crate::config::{ClientTls, RabbitMqSink as Settings};
+use crate::sinks::{Failure, Reason};
+
+/// Seconds; a broker that hangs is noticed after two of them. RabbitMQ's guide asks for 5 to 20.
+const HEARTBEAT: u16 = 10;
+
+/// Half of RabbitMQ's own bound: the client keeps 64 frames of room a connection.
+const FRAME_MAX: u32 = 64 * 1024;
+
+/// Longest vhost, exchange or routing key in bytes (AMQP 0-9-1, short string).
+pub(super) const MAX_SHORT: usize = 255;
+
+/// A checked address. Its `Debug` is not derived: the URI holds a password.
+pub(super) struct Address {
+    pub(super) uri: AMQPUri,
+    tls: Option<ClientTls>,
+}
+
+impl Address {
+    /// Of these settings. Errors hold nothing of the URL, which may have a password.
+    pub(super) fn of(settings: &Settings) -> Result<Self, Failure> {
+        let bad = |problem: &str| Failure::new(Reason::Unreachable, format!("url: {problem}"));
+        let text = std::str::from_utf8(settings.url.expose()).map_err(|_| bad("expected UTF-8"))?;
+        // `tls` makes it TLS, and 5671 the port where none is named.
+        let text = match (&settings.tls, text.strip_prefix("amqp://")) {
+            (Some(_), Some(rest)) => format!("amqps://{rest}"),
+            _ => text.to_owned(),
+        };
+        let expected = "expected amqp://host:port/vhost or amqps://host:port/vhost";
+        let mut uri: AMQPUri = text.parse().map_err(|_| bad(expected))?;
+        let authority = authority(&text).ok_or_else(|| bad(expected))?;
+        let (user, host) = authority.rsplit_once('@').map_or((None, authority), |(user, host)| (Some(user), host));
+        // lapin takes an address of IP version 6 for none, and none for localhost.
+        if let Some((inner, _)) = host.strip_prefix('[').and_then(|host| host.split_once(']')) {
+            inner.clone_into(&mut uri.authority.host);
+        } else if host.is_empty() || host.starts_with(':') {
+            return Err(bad("no host, expected amqp://host:port/vhost"));
+        }
+        if uri.vhost.len() > MAX_SHORT {
+            return Err(bad("the vhost has more than 255 bytes"));
+        }
+        if let Some(login) = &settings.login {
+            let password = String::from_utf8(login.password.expose().to_vec());
+            uri.authority.userinfo.username.clone_from(&login.username);
+            uri.authority.userinfo.password =
+                password.map_err(|_| Failure::new(Reason::Login, "the password is not UTF-8"))?;
+        }
+        let by_certificate = settings.tls.as_ref().is_some_and(|tls| tls.cert_file.is_some());
+        if by_certificate && settings.login.is_none() && user.is_none() {
+            uri.query.auth_mechanism.get_or_insert(SASLMechanism::External);
+        }
+        uri.query.heartbeat.get_or_insert(HEARTBEAT);
+        uri.query.frame_max.get_or_insert(FRAME_MAX);
+        let tls = (uri.scheme == AMQPScheme::AMQPS).then(|| settings.tls.clone().unwrap_or_default());
+        Ok(Self { uri, tls })
+    }
+
+    /// Name or address, an IP version 6 without brackets.
+    pub(super) fn host(&self) -> &str {
+        &self.uri.authority.host
+    }
+
+    pub(super) fn port(&self) -> u16 {
+        self.uri.authority.port
+    }
+
+    /// None: plain.
+    pub(super) const fn tls(&self) -> Option<&ClientTls> {
+        self.tls.as_ref()
+    }
+
+    pub(super) fn vhost(&self) -> &str {
+        &self.uri.vhost
+    }
+
+    /// `PLAIN` or `EXTERNAL`, or what the URL asks for.
+    pub(super) fn mechanism(&self) -> SASLMechanism {
+        self.uri.query.auth_mechanism.unwrap_or_default()
+    }
+
+    pub(super) fn user(&self) -> &str {
+        &self.uri.authority.userinfo.username
+    }
+}
+
+/// What stands between `://` and the path.
+fn authority(url: &str) -> Option<&str> {
+    let (_, rest) = url.split_once("://")?;
+    rest.split(['/', '?', '#']).next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Login, Secret};
+    use crate::sinks::rabbitmq::tests::settings;
+
+    fn with_url(url: &str) -> Settings {
+        Settings { url: Secret::new(url.as_bytes()), ..settings() }
+    }
+
+    fn of(settings: &Settings) -> Address {
+        Address::of(settings).expect("a good address")
+    }
+
+    #[test]
+    fn reads_host_port_vhost_and_user() {
+        let address = of(&with_url("amqp://ann:s%2fcret@broker:5673/my%2fhost"));
+        assert_eq!((address.host(), address.port(), address.vhost()), ("broker", 5673, "my/host"));
+        assert_eq!((address.user(), address.uri.authority.userinfo.password.as_str()), ("ann", "s/cret"));
+        assert_eq!(address.mechanism(), SASLMechanism::Plain);
+        assert!(address.tls().is_none());
+        assert_eq!(of(&with_url("amqp://broker")).vhost(), "/");
+    }
+
+    #[test]
+    fn an_address_of_version_6_is_not_localhost() {
+        let address = of(&with_url("amqp://[2001:db8::1]:5673/%2f"));
+        assert_eq!((address.host(), address.port()), ("2001:db8::1", 5673));
+    }
+
+    #[test]
+    fn tls_is_asked_for_by_scheme_or_by_settings() {
+        assert_eq!(of(&with_url("amqps://broker")).port(), 5671);
+        assert!(of(&with_url("amqps://broker")).tls().is_some());
+        let tls = Settings { tls: Some(ClientTls::default()), ..with_url("amqp://broker/%2f") };
+        let address = of(&tls);
+        assert_eq!((address.port(), address.tls().is_some()), (5671, true));
+    }
+
+    #[test]
+    fn a_certificate_logs_in_only_where_nobody_else_does() {
+        let cert = ClientTls { cert_file: Some("a".into()), key_file: Some("b".into()), ca_file: None };
+        let by_certificate = Settings { tls: Some(cert), ..with_url("amqps://broker") };
+        assert_eq!(of(&by_certificate).mechanism(), SASLMechanism::External);
+        let named = Settings { url: Secret::new(&b"amqps://ann:x@broker"[..]), ..by_certificate.clone() };
+        assert_eq!(of(&named).mechanism(), SASLMechanism::Plain);
+        let login = Login { username: "ann".into(), password: Secret::new(&b"x"[..]) };
+        let with_login = Settings { login: Some(login), ..by_certificate };
+        assert_eq!((of(&with_login).mechanism(), of(&with_login).user()), (SASLMechanism::Plain, "ann"));
+    }
+
+    #[test]
+    fn says_nothing_of_the_url_when_it_is_bad() {
+        let long = format!("amqp://broker/{}", "v".repeat(256));
+        for url in ["amqp://ann:secret@", "http://ann:secret@h", "amqp://:5672/secret", long.as_str()] {
+            let failure = Address::of(&with_url(url)).err().expect("refused");
+            assert!(!failure.detail.contains("secret") && failure.detail.starts_with("url: "), "{failure}");
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! The exchange: asked for, compared, declared where it is missing and may be.
+//!
+//! What exists is never altered. It is asked for passively, which needs no right and changes nothing; each question has
+//! a channel of its own, since a refusal closes it.
+
+use lapin::ExchangeKind;
+use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
+
+use super::connection::{Connection, ask};
+use super::publication::short;
+use crate::config::RabbitMqSink as Settings;
+use crate::sinks::{Class, Failure, Reason};
+
+/// How long `{exchange}.unrouted` keeps an event, in milliseconds: 7 days.
+const UNROUTED_TTL: i64 = 7 * 24 * 60 * 60 * 1_000;
+
+/// Bytes of `{exchange}.unrouted`; over it the oldest go.
+const UNROUTED_BYTES: i64 = 1 << 30;
+
+/// The names that belong to an exchange.
+pub(super) struct Names {
+    pub(super) exchange: ShortString,
+    /// Alternate exchange, and the queue behind it.
+    pub(super) unrouted: ShortString,
+}
+
+impl Names {
+    pub(super) fn of(settings: &Settings) -> Result<Self, Failure> {
+        let exchange = short(&settings.exchange)?;
+        Ok(Self { unrouted: short(&format!("{exchange}.unrouted"))?, exchange })
+    }
+}
+
+/// What was found, or made.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// It exists; what it promises less than one that we declare.
+    Exists(Vec<String>),
+    /// It was missing and is declared.
+    Declared,
+    /// It is missing, and why it stays so.
+    Missing(String),
+}
+
+/// Looks for the exchange, and declares it where it is missing and may be. A failure is of class retry.
+pub(super) async fn prepare(connection: &Connection, settings: &Settings) -> Result<Found, Failure> {
+    let names = Names::of(settings)?;
+    if exists(connection, &names.exchange).await? {
+        let shortfalls = if settings.declare { falls_short(connection, &names).await? } else { Vec::new() };
+        return Ok(Found::Exists(shortfalls));
+    }
+    if !settings.declare {
+        return Ok(Found::Missing("declare is false".to_owned()));
+    }
+    match declare(connection, &names).await {
+        Ok(()) => Ok(Found::Declared),
+        Err(failure) if failure.reason.class() == Class::Retry => Err(failure),
+        Err(failure) => Ok(Found::Missing(format!("it can't be declared: {failure}"))),
+    }
+}
+
+/// Whether an exchange is there, whatever it is.
+pub(super) async fn exists(connection: &Connection, exchange: &ShortString) -> Result<bool, Failure> {
+    let channel = connection.channel().await?;
+    let passive = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
+    // The kind counts for nothing in a passive question.
+    let asked = channel.exchange_declare(exchange.clone(), ExchangeKind::Topic, passive, FieldTable::default());
+    not_missing(ask(asked).await)
+}
+
+/// Whether a queue is there, whatever it is.
+pub(super) async fn queue_exists(connection: &Connection, queue: &ShortString) -> Result<bool, Failure> {
+    let channel = connection.channel().await?;
+    let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    not_missing(ask(channel.queue_declare(queue.clone(), passive, FieldTable::default())).await.map(|_| ()))
+}
+
+fn not_missing(answer: Result<(), Failure>) -> Result<bool, Failure> {
+    match answer {
+        Ok(()) => Ok(true),
+        Err(failure) if failure.reason == Reason::Missing => Ok(false),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// Alternate exchange and its queue first, so that the exchange never stands without them.
+pub(super) async fn declare(connection: &Connection, names: &Names) -> Result<(), Failure> {
+    let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+    if !exists(connection, &names.unrouted).await? {
+        let channel = connection.channel().await?;
+        let asked =
+            channel.exchange_declare(names.unrouted.clone(), ExchangeKind::Fanout, durable, FieldTable::default());
+        ask(asked).await?;
+    }
+    if !queue_exists(connection, &names.unrouted).await? {
+        let channel = connection.channel().await?;
+        let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+        ask(channel.queue_declare(names.unrouted.clone(), durable, unrouted_arguments())).await?;
+    }
+    let channel = connection.channel().await?;
+    let (unrouted, any) = (&names.unrouted, ShortString::default());
+    let bound =
+        channel.queue_bind(unrouted.clone(), unrouted.clone(), any, QueueBindOptions::default(), FieldTable::default());
+    ask(bound).await?;
+    let asked = channel.exchange_declare(names.exchange.clone(), ExchangeKind::Topic, durable, arguments(names));
+    ask(asked).await
+}
+
+/// The arguments of the exchange.
+fn arguments(names: &Names) -> FieldTable {
+    let mut arguments = FieldTable::default();
+    arguments.insert("alternate-exchange".into(), text(names.unrouted.as_str()));
+    arguments
+}
+
+/// The arguments of the queue behind the alternate exchange.
+fn unrouted_arguments() -> FieldTable {
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), text("quorum"));
+    arguments.insert("x-message-ttl".into(), AMQPValue::LongLongInt(UNROUTED_TTL));
+    arguments.insert("x-max-length-bytes".into(), AMQPValue::LongLongInt(UNROUTED_BYTES));
+    arguments.insert("x-overflow".into(), text("drop-head"));
+    arguments
+}
+
+fn text(text: &str) -> AMQPValue {
+    AMQPValue::LongString(LongString::from(text))
+}
+
+/// Compares an exchange that exists with one that we would declare, by declaring it: the broker changes nothing, and
+/// names the first difference (406). Without the right to declare it (403) nothing can be compared.
+pub(super) async fn falls_short(connection: &Connection, names: &Names) -> Result<Vec<String>, Failure> {
+    let channel = connection.channel().await?;
+    let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+    let asked = channel.exchange_declare(names.exchange.clone(), ExchangeKind::Topic, durable, arguments(names));
+    match ask(asked).await {
+        Ok(()) => Ok(Vec::new()),
+        Err(failure) if failure.reason.class() == Class::Retry => Err(failure),
+        Err(failure) => Ok(difference(&names.exchange, &failure.detail).into_iter().collect()),
+    }
+}
+
+/// What is meant by `inequivalent arg 'type' for exchange 'alma' in vhost '/': received 'topic' but current is 'direct'`.
+fn difference(exchange: &ShortString, said: &str) -> Option<String> {
+    let (argument, rest) = said.split_once("inequivalent arg '")?.1.split_once('\'')?;
+    let (_, current) = rest.split_once("but current is ")?;
+    match argument {
+        "alternate-exchange" if current.starts_with("none") => Some(format!(
+            "exchange {exchange} has no alternate exchange of its own: unless a policy gives it one, an event that no \
+             queue is bound for comes back"
+        )),
+        // Somebody else's takes them.
+        "alternate-exchange" => None,
+        "durable" => Some(format!("exchange {exchange} is not durable: it is gone when the broker starts again")),
+        "type" => Some(format!(
+            "exchange {exchange} is of type {}, expected topic: bindings with * and # do not work",
+            current.trim_matches('\'')
+        )),
+        other => Some(format!("exchange {exchange} has {other} {}", current.trim_matches('\''))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn says_what_the_broker_names_first() {
+        let of = |said: &str| difference(&"alma".into(), said);
+        let said = |argument: &str, rest: &str| {
+            format!("406 PRECONDITION_FAILED - inequivalent arg '{argument}' for exchange 'alma' in vhost '/': {rest}")
+        };
+        let kind = of(&said("type", "received 'topic' but current is 'direct'")).expect("falls short");
+        assert!(kind.contains("of type direct, expected topic"), "{kind}");
+        let durable = of(&said("durable", "received 'true' but current is 'false'")).expect("falls short");
+        assert!(durable.contains("not durable"), "{durable}");
+        let received = "received the value 'alma.unrouted' of type 'longstr' but current is";
+        let none = of(&said("alternate-exchange", &format!("{received} none"))).expect("falls short");
+        assert!(none.contains("no alternate exchange"), "{none}");
+        assert_eq!(of(&said("alternate-exchange", &format!("{received} the value 'x' of type 'longstr'"))), None);
+        assert_eq!(of("403 ACCESS_REFUSED - configure access refused"), None);
+    }
+
+    #[test]
+    fn names_follow_the_exchange() {
+        let mut settings = crate::sinks::rabbitmq::tests::settings();
+        assert_eq!(Names::of(&settings).expect("fits").unrouted.as_str(), "alma.unrouted");
+        settings.exchange = "x".repeat(250);
+        assert_eq!(Names::of(&settings).err().expect("too long").reason, Reason::Malformed);
+    }
+}

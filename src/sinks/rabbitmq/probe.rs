@@ -1,0 +1,241 @@
+//! The checklist of `check --connect` for RabbitMQ.
+
+use lapin::BasicProperties;
+use lapin::options::BasicPublishOptions;
+use lapin::options::QueueDeclareOptions;
+use lapin::types::{FieldTable, ShortString};
+
+use super::address::Address;
+use super::connection::{Connection, ask, connection_name};
+use super::errors::max_message_size;
+use super::exchange::{self, Names};
+use super::greeting::{Greeting, greet};
+use super::message_limit;
+use super::publication::short;
+use crate::config::{RabbitMqSink as Settings, SinkName, Unroutable};
+use crate::sinks::tools::Check;
+use crate::sinks::{Failure, Reason};
+
+/// Looks at server, TLS, log-in, vhost, exchange, limits, and the right to publish to each of `topics`.
+///
+/// Nothing is made and nothing lands: what is published to learn of a right or a limit is in a transaction that is
+/// rolled back, and the broker judges it all the same.
+pub async fn probe(name: &SinkName, settings: &Settings, max_body: usize, topics: &[String]) -> Vec<Check> {
+    let mut checks = Vec::new();
+    if let Some(connection) = reach(name, settings, &mut checks).await {
+        look(&connection, settings, max_body, topics, &mut checks).await;
+        connection.close().await;
+    }
+    checks
+}
+
+/// Server, TLS, log-in and vhost; a connection where all of them are as they should be.
+async fn reach(name: &SinkName, settings: &Settings, checks: &mut Vec<Check>) -> Option<Connection> {
+    let reached = "server reached";
+    let address = match Address::of(settings) {
+        Ok(address) => address,
+        Err(failure) => {
+            checks.push(Check::bad(reached, failure.detail, "mend url, url_file or url_env"));
+            return None;
+        }
+    };
+    let place = format!("{}:{}", address.host(), address.port());
+    match greet(&address).await {
+        Ok(greeting) => {
+            checks.push(Check::good(reached, format!("{place} ({})", greeting.product)));
+            checks.push(tls(&greeting));
+            checks.extend(mechanism(&greeting, &address));
+        }
+        Err(failure) if failure.reason == Reason::Login => {
+            let mend = "check tls: ca_file, cert_file, key_file, and that the certificate names this host";
+            checks.extend([Check::good(reached, place), Check::bad("TLS", failure.detail, mend)]);
+            return None;
+        }
+        Err(failure) => {
+            let mend =
+                "check url, the network between, that the server runs, and that the port is the one for TLS or plain";
+            checks.push(Check::bad(reached, format!("{place}: {}", failure.detail), mend));
+            return None;
+        }
+    }
+    let vhost = format!("vhost {}", address.vhost());
+    match Connection::open(&connection_name(name), &address).await {
+        Ok(connection) => {
+            checks.extend([Check::good("log-in", login(&address)), Check::good(vhost, "allowed")]);
+            Some(connection)
+        }
+        Err(failure) => {
+            checks.extend(not_let_in(&failure, &address, vhost));
+            None
+        }
+    }
+}
+
+fn tls(greeting: &Greeting) -> Check {
+    match &greeting.tls {
+        Some(version) => Check::good("TLS", format!("{version}, verified")),
+        None => Check::warning("TLS", "none", "use amqps:// or set tls, unless the network between is yours alone"),
+    }
+}
+
+fn mechanism(greeting: &Greeting, address: &Address) -> Option<Check> {
+    let wanted = address.mechanism().name();
+    if greeting.mechanisms.iter().any(|offered| offered == wanted) {
+        return None;
+    }
+    let found = format!("the server offers {}, not {wanted}", greeting.mechanisms.join(", "));
+    Some(Check::bad("log-in", found, "enable rabbitmq_auth_mechanism_ssl for EXTERNAL, or set username and password"))
+}
+
+fn login(address: &Address) -> String {
+    match address.mechanism() {
+        lapin::uri::SASLMechanism::External => "by certificate (EXTERNAL)".to_owned(),
+        other => format!("user {} ({other})", address.user()),
+    }
+}
+
+/// The broker tells a wrong password from a closed vhost.
+fn not_let_in(failure: &Failure, address: &Address, vhost: String) -> Vec<Check> {
+    let detail = failure.detail.clone();
+    if detail.contains("vhost") {
+        let mend = format!(
+            "the vhost ends the URL, percent-encoded (/ is %2f); rabbitmqctl set_permissions -p {} {}",
+            address.vhost(),
+            address.user()
+        );
+        return vec![Check::good("log-in", login(address)), Check::bad(vhost, detail, mend)];
+    }
+    let mend = match failure.reason {
+        Reason::Login => "check username and password, or the user that the certificate's name stands for",
+        _ => "see the server's log",
+    };
+    vec![Check::bad("log-in", detail, mend)]
+}
+
+async fn look(
+    connection: &Connection,
+    settings: &Settings,
+    max_body: usize,
+    topics: &[String],
+    checks: &mut Vec<Check>,
+) {
+    let names = match Names::of(settings) {
+        Ok(names) => names,
+        Err(failure) => {
+            checks.push(Check::bad("exchange", failure.detail, "give it a shorter name"));
+            return;
+        }
+    };
+    let what = format!("exchange {}", names.exchange);
+    match exchange::exists(connection, &names.exchange).await {
+        Ok(true) => {
+            existing(connection, settings, &names, &what, checks).await;
+            for topic in topics {
+                checks.push(right_to_publish(connection, &names.exchange, topic).await);
+            }
+        }
+        Ok(false) if settings.declare => {
+            checks.push(Check::good(&*what, "does not exist, is declared when the bridge connects, if its user may"));
+        }
+        Ok(false) => {
+            let mend = format!(
+                "declare a durable topic exchange {} with an alternate exchange, or declare = true",
+                names.exchange
+            );
+            checks.push(Check::bad(&*what, "does not exist, and declare is false", mend));
+        }
+        Err(failure) => checks.push(Check::bad(&*what, failure.detail, "see the server's log")),
+    }
+    checks.push(limit(connection, message_limit(max_body)).await);
+    let quorum = "each queue's own: a quorum queue confirms once most of its members have it on disk";
+    checks.push(Check::good("durability", quorum));
+}
+
+async fn existing(connection: &Connection, settings: &Settings, names: &Names, what: &str, checks: &mut Vec<Check>) {
+    checks.push(Check::good(what, "exists"));
+    if settings.declare {
+        match exchange::falls_short(connection, names).await {
+            Ok(shortfalls) => checks.extend(shortfalls.into_iter().map(|short| {
+                Check::warning(
+                    what,
+                    short,
+                    "delete it and let it be declared, or give it a policy; the bridge alters nothing",
+                )
+            })),
+            Err(failure) => checks.push(Check::warning(what, failure.detail, "see the server's log")),
+        }
+    }
+    if settings.unroutable != Unroutable::Keep {
+        return;
+    }
+    let queue = format!("queue {}", names.unrouted);
+    match waiting(connection, &names.unrouted).await {
+        Ok(0) => checks.push(Check::good(queue, "empty")),
+        Ok(events) => {
+            let found = format!("{events} events that no queue was bound for");
+            checks.push(Check::warning(queue, found, format!("bind a queue to exchange {}", names.exchange)));
+        }
+        // The alternate exchange may be another's.
+        Err(_) => {}
+    }
+}
+
+/// How many messages are ready in a queue.
+async fn waiting(connection: &Connection, queue: &ShortString) -> Result<u32, Failure> {
+    let channel = connection.channel().await?;
+    let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    let found = ask(channel.queue_declare(queue.clone(), passive, FieldTable::default())).await?;
+    Ok(found.message_count())
+}
+
+async fn right_to_publish(connection: &Connection, exchange: &ShortString, topic: &str) -> Check {
+    let what = format!("right to publish {topic}");
+    match try_to_publish(connection, exchange, topic, &[]).await {
+        Ok(()) => Check::good(what, "allowed"),
+        Err(failure) if failure.reason == Reason::Rights => {
+            let mend = format!(
+                "allow the user to write to exchange {exchange} (set_permissions), and to this routing key (set_topic_permissions)"
+            );
+            Check::bad(what, failure.detail, mend)
+        }
+        Err(failure) => Check::bad(what, failure.detail, mend_of(connection)),
+    }
+}
+
+/// The broker's limit is not told, but one that is passed is named.
+async fn limit(connection: &Connection, needed: usize) -> Check {
+    let what = "max_message_size";
+    // By the default exchange, which needs no right; nothing has this name as a queue, and nothing is committed.
+    match try_to_publish(connection, &ShortString::default(), "alma-bridge-check", &vec![b' '; needed]).await {
+        Ok(()) => Check::good(what, format!("takes {needed} bytes, the largest event")),
+        Err(failure) if failure.reason == Reason::TooLarge => {
+            let found = max_message_size(&failure.detail).map_or(failure.detail, |limit| format!("{limit} bytes"));
+            let mend = format!("max_message_size = {needed} in rabbitmq.conf; larger events become dead letters");
+            Check::warning(what, format!("{found}, events can have {needed}"), mend)
+        }
+        Err(failure) => Check::warning(what, failure.detail, mend_of(connection)),
+    }
+}
+
+fn mend_of(connection: &Connection) -> &'static str {
+    if connection.is_blocked() {
+        "the broker blocks publishers: end its memory or disk alarm"
+    } else {
+        "see the server's log"
+    }
+}
+
+/// Publishes in a transaction and rolls it back: rights and size are judged, nothing is routed.
+async fn try_to_publish(
+    connection: &Connection,
+    exchange: &ShortString,
+    topic: &str,
+    body: &[u8],
+) -> Result<(), Failure> {
+    let channel = connection.channel().await?;
+    let routing_key = short(topic)?;
+    ask(channel.tx_select()).await?;
+    let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
+    ask(channel.basic_publish(exchange.clone(), routing_key, options, body, properties)).await?;
+    ask(channel.tx_rollback()).await
+}
