@@ -250,12 +250,8 @@ fn load_digests(
         }
         let known = match recovered.known.get(&first) {
             Some(known) => {
-                // Written when a sync failed: more may have been found in the segment than was known to be in it.
                 if on_disk.contains(&first) {
-                    let stale = remove_if_there(disk, &paths.digests.join(file_name(first, "")));
-                    if let Err(error) = stale.and_then(|()| disk.sync_dir(&paths.digests)) {
-                        warn!(segment = first, %error, "journal: digests that are not complete can't be removed");
-                    }
+                    remove_incomplete(disk, paths, first);
                 }
                 Some(known.clone())
             }
@@ -281,6 +277,14 @@ fn load_digests(
     let mut dedupe = Dedupe::new(config.dedupe_max, config.dedupe_window);
     loaded.into_iter().rev().flatten().for_each(|known| dedupe.insert(known));
     dedupe
+}
+
+/// Digests that were written when a sync failed: more may be in the segment than was known to be in it.
+fn remove_incomplete(disk: &dyn Disk, paths: &Paths, first: u64) {
+    let removed = remove_if_there(disk, &paths.digests.join(file_name(first, "")));
+    if let Err(error) = removed.and_then(|()| disk.sync_dir(&paths.digests)) {
+        warn!(segment = first, %error, "journal: digests that are not complete can't be removed");
+    }
 }
 
 /// The digests of a segment whose own file of them is missing or torn.

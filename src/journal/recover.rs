@@ -48,7 +48,7 @@ pub(super) fn recover(disk: &dyn Disk, paths: &Paths, mend: bool) -> Result<Reco
     let created: Vec<Option<Timestamp>> =
         found.iter().map(|found| found.header.as_ref().map(|header| header.created)).collect();
     // Behind it nothing was ever acknowledged.
-    let last = found.iter().rposition(|found| found.header.is_some() || found.size > SEGMENT_START);
+    let newest = found.iter().rposition(|found| found.header.is_some() || found.size > SEGMENT_START);
     let (mut segments, mut known, mut lost) = (VecDeque::new(), HashMap::new(), None);
     for (index, found) in found.into_iter().enumerate() {
         let Some(header) = &found.header else {
@@ -68,7 +68,7 @@ pub(super) fn recover(disk: &dyn Disk, paths: &Paths, mend: bool) -> Result<Reco
             let next = created[index + 1..].iter().flatten().next().copied();
             segment.newest = next.unwrap_or_default().max(header.created);
         } else {
-            let may_be_torn = Some(index) == last;
+            let may_be_torn = Some(index) == newest;
             let tail = read_tail(&found, header, may_be_torn, false).or_else(|error| {
                 error!(segment = found.first, %error, "journal: a segment can't be read whole; what can't is left as it is");
                 read_tail(&found, header, false, true)
