@@ -12,6 +12,20 @@ use crate::support::{
     Alarm, BROKER, bind_with, brokers, connected, deliver, events, fresh, read_ids, reasons, settings, sink,
 };
 
+/// No thread of the client is left, whatever the broker does.
+fn threads_end() {
+    let count = || {
+        let tasks = std::fs::read_dir("/proc/self/task").expect("Linux");
+        let names = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
+        names.filter(|name| name.starts_with("lapin")).count()
+    };
+    let begun = Instant::now();
+    while count() > 0 {
+        assert!(begun.elapsed() < Duration::from_secs(5), "{} threads of lapin stay", count());
+        std::thread::yield_now();
+    }
+}
+
 /// Events enough to be still on their way when the broker dies.
 const LOAD: usize = 30_000;
 
@@ -75,9 +89,11 @@ async fn a_broker_that_hangs_is_left_within_the_deadline() {
     let begun = Instant::now();
     sink.abandon().await;
     let abandoned = begun.elapsed();
+    threads_end();
     // In the middle of a log-in too.
     let failure = sink.connect().await.expect_err("nobody answers");
     let connecting = begun.elapsed();
+    threads_end();
     brokers(&["cont", "rabbitmq"]);
     let outcomes = outcomes.expect("the sink gives up before the pump does");
     assert!(took >= Duration::from_secs(15) && abandoned < Duration::from_millis(500), "{took:?} {abandoned:?}");
@@ -102,6 +118,13 @@ async fn a_broker_that_blocks_publishers_is_busy_and_all_lands_later() {
     let begun = Instant::now();
     sink.abandon().await;
     assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
+    threads_end();
+    sink.connect().await.expect("one may connect");
+    // A window that the pump's deadline drops in the middle.
+    let dropped = tokio::time::timeout(Duration::from_secs(1), sink.publish(&window)).await;
+    assert!(dropped.is_err(), "nobody confirms");
+    sink.abandon().await;
+    threads_end();
     sink.connect().await.expect("one may connect");
     drop(alarm);
     deliver(&mut sink, &window, &AtomicUsize::new(0)).await;

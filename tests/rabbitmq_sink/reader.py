@@ -1,7 +1,8 @@
 """Reads queues and steers the broker for the tests of the RabbitMQ sink, by pika and the management API.
 
     reader.py read QUEUE                  one line of JSON a message, which is acknowledged
-    reader.py api METHOD PATH [JSON]      the answer of the management API, nothing where there is none
+    reader.py api METHOD PATH [JSON]      the answer of the management API, nothing where there is none; what is to be
+                                          deleted may be gone
     reader.py alarm on|off                sets or ends the memory alarm, which blocks publishers
 """
 
@@ -11,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 
 import pika
@@ -41,8 +43,12 @@ def api(method, path, body=None):
     request = urllib.request.Request(
         f"{var('RABBITMQ_API')}/api/{path}", method=method, data=body and body.encode(),
         headers={"Authorization": f"Basic {base64.b64encode(login).decode()}", "Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=20) as answer:
-        print(answer.read().decode())
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            print(answer.read().decode())
+    except urllib.error.HTTPError as error:
+        if (method, error.code) != ("DELETE", 404):
+            raise
 
 
 def alarm(state):
