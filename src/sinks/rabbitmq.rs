@@ -83,7 +83,8 @@ impl RabbitMqSink {
     async fn connect_anew(&mut self) -> Result<Vec<String>, Failure> {
         self.connection = None;
         let address = Address::of(&self.settings)?;
-        let connection = Connection::open(&connection_name(&self.name), &address).await?;
+        let mut connection = Connection::open(&connection_name(&self.name), &address).await?;
+        connection.publishing().await?;
         let exchange = &self.settings.exchange;
         let mut warnings = match exchange::prepare(&connection, &self.settings).await? {
             Found::Exists(shortfalls) => shortfalls,

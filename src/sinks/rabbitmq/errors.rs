@@ -41,7 +41,7 @@ pub(super) fn reason_of(code: u16, text: &str) -> Reason {
         404 => Reason::Missing,
         406 if max_message_size(text).is_some() => Reason::TooLarge,
         406 | 501 | 502 | 505 | 540 => Reason::Malformed,
-        530 if text.contains("limit") => Reason::Busy,
+        530 if text.contains(" limit (") => Reason::Busy,
         530 if text.contains("not found") => Reason::Missing,
         530 => Reason::Login,
         405 | 506 | 541 => Reason::Busy,

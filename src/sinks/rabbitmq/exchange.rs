@@ -43,7 +43,7 @@ pub(super) enum Found {
     Missing(String),
 }
 
-/// Looks for the exchange, and declares it where it is missing and may be. A failure is of class retry.
+/// Looks for the exchange, and declares it where it is missing and may be.
 pub(super) async fn prepare(connection: &Connection, settings: &Settings) -> Result<Found, Failure> {
     let names = Names::of(settings)?;
     if exists(connection, &names.exchange).await? {
@@ -66,26 +66,27 @@ pub(super) async fn exists(connection: &Connection, exchange: &ShortString) -> R
     let passive = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
     // The kind counts for nothing in a passive question.
     let asked = channel.exchange_declare(exchange.clone(), ExchangeKind::Topic, passive, FieldTable::default());
-    not_missing(ask(asked).await)
+    Ok(not_missing(ask(asked).await)?.is_some())
 }
 
-/// Whether a queue is there, whatever it is.
-pub(super) async fn queue_exists(connection: &Connection, queue: &ShortString) -> Result<bool, Failure> {
+/// How many messages wait in a queue, whatever it is; none where there is no such queue.
+pub(super) async fn waiting(connection: &Connection, queue: &ShortString) -> Result<Option<u32>, Failure> {
     let channel = connection.channel().await?;
     let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-    not_missing(ask(channel.queue_declare(queue.clone(), passive, FieldTable::default())).await.map(|_| ()))
+    let answer = ask(channel.queue_declare(queue.clone(), passive, FieldTable::default())).await;
+    not_missing(answer.map(|queue| queue.message_count()))
 }
 
-fn not_missing(answer: Result<(), Failure>) -> Result<bool, Failure> {
+fn not_missing<T>(answer: Result<T, Failure>) -> Result<Option<T>, Failure> {
     match answer {
-        Ok(()) => Ok(true),
-        Err(failure) if failure.reason == Reason::Missing => Ok(false),
+        Ok(found) => Ok(Some(found)),
+        Err(failure) if failure.reason == Reason::Missing => Ok(None),
         Err(failure) => Err(failure),
     }
 }
 
 /// Alternate exchange and its queue first, so that the exchange never stands without them.
-pub(super) async fn declare(connection: &Connection, names: &Names) -> Result<(), Failure> {
+async fn declare(connection: &Connection, names: &Names) -> Result<(), Failure> {
     let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
     if !exists(connection, &names.unrouted).await? {
         let channel = connection.channel().await?;
@@ -93,7 +94,7 @@ pub(super) async fn declare(connection: &Connection, names: &Names) -> Result<()
             channel.exchange_declare(names.unrouted.clone(), ExchangeKind::Fanout, durable, FieldTable::default());
         ask(asked).await?;
     }
-    if !queue_exists(connection, &names.unrouted).await? {
+    if waiting(connection, &names.unrouted).await?.is_none() {
         let channel = connection.channel().await?;
         let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
         ask(channel.queue_declare(names.unrouted.clone(), durable, unrouted_arguments())).await?;

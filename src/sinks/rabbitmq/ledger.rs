@@ -118,3 +118,94 @@ impl Ledger {
 fn failed(reason: Reason, detail: impl Into<String>) -> Entry {
     Entry::Failed(Failure::new(reason, detail))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::message::Topic;
+
+    fn ledger() -> Ledger {
+        let message = |topic: &str, id: &str, size| Message::sample(topic, id, &vec![b'1'; size], Timestamp::default());
+        let mut window = [message("alma.loan", "1", 1), message("alma.bib", "2", 2_000), message("alma.loan", "3", 1)];
+        window[2].topic = Topic::from_name(&"l".repeat(249));
+        Ledger::new(&window)
+    }
+
+    fn reasons(ledger: Ledger, unroutable: Unroutable) -> Vec<Option<Reason>> {
+        let reason = |outcome| match outcome {
+            Outcome::Confirmed { .. } => None,
+            Outcome::Failed(failure) => Some(failure.reason),
+        };
+        let sink = "main".parse().expect("a name");
+        ledger.into_outcomes(&sink, unroutable).into_iter().map(reason).collect()
+    }
+
+    #[test]
+    fn each_fate_goes_to_its_message_over_several_rounds() {
+        let mut ledger = ledger();
+        ledger.settle(&[Fate::Confirmed, Fate::Unknown, Fate::Returned]);
+        assert_eq!(ledger.publications().count(), 1);
+        ledger.settle(&[Fate::Nacked]);
+        assert!(ledger.is_settled());
+        assert_eq!(reasons(ledger, Unroutable::Keep), [None, Some(Reason::Busy), Some(Reason::Unroutable)]);
+    }
+
+    #[test]
+    fn what_came_back_is_dropped_only_where_that_is_asked_for() {
+        for (unroutable, expected) in [
+            (Unroutable::Keep, Some(Reason::Unroutable)),
+            (Unroutable::Dead, Some(Reason::Unroutable)),
+            (Unroutable::Drop, None),
+        ] {
+            let mut ledger = ledger();
+            ledger.settle(&[Fate::Returned, Fate::Returned, Fate::Returned]);
+            assert_eq!(reasons(ledger, unroutable), [expected; 3]);
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_pinned_on_the_message_that_it_names() {
+        let said = |reason, text: &str| Failure::new(reason, text);
+        let mut sized = ledger();
+        assert!(sized.pin(&said(Reason::TooLarge, "406 message size 9 is larger than configured max size 1000")));
+        sized.settle(&[Fate::Confirmed, Fate::Confirmed]);
+        assert_eq!(reasons(sized, Unroutable::Keep), [None, Some(Reason::TooLarge), None]);
+        let mut topic = ledger();
+        assert!(topic.pin(&said(Reason::Rights, "403 write access to topic 'alma.bib' in exchange 'alma' refused")));
+        topic.settle(&[Fate::Confirmed, Fate::Confirmed]);
+        assert_eq!(reasons(topic, Unroutable::Keep), [None, Some(Reason::Rights), None]);
+    }
+
+    #[test]
+    fn a_refusal_that_names_none_is_for_all_that_is_open() {
+        for (reason, text) in [
+            (Reason::Rights, "403 write access to exchange 'alma' refused"),
+            (Reason::TooLarge, "406 message size 9 is larger than configured max size 90000"),
+            (Reason::Missing, "404 no exchange 'alma'"),
+        ] {
+            let mut ledger = ledger();
+            ledger.settle(&[Fate::Confirmed, Fate::Unknown, Fate::Unknown]);
+            let failure = Failure::new(reason, text);
+            assert!(!ledger.pin(&failure), "{text}");
+            ledger.fail_open(&failure);
+            assert_eq!(reasons(ledger, Unroutable::Keep), [None, Some(reason), Some(reason)]);
+        }
+    }
+
+    #[test]
+    fn a_channel_that_confirms_nothing_is_a_failure() {
+        let mut ledger = ledger();
+        ledger.settle(&[Fate::NotRequested, Fate::NotRequested, Fate::Unknown]);
+        assert_eq!(reasons(ledger, Unroutable::Keep), [Some(Reason::Timeout); 3]);
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_refused_without_being_sent() {
+        let mut message = Message::sample("alma.loan", "1", b"{}", Timestamp::default());
+        message.topic = Topic::from_name(&"l".repeat(256));
+        let ledger = Ledger::new(&[message]);
+        assert!(ledger.is_settled());
+        assert_eq!(reasons(ledger, Unroutable::Keep), [Some(Reason::Malformed)]);
+    }
+}

@@ -2,8 +2,7 @@
 
 use lapin::BasicProperties;
 use lapin::options::BasicPublishOptions;
-use lapin::options::QueueDeclareOptions;
-use lapin::types::{FieldTable, ShortString};
+use lapin::types::ShortString;
 
 use super::address::Address;
 use super::connection::{Connection, ask, connection_name};
@@ -169,23 +168,15 @@ async fn existing(connection: &Connection, settings: &Settings, names: &Names, w
         return;
     }
     let queue = format!("queue {}", names.unrouted);
-    match waiting(connection, &names.unrouted).await {
-        Ok(0) => checks.push(Check::good(queue, "empty")),
-        Ok(events) => {
+    match exchange::waiting(connection, &names.unrouted).await {
+        Ok(Some(0)) => checks.push(Check::good(queue, "empty")),
+        Ok(Some(events)) => {
             let found = format!("{events} events that no queue was bound for");
             checks.push(Check::warning(queue, found, format!("bind a queue to exchange {}", names.exchange)));
         }
         // The alternate exchange may be another's.
-        Err(_) => {}
+        Ok(None) | Err(_) => {}
     }
-}
-
-/// How many messages are ready in a queue.
-async fn waiting(connection: &Connection, queue: &ShortString) -> Result<u32, Failure> {
-    let channel = connection.channel().await?;
-    let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-    let found = ask(channel.queue_declare(queue.clone(), passive, FieldTable::default())).await?;
-    Ok(found.message_count())
 }
 
 async fn right_to_publish(connection: &Connection, exchange: &ShortString, topic: &str) -> Check {

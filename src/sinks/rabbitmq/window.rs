@@ -79,9 +79,15 @@ pub(super) async fn publish(
             Some(done) => Ok(done),
             None => timeout_at(until, sent).await.map_err(|_| End::Late),
         };
-        tally.note(confirmation(sent, until).await);
+        match confirmation(sent, until).await {
+            Ok(Confirmation::Ack(returned)) => tally.note(Told::Acked, returned.as_ref().map(Key::of_returned)),
+            Ok(Confirmation::Nack(returned)) => tally.note(Told::Nacked, returned.as_ref().map(Key::of_returned)),
+            Ok(Confirmation::NotRequested) => tally.note(Told::NotRequested, None),
+            Err(end) => tally.note_end(end),
+        }
     }
-    tally.settle(publications)
+    let keys: Vec<Key> = publications.iter().map(|publication| Key::of(publication)).collect();
+    tally.settle(&keys)
 }
 
 async fn confirmation(sent: Result<lapin::Result<PublisherConfirm>, End>, until: Instant) -> Result<Confirmation, End> {
@@ -93,11 +99,26 @@ async fn confirmation(sent: Result<lapin::Result<PublisherConfirm>, End>, until:
     }
 }
 
+/// What a return and its message have in common: id and routing key.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Key(String, String);
+
+impl Key {
+    fn of(publication: &Publication) -> Self {
+        Self(publication.id.to_string(), publication.routing_key.to_string())
+    }
+
+    fn of_returned(returned: &BasicReturnMessage) -> Self {
+        let id = returned.properties.message_id().as_ref().map(ShortString::to_string);
+        Self(id.unwrap_or_default(), returned.routing_key.to_string())
+    }
+}
+
 /// What was told of each message, before returns are paired.
 #[derive(Default)]
 struct Tally {
     told: Vec<Told>,
-    returned: HashSet<(String, String)>,
+    returned: HashSet<Key>,
     ended: Option<End>,
 }
 
@@ -110,45 +131,98 @@ enum Told {
 }
 
 impl Tally {
-    fn note(&mut self, confirmation: Result<Confirmation, End>) {
-        let told = match confirmation {
-            Ok(Confirmation::Ack(returned)) => self.take(returned, Told::Acked),
-            Ok(Confirmation::Nack(returned)) => self.take(returned, Told::Nacked),
-            Ok(Confirmation::NotRequested) => Told::NotRequested,
-            Err(end) => {
-                let spoken = |end: &End| matches!(end, End::Closed(error) if error.is_amqp_error());
-                if self.ended.is_none() || (spoken(&end) && !self.ended.as_ref().is_some_and(spoken)) {
-                    self.ended = Some(end);
-                }
-                Told::Nothing
-            }
-        };
+    /// What was told of the next message, and the return that came with it, of whatever message.
+    fn note(&mut self, told: Told, returned: Option<Key>) {
         self.told.push(told);
+        self.returned.extend(returned);
     }
 
-    fn take(&mut self, returned: Option<BasicReturnMessage>, told: Told) -> Told {
-        if let Some(returned) = returned {
-            let id = returned.properties.message_id().as_ref().map(ShortString::to_string);
-            self.returned.insert((id.unwrap_or_default(), returned.routing_key.to_string()));
+    /// Nothing was told of the next message, and why.
+    fn note_end(&mut self, end: End) {
+        self.told.push(Told::Nothing);
+        let spoken = |end: &End| matches!(end, End::Closed(error) if error.is_amqp_error());
+        if self.ended.is_none() || (spoken(&end) && !self.ended.as_ref().is_some_and(spoken)) {
+            self.ended = Some(end);
         }
-        told
     }
 
-    fn settle(self, publications: &[&Publication]) -> Round {
+    fn settle(self, keys: &[Key]) -> Round {
         let Self { told, returned, ended } = self;
         let all_told = told.iter().all(|told| *told != Told::Nothing);
-        let fate = |told: Told, publication: &Publication| match told {
+        let fate = |told: Told, key: &Key| match told {
             // Two of the same id and key stand and fall together: which of them came back can't be told.
-            Told::Acked if is_among(&returned, publication) => Fate::Returned,
+            Told::Acked if returned.contains(key) => Fate::Returned,
             Told::Acked if all_told || returned.is_empty() => Fate::Confirmed,
             Told::Nacked => Fate::Nacked,
             Told::NotRequested => Fate::NotRequested,
             Told::Acked | Told::Nothing => Fate::Unknown,
         };
-        Round { fates: told.into_iter().zip(publications).map(|(told, of)| fate(told, of)).collect(), ended }
+        Round { fates: told.into_iter().zip(keys).map(|(told, key)| fate(told, key)).collect(), ended }
     }
 }
 
-fn is_among(returned: &HashSet<(String, String)>, publication: &Publication) -> bool {
-    !returned.is_empty() && returned.contains(&(publication.id.to_string(), publication.routing_key.to_string()))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(id: &str) -> Key {
+        Key(id.to_owned(), "alma.loan".to_owned())
+    }
+
+    fn settle(told: &[(Told, Option<&str>)], ids: &[&str]) -> Vec<Fate> {
+        let mut tally = Tally::default();
+        for (told, returned) in told {
+            match told {
+                Told::Nothing => tally.note_end(End::Late),
+                told => tally.note(*told, returned.map(key)),
+            }
+        }
+        let keys: Vec<Key> = ids.iter().map(|id| key(id)).collect();
+        tally.settle(&keys).fates
+    }
+
+    #[test]
+    fn a_return_is_paired_by_what_it_holds_and_not_by_the_confirm_it_came_with() {
+        let told = [(Told::Acked, Some("3")), (Told::Acked, Some("1")), (Told::Acked, None), (Told::Nacked, None)];
+        let fates = settle(&told, &["1", "2", "3", "4"]);
+        assert_eq!(fates, [Fate::Returned, Fate::Confirmed, Fate::Returned, Fate::Nacked]);
+    }
+
+    #[test]
+    fn a_nack_may_bring_anothers_return() {
+        let fates = settle(&[(Told::Nacked, Some("2")), (Told::Acked, None)], &["1", "2"]);
+        assert_eq!(fates, [Fate::Nacked, Fate::Returned]);
+    }
+
+    #[test]
+    fn beside_a_return_a_confirm_proves_nothing_while_others_are_missing() {
+        // The return of 2 may still be with the confirm of 3.
+        let told = [(Told::Acked, None), (Told::Acked, Some("1")), (Told::Nothing, None)];
+        assert_eq!(settle(&told, &["1", "2", "3"]), [Fate::Returned, Fate::Unknown, Fate::Unknown]);
+        // Had one come back, its confirm would have brought a return.
+        let told = [(Told::Acked, None), (Told::Nothing, None)];
+        assert_eq!(settle(&told, &["1", "2"]), [Fate::Confirmed, Fate::Unknown]);
+    }
+
+    #[test]
+    fn the_same_id_and_key_twice_stand_and_fall_together() {
+        let told = [(Told::Acked, Some("1")), (Told::Acked, None), (Told::Acked, None)];
+        assert_eq!(settle(&told, &["1", "1", "2"]), [Fate::Returned, Fate::Returned, Fate::Confirmed]);
+    }
+
+    #[test]
+    fn a_channel_that_is_not_in_confirm_mode_confirms_nothing() {
+        assert_eq!(settle(&[(Told::NotRequested, None)], &["1"]), [Fate::NotRequested]);
+    }
+
+    #[test]
+    fn the_brokers_words_come_before_the_clients() {
+        let said = lapin::protocol::AMQPError::from_id(404, "NOT_FOUND - no exchange".into()).expect("a code");
+        let mut tally = Tally::default();
+        tally.note_end(End::Late);
+        tally.note_end(End::Closed(lapin::ErrorKind::ProtocolError(said).into()));
+        tally.note_end(End::Closed(lapin::ErrorKind::FutureCompleted.into()));
+        let ended = tally.settle(&[key("1"), key("2"), key("3")]).ended;
+        assert!(matches!(ended, Some(End::Closed(error)) if error.is_amqp_error()));
+    }
 }

@@ -1,0 +1,9 @@
+//! The RabbitMQ sink against a real broker: `tests/brokers run cargo test`.
+#![allow(missing_docs)]
+
+mod access;
+mod exchange;
+mod outage;
+mod publish;
+mod support;
+mod tools;
