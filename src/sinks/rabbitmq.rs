@@ -126,9 +126,12 @@ impl RabbitMqSink {
 
     /// Publishes what is open. An error is what left some of it open.
     async fn round(&mut self, ledger: &mut Ledger, until: Instant) -> Result<(), Failure> {
-        let late = |blocked: bool| match blocked {
-            true => Failure::new(Reason::Busy, "the broker blocks publishers: memory or disk alarm"),
-            false => Failure::new(Reason::Timeout, format!("no confirm within {CONFIRM_TIMEOUT:?}")),
+        let late = |blocked: bool| {
+            if blocked {
+                Failure::new(Reason::Busy, "the broker blocks publishers: memory or disk alarm")
+            } else {
+                Failure::new(Reason::Timeout, format!("no confirm within {CONFIRM_TIMEOUT:?}"))
+            }
         };
         let connection = self.connection.as_mut().filter(|connection| connection.is_up());
         let connection = connection.ok_or_else(|| Failure::new(Reason::Unreachable, "not connected"))?;

@@ -71,7 +71,7 @@ async fn each_of_3000_returns_finds_its_message() {
     bare_exchange(&exchange);
     bind(&exchange, &exchange, "alma.loan");
     let mut sink = connected(&settings(&exchange)).await;
-    let nowhere = |number: usize| number % 4 != 0;
+    let nowhere = |number: usize| !number.is_multiple_of(4);
     let topic = |number| if nowhere(number) { "alma.bib" } else { "alma.loan" };
     let messages: Vec<Message> =
         (0..4_000).map(|number| event(topic(number), number, 20, Format::CloudEventsBinary)).collect();

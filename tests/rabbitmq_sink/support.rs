@@ -63,6 +63,7 @@ pub(crate) fn bind(exchange: &str, queue: &str, key: &str) {
 }
 
 /// A durable queue with these arguments that is bound to an exchange.
+#[allow(clippy::needless_pass_by_value, reason = "written in place by every caller")]
 pub(crate) fn bind_with(exchange: &str, queue: &str, key: &str, arguments: Value) {
     api("PUT", &format!("queues/%2f/{queue}"), &json!({"durable": true, "arguments": arguments}));
     api("POST", &format!("bindings/%2f/e/{exchange}/q/{queue}"), &json!({"routing_key": key}));
@@ -100,6 +101,7 @@ impl Rights {
     }
 
     /// What it may publish to an exchange, on top.
+    #[allow(clippy::unused_self, reason = "a right is said of its user")]
     pub(crate) fn topics(&self, exchange: &str, write: &str) {
         let rights = json!({"exchange": exchange, "write": write, "read": ".*"});
         api("PUT", "topic-permissions/%2f/limited", &rights);
@@ -126,6 +128,7 @@ pub(crate) fn settings(exchange: &str) -> config::RabbitMqSink {
 }
 
 /// User and password of `ADMIN` or `LIMITED`.
+#[allow(clippy::unnecessary_wraps, reason = "as the settings have it")]
 pub(crate) fn login(user: &str) -> Option<Login> {
     let password = Secret::new(var(&format!("RABBITMQ_{user}_PASSWORD")).into_bytes());
     Some(Login { username: var(&format!("RABBITMQ_{user}_USER")), password })

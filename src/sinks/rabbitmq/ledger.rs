@@ -12,6 +12,7 @@ use crate::sinks::{Failure, Outcome, Reason};
 /// One entry a message of the window, in its order.
 pub(super) struct Ledger(Vec<Entry>);
 
+#[allow(clippy::large_enum_variant, reason = "all begin open; a box each would be one allocation an event")]
 enum Entry {
     Open(Publication),
     Confirmed,
