@@ -30,7 +30,7 @@ use tools::{Check, TailOptions};
 pub struct NotBuiltIn(pub &'static str);
 
 /// Makes a sink as configured, without connecting it. `max_body`, in bytes, bounds what the client must be able to send.
-#[allow(unused_variables, unreachable_patterns, reason = "what is used hangs on the features")]
+#[allow(unused_variables, unreachable_patterns, clippy::unused_async, reason = "what is used hangs on the features")]
 pub fn build(sink: &config::Sink, max_body: usize) -> Result<Box<dyn Sink>, NotBuiltIn> {
     let prefix = sink.topic.prefix();
     let built: Option<Box<dyn Sink>> = match &sink.kind {
@@ -52,7 +52,7 @@ pub fn build(sink: &config::Sink, max_body: usize) -> Result<Box<dyn Sink>, NotB
 }
 
 /// Reads back what lands at a sink, until the reader has had enough.
-#[allow(unused_variables, unreachable_patterns, reason = "what is used hangs on the features")]
+#[allow(unused_variables, unreachable_patterns, clippy::unused_async, reason = "what is used hangs on the features")]
 pub async fn tail(sink: &config::Sink, options: TailOptions) -> Result<(), Failure> {
     let prefix = sink.topic.prefix();
     match &sink.kind {
@@ -71,7 +71,7 @@ pub async fn tail(sink: &config::Sink, options: TailOptions) -> Result<(), Failu
 /// Looks at what a sink needs, line by line, for `check --connect`: nothing is published.
 ///
 /// `topics`: those that the right to publish is looked at for.
-#[allow(unused_variables, unreachable_patterns, reason = "what is used hangs on the features")]
+#[allow(unused_variables, unreachable_patterns, clippy::unused_async, reason = "what is used hangs on the features")]
 pub async fn probe(sink: &config::Sink, max_body: usize, topics: &[String]) -> Vec<Check> {
     let prefix = sink.topic.prefix();
     match &sink.kind {
