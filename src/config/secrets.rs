@@ -30,7 +30,7 @@ pub(super) enum BadSecret {
         error: io::Error,
     },
     /// Anybody could put their own secret there.
-    #[error("{path} can be written by others (mode {mode:04o}), expected by its owner alone: chmod go-w")]
+    #[error("{path} can be written by everybody (mode {mode:04o}), expected by its owner alone: chmod go-w")]
     Writable {
         /// The file.
         path: String,
@@ -64,7 +64,7 @@ pub(super) fn from_file(path: &Path) -> Result<Found, BadSecret> {
     let shown = path.display().to_string();
     let unreadable = |error| BadSecret::Unreadable { path: shown.clone(), error };
     let mode = fs::metadata(path).map_err(unreadable)?.permissions().mode() & 0o7777;
-    if mode & 0o022 != 0 {
+    if mode & 0o002 != 0 {
         return Err(BadSecret::Writable { path: shown, mode });
     }
     let mut bytes = fs::read(path).map_err(unreadable)?;
@@ -72,6 +72,12 @@ pub(super) fn from_file(path: &Path) -> Result<Found, BadSecret> {
         bytes.pop_if(|last| *last == b'\r');
     }
     let mut found = checked(bytes, &shown)?;
+    if mode & 0o020 != 0 {
+        // Not refused: Kubernetes gives a volume's files to the Pod's fsGroup with the right to write.
+        found
+            .warnings
+            .push(format!("{shown} can be written by its group (mode {mode:04o}); chmod g-w where nothing needs it"));
+    }
     if mode & 0o004 != 0 {
         found
             .warnings
@@ -223,10 +229,11 @@ mod tests {
 
     #[test]
     fn what_others_can_write_is_refused_and_what_all_can_read_warned_of() {
-        for mode in [0o620, 0o602, 0o666] {
+        for mode in [0o602, 0o666] {
             assert!(matches!(from_file(file(b"s", mode).path()), Err(BadSecret::Writable { .. })), "{mode:o}");
         }
         assert_eq!(from_file(file(b"s", 0o644).path()).expect("Kubernetes mounts so").warnings.len(), 1);
+        assert_eq!(from_file(file(b"s", 0o660).path()).expect("as fsGroup makes it").warnings.len(), 1);
         assert_eq!(from_file(file(b"s", 0o640).path()).expect("a group may read").warnings.len(), 0);
     }
 

@@ -1,0 +1,113 @@
+//! A server that dies, hangs, is not there, and comes back.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use alma_bridge::sinks::{Class, Outcome, Reason, Sink};
+
+use crate::support::{Place, SERVER, brokers, deliver, reason, timed};
+
+/// Events enough to be still on their way when the server dies.
+const LOAD: usize = 50_000;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_lands_though_the_server_is_killed_under_load() {
+    let _alone = SERVER.write().await;
+    let place = Place::new();
+    let mut sink = place.connected().await;
+    let messages = place.events("loan", LOAD);
+    let confirmed = Arc::new(AtomicUsize::new(0));
+    let load = tokio::spawn({
+        let confirmed = Arc::clone(&confirmed);
+        async move { deliver(&mut sink, &messages, &confirmed).await }
+    });
+    tokio::task::spawn_blocking(move || {
+        while confirmed.load(Ordering::Relaxed) < LOAD / 20 {
+            std::thread::yield_now();
+        }
+        brokers(&["kill", "nats"]);
+        assert!(confirmed.load(Ordering::Relaxed) < LOAD, "it was killed under load");
+        brokers(&["start", "nats"]);
+    })
+    .await
+    .expect("restarted");
+    load.await.expect("delivered");
+    let landed = place.read();
+    let unique: BTreeSet<&str> = landed.iter().map(crate::support::Stored::id).collect();
+    assert_eq!((landed.len(), unique.len()), (LOAD, LOAD), "each once");
+}
+
+/// The client itself tells acknowledgements that will never come only when their time is up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_window_that_a_dead_server_held_fails_at_once() {
+    let _alone = SERVER.write().await;
+    let place = Place::new();
+    let mut sink = place.connected().await;
+    assert_eq!(sink.publish(&place.events("loan", 1)).await, [Outcome::CONFIRMED]);
+    brokers(&["stop", "nats"]);
+    let window = place.events("bib", 512);
+    let killed = tokio::task::spawn_blocking(|| {
+        // The server is stopped and answers nothing: whenever it dies, the window is still waiting.
+        std::thread::park_timeout(Duration::from_millis(300));
+        brokers(&["kill", "nats"]);
+        Instant::now()
+    });
+    let outcomes = sink.publish(&window).await;
+    let failed = Instant::now();
+    let killed = killed.await.expect("killed");
+    assert!(failed < killed + Duration::from_secs(1), "{:?}", failed - killed);
+    for outcome in &outcomes {
+        assert_eq!(reason(outcome).map(Reason::class), Some(Class::Retry), "{outcome:?}");
+    }
+    let ((), abandoned) = timed(sink.abandon()).await;
+    assert!(!sink.is_up());
+    let (failure, refused) = timed(sink.connect()).await;
+    assert_eq!(failure.expect_err("the server is dead").reason, Reason::Unreachable);
+    assert!(abandoned + refused < Duration::from_secs(1), "{abandoned:?} {refused:?}");
+    // Not connected, it refuses and does not hang.
+    let (outcomes, took) = timed(sink.publish(&window)).await;
+    assert!(outcomes.iter().all(|outcome| reason(outcome) == Some(Reason::Unreachable)), "{outcomes:?}");
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    brokers(&["start", "nats"]);
+    deliver(&mut sink, &window, &AtomicUsize::new(0)).await;
+    assert!(sink.is_up());
+    let landed = place.read();
+    let unique: BTreeSet<&str> = landed.iter().map(crate::support::Stored::id).collect();
+    assert_eq!((landed.len(), unique.len()), (513, 513));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_hangs_is_left_within_the_deadline() {
+    let _alone = SERVER.write().await;
+    let place = Place::new();
+    let mut sink = place.connected().await;
+    brokers(&["stop", "nats"]);
+    let window = place.events("loan", 100);
+    let (outcomes, took) = timed(tokio::time::timeout(sink.deadline(), sink.publish(&window))).await;
+    let ((), abandoned) = timed(sink.abandon()).await;
+    brokers(&["cont", "nats"]);
+    let outcomes = outcomes.expect("the sink gives up before the pump does");
+    assert!(took < Duration::from_secs(20) && abandoned < Duration::from_secs(1), "{took:?} {abandoned:?}");
+    for outcome in &outcomes {
+        assert_eq!(reason(outcome).map(Reason::class), Some(Class::Retry), "{outcome:?}");
+    }
+    deliver(&mut sink, &window, &AtomicUsize::new(0)).await;
+    assert_eq!(place.read().len(), 100, "the server took up what it had in its buffer, and knew it again");
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_told_quickly() {
+    let mut place = Place::new();
+    place.settings.servers = vec!["nats://127.0.0.1:1".into(), "nats://127.0.0.1:2".into()];
+    let mut sink = place.sink();
+    let (failure, took) = timed(sink.connect()).await;
+    let failure = failure.expect_err("nobody listens");
+    assert_eq!(failure.reason, Reason::Unreachable, "{failure}");
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    // One of several is enough.
+    let _shared = SERVER.read().await;
+    place.settings.servers.push(crate::support::var("NATS"));
+    place.connected().await;
+}

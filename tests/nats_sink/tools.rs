@@ -1,0 +1,160 @@
+//! `check --connect` and `tail`.
+
+use std::time::Duration;
+
+use alma_bridge::config::{Format, Login, NatsAuth, NatsSink as Settings, Secret};
+use alma_bridge::sinks::nats::{probe, tail};
+use alma_bridge::sinks::tools::{Check, Landed, Patterns, TailOptions, Verdict};
+use alma_bridge::sinks::{Failure, Reason, Sink};
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::support::{MAX_BODY, Place, Rights, SERVER, timed, var};
+
+fn verdict<'a>(checks: &'a [Check], what: &str) -> &'a Verdict {
+    let found = checks.iter().find(|check| check.what.contains(what));
+    &found.unwrap_or_else(|| panic!("no line about {what}: {checks:#?}")).verdict
+}
+
+async fn look(place: &Place, topics: &[String]) -> Vec<Check> {
+    let name = "main".parse().expect("a name");
+    let (checks, took) = timed(probe(&name, &place.settings, &place.prefix, MAX_BODY, topics)).await;
+    assert!(took < Duration::from_secs(3), "{took:?}: {checks:#?}");
+    checks
+}
+
+#[tokio::test]
+async fn the_checklist_finds_what_is_there_and_writes_nothing() {
+    let _shared = SERVER.read().await;
+    let place = Place::new();
+    place.connected().await.publish(&place.events("loan", 1)).await;
+    let checks = look(&place, &[place.topic("loan"), place.topic("bib")]).await;
+    for good in ["server reached", "log-in", "max_payload", "stream", "publish"] {
+        assert!(matches!(verdict(&checks, good), Verdict::Good(_)), "{good}: {checks:#?}");
+    }
+    assert!(!checks.iter().any(|check| matches!(check.verdict, Verdict::Bad(..))), "{checks:#?}");
+    assert!(matches!(verdict(&checks, "replicas"), Verdict::Warning(..)), "{checks:#?}");
+    assert!(matches!(verdict(&checks, "TLS"), Verdict::Warning(..)), "{checks:#?}");
+    assert_eq!(place.read().len(), 1, "nothing was published");
+}
+
+#[tokio::test]
+async fn the_checklist_creates_no_stream() {
+    let _shared = SERVER.read().await;
+    let mut place = Place::new();
+    let what = format!("stream {}", place.settings.stream);
+    let checks = look(&place, &[place.topic("loan")]).await;
+    assert!(matches!(verdict(&checks, &what), Verdict::Good(text) if text.contains("is created")), "{checks:#?}");
+    assert!(matches!(verdict(&checks, "publish"), Verdict::Warning(..)), "{checks:#?}");
+    place.settings.create_stream = false;
+    assert!(matches!(verdict(&look(&place, &[]).await, &what), Verdict::Bad(..)), "none was created");
+}
+
+#[tokio::test]
+async fn the_checklist_says_what_is_missing() {
+    let _alone = SERVER.write().await;
+    let place = Place::new();
+    place.add(&json!({ "storage": "memory" }));
+    let rights = Rights::publish(&[&place.topic("loan")]);
+    let checks = look(&place.limited(), &[place.topic("loan"), place.topic("bib")]).await;
+    drop(rights);
+    let right = |action| format!("right to publish {}", place.topic(action));
+    assert!(matches!(verdict(&checks, &right("loan")), Verdict::Good(_)), "{checks:#?}");
+    assert!(matches!(verdict(&checks, &right("bib")), Verdict::Bad(..)), "{checks:#?}");
+    assert!(
+        checks.iter().any(|check| matches!(&check.verdict, Verdict::Warning(found, _) if found.contains("memory")))
+    );
+
+    let mut wrong = place.clone();
+    let password = Secret::new(*b"wrong");
+    wrong.settings.auth = NatsAuth::Login(Login { username: var("NATS_USER"), password });
+    assert!(matches!(verdict(&look(&wrong, &[]).await, "log-in"), Verdict::Bad(..)));
+    let mut nowhere = place.clone();
+    nowhere.settings.servers = vec!["nats://127.0.0.1:1".into()];
+    let checks = look(&nowhere, &[place.topic("loan")]).await;
+    assert!(checks.len() == 1 && matches!(verdict(&checks, "server reached"), Verdict::Bad(..)), "{checks:#?}");
+    let mut small = place.clone();
+    let auth = NatsAuth::Token(Secret::new(var("NATS_TOKEN").into_bytes()));
+    small.settings = Settings { servers: vec![var("NATS_TOKEN_URL")], auth, ..small.settings };
+    assert!(matches!(verdict(&look(&small, &[]).await, "max_payload"), Verdict::Warning(..)));
+}
+
+struct Tail {
+    landed: mpsc::Receiver<Landed>,
+    task: tokio::task::JoinHandle<Result<(), Failure>>,
+}
+
+impl Tail {
+    async fn start(place: &Place, patterns: &[&str], from_start: bool) -> Self {
+        let (into, landed) = mpsc::channel(64);
+        let (ready, begun) = oneshot::channel();
+        let topics = Patterns(patterns.iter().map(|&pattern| pattern.to_owned()).collect());
+        let Place { prefix, settings } = place.clone();
+        let options = TailOptions { topics, from_start, into, ready };
+        let name = "main".parse().expect("a name");
+        let task = tokio::spawn(async move { tail(&name, &settings, &prefix, options).await });
+        tokio::time::timeout(Duration::from_secs(10), begun).await.expect("in time").expect("reading has begun");
+        Self { landed, task }
+    }
+
+    async fn next(&mut self) -> (String, Value) {
+        let landed = tokio::time::timeout(Duration::from_secs(10), self.landed.recv()).await;
+        let landed = landed.expect("in time").expect("the tail runs");
+        (landed.topic, serde_json::from_slice(&landed.document).expect("JSON"))
+    }
+
+    async fn end(self) {
+        drop(self.landed);
+        let ended = tokio::time::timeout(Duration::from_secs(5), self.task).await;
+        ended.expect("in time").expect("no panic").expect("no failure");
+    }
+}
+
+#[tokio::test]
+async fn tail_shows_what_comes_from_now_on_in_both_modes() {
+    let _shared = SERVER.read().await;
+    let place = Place::new();
+    let mut sink = place.connected().await;
+    sink.publish(&place.events("loan", 5)).await;
+    let mut tail = Tail::start(&place, &[], false).await;
+    let body = r#"{"id":"100","action":"BIB","event":{"value":"BIB ü"},"bib":{"mms_id":"99"}}"#;
+    let binary = place.message(body.to_owned(), Format::CloudEventsBinary);
+    sink.publish(std::slice::from_ref(&binary)).await;
+    let (topic, document) = tail.next().await;
+    assert_eq!(topic, place.topic("bib"));
+    let structured: Value = serde_json::from_slice(&binary.structured()).expect("JSON");
+    assert_eq!(document, structured, "put together again");
+    let plain = place.event("item", 101, 3);
+    sink.publish(std::slice::from_ref(&plain)).await;
+    let (topic, document) = tail.next().await;
+    assert_eq!((topic, &document["id"]), (place.topic("item"), &json!(plain.id.as_str())));
+    tail.end().await;
+}
+
+#[tokio::test]
+async fn tail_reads_from_the_start_what_is_asked_for() {
+    let _shared = SERVER.read().await;
+    let place = Place::new();
+    let mut sink = place.connected().await;
+    let loans = place.events("loan", 700);
+    sink.publish(&place.events("bib", 5)).await;
+    sink.publish(&loans).await;
+    let mut tail = Tail::start(&place, &[&place.topic("lo*")], true).await;
+    for loan in &loans {
+        let (topic, document) = tail.next().await;
+        assert_eq!((topic, &document["id"]), (place.topic("loan"), &json!(loan.id.as_str())));
+    }
+    tail.end().await;
+}
+
+#[tokio::test]
+async fn tail_of_a_stream_that_is_not_there_says_so() {
+    let _shared = SERVER.read().await;
+    let place = Place::new();
+    let (into, _landed) = mpsc::channel(1);
+    let (ready, _begun) = oneshot::channel();
+    let options = TailOptions { topics: Patterns::default(), from_start: true, into, ready };
+    let name = "main".parse().expect("a name");
+    let failure = tail(&name, &place.settings, &place.prefix, options).await.expect_err("no stream");
+    assert_eq!(failure.reason, Reason::Missing, "{failure}");
+}
