@@ -128,7 +128,10 @@ impl RabbitMqSink {
     async fn round(&mut self, ledger: &mut Ledger, until: Instant) -> Result<(), Failure> {
         let late = |blocked: bool| match blocked {
             true => Failure::new(Reason::Busy, "the broker blocks publishers: memory or disk alarm"),
-            false => Failure::new(Reason::Timeout, format!("no confirm within {CONFIRM_TIMEOUT:?}")),
+            false => Failure::new(
+                Reason::Timeout,
+                format!("no confirm within {CONFIRM_TIMEOUT:?}: the broker or a bound queue does not answer"),
+            ),
         };
         let connection = self.connection.as_mut().filter(|connection| connection.is_up());
         let connection = connection.ok_or_else(|| Failure::new(Reason::Unreachable, "not connected"))?;

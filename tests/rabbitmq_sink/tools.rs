@@ -71,6 +71,7 @@ async fn the_checklist_says_what_is_missing() {
     let found = checks(&limited(&exchange), MAX_BODY, &["alma.loan", "alma.bib"]).await;
     drop(rights);
     assert_good(&found, "right to publish alma.loan", "allowed");
+    assert_good(&found, "max_message_size", "11250346 bytes");
     assert_bad(&found, "right to publish alma.bib", "write access to topic 'alma.bib'");
     let missing = config::RabbitMqSink { declare: false, ..settings(&fresh()) };
     assert_bad(&checks(&missing, MAX_BODY, &["alma.loan"]).await, "exchange", "does not exist, and declare is false");
