@@ -66,8 +66,8 @@ fn parse(payload: &[u8]) -> Option<Greeting> {
         let length = usize::from(*take(&mut properties, 1)?.first()?);
         let name = take(&mut properties, length)?;
         match (name, value(&mut properties)?) {
-            (b"product", Some(text)) => product = Some(text),
-            (b"version", Some(text)) => version = Some(text),
+            (b"product", Value::Text(text)) => product = Some(text),
+            (b"version", Value::Text(text)) => version = Some(text),
             _ => {}
         }
     }
@@ -76,17 +76,23 @@ fn parse(payload: &[u8]) -> Option<Greeting> {
     Some(Greeting { product: product.trim_end().to_owned(), mechanisms, tls: None })
 }
 
-/// The value of a field where it is text; of the other types only those that a broker's properties have are known.
-fn value(from: &mut &[u8]) -> Option<Option<String>> {
+/// What a field holds.
+enum Value {
+    Text(String),
+    Other,
+}
+
+/// The value of a field; none where it is cut off or of no known type.
+fn value(from: &mut &[u8]) -> Option<Value> {
     match take(from, 1)?.first()? {
-        b'S' => Some(Some(String::from_utf8_lossy(long_string(from)?).into_owned())),
-        b'F' | b'A' | b'x' => long_string(from).map(|_| None),
-        b't' | b'b' | b'B' => take(from, 1).map(|_| None),
-        b's' | b'u' | b'U' => take(from, 2).map(|_| None),
-        b'I' | b'i' | b'f' => take(from, 4).map(|_| None),
-        b'D' => take(from, 5).map(|_| None),
-        b'l' | b'L' | b'd' | b'T' => take(from, 8).map(|_| None),
-        b'V' => Some(None),
+        b'S' => Some(Value::Text(String::from_utf8_lossy(long_string(from)?).into_owned())),
+        b'F' | b'A' | b'x' => long_string(from).map(|_| Value::Other),
+        b't' | b'b' | b'B' => take(from, 1).map(|_| Value::Other),
+        b's' | b'u' | b'U' => take(from, 2).map(|_| Value::Other),
+        b'I' | b'i' | b'f' => take(from, 4).map(|_| Value::Other),
+        b'D' => take(from, 5).map(|_| Value::Other),
+        b'l' | b'L' | b'd' | b'T' => take(from, 8).map(|_| Value::Other),
+        b'V' => Some(Value::Other),
         _ => None,
     }
 }

@@ -13,7 +13,7 @@ use crate::sinks::{Failure, Outcome, Reason};
 pub(super) struct Ledger(Vec<Entry>);
 
 enum Entry {
-    Open(Publication),
+    Open(Box<Publication>),
     Confirmed,
     /// To this routing key no queue is bound.
     Returned(String),
@@ -23,7 +23,12 @@ enum Entry {
 impl Ledger {
     /// All open, but what can't be written at all.
     pub(super) fn new(window: &[Message]) -> Self {
-        Self(window.iter().map(|message| Publication::of(message).map_or_else(Entry::Failed, Entry::Open)).collect())
+        Self(
+            window
+                .iter()
+                .map(|message| Publication::of(message).map_or_else(Entry::Failed, |made| Entry::Open(Box::new(made))))
+                .collect(),
+        )
     }
 
     pub(super) fn is_settled(&self) -> bool {
@@ -33,7 +38,7 @@ impl Ledger {
     /// What is open, in the window's order.
     pub(super) fn publications(&self) -> impl Iterator<Item = &Publication> {
         self.0.iter().filter_map(|entry| match entry {
-            Entry::Open(publication) => Some(publication),
+            Entry::Open(publication) => Some(&**publication),
             _ => None,
         })
     }

@@ -71,7 +71,7 @@ fn binding_keys(prefix: &str, topics: &[String]) -> Vec<String> {
 fn document(delivery: &Delivery) -> Vec<u8> {
     let properties = &delivery.properties;
     let mut attributes = Vec::new();
-    for (name, value) in properties.headers().iter().flat_map(|headers| headers.inner()) {
+    for (name, value) in properties.headers().iter().flat_map(FieldTable::inner) {
         let Some(attribute) = HEADER_PREFIXES.iter().find_map(|prefix| name.as_str().strip_prefix(prefix)) else {
             continue;
         };
