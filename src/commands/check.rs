@@ -1,15 +1,18 @@
-//! `check`: the configuration, and with `--show` each value in effect and where it comes from.
+//! `check`: the configuration; with `--show` each value in effect, with `--connect` all that it names.
 
-use std::path::PathBuf;
+mod connect;
 
-use super::{Failure, load_silently};
-use crate::config::Loaded;
+use std::path::Path;
+
+use super::{Failure, block_on, load_silently};
+use crate::config::{Effective, Loaded};
 
 const EXAMPLES: &str = "\
 Examples:
   alma-bridge check                              the file in effect
   alma-bridge check --config /etc/alma-bridge.toml
-  alma-bridge check --show                       every value in effect, and where it comes from";
+  alma-bridge check --show                       every value in effect, and where it comes from
+  alma-bridge check --connect                    brokers, topics, rights, limits, disk; exit 1 on any failure";
 
 /// Check the configuration and say all that is wrong with it
 ///
@@ -20,9 +23,13 @@ pub(super) struct Args {
     /// Print every value in effect and where it comes from; secrets never show
     #[arg(long)]
     show: bool,
+
+    /// Look at what the configuration names: a line per thing, each failure with what to do. Publishes nothing
+    #[arg(long)]
+    connect: bool,
 }
 
-pub(super) fn run(file: Option<PathBuf>, args: Args) -> Result<(), Failure> {
+pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
     let loaded = load_silently(file)?;
     for warning in &loaded.warnings {
         eprintln!("warning: {warning}");
@@ -38,11 +45,15 @@ pub(super) fn run(file: Option<PathBuf>, args: Args) -> Result<(), Failure> {
         names(config.sources.iter().map(|source| source.name.as_str()).collect()),
         names(config.sinks.iter().map(|sink| sink.name.as_str()).collect()),
     );
+    if args.connect {
+        crate::tls::install_provider();
+        block_on(connect::run(config))?;
+    }
     Ok(())
 }
 
 fn show(loaded: &Loaded) {
-    let width = |length: fn(&crate::config::Effective) -> usize| loaded.values.iter().map(length).max().unwrap_or(0);
+    let width = |length: fn(&Effective) -> usize| loaded.values.iter().map(length).max().unwrap_or(0);
     let (keys, values) = (width(|v| v.key.len()), width(|v| v.shown.len().min(40)));
     for value in &loaded.values {
         println!("{:<keys$}  {:<values$}  # {}", value.key, value.shown, value.origin);

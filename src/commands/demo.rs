@@ -1,6 +1,6 @@
 //! `demo`: a bridge in a temporary folder plays Alma to itself, and shows each event as it lands.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -46,7 +46,7 @@ pub(super) struct Args {
     keep: bool,
 }
 
-pub(super) fn run(file: Option<PathBuf>, args: Args) -> Result<(), Failure> {
+pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
     let folder = tempfile::Builder::new().prefix("alma-bridge-demo-").tempdir().map_err(Failure::failed)?;
     let config = demo_config(file, folder.path())?;
     logs::init(&config::Log { level: "warn".to_owned(), ..config.log.clone() }).map_err(Failure::failed)?;
@@ -59,18 +59,18 @@ pub(super) fn run(file: Option<PathBuf>, args: Args) -> Result<(), Failure> {
 }
 
 /// The configured sinks (the built-in one without a file), all else in the folder and on free ports.
-fn demo_config(file: Option<PathBuf>, folder: &std::path::Path) -> Result<Config, Failure> {
+fn demo_config(file: Option<&Path>, folder: &Path) -> Result<Config, Failure> {
     let mut env = environment();
     env.retain(|(name, _)| file.is_some() || !name.starts_with(config::ENV_PREFIX));
     if file.is_none() {
         env.push((format!("{}DATA_DIR", config::ENV_PREFIX), folder.display().to_string()));
     }
-    let loaded = match &file {
+    let loaded = match file {
         Some(file) => config::load(Some(file), &env),
         None => config::load_defaults(&env),
     };
     let mut config = loaded.map_err(Failure::Config)?.config;
-    config.data_dir = folder.to_owned();
+    folder.clone_into(&mut config.data_dir);
     config.sources = config::built_in_sources(folder);
     config.admin.token_file = folder.join("admin.token");
     config.ingress.tls = None;

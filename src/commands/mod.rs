@@ -4,7 +4,7 @@ mod http;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -103,16 +103,16 @@ pub fn main() -> ExitCode {
         let _ = <Cli as clap::CommandFactory>::command().print_help();
         return ExitCode::SUCCESS;
     };
-    let file = cli.config;
+    let file = cli.config.as_deref();
     let result = match command {
-        Command::Run(args) => run::run(file, args),
-        Command::Demo(args) => demo::run(file, args),
-        Command::Check(args) => check::run(file, args),
-        Command::Secret(args) => secret::run(file, args),
+        Command::Run(args) => run::run(file, &args),
+        Command::Demo(args) => demo::run(file, &args),
+        Command::Check(args) => check::run(file, &args),
+        Command::Secret(args) => secret::run(file, &args),
         Command::Send(args) => send::run(file, args),
         Command::Tail(args) => tail::run(file, args),
         Command::Explain(args) => explain::run(file, args),
-        Command::Status(args) => status::run(file, args),
+        Command::Status(args) => status::run(file, &args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -133,7 +133,7 @@ pub fn main() -> ExitCode {
 }
 
 /// The configuration in effect, with its warnings printed.
-fn load(file: Option<PathBuf>) -> Result<Config, Failure> {
+fn load(file: Option<&Path>) -> Result<Config, Failure> {
     let loaded = load_silently(file)?;
     for warning in &loaded.warnings {
         eprintln!("warning: {warning}");
@@ -142,8 +142,8 @@ fn load(file: Option<PathBuf>) -> Result<Config, Failure> {
 }
 
 /// The configuration in effect, with where each value comes from.
-fn load_silently(file: Option<PathBuf>) -> Result<Loaded, Failure> {
-    config::load(file.as_deref(), &environment()).map_err(Failure::Config)
+fn load_silently(file: Option<&Path>) -> Result<Loaded, Failure> {
+    config::load(file, &environment()).map_err(Failure::Config)
 }
 
 /// The process's environment; variables that are not UTF-8 are none of ours.

@@ -1,6 +1,6 @@
 //! `run`: take events from Alma and publish them, until a signal.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -21,8 +21,8 @@ pub(super) struct Args {
     stop_delay: Duration,
 }
 
-pub(super) fn run(file: Option<PathBuf>, args: Args) -> Result<(), Failure> {
-    let loaded = load_silently(file.clone())?;
+pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
+    let loaded = load_silently(file)?;
     let mut config = loaded.config;
     let level = logs::init(&config.log).map_err(Failure::failed)?;
     for warning in &loaded.warnings {
@@ -39,12 +39,7 @@ pub(super) fn run(file: Option<PathBuf>, args: Args) -> Result<(), Failure> {
 }
 
 /// Serves until a signal; then stops in good order.
-async fn serve(
-    file: Option<PathBuf>,
-    config: Config,
-    level: &LevelHandle,
-    stop_delay: Duration,
-) -> Result<(), Failure> {
+async fn serve(file: Option<&Path>, config: Config, level: &LevelHandle, stop_delay: Duration) -> Result<(), Failure> {
     let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
     let mut hang_up = listen(SignalKind::hangup())?;
     tell_secret(&config);
@@ -62,9 +57,9 @@ async fn serve(
                 }
                 Err(error) => return Err(Failure::failed(error)),
             },
-            _ = hang_up.recv() => reload(&bridge, file.as_ref(), level, Cause::Asked, &mut watch).await,
-            () = bridge.reload_asked() => reload(&bridge, file.as_ref(), level, Cause::Asked, &mut watch).await,
-            () = watch.changed() => reload(&bridge, file.as_ref(), level, Cause::FileChanged, &mut watch).await,
+            _ = hang_up.recv() => reload(&bridge, file, level, Cause::Asked, &mut watch).await,
+            () = bridge.reload_asked() => reload(&bridge, file, level, Cause::Asked, &mut watch).await,
+            () = watch.changed() => reload(&bridge, file, level, Cause::FileChanged, &mut watch).await,
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         }
@@ -103,9 +98,9 @@ enum Cause {
 }
 
 /// Loads the configuration again and puts in effect what can be. A bad one changes nothing.
-async fn reload(bridge: &Bridge, file: Option<&PathBuf>, level: &LevelHandle, cause: Cause, watch: &mut Watch) {
+async fn reload(bridge: &Bridge, file: Option<&Path>, level: &LevelHandle, cause: Cause, watch: &mut Watch) {
     let old = bridge.config();
-    let loaded = match load_silently(file.cloned()) {
+    let loaded = match load_silently(file) {
         Ok(loaded) => loaded,
         Err(failure) => return refuse(bridge, failure.lines()),
     };
@@ -150,7 +145,7 @@ fn refuse(bridge: &Bridge, errors: Vec<String>) {
 
 /// Looks at the files that a configuration is read from.
 ///
-/// Mounted ConfigMaps and Secrets swap a link; contents are compared, not times. A change counts once nothing more has
+/// Mounted `ConfigMap`s and `Secret`s swap a link; contents are compared, not times. A change counts once nothing more has
 /// changed for a second.
 struct Watch {
     files: Vec<PathBuf>,

@@ -1,7 +1,7 @@
 //! `secret`: a source's secret, to paste into Alma's integration profile.
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::Path;
 
 use super::{Failure, load, pick_source};
 use crate::config::{self, SecretFrom, SourceName};
@@ -31,7 +31,7 @@ pub(super) struct Args {
     new: bool,
 }
 
-pub(super) fn run(file: Option<PathBuf>, args: Args) -> Result<(), Failure> {
+pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
     let mut config = load(file)?;
     config.generate_missing().map_err(|error| Failure::failed(format!("can't make the secret: {error}")))?;
     let source = pick_source(&config, args.source.as_ref())?;

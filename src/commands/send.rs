@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal as _};
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -49,7 +49,7 @@ Exit code 1 where anything was answered other than 2xx.";
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
-    /// Actions in any case (job_end, loan, request, bib, item, user, …) or files; none: one sample of every action
+    /// Actions in any case (loan, bib, item, user, …) or files; none: one sample of every action
     #[arg(value_name = "ACTION|FILE")]
     what: Vec<String>,
 
@@ -78,7 +78,7 @@ fn positive(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|rate: &f64| rate.is_finite() && *rate > 0.0).ok_or("expected a number above 0".to_owned())
 }
 
-pub(super) fn run(file: Option<PathBuf>, args: Args) -> Result<(), Failure> {
+pub(super) fn run(file: Option<&Path>, args: Args) -> Result<(), Failure> {
     let config = load(file)?;
     let source = pick_source(&config, args.source.as_ref())?;
     let secret = signing_secret(source)?.clone();

@@ -1,7 +1,7 @@
 //! `status`: what the running bridge is doing.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -39,7 +39,7 @@ pub(super) struct Args {
 /// Between two looks of --watch.
 const WATCH_EVERY: Duration = Duration::from_secs(2);
 
-pub(super) fn run(file: Option<PathBuf>, args: Args) -> Result<(), Failure> {
+pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
     let config = load(file)?;
     let address = reachable(&config, Listener::Admin)?;
     let url: Uri = format!("http://{address}/status").parse().map_err(Failure::failed)?;

@@ -3,7 +3,7 @@
 //! How a sink is read back stands beside the sink ([`crate::sinks::tail`]).
 
 use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::path::Path;
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -47,7 +47,7 @@ pub(super) struct Args {
     count: Option<u64>,
 }
 
-pub(super) fn run(file: Option<PathBuf>, args: Args) -> Result<(), Failure> {
+pub(super) fn run(file: Option<&Path>, args: Args) -> Result<(), Failure> {
     let config = load(file)?;
     let sink = pick_sink(&config, args.sink.as_ref())?;
     block_on(async {

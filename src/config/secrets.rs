@@ -132,7 +132,8 @@ fn previous_of(path: &Path) -> PathBuf {
 pub fn fresh_secret() -> io::Result<Secret> {
     let mut random = [0; 32];
     getrandom::fill(&mut random).map_err(io::Error::from)?;
-    let hex: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    let digit = |half: u8| char::from_digit(u32::from(half), 16).expect("half a byte is below 16");
+    let hex: String = random.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect();
     Ok(Secret::new(hex.into_bytes()))
 }
 

@@ -110,15 +110,12 @@ fn from_text(file: Option<(&Path, &str)>, env: &[(String, String)]) -> Result<Lo
         data_dir: PathBuf::new(),
     };
     let config = sections::read(Table::new("", root), &mut walk);
-    match config {
-        Some(config) if walk.errors.is_empty() => {
-            Ok(Loaded { config, values: walk.values.into_values().collect(), warnings: walk.warnings })
-        }
-        _ => {
-            walk.errors.sort_by(|a, b| a.key.cmp(&b.key));
-            Err(ConfigErrors(walk.errors))
-        }
+    if walk.errors.is_empty() {
+        let values = walk.values.into_values().collect();
+        return Ok(Loaded { config, values, warnings: walk.warnings });
     }
+    walk.errors.sort_by(|a, b| a.key.cmp(&b.key));
+    Err(ConfigErrors(walk.errors))
 }
 
 /// What is written, merged; the later wins key by key.

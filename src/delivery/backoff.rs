@@ -62,6 +62,7 @@ impl Delays {
     }
 
     /// A row of its own with the same bounds, for another thing that fails beside this one.
+    #[must_use]
     pub fn fork(&mut self) -> Self {
         self.bounds.delays(self.rng.fork())
     }

@@ -41,9 +41,9 @@ impl<K> Chunk<K> {
 
     /// What is sent next of messages that were refused among `sent`, in order: themselves where others were sent with
     /// them, else their halves, so that a bad one among `n` is alone after `log2 n` steps. None where it was alone.
-    pub(super) fn apart(mut self, sent: usize) -> Result<Vec<Self>, (K, Message)> {
+    pub(super) fn apart(mut self, sent: usize) -> Result<Vec<Self>, Box<(K, Message)>> {
         if self.len() == 1 && sent == 1 {
-            return Err((self.keys.remove(0), self.messages.remove(0)));
+            return Err(Box::new((self.keys.remove(0), self.messages.remove(0))));
         }
         if self.len() < sent {
             return Ok(vec![self]);

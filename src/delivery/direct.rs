@@ -105,8 +105,8 @@ impl Direct {
             worker.run().await;
         });
         self.handles.set(&config.name, handle.clone());
-        let line = Line { make, queue, handle, task };
-        let old = self.lines.write().unwrap_or_else(PoisonError::into_inner).insert(config.name.clone(), line);
+        let new = Line { make, queue, handle, task };
+        let old = self.lines.write().unwrap_or_else(PoisonError::into_inner).insert(config.name.clone(), new);
         if let Some(old) = old {
             end(&config.name, old, within).await;
         }
@@ -331,7 +331,7 @@ impl Worker {
             let Some(failure) = failure else { continue };
             match refused.apart(sent) {
                 Ok(chunks) => chunks.into_iter().rev().for_each(|chunk| queue.push_front(chunk)),
-                Err((ticket, _)) => ticket.tell(Err(failure)),
+                Err(alone) => alone.0.tell(Err(failure)),
             }
         }
     }

@@ -137,12 +137,11 @@ impl<F: Feed + 'static> Delivery<F> {
         if self.pumps.contains_key(&name) {
             return Err(DeliveryError::Running(name));
         }
-        let letters = match self.letters.get(&name) {
-            Some(open) => open.clone(),
-            None => {
-                let DeliveryOptions { dead_dir, dead_max_size, metrics, .. } = &self.options;
-                DeadLetters::open(dead_dir, &name, *dead_max_size, metrics)?
-            }
+        let letters = if let Some(open) = self.letters.get(&name) {
+            open.clone()
+        } else {
+            let DeliveryOptions { dead_dir, dead_max_size, metrics, .. } = &self.options;
+            DeadLetters::open(dead_dir, &name, *dead_max_size, metrics)?
         };
         self.letters.insert(name.clone(), letters.clone());
         let (mut pump, handle) = Pump::new(PumpOptions {

@@ -18,7 +18,7 @@ use crate::message::Topic;
 use crate::sinks::{Class, Failure, Outcome, Reason};
 
 /// How often a parked topic is tried.
-const RETRY_EVERY: Duration = Duration::from_secs(60);
+const RETRY_EVERY: Duration = Duration::from_mins(1);
 
 /// A parked topic.
 pub(super) struct Parked {
@@ -180,8 +180,8 @@ impl<F: Feed> Pump<F> {
                 queue.extend(chunks.into_iter().rev());
                 None
             }
-            Err((id, _)) => {
-                let kept = self.dead_letters.reclassify(id, failure, self.link.clock.now()).await;
+            Err(alone) => {
+                let kept = self.dead_letters.reclassify(alone.0, failure, self.link.clock.now()).await;
                 kept.err().map(|error| Flushed::Still(unkept(&error)))
             }
         }

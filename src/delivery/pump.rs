@@ -334,11 +334,15 @@ impl<F: Feed> Pump<F> {
         if let (refused, Some(failure)) = sorted.refused {
             Self::judge_refused(refused, sent, failure, work);
         }
+        let (retry, lost) = sorted.retry;
+        if lost.is_some() {
+            work.queue.push_front(retry);
+        }
+        // Behind the rest is in the queue: it takes its topics' messages out of there.
         if !sorted.mend.is_empty() {
             self.judge_mend(sorted.mend, alone, work);
         }
-        if let (retry, Some(failure)) = sorted.retry {
-            work.queue.push_front(retry);
+        if let Some(failure) = lost {
             self.link.lost(failure).await;
         }
         if self.mending.is_empty() {
@@ -350,7 +354,10 @@ impl<F: Feed> Pump<F> {
     fn judge_refused(refused: Chunk<SlotId>, sent: usize, failure: Failure, work: &mut Work) {
         match refused.apart(sent) {
             Ok(chunks) => chunks.into_iter().rev().for_each(|chunk| work.queue.push_front(chunk)),
-            Err((slot, message)) => work.bury(slot, message, failure),
+            Err(alone) => {
+                let (slot, message) = *alone;
+                work.bury(slot, message, failure);
+            }
         }
     }
 

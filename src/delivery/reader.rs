@@ -12,7 +12,7 @@ use tokio::time::sleep;
 use super::status::SinkStatus;
 use crate::config::SinkName;
 use crate::journal::{Feed, Offset};
-use crate::message::{Message, StoredEvent};
+use crate::message::{Message, Messages, StoredEvent};
 
 /// Most events of a window.
 pub(super) const WINDOW_EVENTS: usize = 512;
@@ -25,6 +25,12 @@ pub(super) const TICK: Duration = Duration::from_secs(1);
 pub trait MakeMessage: Send + Sync + 'static {
     /// The message, or none where the sink does not ask for the event.
     fn make(&self, event: &StoredEvent) -> Option<Message>;
+}
+
+impl MakeMessage for Messages {
+    fn make(&self, event: &StoredEvent) -> Option<Message> {
+        Messages::make(self, event, None)
+    }
 }
 
 impl<M: Fn(&StoredEvent) -> Option<Message> + Send + Sync + 'static> MakeMessage for M {
@@ -63,7 +69,7 @@ impl Filters {
     }
 
     /// A sink ends.
-    pub(crate) fn unset(&self, sink: &SinkName) {
+    pub(super) fn unset(&self, sink: &SinkName) {
         self.0.write().unwrap_or_else(PoisonError::into_inner).remove(sink);
     }
 

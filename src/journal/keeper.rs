@@ -192,6 +192,8 @@ impl Shared {
             let free = self.ask_free();
             let deletable = self.state().deletable();
             if free >= wanted || deletable == 0 || self.delete_oldest(1) == 0 {
+                // Where the disk was full before, there may be room for them now.
+                self.write_digests(&mut store);
                 return free;
             }
         }

@@ -1,6 +1,6 @@
 //! The journal: an append-only log of segments on disk. A 2xx means that the event is in it.
 //!
-//! [`format`](self) tells what is on disk, what a crash can leave behind and what is done about it.
+//! The module `format` tells what is on disk, what a crash can leave behind and what is done about it.
 //!
 //! # Threads
 //!

@@ -9,8 +9,8 @@ use tracing::{error, warn};
 use super::cursor::{Cursor, CursorFile, read_list};
 use super::dedupe::{Dedupe, Known, seconds};
 use super::digests;
-use super::disk::{Disk, create_dirs, read_all, replace};
-use super::format::{VERSION, parse_file_name};
+use super::disk::{Disk, create_dirs, read_all, remove_if_there, replace};
+use super::format::{VERSION, file_name, parse_file_name};
 use super::recover::{Recovered, SCAN_BLOCK, recover};
 use super::scan::{Item, Scan, Span};
 use super::state::{Paths, Place, Segment, Shared, State, Store};
@@ -95,9 +95,7 @@ pub(super) fn open(options: JournalOptions) -> Result<(Shared, Dedupe), OpenErro
         // How many there were is not known; at least one.
         shared.report_missing(segment, 1);
     }
-    if must_write {
-        shared.put_down_sinks(&found);
-    }
+    shared.put_down_sinks(&found, must_write);
     if !has_format {
         if !is_new {
             warn!(path = %shared.paths.format.display(), "journal: the file that tells its format is missing; written again");
@@ -201,9 +199,11 @@ pub(super) fn first_cursor(state: &State, registration: &Registration) -> Cursor
 }
 
 impl Shared {
-    fn put_down_sinks(&self, found: &FoundSinks) {
+    /// Makes the list durable where it must be, then removes the cursors of those that are not in it.
+    fn put_down_sinks(&self, found: &FoundSinks, must_write: bool) {
         let mut store = self.store();
-        if let Err(error) = self.write_sinks(&mut store) {
+        let written = if must_write { self.write_sinks(&mut store) } else { Ok(()) };
+        if let Err(error) = written {
             error!(%error, "journal: the list of sinks can't be written; events get 503 until it can");
             self.state().unregistered = Some(format!("can't write the list of sinks: {error}"));
             return;
@@ -219,7 +219,7 @@ impl Shared {
     pub(super) fn remove_cursor(&self, store: &mut Store, name: &SinkName) {
         store.cursors.remove(name);
         let path = self.paths.cursors.join(name.as_str());
-        let removed = super::disk::remove_if_there(&*self.disk, &path);
+        let removed = remove_if_there(&*self.disk, &path);
         if let Err(error) = removed.and_then(|()| self.disk.sync_dir(&self.paths.cursors)) {
             warn!(sink = %name, %error, "journal: the cursor of a sink that is gone can't be removed");
         }
@@ -249,7 +249,12 @@ fn load_digests(
             continue;
         }
         let known = match recovered.known.get(&first) {
-            Some(known) => Some(known.clone()),
+            Some(known) => {
+                if on_disk.contains(&first) {
+                    remove_incomplete(disk, paths, first);
+                }
+                Some(known.clone())
+            }
             None => digests::read(disk, &paths.digests, first).inspect(|known| {
                 let latest = known.iter().map(|known| known.seconds).max();
                 store.digests.push_back((first, known.len(), latest.unwrap_or(0)));
@@ -272,6 +277,14 @@ fn load_digests(
     let mut dedupe = Dedupe::new(config.dedupe_max, config.dedupe_window);
     loaded.into_iter().rev().flatten().for_each(|known| dedupe.insert(known));
     dedupe
+}
+
+/// Digests that were written when a sync failed: more may be in the segment than was known to be in it.
+fn remove_incomplete(disk: &dyn Disk, paths: &Paths, first: u64) {
+    let removed = remove_if_there(disk, &paths.digests.join(file_name(first, "")));
+    if let Err(error) = removed.and_then(|()| disk.sync_dir(&paths.digests)) {
+        warn!(segment = first, %error, "journal: digests that are not complete can't be removed");
+    }
 }
 
 /// The digests of a segment whose own file of them is missing or torn.

@@ -27,7 +27,7 @@ pub(super) struct Recovered {
     pub(super) next: u64,
     /// Digests of segments that were read whole: the last, as a rule.
     pub(super) known: HashMap<u64, Vec<Known>>,
-    /// Last segments that are unreadable whole; those before them are missed by whoever reads on.
+    /// The last segment, where it is unreadable whole; one before it is missed by whoever reads on.
     pub(super) lost: Option<u64>,
 }
 
@@ -47,6 +47,8 @@ pub(super) fn recover(disk: &dyn Disk, paths: &Paths, mend: bool) -> Result<Reco
         found.iter().filter_map(|found| found.header.as_ref()?.previous).map(|named| (named.first, named)).collect();
     let created: Vec<Option<Timestamp>> =
         found.iter().map(|found| found.header.as_ref().map(|header| header.created)).collect();
+    // Behind it nothing was ever acknowledged.
+    let newest = found.iter().rposition(|found| found.header.is_some() || found.size > SEGMENT_START);
     let (mut segments, mut known, mut lost) = (VecDeque::new(), HashMap::new(), None);
     for (index, found) in found.into_iter().enumerate() {
         let Some(header) = &found.header else {
@@ -66,7 +68,12 @@ pub(super) fn recover(disk: &dyn Disk, paths: &Paths, mend: bool) -> Result<Reco
             let next = created[index + 1..].iter().flatten().next().copied();
             segment.newest = next.unwrap_or_default().max(header.created);
         } else {
-            let tail = read_tail(&found, header).map_err(OpenError::io("read", &paths.segment(found.first)))?;
+            let may_be_torn = Some(index) == newest;
+            let tail = read_tail(&found, header, may_be_torn, false).or_else(|error| {
+                error!(segment = found.first, %error, "journal: a segment can't be read whole; what can't is left as it is");
+                read_tail(&found, header, false, true)
+            });
+            let tail = tail.map_err(OpenError::io("read", &paths.segment(found.first)))?;
             next = next.max(tail.used);
             known.insert(found.first, tail.mend(disk, paths, mend, &mut segment, found.size));
         }
@@ -128,7 +135,7 @@ fn set_aside(disk: &dyn Disk, paths: &Paths, found: &Found) {
     }
 }
 
-/// A segment of whose durable end no other segment tells.
+/// A segment of whose durable end no other segment tells: the last, as a rule.
 struct Tail {
     file: Arc<dyn DiskFile>,
     newest: Timestamp,
@@ -141,9 +148,14 @@ struct Tail {
     known: Vec<(u64, Key, Timestamp)>,
 }
 
-fn read_tail(found: &Found, header: &SegmentHeader) -> io::Result<Tail> {
+/// `may_be_torn`: what is damaged at its end was never acknowledged. Not so where a later segment was written, though
+/// the head is lost that would tell of this one.
+///
+/// `salvage`: the disk does not give all of it. It may yet do so: nothing is cut off, and the readers try again before
+/// they count it as lost.
+fn read_tail(found: &Found, header: &SegmentHeader, may_be_torn: bool, salvage: bool) -> io::Result<Tail> {
     let part = Span { file: Arc::clone(&found.file), seed: header.seed, length: found.size, end: None };
-    let mut scan = Scan::new(part, SEGMENT_START, header.first, SCAN_BLOCK).salvage(true);
+    let mut scan = Scan::new(part, SEGMENT_START, header.first, SCAN_BLOCK).salvage(salvage);
     let (mut newest, mut used, mut known) = (header.created, header.first, Vec::new());
     let mut proven = (SEGMENT_START, header.first);
     // The first damage behind the last intact head of a group.
@@ -160,9 +172,14 @@ fn read_tail(found: &Found, header: &SegmentHeader) -> io::Result<Tail> {
         }
     }
     used = used.max(scan.expected());
-    let intact = torn.unwrap_or((scan.at().max(SEGMENT_START), scan.expected()));
+    let mut intact = torn.unwrap_or((scan.at().max(SEGMENT_START), scan.expected()));
     if torn.is_some() {
         used = used.max(intact.1 + most_records(found.size - intact.0));
+    }
+    if !may_be_torn {
+        let end = if salvage { used } else { scan.expected() };
+        intact = (found.size.max(SEGMENT_START), end);
+        proven = intact;
     }
     Ok(Tail { file: Arc::clone(&found.file), newest, used, proven, intact, known })
 }

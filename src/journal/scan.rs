@@ -269,3 +269,71 @@ impl Scan {
         block.len()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::disk::{Disk as _, RealDisk};
+    use crate::journal::format::RECORD_HEADER;
+
+    const SEED: u32 = 77;
+
+    /// A group of records with these offsets, for this place.
+    fn group(at: u64, offsets: std::ops::Range<u64>) -> Vec<u8> {
+        let mut records = Vec::new();
+        let (first, count) = (offsets.start, u32::try_from(offsets.end - offsets.start).expect("few"));
+        for offset in offsets {
+            let place = (offset, Timestamp::from_micros(offset), &[0; 16]);
+            RecordHeader::append(&mut records, SEED, place, "alma", b"{}").expect("fits");
+        }
+        let bytes = u32::try_from(records.len()).expect("few");
+        let header = GroupHeader { count, first, recorded: Timestamp::from_micros(9), durable_end: at, bytes };
+        [header.encode(SEED).as_slice(), &records].concat()
+    }
+
+    /// What is read of these bytes, from offset 1: offsets, and what is lost.
+    fn read(bytes: &[u8], block: usize) -> Vec<Result<u64, Damage>> {
+        let temp = tempfile::tempdir().expect("a folder");
+        let file = RealDisk.create(&temp.path().join("segment")).expect("made");
+        file.write_at(bytes, 0).expect("written");
+        let part = Span { file, seed: SEED, length: bytes.len() as u64, end: None };
+        let mut scan = Scan::new(part, 0, 1, block);
+        let mut found = Vec::new();
+        while let Some(item) = scan.next().expect("read") {
+            match item {
+                Item::Record(record) => found.push(Ok(record.offset)),
+                Item::Damage(damage) => found.push(Err(damage)),
+                Item::Group(_) => {}
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn reads_on_behind_damage_whatever_the_block() {
+        let first = group(0, 1..3);
+        let second = group(first.len() as u64, 3..5);
+        let mut bytes = [first.as_slice(), &second].concat();
+        let record = RECORD_HEADER + 6;
+        bytes[GROUP_HEADER + record + 9] ^= 1;
+        let from = (GROUP_HEADER + record) as u64;
+        let damage = Damage { from, to: first.len() as u64, lost: 1 };
+        for block in [1, 60, 100, 4096] {
+            assert_eq!(read(&bytes, block), [Ok(1), Err(damage), Ok(3), Ok(4)], "{block}");
+        }
+    }
+
+    /// A head of a group is one only in its own place; a record of another time is seen by its offset.
+    #[test]
+    fn what_is_intact_but_does_not_belong_there_is_passed_over() {
+        let first = group(0, 1..2);
+        let at = first.len() as u64;
+        let misplaced = group(7, 2..3);
+        let stray = at + misplaced.len() as u64;
+        let early = group(stray, 900..901);
+        let end = stray + early.len() as u64;
+        let bytes = [first, misplaced, early, group(end, 3..4)].concat();
+        let head = Damage { from: at, to: at + GROUP_HEADER as u64, lost: 0 };
+        assert_eq!(read(&bytes, 4096), [Ok(1), Err(head), Ok(2), Err(Damage { from: stray, to: end, lost: 0 }), Ok(3)]);
+    }
+}

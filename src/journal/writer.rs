@@ -177,9 +177,12 @@ impl Writer {
         self.buffer.len() as u64 >= left.min(self.shared.limits.group_bytes)
     }
 
-    fn is_old(&self) -> bool {
-        let since = self.active.as_ref().and_then(|active| active.since);
-        since.is_some_and(|since| self.shared.clock.now().since(since) >= SEGMENT_AGE)
+    /// Whether the segment's hour is over. Where the clock went back, the hour begins anew.
+    fn is_old(&mut self) -> bool {
+        let now = self.shared.clock.now();
+        let Some(since) = self.active.as_mut().and_then(|active| active.since.as_mut()) else { return false };
+        *since = now.min(*since);
+        now.since(*since) >= SEGMENT_AGE
     }
 
     /// Puts an event into the group, or answers why not.

@@ -170,7 +170,9 @@ fn hex(bytes: &[u8], digits: usize) -> String {
 
 /// Whether text can be an attribute.
 fn fits(text: &str) -> bool {
-    text.len() <= MAX_ATTRIBUTE && !text.chars().any(char::is_control)
+    // Unicode's noncharacters are forbidden in a CloudEvents String.
+    let noncharacter = |c: char| u32::from(c) & 0xFFFE == 0xFFFE || ('\u{FDD0}'..='\u{FDEF}').contains(&c);
+    text.len() <= MAX_ATTRIBUTE && !text.chars().any(|c| c.is_control() || noncharacter(c))
 }
 
 fn source(stored: &StoredEvent, event: &Event<'_>) -> String {

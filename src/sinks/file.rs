@@ -25,6 +25,7 @@
 //! All are tried again for ever: the message is never at fault.
 
 mod files;
+mod probe;
 mod tail;
 #[cfg(test)]
 mod tests;
@@ -34,6 +35,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -43,6 +45,7 @@ use crate::config;
 use crate::message::Message;
 use files::Files;
 
+pub use probe::probe;
 pub use tail::tail;
 
 /// How long a window may take: a slow disk's fsync of every topic in it.
@@ -130,7 +133,7 @@ fn failure(path: &Path, error: &io::Error) -> Failure {
     Failure::new(reason, format!("{}: {error}", path.display()))
 }
 
-fn line(message: &Message) -> bytes::Bytes {
+fn line(message: &Message) -> Bytes {
     let mut line = Vec::from(message.structured_line());
     line.push(b'\n');
     line.into()

@@ -3,10 +3,13 @@
 //! A sink is handed a window of messages and gives the outcome of each. It is owned by one pump
 //! ([`crate::delivery`]), which connects it, holds a deadline over it, backs off and judges; a sink itself neither
 //! retries for longer than its client does nor waits for ever. To add one: a file beside these, a variant of
-//! [`SinkKind`], one line in [`build`] and in [`tail`].
+//! [`config::SinkKind`], one line in each of [`build`], [`tail`]
+//! and [`probe`].
 
 #[cfg(feature = "file")]
 pub mod file;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 #[cfg(feature = "nats")]
 pub mod nats;
 #[cfg(feature = "rabbitmq")]
@@ -17,9 +20,9 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
-use crate::config::{self, SinkKind};
+use crate::config;
 use crate::message::Message;
-use tools::TailOptions;
+use tools::{Check, TailOptions};
 
 /// This binary was built without the sink's cargo feature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -27,34 +30,60 @@ use tools::TailOptions;
 pub struct NotBuiltIn(pub &'static str);
 
 /// Makes a sink as configured, without connecting it. `max_body`, in bytes, bounds what the client must be able to send.
-#[allow(unused_variables, unreachable_patterns, reason = "what is used hangs on the features")]
+#[allow(unused_variables, unreachable_patterns, clippy::unused_async, reason = "what is used hangs on the features")]
 pub fn build(sink: &config::Sink, max_body: usize) -> Result<Box<dyn Sink>, NotBuiltIn> {
     let prefix = sink.topic.prefix();
-    Ok(match &sink.kind {
+    let built: Option<Box<dyn Sink>> = match &sink.kind {
         #[cfg(feature = "file")]
-        SinkKind::File(settings) => Box::new(file::FileSink::new(settings)),
+        config::SinkKind::File(settings) => Some(Box::new(file::FileSink::new(settings))),
+        #[cfg(feature = "kafka")]
+        config::SinkKind::Kafka(settings) => Some(Box::new(kafka::KafkaSink::new(&sink.name, settings, max_body))),
         #[cfg(feature = "nats")]
-        SinkKind::Nats(settings) => {
-            Box::new(nats::NatsSink::new(sink.name.clone(), settings.clone(), prefix, max_body))
+        config::SinkKind::Nats(settings) => {
+            Some(Box::new(nats::NatsSink::new(sink.name.clone(), settings.clone(), prefix, max_body)))
         }
         #[cfg(feature = "rabbitmq")]
-        SinkKind::RabbitMq(settings) => Box::new(rabbitmq::RabbitMqSink::new(&sink.name, settings, max_body)),
-        other => return Err(NotBuiltIn(other.as_str())),
-    })
+        config::SinkKind::RabbitMq(settings) => {
+            Some(Box::new(rabbitmq::RabbitMqSink::new(&sink.name, settings, max_body)))
+        }
+        _ => None,
+    };
+    built.ok_or(NotBuiltIn(sink.kind.as_str()))
 }
 
 /// Reads back what lands at a sink, until the reader has had enough.
-#[allow(unused_variables, unreachable_patterns, reason = "what is used hangs on the features")]
+#[allow(unused_variables, unreachable_patterns, clippy::unused_async, reason = "what is used hangs on the features")]
 pub async fn tail(sink: &config::Sink, options: TailOptions) -> Result<(), Failure> {
     let prefix = sink.topic.prefix();
     match &sink.kind {
         #[cfg(feature = "file")]
-        SinkKind::File(settings) => file::tail(settings, options).await,
+        config::SinkKind::File(settings) => file::tail(settings, options).await,
+        #[cfg(feature = "kafka")]
+        config::SinkKind::Kafka(settings) => kafka::tail::tail(settings, prefix, options).await,
         #[cfg(feature = "nats")]
-        SinkKind::Nats(settings) => nats::tail(&sink.name, settings, prefix, options).await,
+        config::SinkKind::Nats(settings) => nats::tail(&sink.name, settings, prefix, options).await,
         #[cfg(feature = "rabbitmq")]
-        SinkKind::RabbitMq(settings) => rabbitmq::tail(&sink.name, settings, prefix, options).await,
+        config::SinkKind::RabbitMq(settings) => rabbitmq::tail(&sink.name, settings, prefix, options).await,
         other => Err(Failure::new(Reason::Malformed, NotBuiltIn(other.as_str()).to_string())),
+    }
+}
+
+/// Looks at what a sink needs, line by line, for `check --connect`: nothing is published.
+///
+/// `topics`: those that the right to publish is looked at for.
+#[allow(unused_variables, unreachable_patterns, clippy::unused_async, reason = "what is used hangs on the features")]
+pub async fn probe(sink: &config::Sink, max_body: usize, topics: &[String]) -> Vec<Check> {
+    let prefix = sink.topic.prefix();
+    match &sink.kind {
+        #[cfg(feature = "file")]
+        config::SinkKind::File(settings) => file::probe(settings).await,
+        #[cfg(feature = "kafka")]
+        config::SinkKind::Kafka(settings) => kafka::probe::probe(settings, max_body, topics).await,
+        #[cfg(feature = "nats")]
+        config::SinkKind::Nats(settings) => nats::probe(&sink.name, settings, prefix, max_body, topics).await,
+        #[cfg(feature = "rabbitmq")]
+        config::SinkKind::RabbitMq(settings) => rabbitmq::probe(&sink.name, settings, max_body, topics).await,
+        other => vec![Check::bad("type", NotBuiltIn(other.as_str()).to_string(), "use a build that has it")],
     }
 }
 

@@ -1,7 +1,7 @@
 //! The sink for RabbitMQ, by lapin.
 //!
 //! One durable topic exchange, the topic as routing key, each message persistent, mandatory and confirmed. A window is
-//! settled once all its confirms are in and its returns are paired with its messages ([`window`]).
+//! settled once all its confirms are in and its returns are paired with its messages (`window`).
 //!
 //! The client's own recovery is not used: it leaves confirms pending, and gives up. The pump connects anew, and an old
 //! connection is cut at its socket, so that nothing of it is still sent.

@@ -20,7 +20,8 @@ use crate::config::{Log, LogFormat};
 /// The target of everything that this crate logs.
 const OURS: &str = "alma_bridge";
 
-/// A client that prints whole messages, bodies and all, at warn.
+/// A client that prints whole messages, bodies and all, at warn, and calls a question that is answered "no" an error.
+/// What matters of it the sink says itself; a directive can raise it to error.
 const LAPIN: &str = "lapin";
 
 /// Changes the level of the running log.
@@ -60,16 +61,16 @@ where
     }
 }
 
-/// The operator's directives for our own targets, everything else at warn or quieter, lapin at error or quieter.
+/// The operator's directives for our own targets, everything else at warn or quieter, lapin not at all.
 ///
 /// A directive without a target (`debug`) is for all of ours.
 fn filter(directives: &str) -> Result<Targets, ParseError> {
     let asked: Targets = directives.parse()?;
-    let mut targets = Targets::new().with_default(LevelFilter::WARN).with_target(LAPIN, LevelFilter::ERROR);
+    let mut targets = Targets::new().with_default(LevelFilter::WARN).with_target(LAPIN, LevelFilter::OFF);
     if let Some(level) = asked.default_level() {
         targets = targets.with_target(OURS, level);
     }
-    for (target, level) in asked.iter() {
+    for (target, level) in &asked {
         let ours = target == OURS || target.strip_prefix(OURS).is_some_and(|rest| rest.starts_with("::"));
         let cap = if target.starts_with(LAPIN) { LevelFilter::ERROR } else { LevelFilter::WARN };
         targets = targets.with_target(target, if ours { level } else { level.min(cap) });

@@ -1,10 +1,27 @@
 //! What a person types and reads.
 
-use std::process::Output;
+use std::io::Read as _;
+use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
 
 use crate::harness::{SECRET, Setup, binary, loan, signature, text, wait_for};
+
+/// A command that runs; killed when dropped.
+struct Started(Child);
+
+impl Started {
+    fn new(command: &mut Command) -> Self {
+        Self(command.spawn().expect("starts"))
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
 
 fn stdout(output: &Output) -> String {
     assert!(output.status.success(), "{output:?}");
@@ -90,20 +107,17 @@ fn tail_follows_from_now_on() {
     let bridge = setup.start();
     bridge.post(&loan(1));
     wait_for("the first to land", || (setup.landed("alma.loan").len() == 1).then_some(()));
-    let mut tail = binary()
-        .args(["tail", "--count", "2", "--config"])
-        .arg(setup.path("config.toml"))
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .expect("starts");
+    let mut tail = binary();
+    tail.args(["tail", "--count", "2", "--config"]).arg(setup.path("config.toml"));
+    let mut tail = Started::new(tail.stdout(Stdio::piped()).stderr(Stdio::piped()));
     let mut said = [0; 7];
-    std::io::Read::read_exact(tail.stderr.as_mut().expect("piped"), &mut said).expect("says that it reads");
+    tail.0.stderr.as_mut().expect("piped").read_exact(&mut said).expect("says that it reads");
     assert_eq!(&said, b"reading");
     bridge.post(&loan(2));
     bridge.post(&loan(3));
-    let output = tail.wait_with_output().expect("ends");
-    let ids: Vec<String> = text(&output.stdout)
+    let mut shown = String::new();
+    tail.0.stdout.as_mut().expect("piped").read_to_string(&mut shown).expect("ends");
+    let ids: Vec<String> = shown
         .lines()
         .map(|line| {
             serde_json::from_str::<Value>(line).expect("a document")["subject"].as_str().expect("a subject").to_owned()

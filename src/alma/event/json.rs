@@ -1,6 +1,6 @@
 //! The envelope in JSON: borrowed keys and values, no tree.
 //!
-//! serde_json checks the whole body on the way (its scan of values that are not looked into does not recurse), so that
+//! `serde_json` checks the whole body on the way (its scan of values that are not looked into does not recurse), so that
 //! what passes here can be embedded in a document as it is.
 
 use std::borrow::Cow;
@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::{Fields, OBJECT_IDS, ObjectId, Unparsed};
+use super::{Fields, MAX_DEPTH, OBJECT_IDS, ObjectId, Unparsed};
 
 /// The members of the envelope that are looked into.
 const MEMBERS: [&str; 11] = [
@@ -28,6 +28,9 @@ const MEMBERS: [&str; 11] = [
 ];
 
 pub(super) fn read(text: &str) -> Result<Fields<'_>, Unparsed> {
+    if depth(text) > MAX_DEPTH {
+        return Err(Unparsed::NotJson);
+    }
     let Members(members) = serde_json::from_str(text).map_err(|_| Unparsed::NotJson)?;
     let once = |name: &str| match MEMBERS.iter().position(|member| *member == name).map(|index| &members[index]) {
         Some(Member::Once(raw)) => Some(*raw),
@@ -51,6 +54,27 @@ pub(super) fn read(text: &str) -> Result<Fields<'_>, Unparsed> {
         time: once("time").and_then(string),
         object,
     })
+}
+
+/// The deepest nesting, of what is well-formed.
+fn depth(text: &str) -> usize {
+    let (mut depth, mut deepest) = (0_usize, 0);
+    let (mut in_string, mut escaped) = (false, false);
+    for byte in text.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            _ if in_string => {}
+            b'{' | b'[' => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
 }
 
 /// A JSON string.

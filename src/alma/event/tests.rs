@@ -127,20 +127,16 @@ fn takes_only_ids_that_can_stand_in_a_header() {
 }
 
 #[test]
-fn deep_nesting_overflows_no_stack() {
-    let depth = 100_000;
-    let nested = format!(
-        r#"{{"x":{}{},"action":"BIB","bib":{}{}}}"#,
-        "[".repeat(depth),
-        "]".repeat(depth),
-        "{\"a\":".repeat(depth) + "1",
-        "}".repeat(depth)
-    );
-    assert_eq!(Event::parse(nested.as_bytes()).action(), "BIB");
-    let unclosed = format!(r#"{{"action":"BIB","x":{}"#, "[".repeat(depth));
+fn deep_nesting_is_unparsed_and_overflows_no_stack() {
+    let json = |depth: usize| format!(r#"{{"x":{}"[[\"[[{{"{},"action":"BIB"}}"#, "[".repeat(depth), "]".repeat(depth));
+    let xml = |depth: usize| format!("<w><action>BIB</action>{}{}</w>", "<x>".repeat(depth), "</x>".repeat(depth));
+    for (depth, parsed) in [(99, true), (100, false), (100_000, false)] {
+        for body in [json(depth), xml(depth)] {
+            assert_eq!(Event::parse(body.as_bytes()).unparsed().is_none(), parsed, "{depth} in {}", &body[..9]);
+        }
+    }
+    let unclosed = format!(r#"{{"action":"BIB","x":{}"#, "[".repeat(100_000));
     assert_eq!(unparsed(unclosed.as_bytes()), Unparsed::NotJson);
-    let xml = format!("<w><action>BIB</action>{}{}</w>", "<x>".repeat(depth), "</x>".repeat(depth));
-    assert_eq!(unparsed(xml.as_bytes()), Unparsed::NotXml);
 }
 
 #[test]

@@ -6,10 +6,7 @@ use quick_xml::Reader;
 use quick_xml::escape::resolve_xml_entity;
 use quick_xml::events::{BytesRef, Event as Xml};
 
-use super::{Fields, OBJECT_IDS, ObjectId, Unparsed};
-
-/// Elements within elements; Alma's own documents have about ten.
-const MAX_DEPTH: usize = 128;
+use super::{Fields, MAX_DEPTH, OBJECT_IDS, ObjectId, Unparsed};
 
 /// Paths below the root, each with the place of what it is wanted for.
 const PATHS: [&[&str]; 7] =

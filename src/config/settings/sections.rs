@@ -7,8 +7,8 @@ use crate::config::{Admin, ClientTls, Config, Ingress, Journal, Log, LogFormat, 
 /// Alma gives up after this; an answer must be there before.
 const ALMA_WAITS: std::time::Duration = std::time::Duration::from_secs(5);
 
-/// The whole configuration; none where a part can't be made at all. What is wrong is with the walk.
-pub(super) fn read(mut root: Table, walk: &mut Walk) -> Option<Config> {
+/// The whole configuration. What is wrong is with the walk; then the result is not to be used.
+pub(super) fn read(mut root: Table, walk: &mut Walk) -> Config {
     let file = walk.file.clone();
     let state = walk.env.get("STATE_DIRECTORY").and_then(|dirs| dirs.split(':').next()).unwrap_or_default();
     let default_dir = if state.is_empty() { "data".to_owned() } else { state.to_owned() };
@@ -25,7 +25,7 @@ pub(super) fn read(mut root: Table, walk: &mut Walk) -> Option<Config> {
     if ingress.listen == admin.listen && ingress.listen.port() != 0 {
         walk.error("admin.listen", format!("found {}, which is ingress.listen too, expected another", admin.listen));
     }
-    Some(Config { file, data_dir, ingress, admin, sources, journal, sinks, privacy, log })
+    Config { file, data_dir, ingress, admin, sources, journal, sinks, privacy, log }
 }
 
 fn ingress(mut table: Table, walk: &mut Walk) -> Ingress {

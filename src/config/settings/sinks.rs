@@ -42,7 +42,7 @@ const KEYS_OF_TYPES: [(&str, &[&str]); 4] = [
 ];
 
 /// librdkafka's properties that are the bridge's: the promise rests on them, or a key of its own sets them.
-const OWNED_PROPERTIES: [(&str, &str); 33] = [
+const OWNED_PROPERTIES: [(&str, &str); 34] = [
     ("acks", "it is always all"),
     ("request.required.acks", "it is always all"),
     ("enable.idempotence", "it is always true"),
@@ -75,6 +75,7 @@ const OWNED_PROPERTIES: [(&str, &str); 33] = [
     ("sasl.oauthbearer.client.secret", "a secret never stands in the configuration"),
     ("plugin.library.paths", "no foreign code is loaded"),
     ("interceptors", "no foreign code is loaded"),
+    ("log.queue", "librdkafka's log is the bridge's"),
     ("statistics.interval.ms", "the bridge has metrics of its own"),
 ];
 

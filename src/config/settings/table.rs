@@ -96,16 +96,15 @@ impl Table {
         walk: &mut Walk,
         parse: impl Fn(&str) -> Result<T, Expected>,
     ) -> T {
-        match self.optional(name, walk, &parse) {
-            Some(value) => value,
-            None => {
-                let key = self.key(name);
-                if !walk.values.contains_key(&key) {
-                    walk.note(&key, default, false);
-                }
-                parse(default).unwrap_or_else(|expected| panic!("the default of {key} is {default:?}, {expected}"))
-            }
+        if let Some(value) = self.optional(name, walk, &parse) {
+            return value;
         }
+        let key = self.key(name);
+        if !walk.values.contains_key(&key) {
+            walk.note(&key, default, false);
+        }
+        // Every default is read by each test of the configuration.
+        parse(default).unwrap_or_else(|expected| panic!("the default of {key} is {default:?}, {expected}"))
     }
 
     /// A value without a default.
@@ -219,13 +218,13 @@ impl Table {
         let key = self.key(name);
         let (texts, written) = match self.take(name) {
             None => (default.iter().map(ToString::to_string).collect(), false),
-            Some(value) => match texts(&value) {
-                Some(texts) => (texts, true),
-                None => {
+            Some(value) => {
+                let Some(texts) = texts(&value) else {
                     walk.error(&key, format!("found {}, expected a list of texts", found(&value)));
                     return Vec::new();
-                }
-            },
+                };
+                (texts, true)
+            }
         };
         walk.note(&key, format!("{texts:?}"), written);
         if texts.is_empty() {

@@ -1,4 +1,3 @@
-use std::collections::BTreeSet;
 use std::fs;
 
 use super::*;
@@ -253,6 +252,7 @@ fn the_shipped_examples_load() {
 /// Keys by section, `sources.*` and `sinks.*` by their type, without the entries of free tables.
 #[cfg(all(feature = "kafka", feature = "rabbitmq", feature = "nats"))]
 #[test]
+#[allow(clippy::too_many_lines, reason = "one walk through one file")]
 fn the_reference_names_every_key_and_no_other_with_its_default() {
     let (path, text) = shipped("reference.toml");
     let folder = tempfile::tempdir().expect("a folder");
@@ -322,7 +322,7 @@ fn the_reference_names_every_key_and_no_other_with_its_default() {
     }
 
     // Each alternative is known: used alone it loads.
-    let mut alternatives = BTreeSet::new();
+    let mut alternatives = std::collections::BTreeSet::new();
     for (index, line) in text.lines().enumerate() {
         let Some(alternative) = line.strip_prefix("#= ") else { continue };
         let name = alternative.split(' ').next().expect("a key").to_owned();

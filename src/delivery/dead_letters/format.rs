@@ -218,7 +218,9 @@ mod tests {
 
     fn file(payloads: &[&[u8]]) -> Vec<u8> {
         let mut bytes = SEED.file_header().to_vec();
-        payloads.iter().for_each(|payload| bytes.extend_from_slice(&SEED.frame(payload)));
+        for payload in payloads {
+            bytes.extend_from_slice(&SEED.frame(payload));
+        }
         bytes
     }
 

@@ -33,6 +33,7 @@
 //! ask the one that does: both through [`DeadLetters`].
 
 mod format;
+mod recover;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -178,8 +179,8 @@ impl DeadLetters {
     /// Blocks. `dead_dir` is `dead` in the journal's folder; neither needs to exist.
     pub fn open(dead_dir: &Path, sink: &SinkName, max_size: u64, metrics: &Metrics) -> Result<Self, DeadLetterError> {
         let store = Store::open(&dead_dir.join(sink.as_str()))?;
-        if store.damaged() > 0 {
-            tracing::error!(%sink, damaged = store.damaged(), "dead letters are damaged; their bytes are kept");
+        if store.damaged > 0 {
+            tracing::error!(%sink, damaged = store.damaged, "dead letters are damaged; their bytes are kept");
         }
         let letters = Self(Arc::new(Shared {
             sink: sink.clone(),

@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::format::{self, BadHeader, FILE_HEADER, Found, STATE_AT, Seed};
+use super::format::{self, FILE_HEADER, STATE_AT, Seed};
 use super::{DeadLetter, DeadLetterError, LetterId, LetterInfo, Summary};
 use crate::clock::Timestamp;
 use crate::durable;
@@ -16,7 +16,7 @@ use crate::sinks::{Failure, Reason};
 
 /// A file that has so many bytes gets no further letter.
 const ROLL: u64 = 8 << 20;
-const SUFFIX: &str = ".letters";
+pub(super) const SUFFIX: &str = ".letters";
 
 /// 48 bytes a letter, so that a full store of small letters stays below 100 MB of memory.
 struct Slot {
@@ -30,23 +30,23 @@ struct Slot {
     gone: bool,
 }
 
-struct LetterFile {
+pub(super) struct LetterFile {
     path: PathBuf,
     file: Option<File>,
     seed: Seed,
-    size: u64,
+    pub(super) size: u64,
     slots: Vec<Slot>,
     live: usize,
-    damaged: u64,
+    pub(super) damaged: u64,
 }
 
 impl LetterFile {
-    fn new(path: PathBuf, seed: Seed, size: u64) -> Self {
+    pub(super) fn new(path: PathBuf, seed: Seed, size: u64) -> Self {
         Self { path, file: None, seed, size, slots: Vec::new(), live: 0, damaged: 0 }
     }
 
     /// A handle for reading and marking, kept only for the file that is written.
-    fn with_file<T>(&self, work: impl FnOnce(&File) -> io::Result<T>) -> Result<T, DeadLetterError> {
+    pub(super) fn with_file<T>(&self, work: impl FnOnce(&File) -> io::Result<T>) -> Result<T, DeadLetterError> {
         let done = match &self.file {
             Some(file) => work(file),
             None => OpenOptions::new().read(true).write(true).open(&self.path).and_then(|file| work(&file)),
@@ -64,28 +64,28 @@ impl LetterFile {
 
 pub(super) struct Store {
     dir: PathBuf,
-    files: BTreeMap<u64, LetterFile>,
+    pub(super) files: BTreeMap<u64, LetterFile>,
     /// The file that takes letters.
     active: Option<u64>,
-    next_file: u64,
+    pub(super) next_file: u64,
     last_id: u64,
     /// No letter's offset is above it: what is cannot be a repeat.
     max_offset: u64,
     topics: Vec<Arc<str>>,
     counts: Vec<BTreeMap<Reason, u64>>,
-    damaged: u64,
+    pub(super) damaged: u64,
 }
 
-fn at(path: &Path) -> impl FnOnce(io::Error) -> DeadLetterError {
+pub(super) fn at(path: &Path) -> impl FnOnce(io::Error) -> DeadLetterError {
     let path = path.to_owned();
     move |error| DeadLetterError::Io { path, error }
 }
 
 impl Store {
-    pub(super) fn open(dir: &Path) -> Result<Self, DeadLetterError> {
-        durable::create_dirs(dir).map_err(at(dir))?;
-        let mut store = Self {
-            dir: dir.to_owned(),
+    /// Without files yet.
+    pub(super) const fn new(dir: PathBuf) -> Self {
+        Self {
+            dir,
             files: BTreeMap::new(),
             active: None,
             next_file: 1,
@@ -94,63 +94,11 @@ impl Store {
             topics: Vec::new(),
             counts: Vec::new(),
             damaged: 0,
-        };
-        let mut contents = Vec::new();
-        for (number, path) in files_of(dir)? {
-            store.next_file = store.next_file.max(number + 1);
-            let mut header = [0; FILE_HEADER];
-            let length = File::open(&path).and_then(|file| read_up_to(&file, &mut header)).map_err(at(&path))?;
-            let seed = Seed::of_file(&header[..length]);
-            if let Err(found @ BadHeader::Version(_)) = seed {
-                return Err(DeadLetterError::Version { path, found: found.to_string() });
-            }
-            contents.push((number, path, seed.ok(), length));
         }
-        for (number, path, seed, header) in contents {
-            match seed {
-                Some(seed) => store.load(number, path, seed)?,
-                None if header < FILE_HEADER => fs::remove_file(&path).map_err(at(&path))?,
-                None => {
-                    store.damaged += 1;
-                    store.set_aside(&path)?;
-                }
-            }
-        }
-        Ok(store)
     }
 
-    /// Indexes a file and cuts off a half frame at its end.
-    fn load(&mut self, number: u64, path: PathBuf, seed: Seed) -> Result<(), DeadLetterError> {
-        let bytes = fs::read(&path).map_err(at(&path))?;
-        let mut file = LetterFile::new(path, seed, bytes.len() as u64);
-        for found in format::scan(seed, &bytes) {
-            match found {
-                Found::Frame(range) => {
-                    let gone = bytes[range.start + STATE_AT..][..4] == seed.gone();
-                    match seed.payload(&bytes[range.clone()]).and_then(format::decode) {
-                        Some(letter) => self.index(&mut file, &letter, range.start as u64, range.len(), gone),
-                        None => file.damaged += 1,
-                    }
-                }
-                Found::Damaged(range) => {
-                    let state = bytes[range].get(STATE_AT..STATE_AT + 4);
-                    file.damaged += u64::from(state != Some(&seed.gone()));
-                }
-                Found::Half(range) => {
-                    file.size = range.start as u64;
-                    file.with_file(|file| {
-                        file.set_len(range.start as u64)?;
-                        file.sync_all()
-                    })?;
-                }
-            }
-        }
-        self.damaged += file.damaged;
-        self.files.insert(number, file);
-        self.remove_if_done(number)
-    }
-
-    fn index(&mut self, file: &mut LetterFile, letter: &DeadLetter, at: u64, length: usize, gone: bool) {
+    /// Notes a letter that is durable at a place of a file.
+    pub(super) fn index(&mut self, file: &mut LetterFile, letter: &DeadLetter, at: u64, length: usize, gone: bool) {
         self.last_id = self.last_id.max(letter.id.0);
         self.max_offset = self.max_offset.max(letter.offset.0);
         let topic = self.topic(&letter.topic);
@@ -245,15 +193,15 @@ impl Store {
         self.next_file += 1;
         let path = self.dir.join(format!("{number:016}{SUFFIX}"));
         let seed = Seed(fastrand::u32(..));
-        let created = || {
-            durable::create_dirs(&self.dir)?;
-            let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
-            file.write_all_at(&seed.file_header(), 0)?;
-            file.sync_all()?;
-            durable::sync_dir(&self.dir)?;
-            Ok(file)
-        };
-        let file = created().map_err(at(&path)).inspect_err(|_| drop(fs::remove_file(&path)))?;
+        durable::create_dirs(&self.dir).map_err(at(&self.dir))?;
+        let create = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path);
+        let file = create.map_err(at(&path))?;
+        let begun = file
+            .write_all_at(&seed.file_header(), 0)
+            .and_then(|()| file.sync_all())
+            .and_then(|()| durable::sync_dir(&self.dir));
+        // A header alone is no harm, but one a try of a failing disk would be many.
+        begun.map_err(at(&path)).inspect_err(|_| drop(fs::remove_file(&path)))?;
         let entry = LetterFile { file: Some(file), ..LetterFile::new(path, seed, FILE_HEADER as u64) };
         self.files.insert(number, entry);
         self.active = Some(number);
@@ -282,7 +230,7 @@ impl Store {
         max_size: u64,
     ) -> Result<(), DeadLetterError> {
         let Some(letter) = self.get(id)? else { return Ok(()) };
-        self.append(vec![DeadLetter { failure, died, ..letter }], max_size)?;
+        self.append(vec![DeadLetter { died, failure, ..letter }], max_size)?;
         self.remove(&[id]).map(drop)
     }
 
@@ -325,7 +273,7 @@ impl Store {
     }
 
     /// Removes a file without letters, durably; one with damage goes to `damaged/`.
-    fn remove_if_done(&mut self, number: u64) -> Result<(), DeadLetterError> {
+    pub(super) fn remove_if_done(&mut self, number: u64) -> Result<(), DeadLetterError> {
         if self.files.get(&number).is_none_or(|file| file.live > 0) {
             return Ok(());
         }
@@ -337,12 +285,12 @@ impl Store {
             return self.set_aside(&file.path);
         }
         match fs::remove_file(&file.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(&file.path)(error)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(&file.path)(error)),
             _ => durable::sync_dir(&self.dir).map_err(at(&self.dir)),
         }
     }
 
-    fn set_aside(&self, path: &Path) -> Result<(), DeadLetterError> {
+    pub(super) fn set_aside(&self, path: &Path) -> Result<(), DeadLetterError> {
         let damaged = self.dir.join("damaged");
         durable::create_dirs(&damaged).map_err(at(&damaged))?;
         if let Some(name) = path.file_name() {
@@ -398,7 +346,9 @@ impl Store {
                 read => Some(read),
             })
             .collect();
-        unreadable.into_iter().for_each(|id| self.lose(id));
+        for id in unreadable {
+            self.lose(id);
+        }
         letters
     }
 
@@ -426,10 +376,6 @@ impl Store {
         self.files.values().map(|file| file.size).sum()
     }
 
-    pub(super) const fn damaged(&self) -> u64 {
-        self.damaged
-    }
-
     pub(super) fn summary(&self) -> Summary {
         let mut summary = Summary { bytes: self.bytes(), damaged: self.damaged, ..Summary::default() };
         for (topic, counts) in self.topics.iter().zip(&self.counts) {
@@ -440,28 +386,4 @@ impl Store {
         }
         summary
     }
-}
-
-/// The letter files of a folder in the order of their numbers.
-fn files_of(dir: &Path) -> Result<BTreeMap<u64, PathBuf>, DeadLetterError> {
-    let mut files = BTreeMap::new();
-    for entry in fs::read_dir(dir).map_err(at(dir))? {
-        let path = entry.map_err(at(dir))?.path();
-        let number = path.file_name().and_then(|name| name.to_str()?.strip_suffix(SUFFIX)?.parse().ok());
-        if let Some(number) = number {
-            files.insert(number, path);
-        }
-    }
-    Ok(files)
-}
-
-fn read_up_to(file: &File, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match file.read_at(&mut buffer[filled..], filled as u64)? {
-            0 => break,
-            read => filled += read,
-        }
-    }
-    Ok(filled)
 }

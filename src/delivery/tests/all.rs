@@ -30,7 +30,9 @@ impl Bench {
     }
 
     fn push(&self, events: &[&str]) {
-        events.iter().for_each(|event| self.setup.feed.push(event, self.setup.clock.now()));
+        for event in events {
+            self.setup.feed.push(event, self.setup.clock.now());
+        }
     }
 
     fn sink(name: &str, script: impl FnMut(&[Message]) -> Answer + Send + 'static) -> (SinkSetup, ScriptedSink) {

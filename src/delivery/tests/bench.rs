@@ -92,7 +92,7 @@ pub(super) fn sink_config(name: &str) -> config::Sink {
         sources: vec!["*".into()],
         start: Start::Next,
         continues: None,
-        setup_grace: Duration::from_secs(60),
+        setup_grace: Duration::from_mins(1),
         best_effort: false,
         max_topics: 200,
     }

@@ -139,14 +139,19 @@ async fn a_sink_that_is_down_refuses_at_once_and_is_not_ready() {
     let bench = Bench::new();
     let sink = ScriptedSink::new(Answer::confirm);
     lock(&sink.0).connects = (0..30).map(|_| Failure::new(Reason::Unreachable, "refused")).collect();
+    // While it connects, too.
+    lock(&sink.0).connect_takes = Duration::from_secs(1);
     bench.set("main", sink.clone()).await;
     let handle = bench.direct.handles().all().remove(0);
     handle.wait_for(|status| matches!(status.state, SinkState::BackingOff { .. })).await.expect("runs");
     let asked = Instant::now();
-    for id in 0..10 {
+    for id in 0..50 {
+        let asked = Instant::now();
         assert_eq!(why(bench.take(&format!("t {id}")).await), "sink main: unreachable: refused");
+        assert!(asked.elapsed() < Duration::from_millis(10), "{:?}", asked.elapsed());
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    assert!(asked.elapsed() < Duration::from_millis(10), "{:?}", asked.elapsed());
+    assert!(asked.elapsed() > Duration::from_secs(2));
     assert_eq!(why(bench.direct.ready().map(|()| Taken::Stored)), "sink main: unreachable: refused");
     bench.up().await;
     assert_eq!(bench.direct.ready(), Ok(()));
@@ -203,7 +208,11 @@ async fn an_event_goes_its_way_when_nobody_waits() {
 async fn a_replaced_sink_loses_and_refuses_nothing() {
     let (bench, old) =
         Bench::with(|window| Answer::After(Duration::from_secs(1), vec![Outcome::CONFIRMED; window.len()])).await;
-    let new = ScriptedSink::new(Answer::confirm);
+    let before = old.clone();
+    let new = ScriptedSink::new(move |window| {
+        assert_eq!(lock(&before.0).closed, 1, "two sinks of one name never run at once");
+        Answer::confirm(window)
+    });
     let direct = Arc::clone(&bench.direct);
     let now = bench.clock.now();
     let first = tokio::spawn(async move { direct.take(verified("t 1"), now).await });

@@ -21,10 +21,11 @@ pub(super) fn failed(reason: Reason) -> Outcome {
     Outcome::Failed(Failure::new(reason, "scripted"))
 }
 
-/// Events are texts `topic id`; some topics have a meaning.
+/// Events are texts `topic id` with anything behind; some topics have a meaning.
 pub(super) fn make(event: &StoredEvent) -> Option<Message> {
     let text = std::str::from_utf8(&event.body).expect("tests write texts");
-    let (topic, id) = text.split_once(' ').expect("topic and id");
+    let mut words = text.split(' ');
+    let (topic, id) = (words.next().expect("a topic"), words.next().expect("an id"));
     assert_ne!(topic, "panics", "scripted");
     (topic != "unwanted").then(|| Message::sample(topic, id, &event.body, event.received))
 }
@@ -57,6 +58,7 @@ pub(super) struct Scene {
     pub(super) script: Script,
     /// What the next connects give; none left: they work.
     pub(super) connects: VecDeque<Failure>,
+    pub(super) connect_takes: Duration,
     pub(super) up: bool,
     /// Ids of each window that was published.
     pub(super) windows: Vec<Vec<String>>,
@@ -80,6 +82,7 @@ impl ScriptedSink {
         Self(Arc::new(Mutex::new(Scene {
             script: Box::new(script),
             connects: VecDeque::new(),
+            connect_takes: Duration::from_millis(1),
             up: false,
             windows: Vec::new(),
             confirmed: Vec::new(),
@@ -94,7 +97,8 @@ impl ScriptedSink {
 impl Sink for ScriptedSink {
     fn connect(&mut self) -> BoxFuture<'_, Result<Vec<String>, Failure>> {
         Box::pin(async {
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            let takes = lock(&self.0).connect_takes;
+            tokio::time::sleep(takes).await;
             let mut scene = lock(&self.0);
             if let Some(failure) = scene.connects.pop_front() {
                 return Err(failure);

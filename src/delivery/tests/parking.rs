@@ -56,7 +56,7 @@ async fn past_its_grace_a_topic_is_parked_and_the_others_flow() {
     let asked = Instant::now();
     bench.push(&["alma.user 1", "alma.loan 2"]);
     bench.until("parked", |bench| !parked(bench).is_empty()).await;
-    assert!((Duration::from_secs(60)..Duration::from_secs(61)).contains(&asked.elapsed()), "{:?}", asked.elapsed());
+    assert!((Duration::from_mins(1)..Duration::from_secs(61)).contains(&asked.elapsed()), "{:?}", asked.elapsed());
     bench.until_settled().await;
     assert_eq!(parked(&bench), [("alma.user".to_owned(), 1)]);
     let asked = Instant::now();
@@ -228,7 +228,9 @@ async fn a_parked_topic_without_letters_is_given_another_try() {
 #[tokio::test(start_paused = true)]
 async fn a_topic_is_judged_by_what_it_did_alone() {
     // A channel lost to one topic takes the rest of a mixed window with it.
-    let bench = Bench::start(|window| {
+    let mut setup = Setup::new();
+    setup.config.setup_grace = Duration::ZERO;
+    let bench = setup.start(|window| {
         let lost = window.iter().any(|message| message.topic.as_str() == "bad");
         Answer::each(window, |message| match message.topic.as_str() {
             "bad" => failed(Reason::Rights),
@@ -254,12 +256,14 @@ async fn a_topic_in_its_grace_does_not_drag_others_into_its_back_off() {
         }
         Answer::Outcomes(outcomes)
     });
-    bench.push(&["bad 1", "good 2", "bad 3", "good 4", "bad 5"]);
-    let asked = Instant::now();
-    bench.until("the others are taken", |bench| bench.scene().confirmed.len() == 2).await;
-    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+    let mut events: Vec<_> = (0..100).map(|id| format!("bad {id}")).collect();
+    events.push("good 100".to_owned());
+    bench.push(&events.iter().map(String::as_str).collect::<Vec<_>>());
+    bench.until("the other is taken", |bench| bench.scene().confirmed.len() == 1).await;
+    let windows = bench.scene().windows.len();
+    assert!(windows <= 3, "{windows} attempts before the good one was taken");
     bench.until_settled().await;
-    assert_eq!(parked(&bench), [("bad".to_owned(), 3)]);
+    assert_eq!(parked(&bench), [("bad".to_owned(), 100)]);
 }
 
 #[tokio::test(start_paused = true)]

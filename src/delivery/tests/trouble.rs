@@ -249,7 +249,7 @@ async fn over_dead_max_size_the_sink_waits_until_there_is_room() {
     bench.until_settled().await;
     bench.push(&["t 2"]);
     bench.until("it waits", |bench| matches!(bench.status().state, SinkState::BackingOff { .. })).await;
-    tokio::time::sleep(Duration::from_secs(60)).await;
+    tokio::time::sleep(Duration::from_mins(1)).await;
     let SinkState::BackingOff { why, .. } = bench.status().state else { panic!("it waits") };
     assert!(why.detail.contains("dead letters full") && why.detail.contains("dead_max_size is 200"), "{why}");
     assert_eq!((bench.log().cursor.0, bench.status().backlog.events), (3, 1));

@@ -160,13 +160,17 @@ async fn delivered_events_go_before_a_503_for_min_free() {
     for n in 0..9 {
         take(&journal, body(n, 900)).await.expect("taken");
     }
+    // In the segment that is written still.
+    take(&journal, body(50, 0)).await.expect("taken");
     settle_all(&journal, "main").await;
     let before = disk.files("/journal/segments").len();
     assert!(before >= 4, "{before} segments");
     disk.faults(|faults| faults.free = MIN_FREE - 1);
     let refused = take(&journal, body(100, 900)).await;
     assert!(matches!(refused, Err(NotTaken::DiskFull { min_free: MIN_FREE, .. })), "{refused:?}");
-    assert_eq!(disk.files("/journal/segments").len(), 1, "all that was delivered went");
+    let left = disk.files("/journal/segments");
+    assert_eq!(left.len(), 1);
+    assert_eq!(disk.get(&left[0]).expect("there").len(), 1024, "all that was delivered went, the newest too");
     assert!(matches!(journal.ready(), Err(NotTaken::DiskFull { .. })));
     disk.faults(|faults| faults.free = 0);
     assert_eq!(take(&journal, body(100, 900)).await, Ok(Taken::Stored));

@@ -106,6 +106,41 @@ async fn a_torn_tail_is_cut_off_without_a_word_of_damage() {
 }
 
 #[tokio::test]
+async fn a_cursor_alone_keeps_offsets_from_being_given_again() {
+    let (disk, segments) = three_segments().await;
+    let journal = reopen(&disk);
+    let mut reader = journal.reader(&sink("main")).expect("known");
+    let window = soon(reader.next_window(64, 1 << 20)).await.expect("open");
+    reader.advance(window.end);
+    soon(journal.close()).await;
+    let end = window.end;
+    assert!(end.0 > 3);
+    let disk = disk.crash(true);
+    for segment in disk.files("/journal/segments") {
+        disk.take(&segment);
+    }
+    let journal = reopen(&disk);
+    take(&journal, body(99, 0)).await.expect("taken");
+    let mut reader = journal.reader(&sink("main")).expect("known");
+    let window = soon(reader.next_window(64, 1 << 20)).await.expect("open");
+    assert!(window.events[0].0 >= end, "{} was given before, {segments:?} had it", window.events[0].0);
+}
+
+#[tokio::test]
+async fn a_last_segment_that_the_disk_does_not_give_is_not_cut() {
+    let (disk, segments) = three_segments().await;
+    let whole = disk.get(&segments[2]).expect("there");
+    // Heads of segments can be read, nothing behind them.
+    disk.faults(|faults| faults.reads_behind = Some(1024));
+    let journal = reopen(&disk);
+    disk.faults(|faults| faults.reads_behind = None);
+    assert_eq!(disk.get(&segments[2]).expect("there"), whole);
+    assert_eq!(due(&journal).await, [0, 1, 2, 3, 4, 5, 6, 7, 8]);
+    take(&journal, body(99, 0)).await.expect("taken");
+    assert_eq!(due(&journal).await.last(), Some(&99));
+}
+
+#[tokio::test]
 async fn an_unknown_format_is_refused_and_nothing_touched() {
     let (disk, segments) = three_segments().await;
     let refused = |disk: &RamDisk| {
@@ -145,7 +180,7 @@ async fn a_disk_that_does_not_give_a_page_is_asked_again_before_it_counts_as_dam
     let (disk, _) = three_segments().await;
     let journal = reopen(&disk);
     let mut reader = journal.reader(&sink("main")).expect("known");
-    disk.faults(|faults| faults.reads = true);
+    disk.faults(|faults| faults.reads_behind = Some(0));
     let began = tokio::time::Instant::now();
     let window = reader.next_window(64, 1 << 20).await.expect("open");
     assert!(began.elapsed().as_secs() >= 10, "tried for 10 s");

@@ -34,8 +34,8 @@ pub(super) struct Faults {
     pub(super) cursors: bool,
     /// No new file and no growth.
     pub(super) full: bool,
-    /// Reads fail.
-    pub(super) reads: bool,
+    /// Reads fail that begin at this place of a segment or behind it.
+    pub(super) reads_behind: Option<u64>,
     /// Nothing goes any more: the process that has this disk is dead.
     pub(super) dead: bool,
     /// What the disk says of its free space; 0: plenty.
@@ -244,7 +244,8 @@ impl RamFile {
 
 impl DiskFile for RamFile {
     fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
-        if self.disk.alive()?.faults.reads {
+        let fails = self.disk.alive()?.faults.reads_behind.is_some_and(|from| at >= from);
+        if fails && self.path.starts_with("/journal/segments") {
             return Err(io::Error::other("bad sector"));
         }
         let content = self.content();

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::clock::Timestamp;
+use crate::message::ContentType;
 
 struct Bench {
     dir: tempfile::TempDir,
@@ -80,6 +81,19 @@ async fn each_event_is_one_line_in_the_file_of_its_topic() {
     assert_eq!(bench.ids("alma.bib.jsonl"), ["2"]);
     let text = fs::read_to_string(bench.path("alma.bib.jsonl")).expect("reads");
     assert!(text.contains(r#""data":{"a":209.0}"#), "{text}");
+}
+
+#[test]
+fn a_line_is_one_line_whatever_the_data() {
+    let with = |content_type, data: &'static [u8]| {
+        let sample = Message::sample("t", "1", data, Timestamp::from_micros(1));
+        let line = line(&Message { content_type, ..sample });
+        String::from_utf8(line.to_vec()).expect("a text")
+    };
+    let head = r#"{"specversion":"1.0","id":"1","data"#;
+    assert_eq!(with(ContentType::Json, b"{\r\n\t\"a\": 209.0\n}"), format!("{head}\":{{  \t\"a\": 209.0 }}}}\n"));
+    assert_eq!(with(ContentType::Xml, b"<a\n b=\"1\"/>"), format!(r#"{head}":"<a\n b=\"1\"/>"}}"#) + "\n");
+    assert_eq!(with(ContentType::Opaque, b"\xff\n"), format!("{head}_base64\":\"/wo=\"}}\n"));
 }
 
 #[tokio::test]
@@ -234,12 +248,20 @@ async fn a_folder_that_can_not_be_made_is_unreachable() {
 async fn a_disk_that_hangs_keeps_one_thread_and_is_waited_for() {
     let mut bench = Bench::new().await;
     let files = Arc::clone(&bench.sink.files);
-    let held = files.lock().expect("not poisoned");
+    let (held, is_held) = std::sync::mpsc::channel();
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let disk = std::thread::spawn(move || {
+        let _held = files.lock().expect("not poisoned");
+        held.send(()).expect("the test waits");
+        released.recv().expect("the test lets go");
+    });
+    is_held.recv().expect("is held");
     // The pump's deadline drops the publish; the thread goes on.
     let hung = tokio::time::timeout(Duration::from_millis(20), bench.publish(&[("t", "1")])).await;
     assert!(hung.is_err());
     assert_eq!(bench.sink.connect().await.map_err(|failure| failure.reason), Err(Reason::Timeout));
-    drop(held);
+    release.send(()).expect("the disk waits");
+    disk.join().expect("ends");
     bench.sink.abandon().await;
     bench.connect().await;
     bench.confirm(&[("t", "2")]).await;

@@ -165,7 +165,8 @@ pub(super) fn message_limit(max_body: usize) -> usize {
 fn stream_config(settings: &Settings, prefix: &str) -> StreamConfig {
     StreamConfig {
         name: settings.stream.clone(),
-        subjects: vec![format!("{prefix}.>")],
+        // A template can end in an empty placeholder, which leaves the prefix alone.
+        subjects: vec![prefix.to_owned(), format!("{prefix}.>")],
         storage: StorageType::File,
         num_replicas: settings.replicas,
         max_age: settings.max_age,

@@ -76,25 +76,26 @@ fn parse(payload: &[u8]) -> Option<Greeting> {
     Some(Greeting { product: product.trim_end().to_owned(), mechanisms, tls: None })
 }
 
-/// What a field holds.
+/// The value of a field.
 enum Value {
     Text(String),
     Other,
 }
 
-/// The value of a field; none where it is cut off or of no known type.
+/// Reads a value; of the types only those that a broker's properties have are known.
 fn value(from: &mut &[u8]) -> Option<Value> {
-    match take(from, 1)?.first()? {
-        b'S' => Some(Value::Text(String::from_utf8_lossy(long_string(from)?).into_owned())),
-        b'F' | b'A' | b'x' => long_string(from).map(|_| Value::Other),
-        b't' | b'b' | b'B' => take(from, 1).map(|_| Value::Other),
-        b's' | b'u' | b'U' => take(from, 2).map(|_| Value::Other),
-        b'I' | b'i' | b'f' => take(from, 4).map(|_| Value::Other),
-        b'D' => take(from, 5).map(|_| Value::Other),
-        b'l' | b'L' | b'd' | b'T' => take(from, 8).map(|_| Value::Other),
-        b'V' => Some(Value::Other),
+    let passed_over = match take(from, 1)?.first()? {
+        b'S' => return Some(Value::Text(String::from_utf8_lossy(long_string(from)?).into_owned())),
+        b'F' | b'A' | b'x' => long_string(from),
+        b't' | b'b' | b'B' => take(from, 1),
+        b's' | b'u' | b'U' => take(from, 2),
+        b'I' | b'i' | b'f' => take(from, 4),
+        b'D' => take(from, 5),
+        b'l' | b'L' | b'd' | b'T' => take(from, 8),
+        b'V' => take(from, 0),
         _ => None,
-    }
+    };
+    passed_over.map(|_| Value::Other)
 }
 
 /// What follows its own length in four bytes.

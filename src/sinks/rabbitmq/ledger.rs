@@ -12,8 +12,9 @@ use crate::sinks::{Failure, Outcome, Reason};
 /// One entry a message of the window, in its order.
 pub(super) struct Ledger(Vec<Entry>);
 
+#[allow(clippy::large_enum_variant, reason = "all begin open; a box each would be one allocation an event")]
 enum Entry {
-    Open(Box<Publication>),
+    Open(Publication),
     Confirmed,
     /// To this routing key no queue is bound.
     Returned(String),
@@ -23,12 +24,7 @@ enum Entry {
 impl Ledger {
     /// All open, but what can't be written at all.
     pub(super) fn new(window: &[Message]) -> Self {
-        Self(
-            window
-                .iter()
-                .map(|message| Publication::of(message).map_or_else(Entry::Failed, |made| Entry::Open(Box::new(made))))
-                .collect(),
-        )
+        Self(window.iter().map(|message| Publication::of(message).map_or_else(Entry::Failed, Entry::Open)).collect())
     }
 
     pub(super) fn is_settled(&self) -> bool {
@@ -38,7 +34,7 @@ impl Ledger {
     /// What is open, in the window's order.
     pub(super) fn publications(&self) -> impl Iterator<Item = &Publication> {
         self.0.iter().filter_map(|entry| match entry {
-            Entry::Open(publication) => Some(&**publication),
+            Entry::Open(publication) => Some(publication),
             _ => None,
         })
     }

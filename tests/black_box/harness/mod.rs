@@ -88,7 +88,7 @@ impl Setup {
             ("[sources.alma]", "path = \"/webhooks\"\nsecret_file = \"DIR/secret\""),
         ] {
             if !more.contains(table) {
-                text += &format!("{table}\n{content}\n");
+                text += &[table, content, ""].join("\n");
             }
         }
         let text = (text + more).replace("DIR", &self.folder.path().display().to_string());

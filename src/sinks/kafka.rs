@@ -1,0 +1,239 @@
+//! Apache Kafka, by librdkafka: an idempotent producer, confirmed by all in-sync replicas.
+//!
+//! A window is queued at once and its delivery reports are awaited; what is not confirmed within the delivery
+//! time-out counts as unknown and is sent again by the pump. A missing topic is created with its first event, or
+//! reported. A new connection is a new producer: credentials and certificates are read again, and nothing of an old
+//! attempt is left. Purging an idempotent producer leaves a gap in its sequence numbers; that is harmless, because a
+//! purged producer is never used again.
+//!
+//! # Error codes
+//!
+//! By the names of the Kafka protocol; those that begin with an underscore are librdkafka's own.
+//!
+//! | code | reason |
+//! |---|---|
+//! | `_TRANSPORT`, `_ALL_BROKERS_DOWN`, `_RESOLVE`, `BROKER_NOT_AVAILABLE`, `NETWORK_EXCEPTION`, `LEADER_NOT_AVAILABLE`, `NOT_LEADER_FOR_PARTITION`, and every code that is not listed here | unreachable |
+//! | `_AUTHENTICATION`, `_SSL`, `SASL_AUTHENTICATION_FAILED`, `UNSUPPORTED_SASL_MECHANISM`, `ILLEGAL_SASL_STATE`, `SECURITY_DISABLED` | login |
+//! | `_MSG_TIMED_OUT`, `_TIMED_OUT`, `_TIMED_OUT_QUEUE`, `REQUEST_TIMED_OUT`, `_PURGE_QUEUE`, `_PURGE_INFLIGHT`, `OUT_OF_ORDER_SEQUENCE_NUMBER` and what else befalls a producer id | timeout; unreachable or login where all brokers are known to be down |
+//! | `_QUEUE_FULL`, `_ISR_INSUFF`, `NOT_ENOUGH_REPLICAS`, `NOT_ENOUGH_REPLICAS_AFTER_APPEND`, `KAFKA_STORAGE_ERROR`, `THROTTLING_QUOTA_EXCEEDED` | busy |
+//! | `MSG_SIZE_TOO_LARGE`, `RECORD_LIST_TOO_LARGE` | too large |
+//! | `INVALID_MSG`, `INVALID_MSG_SIZE`, `INVALID_RECORD`, `INVALID_TIMESTAMP`, `UNSUPPORTED_FOR_MESSAGE_FORMAT`, `UNSUPPORTED_COMPRESSION_TYPE`, `_BAD_MSG`, `_BAD_COMPRESSION` | malformed |
+//! | `TOPIC_AUTHORIZATION_FAILED`, `CLUSTER_AUTHORIZATION_FAILED` (no right to write anywhere, or none to create topics) | rights |
+//! | `UNKNOWN_TOPIC_OR_PART`, `_UNKNOWN_TOPIC`, `_UNKNOWN_PARTITION`, `INVALID_TOPIC_EXCEPTION` (a name that collides), `INVALID_REPLICATION_FACTOR`, `INVALID_PARTITIONS`, `INVALID_CONFIG`, `POLICY_VIOLATION` | missing; unreachable, and so created again, where it vanished and may be created |
+//!
+//! A fatal error ends a producer for ever: its messages fail with the fatal code, and a new one takes its place before
+//! the next window.
+
+mod client;
+mod errors;
+pub mod probe;
+mod ready;
+mod record;
+mod survey;
+pub mod tail;
+mod topics;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use rdkafka::ClientConfig;
+use rdkafka::error::RDKafkaErrorCode as Code;
+use rdkafka::producer::{BaseRecord, Producer as _};
+use tokio::sync::mpsc;
+
+use client::{DELIVERY_TIMEOUT, Live, Report, Ticket, blocking, message_limit};
+use topics::READY_TIMEOUT;
+
+use super::{Failure, Outcome, Reason, Sink};
+use crate::config::{self, SinkName};
+use crate::message::Message;
+
+/// How long [`Sink::close`] waits for what is still queued.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Events into Kafka topics.
+pub struct KafkaSink {
+    name: SinkName,
+    settings: config::KafkaSink,
+    limit: usize,
+    /// The producer's properties.
+    config: ClientConfig,
+    /// None before the first connection and after one has ended.
+    live: Option<Live>,
+    /// Topics that were seen; others are looked for, and created, before their first event is sent.
+    known: BTreeSet<String>,
+    /// The brokers' defaults were looked at: once a process, because it takes a connection of its own.
+    surveyed: bool,
+}
+
+impl KafkaSink {
+    /// A sink that is not connected. `max_body` is the largest body in bytes; the limit of messages follows it.
+    pub fn new(name: &SinkName, settings: &config::KafkaSink, max_body: usize) -> Self {
+        Self {
+            name: name.clone(),
+            settings: settings.clone(),
+            limit: message_limit(max_body),
+            config: client::producing(settings, max_body),
+            live: None,
+            known: BTreeSet::new(),
+            surveyed: false,
+        }
+    }
+
+    async fn start(&self) -> Result<Live, Failure> {
+        let (name, config) = (self.name.clone(), self.config.clone());
+        blocking(move || Live::start(name.as_str(), &config)).await?
+    }
+
+    async fn connect_anew(&mut self) -> Result<Vec<String>, Failure> {
+        self.end().await;
+        let live = self.start().await?;
+        live.reached().await?;
+        self.live = Some(live);
+        if self.surveyed {
+            return Ok(Vec::new());
+        }
+        self.surveyed = true;
+        Ok(self.shortcomings().await)
+    }
+
+    /// Ends the producer; nothing of it is sent afterwards.
+    async fn end(&mut self) {
+        if let Some(live) = &self.live {
+            live.purge().await;
+        }
+        self.live = None;
+    }
+
+    async fn publish_window(&mut self, window: &[Message]) -> Vec<Outcome> {
+        self.replace_if_fatal().await;
+        if self.live.is_none() {
+            return vec![Outcome::Failed(Failure::new(Reason::Unreachable, "not connected")); window.len()];
+        }
+        let not_ready = self.ready_topics(window).await;
+        let mut outcomes: Vec<Option<Outcome>> =
+            window.iter().map(|message| not_ready.get(message.topic.as_str()).cloned().map(Outcome::Failed)).collect();
+        self.send(window, &mut outcomes).await;
+        outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(|| Outcome::Failed(unknown()))).collect()
+    }
+
+    /// Queues all messages that have no outcome yet, and awaits the report of each.
+    async fn send(&mut self, window: &[Message], outcomes: &mut [Option<Outcome>]) {
+        let (reports, mut reported) = mpsc::channel(window.len());
+        let mut in_flight = 0_usize;
+        for (place, message) in window.iter().enumerate() {
+            if outcomes[place].is_some() {
+                continue;
+            }
+            loop {
+                match self.queue(message, place, &reports) {
+                    Ok(()) => in_flight += 1,
+                    // The queue of librdkafka is shared and bounded: each report makes room.
+                    Err(Code::QueueFull) if in_flight > 0 => {
+                        let Some((place, report)) = reported.recv().await else { return };
+                        in_flight -= 1;
+                        outcomes[place] = Some(self.outcome(&window[place], report));
+                        continue;
+                    }
+                    Err(code) => outcomes[place] = Some(self.outcome(message, Err(code))),
+                }
+                break;
+            }
+        }
+        while in_flight > 0 {
+            let Some((place, report)) = reported.recv().await else { return };
+            in_flight -= 1;
+            outcomes[place] = Some(self.outcome(&window[place], report));
+        }
+    }
+
+    fn queue(&self, message: &Message, place: usize, reports: &mpsc::Sender<Report>) -> Result<(), Code> {
+        let live = self.live.as_ref().ok_or(Code::BrokerTransportFailure)?;
+        let value = record::value(message);
+        let ticket = Box::new(Ticket { place, reports: reports.clone() });
+        let record = BaseRecord::with_opaque_to(message.topic.as_str(), ticket)
+            .key(message.partition_key.as_bytes())
+            .payload(value.as_ref())
+            .timestamp(i64::try_from(message.recorded.as_millis()).unwrap_or(0))
+            .headers(record::headers(message));
+        live.producer.send(record).map_err(|(error, _)| error.rdkafka_error_code().unwrap_or(Code::InvalidArgument))
+    }
+
+    fn outcome(&mut self, message: &Message, report: Result<(), Code>) -> Outcome {
+        let code = match report {
+            Ok(()) => return Outcome::CONFIRMED,
+            Err(code) => code,
+        };
+        let failure = errors::failure(code);
+        let live = self.live.as_ref();
+        Outcome::Failed(match failure.reason {
+            // What was purged because of a fatal error failed for that error.
+            _ if live.is_some_and(|live| live.fatal().is_some()) => live.and_then(Live::fatal).unwrap_or(failure),
+            Reason::Timeout => live.and_then(|live| live.context.down()).unwrap_or(failure),
+            Reason::Missing => {
+                self.known.remove(message.topic.as_str());
+                if self.settings.create_topics {
+                    Failure::new(Reason::Unreachable, format!("{}; the topic is made again", failure.detail))
+                } else {
+                    failure
+                }
+            }
+            Reason::TooLarge => Failure::new(
+                Reason::TooLarge,
+                format!("{}; the topic's max.message.bytes should be {}", failure.detail, self.limit),
+            ),
+            _ => failure,
+        })
+    }
+
+    /// A producer after a fatal error sends nothing any more; a new one takes its place. Only before a window: one made
+    /// behind it would go the same way before an operator could mend what was wrong.
+    async fn replace_if_fatal(&mut self) {
+        let Some(failure) = self.live.as_ref().and_then(Live::fatal) else { return };
+        tracing::warn!(sink = self.name.as_str(), error = %failure, "the Kafka producer ended for good, a new one is made");
+        self.end().await;
+        self.live = self.start().await.ok();
+    }
+}
+
+impl Sink for KafkaSink {
+    fn connect(&mut self) -> BoxFuture<'_, Result<Vec<String>, Failure>> {
+        self.connect_anew().boxed()
+    }
+
+    fn publish<'a>(&'a mut self, window: &'a [Message]) -> BoxFuture<'a, Vec<Outcome>> {
+        self.publish_window(window).boxed()
+    }
+
+    fn abandon(&mut self) -> BoxFuture<'_, ()> {
+        self.end().boxed()
+    }
+
+    fn close(&mut self) -> BoxFuture<'_, ()> {
+        async {
+            if let Some(live) = &self.live {
+                let producer = std::sync::Arc::clone(&live.producer);
+                let _ = blocking(move || producer.flush(CLOSE_TIMEOUT)).await;
+            }
+            self.end().await;
+        }
+        .boxed()
+    }
+
+    fn deadline(&self) -> Duration {
+        READY_TIMEOUT + DELIVERY_TIMEOUT + Duration::from_secs(10)
+    }
+
+    fn is_up(&self) -> bool {
+        self.live.as_ref().is_some_and(|live| live.context.is_up())
+    }
+}
+
+fn unknown() -> Failure {
+    Failure::new(Reason::Timeout, "the producer ended before it told what became of the message")
+}

@@ -1,0 +1,94 @@
+//! What must be there before an event is sent: its topic.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::client::Live;
+use super::topics::{self, Admin, Look};
+use super::{KafkaSink, client, survey};
+use crate::message::Message;
+use crate::sinks::{Failure, Reason};
+
+impl KafkaSink {
+    /// Looks for topics that were not seen yet and creates what may be created. Returns what keeps the others from
+    /// being published to.
+    pub(super) async fn ready_topics(&mut self, window: &[Message]) -> BTreeMap<String, Failure> {
+        let unseen: BTreeSet<&str> =
+            window.iter().map(|message| message.topic.as_str()).filter(|topic| !self.known.contains(*topic)).collect();
+        let Some(live) = self.live.as_ref().filter(|_| !unseen.is_empty()) else { return BTreeMap::new() };
+        let mut failed = BTreeMap::new();
+        let (mut there, mut missing) = (BTreeMap::new(), Vec::new());
+        for (topic, found) in topics::look_all(live, unseen.into_iter().map(str::to_owned).collect()).await {
+            match found {
+                Look::There { replicas, .. } => {
+                    there.insert(topic, replicas);
+                }
+                Look::Missing if self.settings.create_topics => missing.push(topic),
+                Look::Missing => {
+                    let detail = "the topic does not exist, and create_topics = false";
+                    failed.insert(topic, Failure::new(Reason::Missing, detail));
+                }
+                Look::Failed(failure) => {
+                    failed.insert(topic, failure);
+                }
+            }
+        }
+        let created = self.create(live, &missing, &mut failed).await;
+        self.known.extend(there.keys().cloned());
+        self.known.extend(created);
+        self.warn_of_topics(there);
+        failed
+    }
+
+    /// Creates topics; returns those that are there now.
+    async fn create(&self, live: &Live, missing: &[String], failed: &mut BTreeMap<String, Failure>) -> Vec<String> {
+        if missing.is_empty() {
+            return Vec::new();
+        }
+        let results = match Admin::new(&client::common(&self.settings)).await {
+            Ok(admin) => admin.create(&self.settings, self.limit, missing, false).await,
+            Err(failure) => missing.iter().map(|topic| (topic.clone(), Err(failure.clone()))).collect(),
+        };
+        let mut created = Vec::new();
+        for (topic, result) in results {
+            match result {
+                Ok(()) => {
+                    tracing::info!(sink = self.name.as_str(), topic, "created a Kafka topic");
+                    created.push(topic);
+                }
+                Err(failure) => {
+                    failed.insert(topic, failure);
+                }
+            }
+        }
+        topics::wait_for_leaders(live, &created).await;
+        created
+    }
+
+    /// What the brokers' defaults fall short of, for topics that have no settings of their own.
+    pub(super) async fn shortcomings(&self) -> Vec<String> {
+        let Ok(mut admin) = Admin::new(&client::common(&self.settings)).await else { return Vec::new() };
+        // Without the right to describe there is nothing to warn of; `check --connect` says so.
+        let Ok(limits) = admin.broker_limits().await else { return Vec::new() };
+        survey::shortcomings(&survey::of_broker(&self.settings, &limits, self.limit))
+    }
+
+    /// Tells of topics that were there before and fall short, once a topic and beside the delivery.
+    fn warn_of_topics(&self, there: BTreeMap<String, usize>) {
+        if there.is_empty() {
+            return;
+        }
+        let (sink, config, limit) = (self.name.clone(), client::common(&self.settings), self.limit);
+        tokio::spawn(async move {
+            let names: Vec<String> = there.keys().cloned().collect();
+            let limits = match Admin::new(&config).await {
+                Ok(admin) => admin.topic_limits(&names).await.unwrap_or_default(),
+                Err(_) => BTreeMap::new(),
+            };
+            for (topic, replicas) in there {
+                for text in survey::shortcomings(&survey::of_topic(&topic, replicas, limits.get(&topic), limit)) {
+                    tracing::warn!(sink = sink.as_str(), "{text}");
+                }
+            }
+        });
+    }
+}

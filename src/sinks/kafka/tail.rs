@@ -1,0 +1,152 @@
+//! `tail` for Kafka: a reader that leaves no trace on the cluster.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{Consumer, ConsumerContext, StreamConsumer};
+use rdkafka::error::RDKafkaErrorCode as Code;
+use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
+use rdkafka::producer::Producer as _;
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use tokio::time::MissedTickBehavior;
+
+use super::client::{self, Context, Live, blocking};
+use super::{errors, record, topics};
+use crate::config::KafkaSink;
+use crate::sinks::Failure;
+use crate::sinks::tools::{Landed, TailOptions, structured_from};
+
+/// How often new topics are looked for.
+const REFRESH: Duration = Duration::from_secs(2);
+
+impl ConsumerContext for Context {}
+
+/// Reads topics under `prefix` until the reader has had enough or may not read.
+///
+/// Partitions are assigned, never subscribed to, and no offset is committed. A topic that appears later is read from
+/// its first record. A broker that goes away is waited for.
+pub async fn tail(settings: &KafkaSink, prefix: &str, options: TailOptions) -> Result<(), Failure> {
+    let TailOptions { topics, from_start, into, ready } = options;
+    let config = client::common(settings);
+    let live = blocking(move || Live::start("tail", &config)).await??;
+    live.reached().await?;
+    let consumer = Arc::new(consumer(settings)?);
+    let asked_for = |topic: &str| {
+        topic.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')) && topics.ask_for(topic)
+    };
+    let mut assigned = BTreeSet::new();
+    let first = list(&live).await?;
+    let first: Vec<_> = first.into_iter().filter(|(topic, _)| asked_for(topic)).collect();
+    assign(&consumer, &live, first, &mut assigned, from_start).await?;
+    // Its owner may have gone; that shows at `into`.
+    let _ = ready.send(());
+
+    let mut refresh = tokio::time::interval(REFRESH);
+    refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = into.closed() => break,
+            _ = refresh.tick() => {
+                // A cluster that does not answer now is asked again at the next tick.
+                let Ok(found) = list(&live).await else { continue };
+                let new = found.into_iter().filter(|(topic, _)| asked_for(topic)).collect();
+                assign(&consumer, &live, new, &mut assigned, true).await?;
+            }
+            received = consumer.recv() => match received {
+                Ok(message) => {
+                    if into.send(landed(&message)).await.is_err() {
+                        break;
+                    }
+                }
+                Err(error) if error.rdkafka_error_code() == Some(Code::TopicAuthorizationFailed) => {
+                    return Err(errors::client_failure(&error));
+                }
+                // librdkafka connects again by itself; a group is named but not used, and needs no right.
+                Err(error) => tracing::debug!(%error, "reading goes on"),
+            },
+        }
+    }
+    // Closing waits for the broker threads.
+    blocking(move || drop(consumer)).await
+}
+
+fn consumer(settings: &KafkaSink) -> Result<StreamConsumer<Context>, Failure> {
+    let mut config: ClientConfig = client::common(settings);
+    // The operator's properties are meant for the producer; librdkafka would warn of each.
+    config.set_log_level(RDKafkaLogLevel::Error);
+    // librdkafka wants a name even where partitions are assigned; nothing is ever stored under it.
+    config.set("group.id", "alma-bridge-tail");
+    config.set("enable.auto.commit", "false");
+    config.set("enable.auto.offset.store", "false");
+    config.set("auto.offset.reset", "earliest");
+    config.create_with_context(Context::default()).map_err(|error| errors::client_failure(&error))
+}
+
+/// All topics and their partitions.
+async fn list(live: &Live) -> Result<Vec<(String, i32)>, Failure> {
+    let producer = Arc::clone(&live.producer);
+    let metadata = blocking(move || producer.client().fetch_metadata(None, topics::ASK_TIMEOUT)).await?;
+    let metadata = metadata.map_err(|error| errors::client_failure(&error))?;
+    let partitions = metadata
+        .topics()
+        .iter()
+        .flat_map(|topic| topic.partitions().iter().map(|partition| (topic.name().to_owned(), partition.id())));
+    Ok(partitions.collect())
+}
+
+/// Adds those that are not read yet: from their beginning, or from where they end now.
+async fn assign(
+    consumer: &Arc<StreamConsumer<Context>>,
+    live: &Live,
+    found: Vec<(String, i32)>,
+    assigned: &mut BTreeSet<(String, i32)>,
+    from_start: bool,
+) -> Result<(), Failure> {
+    let new: Vec<_> = found.into_iter().filter(|partition| !assigned.contains(partition)).collect();
+    if new.is_empty() {
+        return Ok(());
+    }
+    let (consumer, producer, partitions) = (Arc::clone(consumer), Arc::clone(&live.producer), new.clone());
+    let result = blocking(move || {
+        let mut list = TopicPartitionList::with_capacity(partitions.len());
+        for (topic, partition) in &partitions {
+            // The end is asked for: librdkafka's own "end" is found only when the first fetch is sent, and what was
+            // published until then would be passed over.
+            let offset = if from_start {
+                Offset::Beginning
+            } else {
+                match producer.client().fetch_watermarks(topic, *partition, topics::ASK_TIMEOUT) {
+                    Ok((_, end)) => Offset::Offset(end),
+                    Err(_) => Offset::End,
+                }
+            };
+            list.add_partition_offset(topic, *partition, offset)?;
+        }
+        consumer.incremental_assign(&list)
+    })
+    .await?;
+    result.map_err(|error| errors::client_failure(&error))?;
+    assigned.extend(new);
+    Ok(())
+}
+
+/// A record as a CloudEvents document.
+fn landed(message: &BorrowedMessage<'_>) -> Landed {
+    let data = message.payload().unwrap_or_default();
+    let mut content_type = None;
+    let mut attributes = Vec::new();
+    for header in message.headers().into_iter().flat_map(|headers| headers.iter()) {
+        let Some(value) = header.value else { continue };
+        let value = String::from_utf8_lossy(value).into_owned();
+        if header.key.eq_ignore_ascii_case(record::CONTENT_TYPE) {
+            content_type = Some(value);
+        } else if let Some(name) = header.key.strip_prefix(record::PREFIX) {
+            attributes.push((name.to_owned(), value));
+        }
+    }
+    let structured = content_type.as_deref().is_some_and(record::is_structured);
+    let document = if structured { data.to_vec() } else { structured_from(&attributes, content_type.as_deref(), data) };
+    Landed { topic: message.topic().to_owned(), document }
+}

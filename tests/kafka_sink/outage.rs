@@ -1,0 +1,90 @@
+//! A broker that dies, hangs, and comes back.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use alma_bridge::sinks::{Reason, Sink};
+
+use crate::support::{BROKER, brokers, connected, deliver, events, kcat, prefix, settings, sink};
+
+/// Events enough to be still on their way when the broker dies.
+const LOAD: usize = 100_000;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_lands_though_the_broker_is_killed_under_load() {
+    let _alone = BROKER.write().await;
+    let topic = format!("{}.loan", prefix());
+    let mut sink = connected(&settings()).await;
+    sink.publish(&events(&topic, 1)).await;
+    let confirmed = Arc::new(AtomicUsize::new(0));
+    let load = tokio::spawn({
+        let (messages, confirmed) = (events(&topic, LOAD), Arc::clone(&confirmed));
+        async move { deliver(&mut sink, &messages, &confirmed).await }
+    });
+    tokio::task::spawn_blocking(move || {
+        while confirmed.load(Ordering::Relaxed) < LOAD / 20 {
+            std::thread::yield_now();
+        }
+        brokers(&["kill", "kafka"]);
+        assert!(confirmed.load(Ordering::Relaxed) < LOAD, "it was killed under load");
+        brokers(&["start", "kafka"]);
+    })
+    .await
+    .expect("restarted");
+    load.await.expect("delivered");
+    let keys = kcat(&topic, "%k");
+    let unique: BTreeSet<&String> = keys.iter().collect();
+    assert_eq!(unique.len(), LOAD);
+    println!("{} repeats", keys.len() - LOAD - 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_of_an_abandoned_window_is_sent_later() {
+    let _alone = BROKER.write().await;
+    let topic = format!("{}.loan", prefix());
+    let mut live = connected(&settings()).await;
+    live.publish(&events(&topic, 1)).await;
+    brokers(&["kill", "kafka"]);
+    let window = events(&topic, 512);
+    let left = tokio::time::timeout(Duration::from_secs(2), live.publish(&window)).await;
+    assert!(left.is_err(), "nobody confirms");
+    let begun = Instant::now();
+    live.abandon().await;
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    let failure = sink(&settings()).connect().await.expect_err("the broker is dead");
+    assert_eq!(failure.reason, Reason::Unreachable);
+    brokers(&["start", "kafka"]);
+    live.connect().await.expect("the broker is back");
+    live.publish(&events(&format!("{topic}.other"), 1)).await;
+    assert_eq!(kcat(&topic, "%k").len(), 1, "of the abandoned window nothing came");
+    assert!(live.publish(&window).await.iter().all(|outcome| crate::support::reason(outcome).is_none()));
+    assert_eq!(kcat(&topic, "%k").len(), 513);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_hangs_is_left_within_the_deadline() {
+    let _alone = BROKER.write().await;
+    let topic = format!("{}.loan", prefix());
+    let mut sink = connected(&settings()).await;
+    sink.publish(&events(&topic, 1)).await;
+    brokers(&["stop", "kafka"]);
+    let window = events(&topic, 100);
+    let begun = Instant::now();
+    let outcomes = tokio::time::timeout(sink.deadline(), sink.publish(&window)).await;
+    let took = begun.elapsed();
+    let begun = Instant::now();
+    sink.abandon().await;
+    let abandoned = begun.elapsed();
+    brokers(&["cont", "kafka"]);
+    let outcomes = outcomes.expect("librdkafka gives up before the pump does");
+    assert!(took >= Duration::from_secs(25) && abandoned < Duration::from_secs(2), "{took:?} {abandoned:?}");
+    for outcome in &outcomes {
+        let reason = crate::support::reason(outcome);
+        assert!(matches!(reason, Some(Reason::Timeout | Reason::Unreachable)), "{outcome:?}");
+    }
+    deliver(&mut sink, &window, &AtomicUsize::new(0)).await;
+    let keys: BTreeSet<String> = kcat(&topic, "%k").into_iter().collect();
+    assert_eq!(keys.len(), 100);
+}
