@@ -126,13 +126,6 @@ impl RabbitMqSink {
 
     /// Publishes what is open. An error is what left some of it open.
     async fn round(&mut self, ledger: &mut Ledger, until: Instant) -> Result<(), Failure> {
-        let late = |blocked: bool| {
-            if blocked {
-                Failure::new(Reason::Busy, "the broker blocks publishers: memory or disk alarm")
-            } else {
-                Failure::new(Reason::Timeout, format!("no confirm within {CONFIRM_TIMEOUT:?}"))
-            }
-        };
         let connection = self.connection.as_mut().filter(|connection| connection.is_up());
         let connection = connection.ok_or_else(|| Failure::new(Reason::Unreachable, "not connected"))?;
         ledger.refuse_larger_than(connection.max_message_size);
@@ -140,13 +133,13 @@ impl RabbitMqSink {
             return Ok(());
         }
         let exchange = Names::of(&self.settings)?.exchange;
-        let channel = timeout_at(until, connection.publishing()).await.map_err(|_| late(connection.is_blocked()))??;
+        let channel = timeout_at(until, connection.publishing()).await.map_err(|_| overdue(connection))??;
         let open: Vec<&Publication> = ledger.publications().collect();
         let round = window::publish(&channel, &exchange, &open, until).await;
         ledger.settle(&round.fates);
         let failure = match round.ended {
             None => return Ok(()),
-            Some(End::Late) => late(connection.is_blocked()),
+            Some(End::Late) => overdue(connection),
             Some(End::Closed(error)) => errors::sort(&error),
         };
         if failure.reason == Reason::TooLarge {
@@ -204,6 +197,15 @@ impl Sink for RabbitMqSink {
     fn is_up(&self) -> bool {
         self.connection.as_ref().is_some_and(Connection::is_up)
     }
+}
+
+/// The time is up; whether the broker has what is open is not known.
+fn overdue(connection: &Connection) -> Failure {
+    if connection.is_blocked() {
+        return Failure::new(Reason::Busy, "the broker blocks publishers: memory or disk alarm");
+    }
+    let detail = format!("no confirm within {CONFIRM_TIMEOUT:?}: the broker or a bound queue does not answer");
+    Failure::new(Reason::Timeout, detail)
 }
 
 /// Largest message in bytes for bodies of up to `max_body`: Base64's 4/3 and 64 KiB of attributes.

@@ -8,7 +8,7 @@ use crate::support::{BROKER, connected, events, fresh, login, over_tls, read_ids
 #[tokio::test]
 async fn logs_in_by_password_and_by_certificate_over_tls() {
     let _shared = BROKER.read().await;
-    let by_password = |exchange: &str| config::RabbitMqSink { login: login("ADMIN"), ..over_tls(exchange, None) };
+    let by_password = |exchange: &str| config::RabbitMqSink { login: Some(login("ADMIN")), ..over_tls(exchange, None) };
     let by_certificate = |exchange: &str| over_tls(exchange, Some("CLIENT"));
     let by: [&dyn Fn(&str) -> config::RabbitMqSink; 2] = [&by_password, &by_certificate];
     for settings in by {

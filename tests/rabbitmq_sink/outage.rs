@@ -6,10 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use alma_bridge::sinks::{Reason, Sink};
-use serde_json::json;
 
 use crate::support::{
-    Alarm, BROKER, bind_with, brokers, connected, deliver, events, fresh, read_ids, reasons, settings, sink,
+    Alarm, BROKER, bind, brokers, connected, deliver, events, fresh, read_ids, reasons, settings, sink,
 };
 
 /// No thread of the client is left, whatever the broker does.
@@ -34,7 +33,8 @@ async fn all_lands_though_the_broker_is_killed_under_load() {
     let _alone = BROKER.write().await;
     let exchange = fresh();
     let mut sink = connected(&settings(&exchange)).await;
-    bind_with(&exchange, &exchange, "alma.loan", json!({"x-queue-type": "quorum"}));
+    // Not a quorum queue: RabbitMQ 4.0 forgets one that is killed a second after it was made, and never confirms then.
+    bind(&exchange, &exchange, "alma.loan");
     let confirmed = Arc::new(AtomicUsize::new(0));
     let load = tokio::spawn({
         let confirmed = Arc::clone(&confirmed);

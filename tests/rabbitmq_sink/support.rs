@@ -59,12 +59,11 @@ pub(crate) fn api(method: &str, path: &str, body: &Value) -> Value {
 
 /// A durable queue that is bound to an exchange.
 pub(crate) fn bind(exchange: &str, queue: &str, key: &str) {
-    bind_with(exchange, queue, key, json!({}));
+    bind_with(exchange, queue, key, &json!({}));
 }
 
 /// A durable queue with these arguments that is bound to an exchange.
-#[allow(clippy::needless_pass_by_value, reason = "written in place by every caller")]
-pub(crate) fn bind_with(exchange: &str, queue: &str, key: &str, arguments: Value) {
+pub(crate) fn bind_with(exchange: &str, queue: &str, key: &str, arguments: &Value) {
     api("PUT", &format!("queues/%2f/{queue}"), &json!({"durable": true, "arguments": arguments}));
     api("POST", &format!("bindings/%2f/e/{exchange}/q/{queue}"), &json!({"routing_key": key}));
 }
@@ -100,11 +99,11 @@ impl Rights {
         Self
     }
 
-    /// What it may publish to an exchange, on top.
-    #[allow(clippy::unused_self, reason = "a right is said of its user")]
-    pub(crate) fn topics(&self, exchange: &str, write: &str) {
-        let rights = json!({"exchange": exchange, "write": write, "read": ".*"});
-        api("PUT", "topic-permissions/%2f/limited", &rights);
+    /// As [`Rights::give`], and of an exchange only routing keys that match.
+    pub(crate) fn on_topics(exchange: &str, keys: &str) -> Self {
+        let rights = Self::give("^$", &format!("^{exchange}$"), "^$");
+        api("PUT", "topic-permissions/%2f/limited", &json!({"exchange": exchange, "write": keys, "read": ".*"}));
+        rights
     }
 }
 
@@ -128,15 +127,14 @@ pub(crate) fn settings(exchange: &str) -> config::RabbitMqSink {
 }
 
 /// User and password of `ADMIN` or `LIMITED`.
-#[allow(clippy::unnecessary_wraps, reason = "as the settings have it")]
-pub(crate) fn login(user: &str) -> Option<Login> {
+pub(crate) fn login(user: &str) -> Login {
     let password = Secret::new(var(&format!("RABBITMQ_{user}_PASSWORD")).into_bytes());
-    Some(Login { username: var(&format!("RABBITMQ_{user}_USER")), password })
+    Login { username: var(&format!("RABBITMQ_{user}_USER")), password }
 }
 
 /// The plain listener as the user without rights.
 pub(crate) fn limited(exchange: &str) -> config::RabbitMqSink {
-    config::RabbitMqSink { login: login("LIMITED"), ..settings(exchange) }
+    config::RabbitMqSink { login: Some(login("LIMITED")), ..settings(exchange) }
 }
 
 /// The listener with TLS; by the certificate of `CLIENT` or `STRANGER` where one is named.

@@ -36,7 +36,7 @@ fn assert_bad(checks: &[Check], what: &str, found: &str) {
 async fn the_checklist_finds_what_is_there_and_nothing_lands() {
     let _shared = BROKER.read().await;
     let exchange = fresh();
-    let settings = config::RabbitMqSink { login: login("ADMIN"), ..over_tls(&exchange, None) };
+    let settings = config::RabbitMqSink { login: Some(login("ADMIN")), ..over_tls(&exchange, None) };
     let before = checks(&settings, MAX_BODY, &["alma.loan"]).await;
     assert_good(&before, &format!("exchange {exchange}"), "is declared when the bridge connects");
     connected(&settings).await;
@@ -66,11 +66,11 @@ async fn the_checklist_says_what_is_missing() {
     let found = checks(&settings(&exchange), MAX_BODY, &[]).await;
     assert!(matches!(verdict(&found, "TLS"), Verdict::Warning(..)), "{found:#?}");
     assert!(matches!(verdict(&found, ".unrouted"), Verdict::Warning(text, _) if text.contains("2 events")));
-    let rights = Rights::give("^$", &format!("^{exchange}$"), "^$");
-    rights.topics(&exchange, "^alma\\.loan$");
+    let rights = Rights::on_topics(&exchange, "^alma\\.loan$");
     let found = checks(&limited(&exchange), MAX_BODY, &["alma.loan", "alma.bib"]).await;
     drop(rights);
     assert_good(&found, "right to publish alma.loan", "allowed");
+    assert_good(&found, "max_message_size", "11250346 bytes");
     assert_bad(&found, "right to publish alma.bib", "write access to topic 'alma.bib'");
     let missing = config::RabbitMqSink { declare: false, ..settings(&fresh()) };
     assert_bad(&checks(&missing, MAX_BODY, &["alma.loan"]).await, "exchange", "does not exist, and declare is false");

@@ -4,8 +4,9 @@ use std::net::Shutdown;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use lapin::options::ConfirmSelectOptions;
-use lapin::{AsyncTcpStream, Channel, ConnectionProperties};
+use lapin::{AsyncTcpStream, Channel, ConnectionProperties, Event};
 use socket2::{SockRef, Socket};
 use tokio::time::timeout;
 use tokio_util::compat::TokioAsyncReadCompatExt as _;
@@ -90,10 +91,31 @@ impl Connection {
         Ok(channel)
     }
 
+    /// What the broker says next when it closes a channel. To be called before what it may close it for: a method that
+    /// is called behind that fails with the channel's state alone.
+    pub(super) fn refusal(&self) -> impl Future<Output = Option<lapin::Error>> + Send + 'static {
+        let mut events = Box::pin(self.amqp.events_listener());
+        async move {
+            let said = async {
+                while let Some(event) = events.next().await {
+                    if let Event::Error(error) = event {
+                        return Some(error);
+                    }
+                }
+                None
+            };
+            timeout(ASK_TIMEOUT, said).await.ok().flatten()
+        }
+    }
+
     /// Says good-bye; what is not done in time is cut.
     pub(super) async fn close(mut self) {
-        self.publishing = None;
-        let good_bye = self.amqp.close(GOOD_BYE, "alma-bridge ends".into());
+        let good_bye = async {
+            // A channel that was dropped is closed in the background, and where that is under way the good-bye fails.
+            // A question behind it has its answer when it is done. This one, and the one that publishes, go last.
+            let _last = self.channel().await?;
+            ask(self.amqp.close(GOOD_BYE, "alma-bridge ends".into())).await
+        };
         if let Ok(Ok(())) = timeout(CLOSE_TIMEOUT, good_bye).await {
             self.line.ended = true;
         }

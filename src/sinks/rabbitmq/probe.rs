@@ -6,13 +6,13 @@ use lapin::types::ShortString;
 
 use super::address::Address;
 use super::connection::{Connection, ask, connection_name};
-use super::errors::max_message_size;
+use super::errors::{max_message_size, sort};
 use super::exchange::{self, Names};
 use super::greeting::{Greeting, greet};
 use super::message_limit;
 use super::publication::short;
 use crate::config::{RabbitMqSink as Settings, SinkName, Unroutable};
-use crate::sinks::tools::Check;
+use crate::sinks::tools::{Check, Verdict};
 use crate::sinks::{Failure, Reason};
 
 /// Looks at server, TLS, log-in, vhost, exchange, limits, and the right to publish to each of `topics`.
@@ -126,11 +126,17 @@ async fn look(
         }
     };
     let what = format!("exchange {}", names.exchange);
+    // What the limit is looked at by: the default exchange, unless it is known what the user may write to.
+    let mut by = (ShortString::default(), "alma-bridge-check");
     match exchange::exists(connection, &names.exchange).await {
         Ok(true) => {
             existing(connection, settings, &names, &what, checks).await;
             for topic in topics {
-                checks.push(right_to_publish(connection, &names.exchange, topic).await);
+                let check = right_to_publish(connection, &names.exchange, topic).await;
+                if matches!(check.verdict, Verdict::Good(_)) {
+                    by = (names.exchange.clone(), topic);
+                }
+                checks.push(check);
             }
         }
         Ok(false) if settings.declare => {
@@ -145,7 +151,7 @@ async fn look(
         }
         Err(failure) => checks.push(Check::bad(&*what, failure.detail, "see the server's log")),
     }
-    checks.push(limit(connection, message_limit(max_body)).await);
+    checks.push(limit(connection, by, message_limit(max_body)).await);
     let quorum = "each queue's own: a quorum queue confirms once most of its members have it on disk";
     checks.push(Check::good("durability", quorum));
 }
@@ -194,15 +200,18 @@ async fn right_to_publish(connection: &Connection, exchange: &ShortString, topic
 }
 
 /// The broker's limit is not told, but one that is passed is named.
-async fn limit(connection: &Connection, needed: usize) -> Check {
+async fn limit(connection: &Connection, (exchange, topic): (ShortString, &str), needed: usize) -> Check {
     let what = "max_message_size";
-    // By the default exchange, which needs no right; nothing has this name as a queue, and nothing is committed.
-    match try_to_publish(connection, &ShortString::default(), "alma-bridge-check", &vec![b' '; needed]).await {
+    match try_to_publish(connection, &exchange, topic, &vec![b' '; needed]).await {
         Ok(()) => Check::good(what, format!("takes {needed} bytes, the largest event")),
         Err(failure) if failure.reason == Reason::TooLarge => {
             let found = max_message_size(&failure.detail).map_or(failure.detail, |limit| format!("{limit} bytes"));
             let mend = format!("max_message_size = {needed} in rabbitmq.conf; larger events become dead letters");
             Check::warning(what, format!("{found}, events can have {needed}"), mend)
+        }
+        Err(failure) if failure.reason == Reason::Rights => {
+            let mend = "let the user write to the exchange first, or compare max_message_size in rabbitmq.conf by hand";
+            Check::warning(what, format!("not seen; events can have {needed} bytes"), mend)
         }
         Err(failure) => Check::warning(what, failure.detail, mend_of(connection)),
     }
@@ -226,7 +235,15 @@ async fn try_to_publish(
     let channel = connection.channel().await?;
     let routing_key = short(topic)?;
     ask(channel.tx_select()).await?;
+    let refusal = connection.refusal();
     let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
-    ask(channel.basic_publish(exchange.clone(), routing_key, options, body, properties)).await?;
-    ask(channel.tx_rollback()).await
+    let judged = async {
+        ask(channel.basic_publish(exchange.clone(), routing_key, options, body, properties)).await?;
+        ask(channel.tx_rollback()).await
+    };
+    match judged.await {
+        // Heard out in any case, so that the next one does not hear it.
+        Err(failure) if !channel.status().connected() => Err(refusal.await.map_or(failure, |error| sort(&error))),
+        answer => answer,
+    }
 }
