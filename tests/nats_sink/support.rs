@@ -123,9 +123,7 @@ impl Place {
         let sink = config::Sink {
             name: "main".parse().expect("a name"),
             kind: SinkKind::Nats(self.settings.clone()),
-            topic: TopicTemplate {
-                parts: vec![TopicPart::Literal(format!("{}.", self.prefix)), TopicPart::Action],
-            },
+            topic: TopicTemplate { parts: vec![TopicPart::Literal(format!("{}.", self.prefix)), TopicPart::Action] },
             format,
             actions: vec!["*".into()],
             sources: vec!["*".into()],

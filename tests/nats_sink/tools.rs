@@ -61,7 +61,9 @@ async fn the_checklist_says_what_is_missing() {
     let right = |action| format!("right to publish {}", place.topic(action));
     assert!(matches!(verdict(&checks, &right("loan")), Verdict::Good(_)), "{checks:#?}");
     assert!(matches!(verdict(&checks, &right("bib")), Verdict::Bad(..)), "{checks:#?}");
-    assert!(checks.iter().any(|check| matches!(&check.verdict, Verdict::Warning(found, _) if found.contains("memory"))));
+    assert!(
+        checks.iter().any(|check| matches!(&check.verdict, Verdict::Warning(found, _) if found.contains("memory")))
+    );
 
     let mut wrong = place.clone();
     let password = Secret::new(*b"wrong");
