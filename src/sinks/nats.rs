@@ -137,6 +137,7 @@ impl NatsSink {
                 sent.push(state);
                 continue;
             }
+            let was_sent = matches!(state, Sent::Awaited(_));
             let outcome = state.settle(connection, stream, message).await;
             let reason = reason_in(&outcome);
             sent.push(Sent::Settled(outcome.clone()));
@@ -145,7 +146,7 @@ impl NatsSink {
                 sent.resize_with(window.len(), || Sent::Settled(outcome.clone()));
                 break;
             }
-            if reason != Some(Reason::Rights) {
+            if was_sent && reason != Some(Reason::Rights) {
                 self.answered.insert(message.topic.clone());
             }
         }
