@@ -24,6 +24,7 @@ mod client;
 mod probe;
 mod tail;
 
+use std::collections::HashSet;
 use std::future::IntoFuture as _;
 use std::str::FromStr as _;
 use std::time::Duration;
@@ -38,7 +39,7 @@ use futures_util::future::BoxFuture;
 
 use super::{Failure, Outcome, Reason, Sink};
 use crate::config::{Format, NatsSink as Settings, SinkName};
-use crate::message::Message;
+use crate::message::{Message, Topic};
 use client::Connection;
 
 pub use probe::probe;
@@ -60,13 +61,15 @@ pub struct NatsSink {
     prefix: String,
     max_body: usize,
     connection: Option<Connection>,
+    /// Topics at which the connection's user may publish: the server answered. At most `max_topics`.
+    answered: HashSet<Topic>,
 }
 
 impl NatsSink {
     /// Of these settings; `prefix` is the literal first segment of the sink's topics, `max_body` the ingress's bound
     /// in bytes. Nothing is connected yet.
     pub fn new(name: SinkName, settings: Settings, prefix: &str, max_body: usize) -> Self {
-        Self { name, settings, prefix: prefix.to_owned(), max_body, connection: None }
+        Self { name, settings, prefix: prefix.to_owned(), max_body, connection: None, answered: HashSet::new() }
     }
 
     fn prepare(&self, message: &Message) -> Result<PublishMessage, Failure> {
@@ -88,67 +91,70 @@ impl NatsSink {
     }
 
     async fn publish_window(&mut self, window: &[Message]) -> Vec<Outcome> {
-        let outcomes = self.publish_once(window).await;
-        let missing = |outcome: &Outcome| matches!(outcome, Outcome::Failed(f) if f.reason == Reason::Missing);
+        let mut outcomes = self.publish_once(window).await;
+        let missing = |outcome: &Outcome| reason_in(outcome) == Some(Reason::Missing);
         if !self.settings.create_stream || !outcomes.iter().any(missing) {
             return outcomes;
         }
         // The stream was deleted under us, and may be made again. What still finds none is for an operator.
         let Some(connection) = &self.connection else { return outcomes };
-        if let Err(failure) = connection.create_stream(&self.settings, &self.prefix).await {
-            tracing::warn!(sink = %self.name, stream = self.settings.stream, %failure, "can't create the stream again");
-            return outcomes;
+        match connection.create_stream(&self.settings, &self.prefix).await {
+            Ok(true) => {
+                tracing::warn!(sink = %self.name, stream = self.settings.stream, "the stream was gone and is created again");
+            }
+            // It is there: it does not take these subjects, or somebody was quicker.
+            Ok(false) => {}
+            Err(failure) => {
+                tracing::warn!(sink = %self.name, stream = self.settings.stream, %failure, "can't create the stream again");
+                return outcomes;
+            }
         }
-        tracing::warn!(sink = %self.name, stream = self.settings.stream, "the stream was gone and is created again");
         let (indices, again): (Vec<usize>, Vec<Message>) =
             outcomes.iter().enumerate().filter(|(_, o)| missing(o)).map(|(i, _)| (i, window[i].clone())).unzip();
-        let mut outcomes = outcomes;
         for (index, outcome) in indices.into_iter().zip(self.publish_once(&again).await) {
             outcomes[index] = outcome;
         }
         outcomes
     }
 
-    async fn publish_once(&self, window: &[Message]) -> Vec<Outcome> {
+    /// Sends all and awaits all; the first message of a topic alone.
+    ///
+    /// That one shows whether the user may publish there. The server answers each denied message with an error, and of
+    /// many at once the client drops some (its queue has 128 places), so that the denial of another topic would be lost.
+    async fn publish_once(&mut self, window: &[Message]) -> Vec<Outcome> {
         let Some(connection) = &self.connection else {
             return vec![failed(Reason::Unreachable, "not connected"); window.len()];
         };
         connection.forget_denials();
+        let stream = &self.settings.stream;
         let mut sent = Vec::with_capacity(window.len());
         for message in window {
-            sent.push(match self.prepare(message) {
+            let state = match connection.hopeless(message.topic.as_str()).map_or_else(|| self.prepare(message), Err) {
                 Ok(publish) => Sent::from(connection.jetstream.send_publish(message.topic.to_string(), publish).await),
-                Err(failure) => Sent::Not(failure),
-            });
+                Err(failure) => Sent::Settled(Outcome::Failed(failure)),
+            };
+            if self.answered.contains(&message.topic) {
+                sent.push(state);
+                continue;
+            }
+            let was_sent = matches!(state, Sent::Awaited(_));
+            let outcome = state.settle(connection, stream, message).await;
+            let reason = reason_in(&outcome);
+            sent.push(Sent::Settled(outcome.clone()));
+            if reason.is_some_and(|reason| SILENT.contains(&reason)) {
+                // Who does not answer is not asked once more for each topic.
+                sent.resize_with(window.len(), || Sent::Settled(outcome.clone()));
+                break;
+            }
+            if was_sent && reason != Some(Reason::Rights) {
+                self.answered.insert(message.topic.clone());
+            }
         }
         let mut outcomes = Vec::with_capacity(window.len());
         for (sent, message) in sent.into_iter().zip(window) {
-            outcomes.push(match sent {
-                Sent::Not(failure) => Outcome::Failed(failure),
-                Sent::Awaited(ack) => self.settle(connection, message, ack).await,
-            });
+            outcomes.push(sent.settle(connection, stream, message).await);
         }
         outcomes
-    }
-
-    /// The outcome of one message: its `PubAck`, or what makes waiting for it pointless.
-    async fn settle(&self, connection: &Connection, message: &Message, ack: PublishAckFuture) -> Outcome {
-        tokio::select! {
-            // An acknowledgement that is there counts, even if the connection was lost behind it.
-            biased;
-            ack = ack.into_future() => self.judge(ack),
-            failure = connection.gave_up_on(message.topic.as_str()) => Outcome::Failed(failure),
-        }
-    }
-
-    fn judge(&self, ack: Result<PublishAck, PublishError>) -> Outcome {
-        match ack {
-            Ok(ack) if ack.stream == self.settings.stream => Outcome::Confirmed { duplicate: ack.duplicate },
-            Ok(ack) => {
-                failed(Reason::Missing, format!("landed in stream {}, expected {}", ack.stream, self.settings.stream))
-            }
-            Err(error) => Outcome::Failed(sort(&error)),
-        }
     }
 }
 
@@ -156,6 +162,7 @@ impl Sink for NatsSink {
     fn connect(&mut self) -> BoxFuture<'_, Result<Vec<String>, Failure>> {
         async move {
             self.connection = None;
+            self.answered.clear();
             let connection = Connection::open(&self.name, &self.settings).await?;
             let warnings = connection.prepare_stream(&self.settings, &self.prefix, self.max_body).await?;
             self.connection = Some(connection);
@@ -193,18 +200,51 @@ impl Sink for NatsSink {
     }
 }
 
-/// A message on its way, or why it is not.
+/// What a server that does not answer leaves of a message.
+const SILENT: [Reason; 2] = [Reason::Timeout, Reason::Unreachable];
+
+/// A message on its way, or what became of it.
 enum Sent {
     Awaited(PublishAckFuture),
-    Not(Failure),
+    Settled(Outcome),
 }
 
 impl From<Result<PublishAckFuture, PublishError>> for Sent {
     fn from(sent: Result<PublishAckFuture, PublishError>) -> Self {
         match sent {
             Ok(ack) => Self::Awaited(ack),
-            Err(error) => Self::Not(sort(&error)),
+            Err(error) => Self::Settled(Outcome::Failed(sort(&error))),
         }
+    }
+}
+
+impl Sent {
+    /// The outcome: its `PubAck`, or what makes waiting for it pointless.
+    async fn settle(self, connection: &Connection, stream: &str, message: &Message) -> Outcome {
+        match self {
+            Self::Settled(outcome) => outcome,
+            Self::Awaited(ack) => tokio::select! {
+                // An acknowledgement that is there counts, even if the connection was lost behind it.
+                biased;
+                ack = ack.into_future() => judge(stream, ack),
+                failure = connection.gave_up_on(message.topic.as_str()) => Outcome::Failed(failure),
+            },
+        }
+    }
+}
+
+fn judge(stream: &str, ack: Result<PublishAck, PublishError>) -> Outcome {
+    match ack {
+        Ok(ack) if ack.stream == stream => Outcome::Confirmed { duplicate: ack.duplicate },
+        Ok(ack) => failed(Reason::Missing, format!("landed in stream {}, expected {stream}", ack.stream)),
+        Err(error) => Outcome::Failed(sort(&error)),
+    }
+}
+
+fn reason_in(outcome: &Outcome) -> Option<Reason> {
+    match outcome {
+        Outcome::Confirmed { .. } => None,
+        Outcome::Failed(failure) => Some(failure.reason),
     }
 }
 

@@ -1,5 +1,7 @@
 //! TLS and log-in.
 
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use alma_bridge::config::{ClientTls, Login, NatsAuth, NatsSink as Settings, Secret};
@@ -15,9 +17,8 @@ fn token(token: &str) -> NatsAuth {
     NatsAuth::Token(Secret::new(token.as_bytes().to_vec()))
 }
 
-#[allow(clippy::unnecessary_wraps, reason = "as the settings have it")]
-fn tls(ca: &str) -> Option<ClientTls> {
-    Some(ClientTls { ca_file: Some(var(ca).into()), ..ClientTls::default() })
+fn tls(ca: &str) -> ClientTls {
+    ClientTls { ca_file: Some(var(ca).into()), ..ClientTls::default() }
 }
 
 /// One after another, each with a stream of its own.
@@ -40,9 +41,9 @@ async fn logs_in_by_every_means() {
         ("nkey", plain.clone(), nkey(), None),
         ("token", var("NATS_TOKEN_URL"), token(&var("NATS_TOKEN")), None),
         ("creds", var("NATS_OPERATOR_URL"), creds, None),
-        ("user over TLS", encrypted.clone(), user(), tls("CA")),
-        ("nkey over TLS", encrypted.clone(), nkey(), tls("CA")),
-        ("TLS by the scheme nats", plain.clone(), user(), tls("CA")),
+        ("user over TLS", encrypted.clone(), user(), Some(tls("CA"))),
+        ("nkey over TLS", encrypted.clone(), nkey(), Some(tls("CA"))),
+        ("TLS by the scheme nats", plain.clone(), user(), Some(tls("CA"))),
         ("client certificate", encrypted.clone(), user(), Some(client)),
     ] {
         let mut place = Place::new();
@@ -60,7 +61,7 @@ async fn what_is_wrong_with_a_log_in_is_told_as_such() {
     let encrypted = var("NATS_TLS");
     let good = login(&var("NATS_USER"), &var("NATS_PASSWORD"));
     // A seed of a user whom the server does not know.
-    let stranger = std::process::Command::new(var("NK")).args(["-gen", "user"]).output().expect("nk runs").stdout;
+    let stranger = Command::new(var("NK")).args(["-gen", "user"]).output().expect("nk runs").stdout;
     let missing = ClientTls { ca_file: Some("/nonexistent/ca.pem".into()), ..ClientTls::default() };
     for (what, server, auth, tls) in [
         ("wrong password", var("NATS"), login(&var("NATS_USER"), "hunter2"), None),
@@ -71,18 +72,87 @@ async fn what_is_wrong_with_a_log_in_is_told_as_such() {
         ("no nkey at all", var("NATS"), NatsAuth::Nkey(Secret::new(*b"hunter2")), None),
         ("no creds", var("NATS_OPERATOR_URL"), NatsAuth::None, None),
         ("missing creds", var("NATS_OPERATOR_URL"), NatsAuth::Creds("/nonexistent/user.creds".into()), None),
-        ("other authority", encrypted.clone(), good.clone(), tls("OTHER_CA")),
+        ("other authority", encrypted.clone(), good.clone(), Some(tls("OTHER_CA"))),
         ("authority of the system", encrypted.clone(), good.clone(), None),
         ("missing authority", encrypted.clone(), good.clone(), Some(missing)),
-        ("TLS where there is none", var("NATS_TOKEN_URL"), token(&var("NATS_TOKEN")), tls("CA")),
+        ("TLS where there is none", var("NATS_TOKEN_URL"), token(&var("NATS_TOKEN")), Some(tls("CA"))),
     ] {
         let mut place = Place::new();
         place.settings = Settings { servers: vec![server], auth, tls, ..place.settings };
-        let (failure, took) = timed(place.sink().connect().into_future()).await;
+        let (failure, took) = timed(place.sink().connect()).await;
         let failure = failure.expect_err(what);
         println!("{what}: {failure} ({took:?})");
         assert_eq!(failure.reason, Reason::Login, "{what}: {failure}");
         assert!(!failure.to_string().contains("hunter2"), "{what}: {failure}");
         assert!(took < Duration::from_secs(2), "{what}: {took:?}");
+    }
+}
+
+/// What an operator gives who keeps JetStream's API to himself: the subjects, and the inbox for the acknowledgements.
+#[tokio::test]
+async fn the_least_rights_are_enough_and_quick() {
+    let place = Place::new();
+    let server = Server::start(&place).await;
+    let by = |user| Place {
+        settings: Settings { servers: vec![server.url.clone()], auth: login(user, "secret"), ..place.settings.clone() },
+        ..place.clone()
+    };
+    by("operator").connected().await.close().await;
+    let mut sink = by("bridge").sink();
+    let (warnings, took) = timed(sink.connect()).await;
+    let warnings = warnings.expect("connects");
+    assert!(warnings.iter().any(|warning| warning.contains("can't look at stream")), "{warnings:?}");
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    assert_eq!(sink.publish(&place.events("loan", 20)).await, vec![Outcome::CONFIRMED; 20]);
+}
+
+/// A server whose users are `operator`, with all rights, and `bridge`, with the least.
+struct Server {
+    url: String,
+    process: Child,
+    _home: tempfile::TempDir,
+}
+
+impl Server {
+    async fn start(place: &Place) -> Self {
+        let home = tempfile::tempdir().expect("a folder");
+        let program = Path::new(&var("NATS_CLI")).with_file_name("nats-server");
+        let config = format!(
+            r#"
+            listen: "127.0.0.1:-1", ports_file_dir: "{home}", max_payload: 64MB
+            jetstream {{ store_dir: "{home}" }}
+            authorization {{ users = [
+              {{ user: operator, password: secret }}
+              {{ user: bridge, password: secret, permissions: {{ publish: "{}.>", subscribe: "_INBOX.>" }} }}
+            ] }}"#,
+            place.prefix,
+            home = home.path().display(),
+        );
+        let file = home.path().join("nats.conf");
+        std::fs::write(&file, config).expect("written");
+        let log = std::fs::File::create(home.path().join("log")).expect("a log");
+        let process =
+            Command::new(program).arg("-c").arg(&file).stdout(Stdio::null()).stderr(log).spawn().expect("it runs");
+        let ports = home.path().join(format!("nats-server_{}.ports", process.id()));
+        let url = tokio::time::timeout(Duration::from_secs(10), listens(ports)).await.expect("it listens in time");
+        Self { url, process, _home: home }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// The URL, once the server has written where it listens.
+async fn listens(ports: PathBuf) -> String {
+    loop {
+        let written = std::fs::read(&ports).unwrap_or_default();
+        if let Ok(ports) = serde_json::from_slice::<serde_json::Value>(&written) {
+            return ports["nats"][0].as_str().expect("a URL").to_owned();
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -10,7 +10,7 @@ use alma_bridge::sinks::{Class, Outcome, Reason, Sink};
 use crate::support::{Place, SERVER, brokers, deliver, reason, timed};
 
 /// Events enough to be still on their way when the server dies.
-const LOAD: usize = 50_000;
+const LOAD: usize = 10_000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_lands_though_the_server_is_killed_under_load() {
@@ -47,10 +47,9 @@ async fn a_window_that_a_dead_server_held_fails_at_once() {
     let mut sink = place.connected().await;
     assert_eq!(sink.publish(&place.events("loan", 1)).await, [Outcome::CONFIRMED]);
     brokers(&["stop", "nats"]);
-    let window = place.events("bib", 512);
-    let killed = tokio::task::spawn_blocking(|| {
-        // The server is stopped and answers nothing: whenever it dies, the window is still waiting.
-        std::thread::park_timeout(Duration::from_millis(300));
+    let window = place.events("loan", 513).split_off(1);
+    let killed = tokio::spawn(async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
         brokers(&["kill", "nats"]);
         Instant::now()
     });
@@ -78,13 +77,59 @@ async fn a_window_that_a_dead_server_held_fails_at_once() {
     assert_eq!((landed.len(), unique.len()), (513, 513));
 }
 
+/// The client itself goes on waiting, for its connection and then for acknowledgements that nobody will send.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_window_whose_connection_is_cut_fails_at_once() {
+    let _alone = SERVER.write().await;
+    let mut place = Place::new();
+    let server = place.settings.servers[0].trim_start_matches("nats://").to_owned();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    place.settings.servers = vec![format!("nats://{}", listener.local_addr().expect("an address"))];
+    let (cut, _) = tokio::sync::broadcast::channel::<()>(1);
+    let proxy = tokio::spawn({
+        let cut = cut.clone();
+        async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                let (mut cut, mut far) =
+                    (cut.subscribe(), tokio::net::TcpStream::connect(&server).await.expect("the server listens"));
+                tokio::spawn(async move {
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                        _ = cut.recv() => {}
+                    }
+                });
+            }
+        }
+    });
+    let mut sink = place.connected().await;
+    assert_eq!(sink.publish(&place.events("loan", 1)).await, [Outcome::CONFIRMED]);
+    brokers(&["stop", "nats"]);
+    let window = place.events("loan", 513).split_off(1);
+    let cutting = tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        cut.send(()).expect("the proxy runs");
+    });
+    let (outcomes, took) = timed(sink.publish(&window)).await;
+    brokers(&["cont", "nats"]);
+    cutting.await.expect("cut");
+    assert!(took < Duration::from_millis(1_300), "{took:?}");
+    for outcome in &outcomes {
+        assert_eq!(reason(outcome), Some(Reason::Unreachable), "{outcome:?}");
+    }
+    deliver(&mut sink, &window, &AtomicUsize::new(0)).await;
+    assert_eq!(place.read().len(), 513, "each once");
+    proxy.abort();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_hangs_is_left_within_the_deadline() {
     let _alone = SERVER.write().await;
     let place = Place::new();
     let mut sink = place.connected().await;
+    assert_eq!(sink.publish(&place.events("loan", 1)).await, [Outcome::CONFIRMED]);
     brokers(&["stop", "nats"]);
-    let window = place.events("loan", 100);
+    let mut window = place.events("loan", 100).split_off(1);
+    window.push(place.event("bib", 100, 10));
     let (outcomes, took) = timed(tokio::time::timeout(sink.deadline(), sink.publish(&window))).await;
     let ((), abandoned) = timed(sink.abandon()).await;
     brokers(&["cont", "nats"]);
@@ -94,7 +139,7 @@ async fn a_server_that_hangs_is_left_within_the_deadline() {
         assert_eq!(reason(outcome).map(Reason::class), Some(Class::Retry), "{outcome:?}");
     }
     deliver(&mut sink, &window, &AtomicUsize::new(0)).await;
-    assert_eq!(place.read().len(), 100, "the server took up what it had in its buffer, and knew it again");
+    assert_eq!(place.read().len(), 101, "the server took up what it had in its buffer, and knew it again");
 }
 
 #[tokio::test]

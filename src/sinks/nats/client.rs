@@ -37,6 +37,16 @@ struct Told {
     denied: HashSet<String>,
 }
 
+impl Told {
+    fn hopeless(&self, subject: &str) -> Option<Failure> {
+        if let Some(why) = &self.lost {
+            return Some(Failure::new(Reason::Unreachable, why.clone()));
+        }
+        let denied = || Failure::new(Reason::Rights, format!("the server denies this user to publish to {subject}"));
+        self.denied.contains(subject).then(denied)
+    }
+}
+
 /// One connection. The client ends with it.
 pub(super) struct Connection {
     pub(super) client: Client,
@@ -87,14 +97,29 @@ impl Connection {
         self.told.send_modify(|told| told.denied.clear());
     }
 
+    /// Why no acknowledgement for this subject will come, where that is known.
+    pub(super) fn hopeless(&self, subject: &str) -> Option<Failure> {
+        self.told.borrow().hopeless(subject)
+    }
+
     /// Resolves where no acknowledgement for this subject will come any more.
     pub(super) async fn gave_up_on(&self, subject: &str) -> Failure {
         let mut told = self.told.subscribe();
-        let hopeless = |told: &Told| told.lost.is_some() || told.denied.contains(subject);
-        match told.wait_for(hopeless).await.as_deref() {
-            Ok(Told { lost: Some(why), .. }) => Failure::new(Reason::Unreachable, why.clone()),
-            Ok(_) => Failure::new(Reason::Rights, format!("the server denies this user to publish to {subject}")),
-            Err(_) => Failure::new(Reason::Unreachable, "connection ended"),
+        let known = told.wait_for(|told| told.hopeless(subject).is_some()).await;
+        known
+            .ok()
+            .and_then(|told| told.hopeless(subject))
+            .unwrap_or_else(|| Failure::new(Reason::Unreachable, "connection ended"))
+    }
+
+    /// The answer of JetStream's API, under its deadline; a denial of `subject` is no answer either, but known at once.
+    async fn ask<T>(&self, subject: &str, question: impl Future<Output = T>) -> Result<T, Failure> {
+        tokio::select! {
+            biased;
+            answer = timeout(API_TIMEOUT, question) => {
+                answer.map_err(|_| Failure::new(Reason::Timeout, "no answer in time"))
+            }
+            failure = self.gave_up_on(subject) => Err(failure),
         }
     }
 
@@ -112,13 +137,14 @@ impl Connection {
         max_body: usize,
     ) -> Result<Vec<String>, Failure> {
         let mut warnings = Vec::new();
-        let stream = timeout(API_TIMEOUT, self.jetstream.get_stream(&settings.stream)).await;
+        let subject = format!("$JS.API.STREAM.INFO.{}", settings.stream);
+        let stream = self.ask(&subject, self.jetstream.get_stream(&settings.stream)).await;
         match stream.map(|stream| stream.map_err(|error| error.kind())) {
             Ok(Ok(stream)) => warnings.extend(falls_short(&stream.cached_info().config, settings, prefix, max_body)),
             Ok(Err(GetStreamErrorKind::JetStream(error))) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => {
                 if settings.create_stream {
                     match self.create_stream(settings, prefix).await {
-                        Ok(()) => tracing::info!(stream = settings.stream, "stream created"),
+                        Ok(_) => tracing::info!(stream = settings.stream, "stream created"),
                         Err(failure) => warnings.push(format!("can't create stream {}: {failure}", settings.stream)),
                     }
                 } else {
@@ -128,8 +154,10 @@ impl Connection {
             Ok(Err(GetStreamErrorKind::JetStream(error))) => {
                 return Err(Failure::new(Reason::Busy, format!("JetStream says: {error}")));
             }
+            Err(failure) if failure.reason == Reason::Unreachable => return Err(failure),
             // No answer: no JetStream there yet, or no right to ask. Publishing tells which.
-            Ok(Err(_)) | Err(_) => warnings.push(format!("JetStream does not answer for stream {}", settings.stream)),
+            Ok(Err(error)) => warnings.push(format!("can't look at stream {}: {error}", settings.stream)),
+            Err(failure) => warnings.push(format!("can't look at stream {}: {failure}", settings.stream)),
         }
         let limit = message_limit(max_body);
         if self.client.max_payload() < limit {
@@ -141,17 +169,20 @@ impl Connection {
         Ok(warnings)
     }
 
-    /// Creates the stream on all subjects under the prefix.
-    pub(super) async fn create_stream(&self, settings: &Settings, prefix: &str) -> Result<(), Failure> {
-        let config = stream_config(settings, prefix);
-        match timeout(API_TIMEOUT, self.jetstream.create_stream(config)).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(match error.kind() {
-                CreateStreamErrorKind::JetStream(said) => Failure::new(Reason::Missing, said.to_string()),
-                CreateStreamErrorKind::TimedOut => Failure::new(Reason::Rights, "no answer; is the user allowed to?"),
-                _ => Failure::new(Reason::Busy, error.to_string()),
-            }),
-            Err(_) => Err(Failure::new(Reason::Timeout, "no answer in time")),
+    /// Creates the stream on all subjects under the prefix. Of one that is there already with other settings: false.
+    pub(super) async fn create_stream(&self, settings: &Settings, prefix: &str) -> Result<bool, Failure> {
+        let subject = format!("$JS.API.STREAM.CREATE.{}", settings.stream);
+        let created = self.jetstream.create_stream(stream_config(settings, prefix));
+        match self.ask(&subject, created).await? {
+            Ok(_) => Ok(true),
+            Err(error) => match error.kind() {
+                CreateStreamErrorKind::JetStream(said) if said.error_code() == ErrorCode::STREAM_NAME_EXIST => {
+                    Ok(false)
+                }
+                CreateStreamErrorKind::JetStream(said) => Err(Failure::new(Reason::Missing, said.to_string())),
+                CreateStreamErrorKind::TimedOut => Err(Failure::new(Reason::Timeout, "no answer in time")),
+                _ => Err(Failure::new(Reason::Busy, error.to_string())),
+            },
         }
     }
 }
@@ -270,12 +301,24 @@ fn text(secret: &Secret) -> Result<String, Failure> {
     String::from_utf8(secret.expose().to_vec()).map_err(|_| Failure::new(Reason::Login, "the secret is not UTF-8"))
 }
 
-/// Where an attempt to connect goes.
+/// Where an attempt to connect goes. The client calls what TLS finds in the server's certificate an IO error, and so
+/// what the server says of a log-in beside "authorization violation" (expired, revoked, too slow).
 pub(super) fn sort(error: &ConnectError) -> Failure {
+    use std::error::Error as _;
+    let source = error.source();
+    let of_tls = || {
+        let error = source.and_then(|source| source.downcast_ref::<std::io::Error>()).and_then(std::io::Error::get_ref);
+        error.and_then(|inner| inner.downcast_ref::<rustls::Error>()).is_some()
+    };
+    let of_log_in = || {
+        let said = source.and_then(|source| source.downcast_ref::<ServerError>());
+        matches!(said, Some(ServerError::Other(text)) if text.to_ascii_lowercase().contains("authentication"))
+    };
     let reason = match error.kind() {
         ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Tls => {
             Reason::Login
         }
+        ConnectErrorKind::Io if of_tls() || of_log_in() => Reason::Login,
         _ => Reason::Unreachable,
     };
     Failure::new(reason, error.to_string())
