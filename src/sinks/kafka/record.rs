@@ -50,3 +50,57 @@ pub(super) fn is_structured(content_type: &str) -> bool {
     const MEDIA_TYPE: &str = "application/cloudevents";
     content_type.get(..MEDIA_TYPE.len()).is_some_and(|begins| begins.eq_ignore_ascii_case(MEDIA_TYPE))
 }
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::message::Headers as _;
+
+    use super::*;
+    use crate::clock::Timestamp;
+
+    fn message(format: Format) -> Message {
+        let mut message = Message::sample("alma.loan", "7.ab", b"{\"id\": 7}", Timestamp::from_micros(5));
+        message.attributes.push(("datacontenttype", "application/json".into()));
+        message.attributes.push(("subject", "Z\u{fc}rich".into()));
+        message.attributes.push(("partitionkey", "7.ab".into()));
+        message.format = format;
+        message
+    }
+
+    fn pairs(headers: &OwnedHeaders) -> Vec<(String, String)> {
+        let text = |value: Option<&[u8]>| String::from_utf8(value.expect("a value").to_vec()).expect("UTF-8");
+        headers.iter().map(|header| (header.key.to_owned(), text(header.value))).collect()
+    }
+
+    #[test]
+    fn binary_mode_has_every_attribute_as_a_header_and_the_body_as_it_came() {
+        let message = message(Format::CloudEventsBinary);
+        let expected = [
+            ("content-type", "application/json"),
+            ("ce_specversion", "1.0"),
+            ("ce_id", "7.ab"),
+            ("ce_subject", "Z\u{fc}rich"),
+            ("ce_partitionkey", "7.ab"),
+        ];
+        assert_eq!(pairs(&headers(&message)), expected.map(|(key, value)| (key.to_owned(), value.to_owned())));
+        assert_eq!(value(&message), message.data);
+    }
+
+    #[test]
+    fn structured_mode_has_the_document_and_its_type_alone() {
+        let message = message(Format::CloudEvents);
+        let expected = [("content-type".to_owned(), "application/cloudevents+json; charset=UTF-8".to_owned())];
+        assert_eq!(pairs(&headers(&message)), expected);
+        assert_eq!(value(&message), message.structured());
+    }
+
+    #[test]
+    fn structured_mode_is_known_by_its_media_type_in_any_case() {
+        for yes in ["application/cloudevents+json; charset=UTF-8", "Application/CloudEvents+JSON"] {
+            assert!(is_structured(yes), "{yes}");
+        }
+        for no in ["application/json", "application/cloud", "application/clo\u{fc}devents", ""] {
+            assert!(!is_structured(no), "{no}");
+        }
+    }
+}
