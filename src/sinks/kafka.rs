@@ -6,6 +6,9 @@
 //! attempt is left. Purging an idempotent producer leaves a gap in its sequence numbers; that is harmless, because a
 //! purged producer is never used again.
 //!
+//! A confirm is a delivery report with an offset. One without is librdkafka's conclusion from sequence numbers, which
+//! has been seen to be wrong: on a partition that was just created, events were called delivered that were in no log.
+//!
 //! # Error codes
 //!
 //! By the names of the Kafka protocol; those that begin with an underscore are librdkafka's own.
@@ -14,7 +17,7 @@
 //! |---|---|
 //! | `_TRANSPORT`, `_ALL_BROKERS_DOWN`, `_RESOLVE`, `BROKER_NOT_AVAILABLE`, `NETWORK_EXCEPTION`, `LEADER_NOT_AVAILABLE`, `NOT_LEADER_FOR_PARTITION`, and every code that is not listed here | unreachable |
 //! | `_AUTHENTICATION`, `_SSL`, `SASL_AUTHENTICATION_FAILED`, `UNSUPPORTED_SASL_MECHANISM`, `ILLEGAL_SASL_STATE`, `SECURITY_DISABLED` | login |
-//! | `_MSG_TIMED_OUT`, `_TIMED_OUT`, `_TIMED_OUT_QUEUE`, `REQUEST_TIMED_OUT`, `_PURGE_QUEUE`, `_PURGE_INFLIGHT`, `OUT_OF_ORDER_SEQUENCE_NUMBER` and what else befalls a producer id | timeout; unreachable or login where all brokers are known to be down |
+//! | `_MSG_TIMED_OUT`, `_TIMED_OUT`, `_TIMED_OUT_QUEUE`, `REQUEST_TIMED_OUT`, `_PURGE_QUEUE`, `_PURGE_INFLIGHT`, `OUT_OF_ORDER_SEQUENCE_NUMBER` and what else befalls a producer id, a report without an offset | timeout; unreachable or login where all brokers are known to be down |
 //! | `_QUEUE_FULL`, `_ISR_INSUFF`, `NOT_ENOUGH_REPLICAS`, `NOT_ENOUGH_REPLICAS_AFTER_APPEND`, `KAFKA_STORAGE_ERROR`, `THROTTLING_QUOTA_EXCEEDED` | busy |
 //! | `MSG_SIZE_TOO_LARGE`, `RECORD_LIST_TOO_LARGE` | too large |
 //! | `INVALID_MSG`, `INVALID_MSG_SIZE`, `INVALID_RECORD`, `INVALID_TIMESTAMP`, `UNSUPPORTED_FOR_MESSAGE_FORMAT`, `UNSUPPORTED_COMPRESSION_TYPE`, `_BAD_MSG`, `_BAD_COMPRESSION` | malformed |
@@ -34,6 +37,8 @@ pub mod tail;
 mod topics;
 
 #[cfg(test)]
+mod mocked;
+#[cfg(test)]
 mod tests;
 
 use std::collections::BTreeSet;
@@ -46,7 +51,7 @@ use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::producer::{BaseRecord, Producer as _};
 use tokio::sync::mpsc;
 
-use client::{DELIVERY_TIMEOUT, Live, Report, Ticket, blocking, message_limit};
+use client::{DELIVERY_TIMEOUT, Live, NO_OFFSET, Report, Ticket, blocking, message_limit};
 use topics::READY_TIMEOUT;
 
 use super::{Failure, Outcome, Reason, Sink};
@@ -55,6 +60,9 @@ use crate::message::Message;
 
 /// How long [`Sink::close`] waits for what is still queued.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How many milliseconds an empty queue may take to give back its room.
+const ROOM_WAITS: usize = 1_000;
 
 /// Events into Kafka topics.
 pub struct KafkaSink {
@@ -67,6 +75,8 @@ pub struct KafkaSink {
     live: Option<Live>,
     /// Topics that were seen; others are looked for, and created, before their first event is sent.
     known: BTreeSet<String>,
+    /// Topics whose settings were looked at: once each, because it takes a connection of its own.
+    described: BTreeSet<String>,
     /// The brokers' defaults were looked at: once a process, because it takes a connection of its own.
     surveyed: bool,
 }
@@ -81,6 +91,7 @@ impl KafkaSink {
             config: client::producing(settings, max_body),
             live: None,
             known: BTreeSet::new(),
+            described: BTreeSet::new(),
             surveyed: false,
         }
     }
@@ -130,19 +141,26 @@ impl KafkaSink {
             if outcomes[place].is_some() {
                 continue;
             }
-            loop {
+            let mut waits = 0;
+            let queued = loop {
                 match self.queue(message, place, &reports) {
-                    Ok(()) => in_flight += 1,
-                    // The queue of librdkafka is shared and bounded: each report makes room.
+                    // The queue is bounded by the operator's properties: each report makes room.
                     Err(Code::QueueFull) if in_flight > 0 => {
                         let Some((place, report)) = reported.recv().await else { return };
                         in_flight -= 1;
                         outcomes[place] = Some(self.outcome(&window[place], report));
-                        continue;
                     }
-                    Err(code) => outcomes[place] = Some(self.outcome(message, Err(code))),
+                    // A report comes a moment before its room.
+                    Err(Code::QueueFull) if waits < ROOM_WAITS => {
+                        waits += 1;
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                    }
+                    queued => break queued,
                 }
-                break;
+            };
+            match queued {
+                Ok(()) => in_flight += 1,
+                Err(code) => outcomes[place] = Some(self.outcome(message, Err(code))),
             }
         }
         while in_flight > 0 {
@@ -174,7 +192,17 @@ impl KafkaSink {
         Outcome::Failed(match failure.reason {
             // What was purged because of a fatal error failed for that error.
             _ if live.is_some_and(|live| live.fatal().is_some()) => live.and_then(Live::fatal).unwrap_or(failure),
+            Reason::Timeout if code == NO_OFFSET => Failure::new(
+                Reason::Timeout,
+                "called delivered without an offset: whether the broker has it is unknown, it is sent again",
+            ),
             Reason::Timeout => live.and_then(|live| live.context.down()).unwrap_or(failure),
+            Reason::Rights => {
+                // librdkafka denies the topic by itself from now on, until it has asked for it again: up to 5 minutes
+                // after the right was given, if the next look did not make it ask.
+                self.known.remove(message.topic.as_str());
+                failure
+            }
             Reason::Missing => {
                 self.known.remove(message.topic.as_str());
                 if self.settings.create_topics {

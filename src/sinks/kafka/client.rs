@@ -8,7 +8,7 @@ use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
-use rdkafka::message::DeliveryResult;
+use rdkafka::message::{DeliveryResult, Message as _};
 use rdkafka::producer::{BaseProducer, Producer, ProducerContext, PurgeConfig};
 use rdkafka::statistics::Statistics;
 use tokio::sync::mpsc;
@@ -125,6 +125,9 @@ pub(super) struct Ticket {
 /// A message's place and what became of it.
 pub(super) type Report = (usize, Result<(), Code>);
 
+/// The report of a message that librdkafka calls delivered without saying where.
+pub(super) const NO_OFFSET: Code = Code::DuplicateSequenceNumber;
+
 /// What librdkafka's callbacks have told.
 #[derive(Debug, Default)]
 pub(super) struct Told {
@@ -217,6 +220,10 @@ impl ProducerContext for Context {
 
     fn delivery(&self, result: &DeliveryResult<'_>, ticket: Box<Ticket>) {
         let report = match result {
+            // librdkafka calls it a success, too, when a broker takes a batch for a repeat, or confirms a later one of the
+            // partition: it concludes that the earlier one was stored. A new partition proves it wrong, which refuses
+            // a first batch as not yet led and takes the second. Only an offset says that a record is in the log.
+            Ok(message) if message.offset() < 0 => Err(NO_OFFSET),
             Ok(_) => {
                 let mut told = self.told();
                 told.down_since = None;

@@ -34,7 +34,9 @@ impl KafkaSink {
         }
         let created = self.create(live, &missing, &mut failed).await;
         self.known.extend(there.keys().cloned());
+        self.described.extend(created.iter().cloned());
         self.known.extend(created);
+        there.retain(|topic, _| self.described.insert(topic.clone()));
         self.warn_of_topics(there);
         failed
     }

@@ -1,0 +1,79 @@
+//! How the broker's answers become outcomes, with librdkafka's own mock cluster: what a real broker says too rarely.
+
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+
+use super::*;
+use crate::clock::Timestamp;
+
+type Cluster = MockCluster<'static, DefaultProducerContext>;
+
+const TOPIC: &str = "alma.loan";
+
+async fn connected(properties: &[(&str, &str)]) -> (Cluster, KafkaSink) {
+    let cluster = MockCluster::new(1).expect("a mock cluster");
+    cluster.create_topic(TOPIC, 1, 1).expect("a topic");
+    let settings = config::KafkaSink {
+        brokers: vec![cluster.bootstrap_servers()],
+        create_topics: false,
+        properties: properties.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect(),
+        ..tests::settings()
+    };
+    let mut sink = KafkaSink::new(&"main".parse().expect("a name"), &settings, 8 << 20);
+    sink.surveyed = true;
+    sink.connect().await.expect("the mock cluster answers");
+    (cluster, sink)
+}
+
+fn window(count: usize) -> Vec<Message> {
+    (0..count).map(|number| Message::sample(TOPIC, &number.to_string(), b"{}", Timestamp::from_micros(1))).collect()
+}
+
+async fn answered(error: RDKafkaRespErr) -> Outcome {
+    let (cluster, mut sink) = connected(&[]).await;
+    cluster.request_errors(RDKafkaApiKey::Produce, &[error]);
+    let outcome = sink.publish(&window(1)).await.remove(0);
+    let again = sink.publish(&window(1)).await;
+    assert_eq!(again, [Outcome::CONFIRMED], "the sink goes on after {error:?}");
+    outcome
+}
+
+fn reason(outcome: &Outcome) -> Option<Reason> {
+    match outcome {
+        Outcome::Confirmed { .. } => None,
+        Outcome::Failed(failure) => Some(failure.reason),
+    }
+}
+
+/// librdkafka calls such a batch delivered, by its sequence number alone. On a partition that was just created it was
+/// in no log: the broker had taken the second batch before the first.
+#[tokio::test]
+async fn delivered_without_an_offset_is_not_a_confirm() {
+    let outcome = answered(RDKafkaRespErr::RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER).await;
+    assert_eq!(reason(&outcome), Some(Reason::Timeout), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn a_refusal_that_passes_is_waited_out() {
+    let outcome = answered(RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION).await;
+    assert_eq!(outcome, Outcome::CONFIRMED);
+}
+
+#[tokio::test]
+async fn a_refusal_is_sorted_and_costs_nothing_else() {
+    for (error, expected) in [
+        (RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE, Reason::TooLarge),
+        (RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_RECORD, Reason::Malformed),
+        (RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED, Reason::Rights),
+    ] {
+        let outcome = answered(error).await;
+        assert_eq!(reason(&outcome), Some(expected), "{outcome:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_full_queue_makes_way_one_by_one() {
+    let (_cluster, mut sink) = connected(&[("queue.buffering.max.messages", "3")]).await;
+    assert_eq!(sink.publish(&window(50)).await, vec![Outcome::CONFIRMED; 50]);
+}
