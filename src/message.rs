@@ -17,6 +17,7 @@ use crate::clock::Timestamp;
 use crate::config::{Format, SourceName};
 
 pub use encoding::percent_encode;
+pub(crate) use encoding::structured;
 pub use make::Messages;
 
 /// An event as it was made durable.

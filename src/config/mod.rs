@@ -239,6 +239,16 @@ impl TopicTemplate {
             _ => "",
         }
     }
+
+    /// Whether a topic can be the prefix alone: where nothing follows it, or one placeholder that can be empty.
+    pub fn may_be_prefix(&self) -> bool {
+        let alone = |literal: &str| literal.trim_end_matches('.') == self.prefix();
+        match self.parts.as_slice() {
+            [TopicPart::Literal(literal)]
+            | [TopicPart::Literal(literal), TopicPart::Event | TopicPart::Institution] => alone(literal),
+            _ => false,
+        }
+    }
 }
 
 /// One piece of a [`TopicTemplate`].

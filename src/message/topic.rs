@@ -85,6 +85,10 @@ mod tests {
         assert_eq!(topic(&[a.clone(), TopicPart::Action, dot.clone(), TopicPart::Event], &JOB), "alma.job_end");
         assert_eq!(topic(&[a.clone(), TopicPart::Event, dot.clone(), TopicPart::Action], &JOB), "alma.none.job_end");
         assert_eq!(topic(&[a.clone(), TopicPart::Event], &JOB), "alma");
+        let may_be_prefix = |parts: &[TopicPart]| TopicTemplate { parts: parts.to_vec() }.may_be_prefix();
+        assert!(may_be_prefix(&[a.clone(), TopicPart::Event]) && may_be_prefix(&[literal("alma")]));
+        assert!(!may_be_prefix(&[a.clone(), TopicPart::Action, dot.clone(), TopicPart::Event]));
+        assert!(!may_be_prefix(&[literal("alma.x."), TopicPart::Event]) && !may_be_prefix(&[literal("alma.x")]));
         let loan = Fill { action: "loan", event: "loan_created", ..JOB };
         assert_eq!(topic(&[a, TopicPart::Action, dot, TopicPart::Event], &loan), "alma.loan.loan_created");
     }

@@ -39,9 +39,12 @@ pub fn build(sink: &config::Sink, max_body: usize) -> Result<Box<dyn Sink>, NotB
         #[cfg(feature = "kafka")]
         config::SinkKind::Kafka(settings) => Some(Box::new(kafka::KafkaSink::new(&sink.name, settings, max_body))),
         #[cfg(feature = "nats")]
-        config::SinkKind::Nats(settings) => {
-            Some(Box::new(nats::NatsSink::new(sink.name.clone(), settings.clone(), prefix, max_body)))
-        }
+        config::SinkKind::Nats(settings) => Some(Box::new(nats::NatsSink::new(
+            sink.name.clone(),
+            settings.clone(),
+            nats::subjects(&sink.topic),
+            max_body,
+        ))),
         #[cfg(feature = "rabbitmq")]
         config::SinkKind::RabbitMq(settings) => {
             Some(Box::new(rabbitmq::RabbitMqSink::new(&sink.name, settings, max_body)))
@@ -80,11 +83,18 @@ pub async fn probe(sink: &config::Sink, max_body: usize, topics: &[String]) -> V
         #[cfg(feature = "kafka")]
         config::SinkKind::Kafka(settings) => kafka::probe::probe(settings, max_body, topics).await,
         #[cfg(feature = "nats")]
-        config::SinkKind::Nats(settings) => nats::probe(&sink.name, settings, prefix, max_body, topics).await,
+        config::SinkKind::Nats(settings) => {
+            nats::probe(&sink.name, settings, &nats::subjects(&sink.topic), max_body, topics).await
+        }
         #[cfg(feature = "rabbitmq")]
         config::SinkKind::RabbitMq(settings) => rabbitmq::probe(&sink.name, settings, max_body, topics).await,
         other => vec![Check::bad("type", NotBuiltIn(other.as_str()).to_string(), "use a build that has it")],
     }
+}
+
+/// Largest message in bytes for bodies of up to `max_body`: Base64's 4/3 and 64 KiB of attributes.
+pub fn message_limit(max_body: usize) -> usize {
+    (max_body.saturating_mul(4) / 3).saturating_add(64 * 1024)
 }
 
 /// What a pump drives. All methods are called from one task, never two at a time.

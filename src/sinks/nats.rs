@@ -38,7 +38,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 
 use super::{Failure, Outcome, Reason, Sink};
-use crate::config::{Format, NatsSink as Settings, SinkName};
+use crate::config::{Format, NatsSink as Settings, SinkName, TopicTemplate};
 use crate::message::{Message, Topic};
 use client::Connection;
 
@@ -54,11 +54,23 @@ const WINDOW_DEADLINE: Duration = Duration::from_secs(30);
 /// Media type of structured mode (CloudEvents NATS binding).
 const STRUCTURED: &str = "application/cloudevents+json; charset=UTF-8";
 
+/// The subjects of a stream that takes all topics of a template: all under the prefix, and the prefix itself where it
+/// can be a topic.
+pub fn subjects(template: &TopicTemplate) -> Vec<String> {
+    let prefix = template.prefix();
+    let mut subjects = vec![format!("{prefix}.>")];
+    if template.may_be_prefix() {
+        subjects.push(prefix.to_owned());
+    }
+    subjects
+}
+
 /// Publishes to one stream.
 pub struct NatsSink {
     name: SinkName,
     settings: Settings,
-    prefix: String,
+    /// Of the stream, where we create it.
+    subjects: Vec<String>,
     max_body: usize,
     connection: Option<Connection>,
     /// Topics at which the connection's user may publish: the server answered. At most `max_topics`.
@@ -66,10 +78,10 @@ pub struct NatsSink {
 }
 
 impl NatsSink {
-    /// Of these settings; `prefix` is the literal first segment of the sink's topics, `max_body` the ingress's bound
-    /// in bytes. Nothing is connected yet.
-    pub fn new(name: SinkName, settings: Settings, prefix: &str, max_body: usize) -> Self {
-        Self { name, settings, prefix: prefix.to_owned(), max_body, connection: None, answered: HashSet::new() }
+    /// Of these settings; `subjects` are what the stream must take, by [`subjects`], and `max_body` is the ingress's
+    /// bound in bytes. Nothing is connected yet.
+    pub fn new(name: SinkName, settings: Settings, subjects: Vec<String>, max_body: usize) -> Self {
+        Self { name, settings, subjects, max_body, connection: None, answered: HashSet::new() }
     }
 
     fn prepare(&self, message: &Message) -> Result<PublishMessage, Failure> {
@@ -98,7 +110,7 @@ impl NatsSink {
         }
         // The stream was deleted under us, and may be made again. What still finds none is for an operator.
         let Some(connection) = &self.connection else { return outcomes };
-        match connection.create_stream(&self.settings, &self.prefix).await {
+        match connection.create_stream(&self.settings, &self.subjects).await {
             Ok(true) => {
                 tracing::warn!(sink = %self.name, stream = self.settings.stream, "the stream was gone and is created again");
             }
@@ -164,7 +176,7 @@ impl Sink for NatsSink {
             self.connection = None;
             self.answered.clear();
             let connection = Connection::open(&self.name, &self.settings).await?;
-            let warnings = connection.prepare_stream(&self.settings, &self.prefix, self.max_body).await?;
+            let warnings = connection.prepare_stream(&self.settings, &self.subjects, self.max_body).await?;
             self.connection = Some(connection);
             Ok(warnings)
         }

@@ -44,7 +44,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Failure, Outcome, Reason, Sink};
+use super::{Failure, Outcome, Reason, Sink, message_limit};
 use crate::config::{RabbitMqSink as Settings, SinkName};
 use crate::message::Message;
 use address::Address;
@@ -206,9 +206,4 @@ fn overdue(connection: &Connection) -> Failure {
     }
     let detail = format!("no confirm within {CONFIRM_TIMEOUT:?}: the broker or a bound queue does not answer");
     Failure::new(Reason::Timeout, detail)
-}
-
-/// Largest message in bytes for bodies of up to `max_body`: Base64's 4/3 and 64 KiB of attributes.
-pub(super) fn message_limit(max_body: usize) -> usize {
-    (max_body.saturating_mul(4) / 3).saturating_add(64 * 1024)
 }

@@ -2,8 +2,9 @@
 //!
 //! Each sink has a `probe` and a `tail` of these shapes in a file beside its own; both use the sink's credentials.
 
-use base64::Engine as _;
 use tokio::sync::mpsc;
+
+use crate::message::{ContentType, structured};
 
 /// One line of the checklist of `check --connect`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,41 +85,22 @@ pub struct Landed {
 ///
 /// `attributes` are written in their order, without `datacontenttype`, which is `content_type` and comes last.
 pub fn structured_from(attributes: &[(String, String)], content_type: Option<&str>, data: &[u8]) -> Vec<u8> {
-    let mut document = Vec::with_capacity(data.len() + 1024);
     let given = attributes.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    for (name, value) in given.chain(content_type.map(|value| ("datacontenttype", value))) {
-        document.push(if document.is_empty() { b'{' } else { b',' });
-        push_text(&mut document, name);
-        document.push(b':');
-        push_text(&mut document, value);
-    }
-    document.push(if document.is_empty() { b'{' } else { b',' });
     let is = |kind: &str| content_type.is_some_and(|content_type| content_type.to_ascii_lowercase().contains(kind));
-    let text = std::str::from_utf8(data);
-    match text {
+    let written_as = match std::str::from_utf8(data) {
         Ok(text) if is("json") && serde_json::from_str::<&serde_json::value::RawValue>(text).is_ok() => {
-            document.extend_from_slice(b"\"data\":");
-            document.extend_from_slice(data);
+            ContentType::Json
         }
-        Ok(text) if is("xml") || is("text/") => {
-            document.extend_from_slice(b"\"data\":");
-            push_text(&mut document, text);
-        }
-        _ => {
-            document.extend_from_slice(b"\"data_base64\":");
-            push_text(&mut document, &base64::engine::general_purpose::STANDARD.encode(data));
-        }
-    }
-    document.push(b'}');
-    document
-}
-
-fn push_text(document: &mut Vec<u8>, text: &str) {
-    serde_json::to_writer(document, text).expect("a text into memory");
+        Ok(_) if is("xml") || is("text/") => ContentType::Xml,
+        _ => ContentType::Opaque,
+    };
+    structured(given.chain(content_type.map(|value| ("datacontenttype", value))), written_as, data)
 }
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
+
     use super::*;
 
     #[test]

@@ -108,7 +108,12 @@ impl Place {
 
     /// A sink that is not connected.
     pub(crate) fn sink(&self) -> NatsSink {
-        NatsSink::new("main".parse().expect("a name"), self.settings.clone(), &self.prefix, MAX_BODY)
+        NatsSink::new(
+            "main".parse().expect("a name"),
+            self.settings.clone(),
+            vec![format!("{}.>", self.prefix)],
+            MAX_BODY,
+        )
     }
 
     /// A sink that is connected.

@@ -33,10 +33,9 @@ const DOWN_GRACE: Duration = Duration::from_secs(1);
 /// librdkafka repeats an identical error every 30 s at most; silence beyond that says that the broker is back.
 const ERRORS_REPEAT_WITHIN: Duration = Duration::from_secs(40);
 
-/// Largest message in bytes for bodies of up to `max_body`: Base64's 4/3 and 64 KiB of attributes.
+/// Largest message in bytes for bodies of up to `max_body`, within librdkafka's own bounds of `message.max.bytes`.
 pub(super) fn message_limit(max_body: usize) -> usize {
-    // librdkafka's own upper bound of message.max.bytes.
-    (max_body.saturating_mul(4) / 3).saturating_add(64 * 1024).clamp(1_000, 1_000_000_000)
+    crate::sinks::message_limit(max_body).clamp(1_000, 1_000_000_000)
 }
 
 /// The SASL mechanism, where there is a log-in.

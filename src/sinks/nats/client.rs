@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use super::ACK_TIMEOUT;
 use crate::config::{ClientTls, NatsAuth, NatsSink as Settings, Secret, SinkName};
-use crate::sinks::{Failure, Reason};
+use crate::sinks::{Failure, Reason, message_limit};
 
 /// For a connection, its TLS and its log-in.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -133,17 +133,17 @@ impl Connection {
     pub(super) async fn prepare_stream(
         &self,
         settings: &Settings,
-        prefix: &str,
+        subjects: &[String],
         max_body: usize,
     ) -> Result<Vec<String>, Failure> {
         let mut warnings = Vec::new();
         let subject = format!("$JS.API.STREAM.INFO.{}", settings.stream);
         let stream = self.ask(&subject, self.jetstream.get_stream(&settings.stream)).await;
         match stream.map(|stream| stream.map_err(|error| error.kind())) {
-            Ok(Ok(stream)) => warnings.extend(falls_short(&stream.cached_info().config, settings, prefix, max_body)),
+            Ok(Ok(stream)) => warnings.extend(falls_short(&stream.cached_info().config, settings, subjects, max_body)),
             Ok(Err(GetStreamErrorKind::JetStream(error))) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => {
                 if settings.create_stream {
-                    match self.create_stream(settings, prefix).await {
+                    match self.create_stream(settings, subjects).await {
                         Ok(_) => tracing::info!(stream = settings.stream, "stream created"),
                         Err(failure) => warnings.push(format!("can't create stream {}: {failure}", settings.stream)),
                     }
@@ -169,10 +169,10 @@ impl Connection {
         Ok(warnings)
     }
 
-    /// Creates the stream on all subjects under the prefix. Of one that is there already with other settings: false.
-    pub(super) async fn create_stream(&self, settings: &Settings, prefix: &str) -> Result<bool, Failure> {
+    /// Creates the stream on these subjects. Of one that is there already with other settings: false.
+    pub(super) async fn create_stream(&self, settings: &Settings, subjects: &[String]) -> Result<bool, Failure> {
         let subject = format!("$JS.API.STREAM.CREATE.{}", settings.stream);
-        let created = self.jetstream.create_stream(stream_config(settings, prefix));
+        let created = self.jetstream.create_stream(stream_config(settings, subjects));
         match self.ask(&subject, created).await? {
             Ok(_) => Ok(true),
             Err(error) => match error.kind() {
@@ -187,17 +187,11 @@ impl Connection {
     }
 }
 
-/// Largest message in bytes for bodies of up to `max_body`: Base64's 4/3 and 64 KiB of attributes.
-pub(super) fn message_limit(max_body: usize) -> usize {
-    (max_body.saturating_mul(4) / 3).saturating_add(64 * 1024)
-}
-
 /// The stream as it is created.
-fn stream_config(settings: &Settings, prefix: &str) -> StreamConfig {
+fn stream_config(settings: &Settings, subjects: &[String]) -> StreamConfig {
     StreamConfig {
         name: settings.stream.clone(),
-        // A template can end in an empty placeholder, which leaves the prefix alone.
-        subjects: vec![prefix.to_owned(), format!("{prefix}.>")],
+        subjects: subjects.to_vec(),
         storage: StorageType::File,
         num_replicas: settings.replicas,
         max_age: settings.max_age,
@@ -208,14 +202,19 @@ fn stream_config(settings: &Settings, prefix: &str) -> StreamConfig {
 }
 
 /// What an existing stream, which is never altered, promises less than asked for.
-pub(super) fn falls_short(found: &StreamConfig, settings: &Settings, prefix: &str, max_body: usize) -> Vec<String> {
+pub(super) fn falls_short(
+    found: &StreamConfig,
+    settings: &Settings,
+    subjects: &[String],
+    max_body: usize,
+) -> Vec<String> {
     let stream = &settings.stream;
     let mut warnings = Vec::new();
-    let all = format!("{prefix}.>");
-    if !found.subjects.iter().any(|subject| *subject == all || subject == ">") {
-        let subjects = found.subjects.join(", ");
+    let takes = |asked: &String| found.subjects.iter().any(|subject| subject == asked || subject == ">");
+    if !subjects.iter().all(takes) {
+        let (found, asked) = (found.subjects.join(", "), subjects.join(", "));
         warnings
-            .push(format!("stream {stream} takes {subjects}: subjects outside it can't be published, expected {all}"));
+            .push(format!("stream {stream} takes {found}: subjects outside it can't be published, expected {asked}"));
     }
     if found.storage != StorageType::File {
         warnings.push(format!("stream {stream} is kept in memory: a restart of the server loses it, expected file"));
@@ -352,8 +351,8 @@ mod tests {
 
     #[test]
     fn a_stream_as_we_create_it_falls_short_of_nothing() {
-        let config = stream_config(&settings(), "alma");
-        assert_eq!(falls_short(&config, &settings(), "alma", 8 << 20), Vec::<String>::new());
+        let config = stream_config(&settings(), &["alma.>".to_owned()]);
+        assert_eq!(falls_short(&config, &settings(), &["alma.>".to_owned()], 8 << 20), Vec::<String>::new());
     }
 
     #[test]
@@ -367,7 +366,7 @@ mod tests {
             max_bytes: 1 << 20,
             ..StreamConfig::default()
         };
-        let warnings = falls_short(&found, &Settings { replicas: 3, ..settings() }, "alma", 8 << 20);
+        let warnings = falls_short(&found, &Settings { replicas: 3, ..settings() }, &["alma.>".to_owned()], 8 << 20);
         for (warning, part) in
             warnings.iter().zip(["alma.loan", "memory", "1 replicas", "2m", "max_msg_size 1000", "discards"])
         {

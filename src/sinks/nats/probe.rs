@@ -6,9 +6,10 @@ use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::{GetStreamErrorKind, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
 
-use super::client::{Connection, falls_short, message_limit};
+use super::client::{Connection, falls_short};
 use crate::config::{NatsAuth, NatsSink as Settings, SinkName};
 use crate::sinks::Reason;
+use crate::sinks::message_limit;
 use crate::sinks::tools::Check;
 
 /// Looks at server, log-in, JetStream, stream, limits, replication, and the right to publish to each of `topics`.
@@ -17,7 +18,7 @@ use crate::sinks::tools::Check;
 pub async fn probe(
     name: &SinkName,
     settings: &Settings,
-    prefix: &str,
+    subjects: &[String],
     max_body: usize,
     topics: &[String],
 ) -> Vec<Check> {
@@ -43,7 +44,7 @@ pub async fn probe(
     });
     checks.push(Check::good("log-in", login(&settings.auth)));
     checks.push(payload(connection.client.max_payload(), message_limit(max_body)));
-    stream(&connection, settings, prefix, max_body, &mut checks).await;
+    stream(&connection, settings, subjects, max_body, &mut checks).await;
     for topic in topics {
         checks.push(right_to_publish(&connection, topic).await);
     }
@@ -69,7 +70,13 @@ fn payload(found: usize, limit: usize) -> Check {
     Check::warning("max_payload", format!("{found} bytes, events can have {limit}"), mend)
 }
 
-async fn stream(connection: &Connection, settings: &Settings, prefix: &str, max_body: usize, checks: &mut Vec<Check>) {
+async fn stream(
+    connection: &Connection,
+    settings: &Settings,
+    subjects: &[String],
+    max_body: usize,
+    checks: &mut Vec<Check>,
+) {
     let name = &settings.stream;
     let what = format!("stream {name}");
     match connection.jetstream.get_stream(name).await.map_err(|error| error.kind()) {
@@ -79,7 +86,7 @@ async fn stream(connection: &Connection, settings: &Settings, prefix: &str, max_
                 &*what,
                 format!("{} messages on {}", found.state.messages, found.config.subjects.join(", ")),
             ));
-            let shortfalls = falls_short(&found.config, settings, prefix, max_body);
+            let shortfalls = falls_short(&found.config, settings, subjects, max_body);
             checks.extend(shortfalls.into_iter().map(|short| {
                 Check::warning(&*what, short, format!("nats stream edit {name}; the bridge alters no stream"))
             }));
@@ -89,7 +96,8 @@ async fn stream(connection: &Connection, settings: &Settings, prefix: &str, max_
             checks.push(if settings.create_stream {
                 Check::good(&*what, "does not exist, is created when the bridge connects")
             } else {
-                let mend = format!("nats stream add {name} --subjects '{prefix}.>', or create_stream = true");
+                let mend =
+                    format!("nats stream add {name} --subjects '{}', or create_stream = true", subjects.join(","));
                 Check::bad(&*what, "does not exist, and create_stream is false", mend)
             });
             checks.push(replicas(name, settings.replicas));

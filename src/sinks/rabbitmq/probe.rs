@@ -9,9 +9,9 @@ use super::connection::{Connection, ask, connection_name};
 use super::errors::{max_message_size, sort};
 use super::exchange::{self, Names};
 use super::greeting::{Greeting, greet};
-use super::message_limit;
 use super::publication::short;
 use crate::config::{RabbitMqSink as Settings, SinkName, Unroutable};
+use crate::sinks::message_limit;
 use crate::sinks::tools::{Check, Verdict};
 use crate::sinks::{Failure, Reason};
 
