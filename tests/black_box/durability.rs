@@ -1,59 +1,10 @@
 //! What got 204 lands, whatever is done to the process.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
-use serde_json::Value;
-
-use crate::harness::{Client, Setup, loan, request, wait_for};
-
-/// Sends unique events on several connections until told to stop; the numbers of those that got 204.
-pub(crate) struct Load {
-    stop: Arc<AtomicBool>,
-    taken: Arc<Mutex<Vec<u64>>>,
-    workers: Vec<std::thread::JoinHandle<()>>,
-}
-
-impl Load {
-    pub(crate) fn start(address: std::net::SocketAddr, next: &Arc<AtomicU64>, connections: usize) -> Self {
-        let (stop, taken) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
-        let worker = |_| {
-            let (stop, taken, next) = (Arc::clone(&stop), Arc::clone(&taken), Arc::clone(next));
-            std::thread::spawn(move || {
-                let Some(mut client) = Client::try_connect(address) else { return };
-                while !stop.load(Ordering::Relaxed) {
-                    let number = next.fetch_add(1, Ordering::Relaxed);
-                    client.write(&request("/webhooks", &loan(number)));
-                    match client.try_answer() {
-                        Some(answer) if answer.status == 204 => taken.lock().expect("no panic").push(number),
-                        Some(answer) => panic!("{} for event {number}", answer.status),
-                        // Killed.
-                        None => return,
-                    }
-                }
-            })
-        };
-        let workers = (0..connections).map(worker).collect();
-        Self { stop, taken, workers }
-    }
-
-    pub(crate) fn count(&self) -> usize {
-        self.taken.lock().expect("no panic").len()
-    }
-
-    pub(crate) fn end(self) -> Vec<u64> {
-        self.stop.store(true, Ordering::Relaxed);
-        for worker in self.workers {
-            worker.join().expect("no panic");
-        }
-        std::mem::take(&mut self.taken.lock().expect("no panic"))
-    }
-}
-
-pub(crate) fn number_of(event: &Value) -> u64 {
-    event["data"]["item_loan"]["loan_id"].as_str().expect("a loan").parse().expect("a number")
-}
+use crate::harness::{Load, Setup, loan, number_of, wait_for};
 
 /// How often each event is there, by its CloudEvents id; an id stands for one event only.
 fn landed_by_number(setup: &Setup) -> BTreeMap<u64, usize> {

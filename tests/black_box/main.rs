@@ -9,6 +9,8 @@
 //! - `commands`: what a person types and reads
 //! - `configuration`: errors and exit codes
 
+#[path = "../harness/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "each suite uses its part")]
 mod harness;
 
 mod commands;

@@ -6,8 +6,7 @@ use std::sync::atomic::AtomicU64;
 
 use rustix::process::Signal;
 
-use crate::durability::Load;
-use crate::harness::{Bridge, Setup, client_with_secret, loan, wait_for};
+use crate::harness::{Bridge, Load, Setup, client_with_secret, loan, number_of, wait_for};
 
 const SUCCESS: &str = "alma_bridge_config_last_reload_successful";
 
@@ -115,7 +114,7 @@ fn a_sink_moves_under_load_and_nothing_is_lost_or_refused() {
     let taken = load.end();
     wait_for("all to land somewhere", || {
         let dirs = ["one", "two", "three"].map(|dir| crate::harness::landed(&setup.path(dir), "alma.loan"));
-        let landed: std::collections::BTreeSet<u64> = dirs.iter().flatten().map(crate::durability::number_of).collect();
+        let landed: std::collections::BTreeSet<u64> = dirs.iter().flatten().map(number_of).collect();
         taken.iter().all(|number| landed.contains(number)).then_some(())
     });
 }

@@ -1,6 +1,8 @@
 //! Starts the real binary in a temporary folder and speaks raw HTTP to it.
 
+pub(crate) mod brokers;
 mod client;
+mod load;
 
 use std::fs::{self, Permissions};
 use std::net::SocketAddr;
@@ -14,6 +16,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 pub(crate) use client::{Answer, Client, client_with_secret, request, signature};
+pub(crate) use load::{Load, number_of};
 
 /// The secret that tests share with the bridge.
 pub(crate) const SECRET: &str = "made-up-secret";
@@ -25,13 +28,18 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 const LOG_LINES: usize = 20;
 
 /// Waits until `look` gives something, or fails saying what was waited for.
-pub(crate) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+pub(crate) fn wait_for<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    wait_up_to(PATIENCE, what, look)
+}
+
+/// As [`wait_for`], for what takes its time.
+pub(crate) fn wait_up_to<T>(patience: Duration, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + patience;
     loop {
         if let Some(found) = look() {
             return found;
         }
-        assert!(Instant::now() < deadline, "waited {PATIENCE:?} for {what}");
+        assert!(Instant::now() < deadline, "waited {patience:?} for {what}");
         std::thread::park_timeout(Duration::from_millis(5));
     }
 }
@@ -200,6 +208,13 @@ impl Bridge {
         let text = String::from_utf8(self.admin_get("/metrics").body).expect("text");
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned));
         value.map(|value| value.parse().expect("a number"))
+    }
+
+    /// The sum of all counts whose printed lines begin so.
+    pub(crate) fn metric_sum(&self, beginning: &str) -> u64 {
+        let text = String::from_utf8(self.admin_get("/metrics").body).expect("text");
+        let values = text.lines().filter(|line| line.starts_with(beginning)).filter_map(|line| line.rsplit(' ').next());
+        values.map(|value| value.parse::<u64>().expect("a whole number")).sum()
     }
 
     pub(crate) fn log(&self) -> String {
