@@ -10,8 +10,8 @@ use base64::Engine as _;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::harness::brokers::{brokers, output, rabbitmq_api, var};
-use crate::harness::{Bridge, wait_up_to};
+use crate::harness::brokers::{brokers, output, var};
+use crate::harness::{Bridge, Client, wait_up_to};
 
 /// For what a broker has to come back for, or a parked topic's minute.
 const LONG: Duration = Duration::from_mins(3);
@@ -221,4 +221,21 @@ pub(crate) fn wait_until_delivered(bridge: &Bridge, sink: &str) {
 /// Waits until a count, or the sum of several, by the beginning of its lines, has a value.
 pub(crate) fn wait_until_metric(bridge: &Bridge, name: &str, value: u64) {
     wait_up_to(LONG, &format!("{name} to be {value}"), || (bridge.metric_sum(name) == value).then_some(()));
+}
+
+/// Changes something by RabbitMQ's management API; the path is such as `queues/%2f/NAME`.
+pub(crate) fn rabbitmq_api(method: &str, path: &str, body: &Value) {
+    let address = var("RABBITMQ_API").trim_start_matches("http://").parse().expect("an address");
+    let login = format!("{}:{}", var("RABBITMQ_ADMIN_USER"), var("RABBITMQ_ADMIN_PASSWORD"));
+    let login = base64::engine::general_purpose::STANDARD.encode(login);
+    let body = body.to_string();
+    let answer = Client::connect(address).send(
+        format!(
+            "{method} /api/{path} HTTP/1.1\r\nhost: {address}\r\nauthorization: Basic {login}\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .as_bytes(),
+    );
+    assert!((200..300).contains(&answer.status), "{method} {path}: {} {}", answer.status, answer.text());
 }

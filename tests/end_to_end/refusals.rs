@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 
-use crate::harness::brokers::{brokers, rabbitmq_api, var};
+use crate::harness::brokers::{brokers, var};
 use crate::harness::{Bridge, Setup, loan, wait_for};
-use crate::places::{Broker, Place, read, wait_until_delivered, wait_until_metric, wait_until_up};
+use crate::places::{Broker, Place, rabbitmq_api, read, wait_until_delivered, wait_until_metric, wait_until_up};
 
 /// Rights of the limited user, taken away again at the end, also of a test that fails.
 struct Rights<'a>(&'a Place);
@@ -78,7 +78,7 @@ fn landed(place: &Place, action: &str) -> BTreeSet<String> {
     here.map(|landed| landed.attribute("id").expect("an id").to_owned()).collect()
 }
 
-fn a_topic_without_rights_is_parked_and_lands_by_itself_once_they_are_given(broker: Broker) {
+fn parks_and_lands(broker: Broker) {
     let _alone = broker.alone();
     let place = Place::new(broker);
     let rights = Rights(&place);
@@ -144,10 +144,17 @@ fn an_event_of_eight_mebibytes_lands(broker: Broker) {
     }
 }
 
-crate::on_each_broker!(
-    a_topic_without_rights_is_parked_and_lands_by_itself_once_they_are_given,
-    an_event_of_eight_mebibytes_lands,
-);
+crate::on_each_broker!(an_event_of_eight_mebibytes_lands);
+
+/// All three at once, because each takes the minute after which parked events are tried again.
+#[test]
+fn a_topic_without_rights_is_parked_and_lands_by_itself_once_they_are_given() {
+    std::thread::scope(|scope| {
+        for broker in [Broker::Kafka, Broker::RabbitMq, Broker::Nats] {
+            scope.spawn(move || parks_and_lands(broker));
+        }
+    });
+}
 
 /// A large event among small ones at a broker whose bound it passes, and at a file that has none.
 fn dead_letter_at_that_sink_alone(setup: &Setup, place: Option<&Place>, size: usize) {

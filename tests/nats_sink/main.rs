@@ -1,6 +1,12 @@
 //! The NATS sink against a real server: `tests/brokers run cargo test`.
 #![allow(missing_docs)]
 
+#[path = "../harness/brokers.rs"]
+mod brokers;
+#[path = "../harness/events.rs"]
+#[allow(dead_code, reason = "each suite uses its part")]
+mod events;
+
 mod access;
 mod outage;
 mod publish;

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use alma_bridge::sinks::{Class, Outcome, Reason, Sink};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{ReadHalf, WriteHalf};
 
 use crate::support::{Place, SERVER, brokers, deliver, reason, timed};
 
@@ -39,6 +41,20 @@ async fn all_lands_though_the_server_is_killed_under_load() {
     assert_eq!((landed.len(), unique.len()), (LOAD, LOAD), "each once");
 }
 
+/// Well before an acknowledgement's time is up.
+const AT_ONCE: Duration = Duration::from_secs(3);
+
+/// Passes bytes on and counts them.
+async fn pass(from: &mut ReadHalf<'_>, to: &mut WriteHalf<'_>, passed: &AtomicUsize) {
+    let mut buffer = vec![0; 16 << 10];
+    while let Ok(count @ 1..) = from.read(&mut buffer).await {
+        if to.write_all(&buffer[..count]).await.is_err() {
+            return;
+        }
+        passed.fetch_add(count, Ordering::Relaxed);
+    }
+}
+
 /// The client itself tells acknowledgements that will never come only when their time is up.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_window_that_a_dead_server_held_fails_at_once() {
@@ -48,15 +64,15 @@ async fn a_window_that_a_dead_server_held_fails_at_once() {
     assert_eq!(sink.publish(&place.events("loan", 1)).await, [Outcome::CONFIRMED]);
     brokers(&["stop", "nats"]);
     let window = place.events("loan", 513).split_off(1);
-    let killed = tokio::spawn(async {
-        tokio::time::sleep(Duration::from_millis(300)).await;
+    let kill = || {
         brokers(&["kill", "nats"]);
         Instant::now()
-    });
-    let outcomes = sink.publish(&window).await;
-    let failed = Instant::now();
-    let killed = killed.await.expect("killed");
-    assert!(failed < killed + Duration::from_secs(1), "{:?}", failed - killed);
+    };
+    // The window is on its way before the other is looked at.
+    let published = async { (sink.publish(&window).await, Instant::now()) };
+    let ((outcomes, failed), killed) = tokio::join!(biased; published, tokio::task::spawn_blocking(kill));
+    let killed = killed.expect("killed");
+    assert!(failed < killed + AT_ONCE, "{:?}", failed - killed);
     for outcome in &outcomes {
         assert_eq!(reason(outcome).map(Reason::class), Some(Class::Retry), "{outcome:?}");
     }
@@ -86,15 +102,19 @@ async fn a_window_whose_connection_is_cut_fails_at_once() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     place.settings.servers = vec![format!("nats://{}", listener.local_addr().expect("an address"))];
     let (cut, _) = tokio::sync::broadcast::channel::<()>(1);
+    let passed = Arc::new(AtomicUsize::new(0));
     let proxy = tokio::spawn({
-        let cut = cut.clone();
+        let (cut, seen) = (cut.clone(), Arc::clone(&passed));
         async move {
             while let Ok((mut near, _)) = listener.accept().await {
                 let (mut cut, mut far) =
                     (cut.subscribe(), tokio::net::TcpStream::connect(&server).await.expect("the server listens"));
+                let passed = Arc::clone(&seen);
                 tokio::spawn(async move {
+                    let (mut near, mut far) = (near.split(), far.split());
                     tokio::select! {
-                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                        () = pass(&mut near.0, &mut far.1, &passed) => {}
+                        _ = tokio::io::copy(&mut far.0, &mut near.1) => {}
                         _ = cut.recv() => {}
                     }
                 });
@@ -105,14 +125,17 @@ async fn a_window_whose_connection_is_cut_fails_at_once() {
     assert_eq!(sink.publish(&place.events("loan", 1)).await, [Outcome::CONFIRMED]);
     brokers(&["stop", "nats"]);
     let window = place.events("loan", 513).split_off(1);
+    let before = passed.load(Ordering::Relaxed);
     let cutting = tokio::spawn(async move {
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        while passed.load(Ordering::Relaxed) < before + 10_000 {
+            tokio::task::yield_now().await;
+        }
         cut.send(()).expect("the proxy runs");
     });
     let (outcomes, took) = timed(sink.publish(&window)).await;
     brokers(&["cont", "nats"]);
     cutting.await.expect("cut");
-    assert!(took < Duration::from_millis(1_300), "{took:?}");
+    assert!(took < AT_ONCE, "{took:?}");
     for outcome in &outcomes {
         assert_eq!(reason(outcome), Some(Reason::Unreachable), "{outcome:?}");
     }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::process::Command;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use alma_bridge::clock::Timestamp;
@@ -11,11 +10,16 @@ use alma_bridge::config::{
 };
 use alma_bridge::message::{Message, Messages, StoredEvent};
 use alma_bridge::sinks::nats::NatsSink;
-use alma_bridge::sinks::{Failure, Outcome, Reason, Sink};
+use alma_bridge::sinks::{Outcome, Reason, Sink};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use tokio::sync::RwLock;
+
+use crate::brokers::output;
+pub(crate) use crate::brokers::{brokers, var};
+use crate::events::fresh;
+pub(crate) use crate::events::{deliver, reason};
 
 /// Tests that stop the server, or change the limited user's rights, hold it alone; all others share it.
 pub(crate) static SERVER: RwLock<()> = RwLock::const_new(());
@@ -25,24 +29,6 @@ pub(crate) const MAX_BODY: usize = 8 << 20;
 
 /// What the server knows a message by for a second sending.
 pub(crate) const DUPLICATE: Outcome = Outcome::Confirmed { duplicate: true };
-
-/// One of the variables of `tests/brokers`.
-pub(crate) fn var(name: &str) -> String {
-    std::env::var(format!("ALMA_BRIDGE_TEST_{name}")).unwrap_or_else(|_| {
-        panic!("ALMA_BRIDGE_TEST_{name} is not set: these tests want a real NATS, start them with tests/brokers run")
-    })
-}
-
-/// `tests/brokers` with these arguments; fails with what it wrote.
-pub(crate) fn brokers(arguments: &[&str]) {
-    run(Command::new(var("BROKERS")).args(arguments));
-}
-
-fn run(command: &mut Command) -> String {
-    let done = command.output().expect("it runs");
-    assert!(done.status.success(), "{command:?}: {}", String::from_utf8_lossy(&done.stderr));
-    String::from_utf8(done.stdout).expect("UTF-8")
-}
 
 /// Rights of the user `limited`, taken away again at the end, also of a test that fails.
 pub(crate) struct Rights;
@@ -77,10 +63,8 @@ pub(crate) struct Place {
 impl Place {
     /// That no other test, and no earlier run, has used; on the main server, anonymous; the stream is created.
     pub(crate) fn new() -> Self {
-        static COUNT: AtomicUsize = AtomicUsize::new(0);
         alma_bridge::tls::install_provider();
-        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
-        let prefix = format!("t{}-{}", since.as_millis(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let prefix = fresh();
         let settings = Settings {
             servers: vec![var("NATS")],
             stream: prefix.to_uppercase(),
@@ -104,6 +88,11 @@ impl Place {
     /// Where this action's events go.
     pub(crate) fn topic(&self, action: &str) -> String {
         format!("{}.{action}", self.prefix)
+    }
+
+    /// What its stream takes.
+    pub(crate) fn subjects(&self) -> Vec<String> {
+        vec![format!("{}.>", self.prefix)]
     }
 
     /// A sink that is not connected.
@@ -161,7 +150,7 @@ impl Place {
     /// Makes the stream with these settings beside name and subjects, as an operator would.
     pub(crate) fn add(&self, settings: &Value) {
         let mut config = json!({
-            "name": self.settings.stream, "subjects": [format!("{}.>", self.prefix)],
+            "name": self.settings.stream, "subjects": self.subjects(),
             "retention": "limits", "storage": "file", "num_replicas": 1,
         });
         let settings = settings.as_object().expect("an object").clone();
@@ -189,7 +178,7 @@ impl Place {
 /// `client.py` on the main server.
 fn client(verb: &str, argument: &str) -> String {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/nats_sink/client.py");
-    run(Command::new(var("PYTHON")).args([script, &var("NATS"), verb, argument]))
+    output(Command::new(var("PYTHON")).args([script, &var("NATS"), verb, argument]))
 }
 
 /// A message of a stream.
@@ -217,14 +206,6 @@ impl Stored {
     }
 }
 
-/// The reason of an outcome; none of a confirm.
-pub(crate) fn reason(outcome: &Outcome) -> Option<Reason> {
-    match outcome {
-        Outcome::Confirmed { .. } => None,
-        Outcome::Failed(Failure { reason, .. }) => Some(*reason),
-    }
-}
-
 /// Fails unless each outcome at one of `places` has this reason, and all others are confirms.
 pub(crate) fn assert_alone(outcomes: &[Outcome], places: &[usize], expected: Reason) {
     for (place, outcome) in outcomes.iter().enumerate() {
@@ -236,26 +217,4 @@ pub(crate) fn assert_alone(outcomes: &[Outcome], places: &[usize], expected: Rea
 pub(crate) async fn timed<T>(future: impl Future<Output = T>) -> (T, Duration) {
     let begun = Instant::now();
     (future.await, begun.elapsed())
-}
-
-/// Publishes what is left as a pump does, connecting again after each failure, until all is confirmed; counts along.
-pub(crate) async fn deliver(sink: &mut NatsSink, messages: &[Message], confirmed: &AtomicUsize) {
-    let deliver = async {
-        let mut left: Vec<Message> = messages.to_vec();
-        while !left.is_empty() {
-            let window: Vec<Message> = left.iter().take(512).cloned().collect();
-            let outcomes = sink.publish(&window).await;
-            let failed = outcomes.iter().filter(|outcome| reason(outcome).is_some()).count();
-            confirmed.fetch_add(outcomes.len() - failed, Ordering::Relaxed);
-            let mut outcomes = outcomes.iter();
-            left.retain(|_| outcomes.next().is_none_or(|outcome| reason(outcome).is_some()));
-            if failed > 0 {
-                sink.abandon().await;
-                while sink.connect().await.is_err() {
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
-            }
-        }
-    };
-    tokio::time::timeout(Duration::from_mins(1), deliver).await.expect("all is delivered in time");
 }

@@ -18,7 +18,7 @@ fn verdict<'a>(checks: &'a [Check], what: &str) -> &'a Verdict {
 
 async fn look(place: &Place, topics: &[String]) -> Vec<Check> {
     let name = "main".parse().expect("a name");
-    let (checks, took) = timed(probe(&name, &place.settings, &place.prefix, MAX_BODY, topics)).await;
+    let (checks, took) = timed(probe(&name, &place.settings, &place.subjects(), MAX_BODY, topics)).await;
     assert!(took < Duration::from_secs(3), "{took:?}: {checks:#?}");
     checks
 }

@@ -1,0 +1,78 @@
+//! Messages for a sink under test, and what a pump would do with them.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use alma_bridge::clock::Timestamp;
+use alma_bridge::config::Format;
+use alma_bridge::message::{ContentType, EventId, Message, Topic};
+use alma_bridge::sinks::{Failure, Outcome, Reason, Sink};
+
+/// A name that no other test, and no earlier run, has used: of a topic's first segment, an exchange, a stream.
+pub(crate) fn fresh() -> String {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+    format!("t{}-{}", since.as_millis(), COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// An event on `topic` whose id and key hold `number`, with `size` bytes of JSON.
+pub(crate) fn event(topic: &str, number: usize, size: usize, format: Format) -> Message {
+    let body = format!("{{\"id\":\"{number}\",\"pad\":\"{}\"}}", "x".repeat(size));
+    let attribute = |name: &'static str, value: &str| (name, value.to_owned());
+    let id = format!("{number}.0123456789abcdef");
+    Message {
+        topic: Topic::from_name(topic),
+        id: EventId::from_text(&id),
+        source_name: "alma".parse().expect("a name"),
+        partition_key: format!("key-{number}"),
+        received: Timestamp::from_micros(1_704_164_645_000_000),
+        recorded: Timestamp::from_micros(1_704_164_645_678_901),
+        content_type: ContentType::Json,
+        attributes: vec![
+            attribute("specversion", "1.0"),
+            attribute("id", &id),
+            attribute("source", "/alma/01TEST_INST"),
+            attribute("type", "com.exlibrisgroup.alma.loan"),
+            attribute("datacontenttype", "application/json"),
+            attribute("partitionkey", &format!("key-{number}")),
+        ],
+        data: body.into(),
+        format,
+    }
+}
+
+/// `count` small events on `topic`.
+pub(crate) fn events(topic: &str, count: usize) -> Vec<Message> {
+    (0..count).map(|number| event(topic, number, 200, Format::CloudEvents)).collect()
+}
+
+/// The reason of an outcome; none of a confirm.
+pub(crate) fn reason(outcome: &Outcome) -> Option<Reason> {
+    match outcome {
+        Outcome::Confirmed { .. } => None,
+        Outcome::Failed(Failure { reason, .. }) => Some(*reason),
+    }
+}
+
+/// Publishes what is left as a pump does, connecting again after each failure, until all is confirmed; counts along.
+pub(crate) async fn deliver(sink: &mut impl Sink, messages: &[Message], confirmed: &AtomicUsize) {
+    let deliver = async {
+        let mut left: Vec<Message> = messages.to_vec();
+        while !left.is_empty() {
+            let window: Vec<Message> = left.iter().take(512).cloned().collect();
+            let deadline = sink.deadline();
+            let outcomes = tokio::time::timeout(deadline, sink.publish(&window)).await.expect("within its deadline");
+            let failed = outcomes.iter().filter(|outcome| reason(outcome).is_some()).count();
+            confirmed.fetch_add(outcomes.len() - failed, Ordering::Relaxed);
+            let mut outcomes = outcomes.iter();
+            left.retain(|_| outcomes.next().is_none_or(|outcome| reason(outcome).is_some()));
+            if failed > 0 {
+                sink.abandon().await;
+                while sink.connect().await.is_err() {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_mins(2), deliver).await.expect("all is delivered in time");
+}
