@@ -4,6 +4,7 @@
 //! - `samples`: every document of Alma's, in every format, as the CloudEvents project's own SDK reads it
 //! - `faults`: many connections, a broker that is away, a bridge that is killed, brokers that are down at the start
 //! - `refusals`: missing rights, bounds of size, nobody bound
+//! - `readme`: its lines of configuration and its subscribers
 //! - `swap`: from one broker to the next with events waiting
 //!
 //! A test that stops a broker, or changes the rights of its limited user, holds that broker alone.
@@ -15,6 +16,7 @@ mod harness;
 mod places;
 
 mod faults;
+mod readme;
 mod refusals;
 mod samples;
 mod swap;

@@ -223,8 +223,8 @@ pub(crate) fn wait_until_metric(bridge: &Bridge, name: &str, value: u64) {
     wait_up_to(LONG, &format!("{name} to be {value}"), || (bridge.metric_sum(name) == value).then_some(()));
 }
 
-/// Changes something by RabbitMQ's management API; the path is such as `queues/%2f/NAME`.
-pub(crate) fn rabbitmq_api(method: &str, path: &str, body: &Value) {
+/// Asks for or changes something by RabbitMQ's management API; the path is such as `queues/%2f/NAME`.
+pub(crate) fn rabbitmq_api(method: &str, path: &str, body: &Value) -> Value {
     let address = var("RABBITMQ_API").trim_start_matches("http://").parse().expect("an address");
     let login = format!("{}:{}", var("RABBITMQ_ADMIN_USER"), var("RABBITMQ_ADMIN_PASSWORD"));
     let login = base64::engine::general_purpose::STANDARD.encode(login);
@@ -238,4 +238,5 @@ pub(crate) fn rabbitmq_api(method: &str, path: &str, body: &Value) {
         .as_bytes(),
     );
     assert!((200..300).contains(&answer.status), "{method} {path}: {} {}", answer.status, answer.text());
+    serde_json::from_slice(&answer.body).unwrap_or(Value::Null)
 }

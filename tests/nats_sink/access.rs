@@ -7,7 +7,8 @@ use std::time::Duration;
 use alma_bridge::config::{ClientTls, Login, NatsAuth, NatsSink as Settings, Secret};
 use alma_bridge::sinks::{Outcome, Reason, Sink};
 
-use crate::support::{Place, SERVER, timed, var};
+use crate::support::{Place, SERVER, reason, timed, var};
+use crate::tools::Tail;
 
 fn login(user: &str, password: &str) -> NatsAuth {
     NatsAuth::Login(Login { username: user.into(), password: Secret::new(password.as_bytes().to_vec()) })
@@ -106,7 +107,28 @@ async fn the_least_rights_are_enough_and_quick() {
     assert_eq!(sink.publish(&place.events("loan", 20)).await, vec![Outcome::CONFIRMED; 20]);
 }
 
-/// A server whose users are `operator`, with all rights, and `bridge`, with the least.
+/// What README names for a bridge that makes its stream, and for one who only reads.
+#[tokio::test]
+async fn the_least_rights_to_create_and_to_tail_are_enough() {
+    let place = Place::new();
+    let server = Server::start(&place).await;
+    let by = |user| Place {
+        settings: Settings { servers: vec![server.url.clone()], auth: login(user, "secret"), ..place.settings.clone() },
+        ..place.clone()
+    };
+    let mut sink = by("creator").sink();
+    assert_eq!(sink.connect().await, Ok(Vec::new()), "nothing to warn of");
+    assert_eq!(sink.publish(&place.events("loan", 3)).await, vec![Outcome::CONFIRMED; 3]);
+    let mut tail = Tail::start(&by("reader"), &[], true).await;
+    for _ in 0..3 {
+        assert_eq!(tail.next().await.0, place.topic("loan"));
+    }
+    tail.end().await;
+    let outcomes = by("reader").connected().await.publish(&place.events("loan", 4)).await;
+    assert!(outcomes.iter().all(|outcome| reason(outcome) == Some(Reason::Rights)), "{outcomes:?}");
+}
+
+/// A server whose users are `operator`, with all rights, and `bridge`, `creator` and `reader`, with the least.
 struct Server {
     url: String,
     process: Child,
@@ -123,9 +145,18 @@ impl Server {
             jetstream {{ store_dir: "{home}" }}
             authorization {{ users = [
               {{ user: operator, password: secret }}
-              {{ user: bridge, password: secret, permissions: {{ publish: "{}.>", subscribe: "_INBOX.>" }} }}
+              {{ user: bridge, password: secret, permissions: {{ publish: "{prefix}.>", subscribe: "_INBOX.>" }} }}
+              {{ user: creator, password: secret, permissions: {{
+                publish: ["{prefix}.>", "$JS.API.STREAM.INFO.{stream}", "$JS.API.STREAM.CREATE.{stream}"]
+                subscribe: "_INBOX.>" }} }}
+              {{ user: reader, password: secret, permissions: {{
+                publish: ["$JS.API.STREAM.INFO.{stream}", "$JS.API.CONSUMER.CREATE.{stream}",
+                          "$JS.API.CONSUMER.CREATE.{stream}.>",
+                          "$JS.API.CONSUMER.MSG.NEXT.{stream}.>"]
+                subscribe: "_INBOX.>" }} }}
             ] }}"#,
-            place.prefix,
+            prefix = place.prefix,
+            stream = place.settings.stream,
             home = home.path().display(),
         );
         let file = home.path().join("nats.conf");

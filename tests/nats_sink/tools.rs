@@ -79,13 +79,13 @@ async fn the_checklist_says_what_is_missing() {
     assert!(matches!(verdict(&look(&small, &[]).await, "max_payload"), Verdict::Warning(..)));
 }
 
-struct Tail {
+pub(crate) struct Tail {
     landed: mpsc::Receiver<Landed>,
     task: tokio::task::JoinHandle<Result<(), Failure>>,
 }
 
 impl Tail {
-    async fn start(place: &Place, patterns: &[&str], from_start: bool) -> Self {
+    pub(crate) async fn start(place: &Place, patterns: &[&str], from_start: bool) -> Self {
         let (into, landed) = mpsc::channel(64);
         let (ready, begun) = oneshot::channel();
         let topics = Patterns(patterns.iter().map(|&pattern| pattern.to_owned()).collect());
@@ -97,13 +97,13 @@ impl Tail {
         Self { landed, task }
     }
 
-    async fn next(&mut self) -> (String, Value) {
+    pub(crate) async fn next(&mut self) -> (String, Value) {
         let landed = tokio::time::timeout(Duration::from_secs(10), self.landed.recv()).await;
         let landed = landed.expect("in time").expect("the tail runs");
         (landed.topic, serde_json::from_slice(&landed.document).expect("JSON"))
     }
 
-    async fn end(self) {
+    pub(crate) async fn end(self) {
         drop(self.landed);
         let ended = tokio::time::timeout(Duration::from_secs(5), self.task).await;
         ended.expect("in time").expect("no panic").expect("no failure");

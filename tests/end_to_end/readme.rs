@@ -1,0 +1,95 @@
+//! README's four lines of configuration and its subscribers, as they stand there, but for the broker's address.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use serde_json::Value;
+
+use crate::harness::brokers::var;
+use crate::harness::{PATIENCE, Setup, wait_for};
+use crate::places::{Broker, rabbitmq_api, wait_until_delivered, wait_until_up};
+
+const README: &str = include_str!("../../README.md");
+
+/// The first block of a language under a heading.
+fn block(heading: &str, language: &str) -> &'static str {
+    let section = README.split_once(&format!("\n### {heading}\n")).expect("a section").1;
+    let section = section.split("\n### ").next().expect("a section");
+    let block = section.split_once(&format!("```{language}\n")).expect("a block").1;
+    block.split_once("```").expect("the block's end").0
+}
+
+/// A program of README's; ended when dropped.
+struct Subscriber(Child);
+
+impl Subscriber {
+    /// Waits until it shows the event.
+    fn shows(mut self, id: &str) {
+        let (seen, lines) = std::sync::mpsc::channel();
+        let out = self.0.stdout.take().expect("piped");
+        std::thread::spawn(move || {
+            BufReader::new(out).lines().map_while(Result::ok).try_for_each(|line| seen.send(line))
+        });
+        let mut shown = String::new();
+        while !shown.contains(id) {
+            shown += &lines.recv_timeout(PATIENCE).unwrap_or_else(|error| panic!("{error}; it has shown: {shown}"));
+        }
+    }
+}
+
+impl Drop for Subscriber {
+    fn drop(&mut self) {
+        // Alone in its group, so that what the shell has started goes too.
+        let _ = kill_process_group(Pid::from_child(&self.0), Signal::KILL);
+        let _ = self.0.wait();
+    }
+}
+
+fn start(mut command: Command) -> Subscriber {
+    use std::os::unix::process::CommandExt as _;
+    Subscriber(command.stdout(Stdio::piped()).process_group(0).spawn().expect("it starts"))
+}
+
+fn a_subscriber_gets_the_event(broker: Broker) {
+    let _alone = broker.alone();
+    let (heading, from, to) = match broker {
+        Broker::Kafka => ("Apache Kafka", "127.0.0.1:9092", var("KAFKA")),
+        Broker::RabbitMq => ("RabbitMQ", "127.0.0.1:5672", var("RABBITMQ").split('/').nth(2).expect("a host").into()),
+        Broker::Nats => ("NATS JetStream", "nats://127.0.0.1:4222", var("NATS")),
+    };
+    // One broker runs here.
+    let sink = block(heading, "toml").replace(from, &to).replace("replication = 3", "replication = 1");
+    assert!(sink.lines().count() == 4 && sink.contains(&to), "{sink}");
+    let setup = Setup::new(&sink.replace("replicas = 3", "replicas = 1"));
+    let bridge = setup.start();
+    wait_until_up(&bridge, "main", broker);
+    let send = || assert_eq!(bridge.post(include_bytes!("samples/job_end_2024.json")).status, 204);
+    let subscriber = if broker == Broker::RabbitMq {
+        let mut python = Command::new(var("PYTHON"));
+        python.args(["-c", &block(heading, "python").replace(from, &to)]);
+        let subscriber = start(python);
+        // Who is not bound yet gets nothing.
+        wait_for("the queue to be bound", || {
+            let bindings = rabbitmq_api("GET", "bindings/%2f/e/alma/q/my-service", &Value::Null);
+            bindings.as_array().is_some_and(|bindings| !bindings.is_empty()).then_some(())
+        });
+        send();
+        subscriber
+    } else {
+        send();
+        wait_until_delivered(&bridge, "main");
+        let mut shell = Command::new("sh");
+        let programs = ["KCAT", "NATS_CLI"].map(|name| Path::new(&var(name)).parent().expect("a folder").to_owned());
+        let path = std::env::join_paths(
+            programs.iter().cloned().chain(std::env::split_paths(&std::env::var_os("PATH").expect("a path"))),
+        );
+        shell.args(["-ec", &block(heading, "sh").replace(from, &to)]);
+        shell.env("PATH", path.expect("a path")).env("NATS_URL", var("NATS"));
+        start(shell)
+    };
+    subscriber.shows("900000000001235");
+}
+
+crate::on_each_broker!(a_subscriber_gets_the_event);
