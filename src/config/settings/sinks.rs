@@ -42,7 +42,7 @@ const KEYS_OF_TYPES: [(&str, &[&str]); 4] = [
 ];
 
 /// librdkafka's properties that are the bridge's: the promise rests on them, or a key of its own sets them.
-const OWNED_PROPERTIES: [(&str, &str); 34] = [
+const OWNED_PROPERTIES: [(&str, &str); 38] = [
     ("acks", "it is always all"),
     ("request.required.acks", "it is always all"),
     ("enable.idempotence", "it is always true"),
@@ -71,8 +71,12 @@ const OWNED_PROPERTIES: [(&str, &str); 34] = [
     ("ssl.certificate.location", "use tls.cert_file"),
     ("ssl.key.location", "use tls.key_file"),
     ("ssl.key.password", "use an unencrypted key in tls.key_file"),
+    ("ssl.key.pem", "use tls.key_file"),
     ("ssl.keystore.password", "use tls.cert_file and tls.key_file"),
     ("sasl.oauthbearer.client.secret", "a secret never stands in the configuration"),
+    ("sasl.oauthbearer.client.credentials.client.secret", "a secret never stands in the configuration"),
+    ("sasl.oauthbearer.assertion.private.key.pem", "use sasl.oauthbearer.assertion.private.key.file"),
+    ("sasl.oauthbearer.assertion.private.key.passphrase", "use an unencrypted key"),
     ("plugin.library.paths", "no foreign code is loaded"),
     ("interceptors", "no foreign code is loaded"),
     ("log.queue", "librdkafka's log is the bridge's"),

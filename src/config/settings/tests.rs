@@ -154,6 +154,9 @@ fn no_secret_shows_in_an_error_or_in_what_is_shown() {
         "[sinks.main]\ntype = \"nats\"\nservers = [\"http://u:hush@x\"]",
         "[sinks.main]\ntype = \"kafka\"\npassword = \"hush\"",
         "[sinks.main]\ntype = \"kafka\"\nproperties = { \"ssl.key.password\" = \"hush\" }",
+        "[sinks.main]\ntype = \"kafka\"\nproperties = { \"ssl.key.pem\" = \"hush\" }",
+        "[sinks.main]\ntype = \"kafka\"\nproperties = { \"sasl.oauthbearer.client.credentials.client.secret\" = \"hush\" }",
+        "[sinks.main]\ntype = \"kafka\"\nproperties = { \"sasl.oauthbearer.assertion.private.key.passphrase\" = \"hush\" }",
         "[sources.alma]\npath = \"/x\"\nsecret = \"hush\"",
         "[sources.alma]\npath = \"/x\"\nsecret_env = \"hush hush\"",
     ] {

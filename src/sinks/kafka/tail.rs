@@ -19,7 +19,7 @@ use crate::sinks::Failure;
 use crate::sinks::tools::{Landed, TailOptions, structured_from};
 
 /// How often new topics are looked for.
-const REFRESH: Duration = Duration::from_secs(2);
+const REFRESH: Duration = Duration::from_millis(500);
 
 impl ConsumerContext for Context {}
 
@@ -37,7 +37,7 @@ pub async fn tail(settings: &KafkaSink, prefix: &str, options: TailOptions) -> R
         topic.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')) && topics.ask_for(topic)
     };
     let mut assigned = BTreeSet::new();
-    let first = list(&live).await?;
+    let first = list(&consumer).await?;
     let first: Vec<_> = first.into_iter().filter(|(topic, _)| asked_for(topic)).collect();
     assign(&consumer, &live, first, &mut assigned, from_start).await?;
     // Its owner may have gone; that shows at `into`.
@@ -50,7 +50,7 @@ pub async fn tail(settings: &KafkaSink, prefix: &str, options: TailOptions) -> R
             () = into.closed() => break,
             _ = refresh.tick() => {
                 // A cluster that does not answer now is asked again at the next tick.
-                let Ok(found) = list(&live).await else { continue };
+                let Ok(found) = list(&consumer).await else { continue };
                 let new = found.into_iter().filter(|(topic, _)| asked_for(topic)).collect();
                 assign(&consumer, &live, new, &mut assigned, true).await?;
             }
@@ -81,13 +81,16 @@ fn consumer(settings: &KafkaSink) -> Result<StreamConsumer<Context>, Failure> {
     config.set("enable.auto.commit", "false");
     config.set("enable.auto.offset.store", "false");
     config.set("auto.offset.reset", "earliest");
+    // A new topic waits until the fetch that is under way comes back.
+    config.set("fetch.wait.max.ms", "100");
     config.create_with_context(Context::default()).map_err(|error| errors::client_failure(&error))
 }
 
-/// All topics and their partitions.
-async fn list(live: &Live) -> Result<Vec<(String, i32)>, Failure> {
-    let producer = Arc::clone(&live.producer);
-    let metadata = blocking(move || producer.client().fetch_metadata(None, topics::ASK_TIMEOUT)).await?;
+/// All topics and their partitions. The consumer itself asks: one that it has not heard of it would look for only a
+/// second later.
+async fn list(consumer: &Arc<StreamConsumer<Context>>) -> Result<Vec<(String, i32)>, Failure> {
+    let consumer = Arc::clone(consumer);
+    let metadata = blocking(move || consumer.fetch_metadata(None, topics::ASK_TIMEOUT)).await?;
     let metadata = metadata.map_err(|error| errors::client_failure(&error))?;
     let partitions = metadata
         .topics()
