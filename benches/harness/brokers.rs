@@ -1,0 +1,174 @@
+//! The brokers that `tests/brokers` has started, and the bare client of each: confirmed, 512 in flight, no HTTP. It is
+//! the ceiling of that broker on this machine.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use async_nats::jetstream;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use lapin::options::{
+    BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
+};
+use lapin::types::FieldTable;
+use lapin::{BasicProperties, ExchangeKind};
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::producer::{FutureProducer, FutureRecord};
+
+/// In flight at once, as many as a window of the bridge has.
+const WINDOW: usize = 512;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Where one broker is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Broker {
+    Kafka,
+    RabbitMq,
+    Nats,
+}
+
+/// Where one run's events go: a prefix of topics, an exchange with one durable queue, a stream.
+pub(crate) struct Place {
+    broker: Broker,
+    name: String,
+}
+
+fn var(name: &str) -> String {
+    std::env::var(format!("ALMA_BRIDGE_TEST_{name}"))
+        .unwrap_or_else(|_| panic!("ALMA_BRIDGE_TEST_{name} is not set: start with tests/brokers run"))
+}
+
+impl Place {
+    /// That no other run has used; what the broker needs is made.
+    pub(crate) async fn new(broker: Broker) -> Self {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+        let place = Self { broker, name: format!("b{}", since.as_micros()) };
+        match broker {
+            Broker::Kafka => {
+                let admin: AdminClient<DefaultClientContext> = kafka().create().expect("a client");
+                let topic = place.topic();
+                let topic = NewTopic::new(&topic, 1, TopicReplication::Fixed(1));
+                admin.create_topics([&topic], &AdminOptions::new()).await.expect("created");
+            }
+            Broker::RabbitMq => place.make_queue().await,
+            Broker::Nats => {
+                let subjects = vec![format!("{}.>", place.name)];
+                let config = jetstream::stream::Config { name: place.name.clone(), subjects, ..Default::default() };
+                nats().await.create_stream(config).await.expect("created");
+            }
+        }
+        place
+    }
+
+    async fn make_queue(&self) {
+        let (connection, name) = (rabbitmq().await, &self.name);
+        let channel = connection.create_channel().await.expect("a channel");
+        let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
+        let none = FieldTable::default;
+        let exchange = channel.exchange_declare(name.as_str().into(), ExchangeKind::Topic, durable, none()).await;
+        exchange.expect("declared");
+        let durable = QueueDeclareOptions { durable: true, ..Default::default() };
+        channel.queue_declare(name.as_str().into(), durable, none()).await.expect("declared");
+        let (queue, exchange) = (name.as_str().into(), name.as_str().into());
+        channel.queue_bind(queue, exchange, "#".into(), QueueBindOptions::default(), none()).await.expect("bound");
+    }
+
+    fn topic(&self) -> String {
+        format!("{}.loan", self.name)
+    }
+
+    /// The keys of the bridge's sink.
+    pub(crate) fn sink(&self) -> String {
+        let name = &self.name;
+        let own = match self.broker {
+            Broker::Kafka => format!("type = \"kafka\"\nbrokers = [\"{}\"]", var("KAFKA")),
+            Broker::RabbitMq => format!("type = \"rabbitmq\"\nurl = \"{}\"\nexchange = \"{name}\"", var("RABBITMQ")),
+            Broker::Nats => format!("type = \"nats\"\nservers = [\"{}\"]\nstream = \"{name}\"", var("NATS")),
+        };
+        format!("topic = \"{name}.{{action}}\"\n{own}")
+    }
+
+    /// How many messages the broker holds.
+    pub(crate) async fn landed(&self) -> u64 {
+        match self.broker {
+            Broker::Kafka => {
+                let (consumer, topic) = (kafka().create::<BaseConsumer>().expect("a client"), self.topic());
+                let (low, high) = consumer.fetch_watermarks(&topic, 0, PATIENCE).expect("asked");
+                u64::try_from(high - low).expect("forward")
+            }
+            Broker::RabbitMq => {
+                let channel = rabbitmq().await.create_channel().await.expect("a channel");
+                let passive = QueueDeclareOptions { passive: true, ..Default::default() };
+                let queue = channel.queue_declare(self.name.as_str().into(), passive, FieldTable::default()).await;
+                queue.expect("there").message_count().into()
+            }
+            Broker::Nats => {
+                let mut stream = nats().await.get_stream(&self.name).await.expect("there");
+                stream.info().await.expect("told").state.messages
+            }
+        }
+    }
+
+    /// Publishes all by the bare client and waits for the last confirm.
+    pub(crate) async fn publish_bare(&self, messages: Vec<String>) -> Duration {
+        let topic = self.topic();
+        match self.broker {
+            Broker::Kafka => {
+                let mut config = kafka();
+                config.set("acks", "all").set("enable.idempotence", "true").set("linger.ms", "0");
+                let producer: FutureProducer = config.create().expect("a client");
+                let begun = Instant::now();
+                let send = async |message: String| {
+                    let record = FutureRecord::to(&topic).key(&message[..26]).payload(&message);
+                    producer.send(record, PATIENCE).await.map(drop).map_err(|(error, _)| error)
+                };
+                in_flight(messages, send).await.expect("confirmed");
+                begun.elapsed()
+            }
+            Broker::RabbitMq => {
+                let channel = rabbitmq().await.create_channel().await.expect("a channel");
+                channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
+                let begun = Instant::now();
+                let send = async |message: String| {
+                    let properties = BasicProperties::default().with_delivery_mode(2);
+                    let options = BasicPublishOptions::default();
+                    let (exchange, key) = (self.name.as_str().into(), topic.as_str().into());
+                    channel.basic_publish(exchange, key, options, message.as_bytes(), properties).await?.await.map(drop)
+                };
+                in_flight(messages, send).await.expect("confirmed");
+                begun.elapsed()
+            }
+            Broker::Nats => {
+                let context = nats().await;
+                let begun = Instant::now();
+                let send =
+                    async |message: String| context.publish(topic.clone(), message.into()).await?.await.map(drop);
+                in_flight(messages, send).await.expect("confirmed");
+                begun.elapsed()
+            }
+        }
+    }
+}
+
+/// Sends all, as many at once as are in flight, until the last is confirmed.
+async fn in_flight<E>(messages: Vec<String>, send: impl AsyncFn(String) -> Result<(), E>) -> Result<(), E> {
+    stream::iter(messages).map(|message| send(message)).buffer_unordered(WINDOW).try_collect().await
+}
+
+fn kafka() -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", var("KAFKA"));
+    config
+}
+
+async fn rabbitmq() -> lapin::Connection {
+    let runtime = async_rs::Runtime::tokio_current();
+    let options = lapin::ConnectionProperties::default();
+    lapin::Connection::connect_with_runtime(&var("RABBITMQ"), options, runtime).await.expect("connects")
+}
+
+async fn nats() -> jetstream::Context {
+    jetstream::new(async_nats::connect(var("NATS")).await.expect("connects"))
+}

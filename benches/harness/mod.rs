@@ -1,0 +1,212 @@
+//! What the benches share: signed events, load, and the real binary as a process of its own.
+
+pub(crate) mod brokers;
+
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use alma_bridge::alma::SignatureHeader;
+use alma_bridge::bridge::Listeners;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+/// What the bridge and its caller share.
+pub(crate) const SECRET: &str = "made-up-secret";
+/// Of the closed loop.
+pub(crate) const CONNECTIONS: usize = 64;
+/// Of every event.
+pub(crate) const BODY_BYTES: usize = 1_536;
+
+/// Of the open loop.
+const OPEN_CONNECTIONS: usize = 16;
+
+/// The body of an event; no two numbers give the same.
+pub(crate) fn body(number: usize) -> String {
+    let head = format!(r#"{{"id":"1{number:018}","action":"LOAN","institution":{{"value":"01TEST_INST"}},"x":""#);
+    format!("{head}{}\"}}", "x".repeat(BODY_BYTES - head.len() - 2))
+}
+
+/// Unique signed requests.
+pub(crate) fn requests(count: usize) -> Arc<Vec<Vec<u8>>> {
+    let one = |number: usize| {
+        let body = body(number);
+        let signature = SignatureHeader::sign(SECRET.as_bytes(), body.as_bytes()).to_base64();
+        format!(
+            "POST /webhooks HTTP/1.1\r\nHost: bridge\r\nContent-Type: application/json\r\nX-Exl-Signature: {signature}\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .into_bytes()
+    };
+    Arc::new((0..count).map(one).collect())
+}
+
+/// Of `count` in that time, a second.
+#[allow(clippy::cast_precision_loss, reason = "far below 2^52")]
+pub(crate) fn rate(count: usize, took: Duration) -> f64 {
+    count as f64 / took.as_secs_f64()
+}
+
+/// Closed loop: each connection sends its next event when the last is answered. Gives how long all took.
+pub(crate) async fn load(address: SocketAddr, requests: &Arc<Vec<Vec<u8>>>) -> Duration {
+    let next = Arc::new(AtomicUsize::new(0));
+    let started = Instant::now();
+    let mut connections = tokio::task::JoinSet::new();
+    for _ in 0..CONNECTIONS {
+        let (next, requests) = (Arc::clone(&next), Arc::clone(requests));
+        connections.spawn(async move {
+            let mut stream = connect(address).await;
+            while let Some(request) = requests.get(next.fetch_add(1, Ordering::Relaxed)) {
+                exchange(&mut stream, request).await;
+            }
+        });
+    }
+    while let Some(done) = connections.join_next().await {
+        done.expect("no panic");
+    }
+    started.elapsed()
+}
+
+/// Open loop: events are due at a fixed rate, and a late answer counts from when its event was due. Gives the answers'
+/// times, sorted.
+pub(crate) async fn load_at(address: SocketAddr, requests: &Arc<Vec<Vec<u8>>>, per_second: u32) -> Vec<Duration> {
+    let started = tokio::time::Instant::now();
+    let mut connections = tokio::task::JoinSet::new();
+    for connection in 0..OPEN_CONNECTIONS {
+        let requests = Arc::clone(requests);
+        connections.spawn(async move {
+            let mut stream = connect(address).await;
+            let mut times = Vec::new();
+            for number in (connection..requests.len()).step_by(OPEN_CONNECTIONS) {
+                let due = started + Duration::from_secs(1) / per_second * u32::try_from(number).expect("few");
+                tokio::time::sleep_until(due).await;
+                exchange(&mut stream, &requests[number]).await;
+                times.push(due.elapsed());
+            }
+            times
+        });
+    }
+    let mut times = Vec::new();
+    while let Some(done) = connections.join_next().await {
+        times.extend(done.expect("no panic"));
+    }
+    times.sort_unstable();
+    times
+}
+
+async fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).await.expect("connects");
+    stream.set_nodelay(true).expect("set");
+    stream
+}
+
+async fn exchange(stream: &mut TcpStream, request: &[u8]) {
+    let mut answer = [0; 1_024];
+    stream.write_all(request).await.expect("sent");
+    let read = stream.read(&mut answer).await.expect("answered");
+    assert!(answer[..read].starts_with(b"HTTP/1.1 204"), "{}", String::from_utf8_lossy(&answer[..read]));
+}
+
+/// The real binary.
+pub(crate) struct Bridge {
+    pub(crate) address: SocketAddr,
+    admin: SocketAddr,
+    child: Child,
+    _folder: tempfile::TempDir,
+}
+
+impl Bridge {
+    /// `sink`: the keys of `[sinks.main]`. Returns once it is ready.
+    pub(crate) fn start(sink: &str) -> Self {
+        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder on a real disk");
+        let config = folder.path().join("config.toml");
+        let text = format!(
+            "[ingress]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n[sources.alma]\npath = \"/webhooks\"\nsecret_env = \"BENCH_SECRET\"\n[log]\nlevel = \"error\"\n[sinks.main]\n{sink}\n"
+        );
+        std::fs::write(&config, text).expect("written");
+        let child = Command::new(env!("CARGO_BIN_EXE_alma-bridge"))
+            .args(["run", "--config"])
+            .arg(&config)
+            .current_dir(folder.path())
+            .env("BENCH_SECRET", SECRET)
+            .stderr(Stdio::inherit())
+            .spawn()
+            .expect("starts");
+        let data = folder.path().join("data");
+        let listeners = wait(|| Listeners::read(&data).ok());
+        let bridge = Self { address: listeners.ingress, admin: listeners.admin, child, _folder: folder };
+        wait(|| bridge.get("/readyz").filter(|answer| answer.starts_with("HTTP/1.1 200")));
+        bridge
+    }
+
+    fn get(&self, path: &str) -> Option<String> {
+        use std::io::{Read as _, Write as _};
+        let mut stream = std::net::TcpStream::connect(self.admin).ok()?;
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        Some(answer)
+    }
+
+    /// All lines of a metric: what stands between name and value, and the value.
+    pub(crate) fn metric(&self, name: &str) -> Vec<(String, f64)> {
+        let text = self.get("/metrics").expect("answered");
+        let lines = text.lines().filter_map(|line| line.strip_prefix(name)?.rsplit_once(' '));
+        lines.map(|(labels, value)| (labels.to_owned(), value.parse().expect("a number"))).collect()
+    }
+
+    /// Waits until the one sink is connected.
+    pub(crate) fn wait_until_up(&self) {
+        wait(|| self.metric("alma_bridge_sink_up").iter().all(|(_, up)| *up > 0.0).then_some(()));
+    }
+
+    /// Waits until the one sink has confirmed all.
+    pub(crate) fn wait_until_delivered(&self) {
+        wait(|| self.metric("alma_bridge_sink_waiting_events").iter().all(|(_, waiting)| *waiting < 1.0).then_some(()));
+    }
+
+    /// The time under which that share of events had been confirmed, from their receipt; interpolated in its bucket.
+    pub(crate) fn delivered_within(&self, share: f64) -> Duration {
+        let buckets = self.metric("alma_bridge_delivery_delay_seconds_bucket");
+        let all = buckets.last().expect("buckets").1;
+        let (mut below, mut counted) = (0.0, 0.0);
+        for (labels, count) in &buckets {
+            let bound = labels.split("le=\"").nth(1).and_then(|rest| rest.split('"').next()).expect("a bound");
+            let bound = bound.parse().unwrap_or(below);
+            if *count >= share * all {
+                let part = if count > &counted { (share * all - counted) / (count - counted) } else { 1.0 };
+                return Duration::from_secs_f64(below + (bound - below) * part);
+            }
+            (below, counted) = (bound, *count);
+        }
+        Duration::from_secs_f64(below)
+    }
+
+    /// A size of `/proc/PID/status` in KiB, such as `VmRSS` or `VmHWM`.
+    pub(crate) fn memory_kib(&self, name: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).expect("a size");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Waits until `look` gives something, for two minutes at most.
+pub(crate) fn wait<T>(mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_mins(2);
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited two minutes");
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}
