@@ -39,7 +39,7 @@ use futures_util::future::BoxFuture;
 
 use super::{Failure, Outcome, Reason, Sink};
 use crate::config::{Format, NatsSink as Settings, SinkName};
-use crate::message::{Message, Topic};
+use crate::message::{Message, Replay, Topic};
 use client::Connection;
 
 pub use probe::probe;
@@ -73,7 +73,11 @@ impl NatsSink {
     }
 
     fn prepare(&self, message: &Message) -> Result<PublishMessage, Failure> {
-        let id = format!("{}/{}/{}", self.name, message.source_name, message.id);
+        let mut id = format!("{}/{}/{}", self.name, message.source_name, message.id);
+        if let Some(Replay::Again(run)) = &message.replay {
+            // The stream drops an id that it knows, also when the message itself was purged.
+            id = format!("{id}/replay-{run}");
+        }
         let mut publish = PublishMessage::build().expected_stream(&self.settings.stream);
         publish = publish.header("Nats-Msg-Id", header_value(&id)?);
         Ok(match message.format {
