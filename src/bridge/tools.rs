@@ -102,7 +102,7 @@ impl Tools {
         });
         let waiting_events = waiting.await?.map_err(|error| format!("sink {sink}: {error}"))?;
         self.metrics.sink_forgotten(&sink);
-        tracing::warn!(%sink, waiting_events, "sink is forgotten, with what waited for it");
+        tracing::info!(%sink, waiting_events, "sink is forgotten, with what waited for it");
         Ok(Forgotten { waiting_events })
     }
 
@@ -155,7 +155,7 @@ impl Tools {
         bounded(ids, MAX_LETTERS)?;
         let letters = self.letters_of(sink, config).await?;
         let dropped = letters.remove(ids.iter().copied().map(LetterId).collect()).await.map_err(text)?;
-        tracing::warn!(%sink, dropped, "dead letters dropped");
+        tracing::info!(%sink, dropped, "dead letters dropped");
         Ok(Dropped { dropped })
     }
 

@@ -14,14 +14,20 @@ use super::http::Client;
 use super::{Failure, Listener, reachable};
 use crate::admin::tools::{Order, Place};
 use crate::bridge::Stopped;
-use crate::config::{Config, SinkName, Storage};
+use crate::config::{Config, Log, LogFormat, SinkName, Storage};
+use crate::telemetry::logs;
 use crate::tls;
 
 /// Takes orders.
 pub(super) struct Desk(Where);
 
 enum Where {
-    Running { client: Client, authorization: HeaderValue },
+    Running {
+        client: Client,
+        authorization: HeaderValue,
+        /// It has answered once.
+        met: bool,
+    },
     Stopped(Box<Stopped>),
 }
 
@@ -40,8 +46,10 @@ impl Desk {
                 dir.display()
             )));
         }
-        // A sink that is started here speaks TLS.
+        // A sink that is started here speaks TLS, and what is wrong with the journal or the sink is to be seen.
         tls::install_provider();
+        let log = Log { level: "warn".to_owned(), format: Some(LogFormat::Text) };
+        logs::init(&log).map_err(Failure::failed)?;
         if let Some(stopped) = Stopped::open(config).map_err(Failure::failed)? {
             eprintln!("no bridge runs: working on the journal in {} (a bridge that starts now waits)", dir.display());
             return Ok(Self(Where::Stopped(Box::new(stopped))));
@@ -55,23 +63,27 @@ impl Desk {
         authorization.set_sensitive(true);
         let url = format!("http://{address}/tools").parse().map_err(Failure::failed)?;
         let client = Client::new(url).map_err(Failure::failed)?;
-        Ok(Self(Where::Running { client, authorization }))
+        Ok(Self(Where::Running { client, authorization, met: false }))
     }
 
     /// Has an order carried out. `T` is the shape that stands beside the order.
     pub(super) async fn ask<T: DeserializeOwned>(&mut self, order: &Order) -> Result<T, Failure> {
         let answer = match &mut self.0 {
             Where::Stopped(stopped) => stopped.operate(order.clone()).await.map_err(Failure::Failed)?,
-            Where::Running { client, authorization } => {
+            Where::Running { client, authorization, met } => {
                 let body = serde_json::to_vec(order).map_err(Failure::failed)?;
                 let request = Request::post("/tools")
                     .header(CONTENT_TYPE, "application/json")
                     .header(AUTHORIZATION, authorization.clone())
                     .body(Full::<Bytes>::from(body))
                     .expect("a constant path and valid headers");
-                let answer = client.send(request).await.map_err(|why| {
-                    Failure::failed(format!("another process holds the journal, and no bridge can be asked: {why}"))
-                })?;
+                let lost = if *met {
+                    "the bridge went away, what became of the last order is not known"
+                } else {
+                    "another process holds the journal, and no bridge answers"
+                };
+                let answer = client.send(request).await.map_err(|why| Failure::failed(format!("{lost}: {why}")))?;
+                *met = true;
                 read(&answer)?
             }
         };

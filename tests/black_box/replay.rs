@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -135,10 +135,9 @@ fn what_still_waits_is_left_to_its_turn() {
     assert_eq!(count(&landed(&topics, "alma.loan")).1, 1);
 }
 
-#[test]
-fn one_replay_goes_at_a_time_and_ctrl_c_ends_it() {
-    let setup = Setup::new("[sinks.main]\ntype = \"file\"\ndir = \"DIR/blocked/topics\"\n");
-    let topics = setup.path("blocked/topics");
+/// A bridge that has delivered one event to `blocked/topics` and can't publish there now (its files are in `aside`), and
+/// a replay of it that waits.
+fn held_replay(setup: &Setup) -> (Bridge, Child) {
     let bridge = setup.start();
     bridge.post(&loan(0));
     in_step(&bridge);
@@ -146,13 +145,48 @@ fn one_replay_goes_at_a_time_and_ctrl_c_ends_it() {
     fs::rename(setup.path("blocked"), setup.path("aside")).expect("moved");
     fs::write(setup.path("blocked"), "in the way").expect("written");
     let bridge = setup.start();
-    let held = setup
-        .prepared(&["replay", "--sink", "main", "--from", "1h"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("starts");
-    wait_for("the run to begin", || bridge.log().contains("replay begins").then_some(()));
+    let mut command = setup.prepared(&["replay", "--sink", "main", "--from", "1h"]);
+    let held = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+    wait_for("the run to begin", || bridge.log().lines().any(|line| line.contains("replay begins")).then_some(()));
+    (bridge, held)
+}
+
+#[test]
+fn a_replay_takes_no_more_memory_because_there_is_much_to_publish() {
+    const EVENTS: usize = 160;
+    let setup = Setup::new("");
+    let bridge = setup.start();
+    let mut client = bridge.client();
+    let pad = "x".repeat(512 << 10);
+    for number in 0..EVENTS {
+        let body = format!(r#"{{"id":"4{number:018}","action":"BIB","pad":"{pad}"}}"#);
+        assert_eq!(client.post("/webhooks", body.as_bytes()).status, 204);
+    }
+    in_step(&bridge);
+    let before = bridge.resident_kib();
+    let told = setup.done(&["replay", "--sink", "main", "--from", "1h"]);
+    assert!(told.contains("160 of 160 events confirmed"), "{told}");
+    let grown = bridge.resident_kib().saturating_sub(before) >> 10;
+    // What was read is 80 MiB; in memory is a window of 4 MiB, as documents and as they were written.
+    assert!(grown < 40, "{grown} MiB more than the {} MiB before", before >> 10);
+}
+
+#[test]
+fn a_bridge_that_stops_ends_a_replay_and_the_command_says_so() {
+    let setup = Setup::new("[sinks.main]\ntype = \"file\"\ndir = \"DIR/blocked/topics\"\n");
+    let (bridge, held) = held_replay(&setup);
+    assert_eq!(bridge.stop().code(), Some(0), "nothing holds it up");
+    let ended = held.wait_with_output().expect("ends");
+    let said = text(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(1), "{said}");
+    assert!(said.contains("the sink was stopped") || said.contains("the bridge went away"), "{said}");
+}
+
+#[test]
+fn one_replay_goes_at_a_time_and_ctrl_c_ends_it() {
+    let setup = Setup::new("[sinks.main]\ntype = \"file\"\ndir = \"DIR/blocked/topics\"\n");
+    let topics = setup.path("blocked/topics");
+    let (bridge, held) = held_replay(&setup);
     let why = setup.fails(1, &["replay", "--sink", "main", "--from", "1h"]);
     assert!(why.contains("is going on; only one goes at a time"), "{why}");
     kill_process(Pid::from_child(&held), Signal::INT).expect("signalled");

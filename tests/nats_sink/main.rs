@@ -2,6 +2,7 @@
 #![allow(missing_docs)]
 
 mod access;
+mod bad_day;
 mod outage;
 mod publish;
 mod refusals;
