@@ -15,15 +15,15 @@ use crate::config::SinkName;
 
 const EXAMPLES: &str = "\
 Examples:
-  alma-bridge dead-letters list                       ids, topics, reasons and sizes; no personal data
-  alma-bridge dead-letters show 1042                  why it died, and its event (personal data)
+  alma-bridge dead-letters list                       ids, topics, reasons, sizes
+  alma-bridge dead-letters show 1042                  why it died, and its event
   alma-bridge dead-letters show 1042 --body > x.json  what Alma signed, byte for byte
-  alma-bridge dead-letters retry 1042 1043            publish these two again, same event ids
+  alma-bridge dead-letters retry 1042 1043            publish these two again, same ids
   alma-bridge dead-letters retry --all --reason too_large
   alma-bridge dead-letters drop --all --topic alma.bib
 
-A letter leaves only when its sink took it, or by drop. At the running bridge, or where none runs on its journal
-directly.";
+A letter leaves only when its sink took it, or by drop. Only show prints personal data. At
+the running bridge, or where none runs on its journal directly.";
 
 /// Show the events that a sink could not take, publish them again, or drop them
 #[derive(Debug, clap::Args)]

@@ -16,8 +16,8 @@ Examples:
   alma-bridge drain --timeout 10m        exit 1 where something still waits by then
   alma-bridge drain && rm -r data        only what is delivered, or was given up by hand, is deleted
 
-Exit 1, too, where what is left needs a person: dead letters, or events for a sink that was taken out. The bridge must be
-stopped.";
+Exit 1, too, where what is left needs a person: dead letters, or events for a sink that was
+taken out. The bridge must be stopped.";
 
 /// Deliver what waits in a stopped bridge's journal, without taking events, and exit 0
 #[derive(Debug, clap::Args)]

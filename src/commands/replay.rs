@@ -15,18 +15,18 @@ use crate::config::{self, SinkName};
 
 const EXAMPLES: &str = "\
 Examples:
-  alma-bridge replay --sink main --from 2h --dry-run                how many there are
-  alma-bridge replay --sink main --from 2h                          what became durable within the last two hours
-  alma-bridge replay --sink main --from 2026-01-02T03:00:00Z --to 2026-01-02T04:00:00Z
+  alma-bridge replay --sink main --from 2h --dry-run            how many there are
+  alma-bridge replay --sink main --from 2h                      durable within the last 2 h
   alma-bridge replay --sink main --from 2h --action loan --action bib
-  alma-bridge replay --sink nats --from 1h --repair                 JetStream lost data: it takes only what it lost
+  alma-bridge replay --sink main --from 2026-01-02T03:00:00Z --to 2026-01-02T04:00:00Z
+  alma-bridge replay --sink nats --from 1h --repair             JetStream lost data
 
-Every event keeps its id, and says by the attribute `replayed` that it comes again. What still waits for the sink is
-left out. Exit 1 where the sink did not take all. At the running bridge, or where none runs on its journal directly.";
+Consumers that drop repeats by id see nothing of it; all others get the events once more.
+Every event keeps its id, and says by the attribute replayed that it comes again. What still
+waits for the sink is left out. Exit 1 where the sink did not take all. At the running
+bridge, or where none runs on its journal directly.";
 
 /// Publish events that the journal retains to a sink again
-///
-/// Consumers that drop repeats by id see nothing of it; all others get the events once more.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {

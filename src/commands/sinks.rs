@@ -9,9 +9,9 @@ use crate::config::SinkName;
 
 const EXAMPLES: &str = "\
 Examples:
-  alma-bridge sinks list                 every sink, also those that were taken out, and what waits for each
-  alma-bridge sinks list --json          for programs
-  alma-bridge sinks forget old-kafka     let go of one that was taken out, and of what waits for it alone
+  alma-bridge sinks list               every sink, also those taken out, and what waits
+  alma-bridge sinks list --json        for programs
+  alma-bridge sinks forget old-kafka   let go of one that was taken out, and of what waits
 
 At the running bridge, or where none runs on its journal directly.";
 
