@@ -5,7 +5,7 @@ use std::path::Path;
 use super::desk::{Desk, confirmed};
 use super::{Failure, block_on, load};
 use crate::admin::tools::{Forgotten, Order, Place};
-use crate::config::SinkName;
+use crate::config::{Config, SinkName};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -53,7 +53,7 @@ pub(super) fn run(file: Option<&Path>, args: Args) -> Result<(), Failure> {
         let mut desk = Desk::open(&config)?;
         let done = match args.what {
             What::List { json } => list(&mut desk, json).await,
-            What::Forget { sink, yes } => forget(&mut desk, sink, yes).await,
+            What::Forget { sink, yes } => forget(&mut desk, &config, sink, yes).await,
         };
         desk.close().await;
         done
@@ -80,7 +80,7 @@ async fn list(desk: &mut Desk, json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn forget(desk: &mut Desk, sink: SinkName, yes: bool) -> Result<(), Failure> {
+async fn forget(desk: &mut Desk, config: &Config, sink: SinkName, yes: bool) -> Result<(), Failure> {
     let places: Vec<Place> = desk.ask(&Order::Sinks {}).await?;
     let Some(place) = places.iter().find(|place| place.name == sink) else {
         let names: Vec<&str> = places.iter().map(|place| place.name.as_str()).collect();
@@ -99,6 +99,14 @@ async fn forget(desk: &mut Desk, sink: SinkName, yes: bool) -> Result<(), Failur
                 "sink {sink} is configured: take it out of the configuration and reload the bridge first"
             )));
         }
+    }
+    let is_new = |name: &SinkName| places.iter().all(|place| place.name != *name || place.state == "new");
+    let heir = config.sinks.iter().find(|heir| heir.continues.as_ref() == Some(&sink) && is_new(&heir.name));
+    if let Some(heir) = heir {
+        return Err(Failure::failed(format!(
+            "sink {} is to continue it, with what waits: start or reload the bridge, and {sink} is gone by itself",
+            heir.name
+        )));
     }
     let oldest = place.oldest_waiting.as_ref().map(|oldest| format!(", the oldest received at {oldest}"));
     confirmed(

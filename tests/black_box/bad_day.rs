@@ -210,6 +210,8 @@ fn a_sink_continues_where_another_was_with_what_waited_for_it() {
     assert_eq!(place(&setup, "old").expect("listed")["waiting_events"], 3);
     setup.configure("[sinks.new]\ntype = \"file\"\ndir = \"DIR/new\"\ncontinues = \"old\"\n");
     bridge.kill();
+    let refused = setup.fails(1, &["sinks", "forget", "old", "--yes"]);
+    assert!(refused.contains("sink new is to continue it"), "{refused}");
     let bridge = setup.start();
     let subjects = || -> Vec<Value> {
         landed(&setup.path("new"), "alma.loan").iter().map(|event| event["subject"].clone()).collect()

@@ -204,6 +204,17 @@ fn one_replay_goes_at_a_time_and_ctrl_c_ends_it() {
 }
 
 #[test]
+fn what_the_sink_does_not_take_is_told_and_not_set_aside() {
+    let setup = Setup::new("[sinks.main]\ntype = \"file\"\nmax_topics = 1\n");
+    let bridge = delivered(&setup);
+    let kept = "alma_bridge_dead_letters{sink=\"main\",reason=\"too_many_topics\"}";
+    assert_eq!(bridge.metric(kept), Some(2.0));
+    let told = setup.fails(1, &["replay", "--sink", "main", "--from", "1h"]);
+    assert!(told.contains("5 of 7 events confirmed") && told.contains("2 were not taken: too_many_topics"), "{told}");
+    assert_eq!(bridge.metric(kept), Some(2.0));
+}
+
+#[test]
 fn a_replay_says_what_it_can_not_do() {
     let setup = Setup::new("");
     let _bridge = setup.start();
