@@ -2,6 +2,9 @@
 //!
 //! Both listeners are bound first, so that the process is alive and can say why it is not yet ready; then the journal
 //! is opened, as soon as another process lets go of it, and a pump is started for each sink.
+//!
+//! `tools` and `replay` carry out what the commands for the bad day ask; [`Stopped`] does so on the journal of a bridge
+//! that does not run, and [`Drain`] is a bridge without its listeners.
 
 mod drain;
 mod engine;

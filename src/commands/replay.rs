@@ -134,7 +134,7 @@ fn tell(sink: &SinkName, from: Timestamp, dry_run: bool, ended: &Progress) -> Re
     } = ended;
     match retained_since.as_ref().map(|since| since.parse::<jiff::Timestamp>()) {
         Some(Ok(since)) if u64::try_from(since.as_microsecond()).is_ok_and(|since| since > from.as_micros()) => {
-            eprintln!("note: the journal retains nothing from before {since}");
+            eprintln!("note: the oldest event that the journal retains became durable at {since}");
         }
         None => eprintln!("note: the journal retains no event"),
         Some(_) => {}

@@ -22,6 +22,10 @@
 //!
 //! Where `unroutable = "dead"`, an unroutable event is refused for what it is.
 //!
+//! # Letters tried again, and replays
+//! Both are asked for by a [`PumpHandle`] and take turns with live windows; neither moves the cursor. A replay's messages
+//! come made, window by window; what is refused of them is told, not set aside.
+//!
 //! # Without a journal
 //! [`Direct`] publishes before Alma gets its answer.
 

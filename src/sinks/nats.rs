@@ -1,7 +1,8 @@
 //! The sink for NATS JetStream, by async-nats.
 //!
 //! One subject per topic in one stream, each message confirmed by the stream's `PubAck`. `Nats-Msg-Id` lets the stream
-//! drop what it has within its duplicate window; such a `PubAck` is a confirm, and counted. `Nats-Expected-Stream` keeps
+//! drop what it has within its duplicate window; such a `PubAck` is a confirm, and counted. A replay has ids of its
+//! run, since the stream drops one that it knows even where its message was purged. `Nats-Expected-Stream` keeps
 //! an event from landing in a stream that somebody else laid over the subject.
 //!
 //! The client is not left to reconnect by itself for long: it buffers what it is given meanwhile, and acknowledgements
