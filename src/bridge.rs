@@ -2,10 +2,17 @@
 //!
 //! Both listeners are bound first, so that the process is alive and can say why it is not yet ready; then the journal
 //! is opened, as soon as another process lets go of it, and a pump is started for each sink.
+//!
+//! `tools` and `replay` carry out what the commands for the bad day ask; [`Stopped`] does so on the journal of a bridge
+//! that does not run, and [`Drain`] is a bridge without its listeners.
 
+mod drain;
 mod engine;
 mod listeners;
 mod pumps;
+mod replay;
+mod stopped;
+mod tools;
 mod view;
 
 use std::fs;
@@ -27,8 +34,10 @@ use crate::config::Config;
 use crate::ingress::{self, Sources};
 use crate::telemetry::Metrics;
 
+pub use drain::Drain;
 pub use engine::{Engine, OpenError};
 pub use listeners::Listeners;
+pub use stopped::Stopped;
 use view::View;
 
 /// For requests to finish and pumps to settle at a stop. Nothing depends on it.

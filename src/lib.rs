@@ -14,7 +14,7 @@
 //!
 //! - [`config`]: settings as written become the configuration as used. Read by all, reads nothing.
 //! - [`bridge`]: the running whole: built from a configuration, changed by a reload, stopped in good order.
-//! - [`admin`]: the listener for operators: health, metrics, status.
+//! - [`admin`]: the listener for operators: health, metrics, status, tools for the bad day.
 //! - [`commands`]: one file per command of the program.
 //! - [`telemetry`]: logs and metrics.
 //! - [`clock`]: the wall clock, handed in from outside.

@@ -124,6 +124,17 @@ pub struct Message {
     pub data: Bytes,
     /// How the sink writes it.
     pub format: Format,
+    /// None where it is delivered in its turn.
+    pub replay: Option<Replay>,
+}
+
+/// How a replay publishes an event again. Its CloudEvents id is the same either way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Replay {
+    /// Under a broker's id of this run (`Nats-Msg-Id`), so that the broker does not drop it as a repeat.
+    Again(Arc<str>),
+    /// Under the broker's id of the first time, so that a broker that lost events takes only those.
+    Repair,
 }
 
 /// Without body and attributes: they hold personal data.
@@ -155,6 +166,7 @@ impl Message {
             attributes: vec![("specversion", "1.0".to_owned()), ("id", id.to_owned())],
             data: Bytes::copy_from_slice(data),
             format: Format::CloudEvents,
+            replay: None,
         }
     }
 }

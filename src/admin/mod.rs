@@ -7,40 +7,55 @@
 //! | `GET /metrics` | OpenMetrics text |
 //! | `GET /status` | JSON, the shape of [`Status`] |
 //! | `GET /` | the same for people |
-//! | `POST …` | what changes something; wants `Authorization: Bearer` with the admin token |
+//! | `POST /reload` | 202: the configuration is loaded again |
+//! | `POST /tools` | 200 and JSON: the [`tools`] for the bad day; 409 where it can't be done as things stand |
+//!
+//! A POST wants `Authorization: Bearer` with the admin token, and is not read before that fits.
 //!
 //! A GET shows no personal data.
 
 mod page;
 pub mod status;
+pub mod tools;
 
 use std::convert::Infallible;
+use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::Full;
+use futures_util::future::BoxFuture;
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Body;
 use hyper::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use serde_json::json;
+use serde_json::{Value, json};
 use subtle::ConstantTimeEq as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Secret;
 pub use status::Status;
+pub use tools::Order;
 
 /// Connections at once: kubelet, Prometheus, a few people.
 const MAX_CONNECTIONS: usize = 64;
 
 /// For a request's head, and for the silence between two requests.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Bytes of an order.
+const MAX_ORDER: usize = 1 << 20;
+
+/// For an order to be sent.
+const ORDER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long accepting pauses after an error such as no file left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -55,6 +70,8 @@ pub trait Operated: Send + Sync + 'static {
     fn metrics(&self) -> String;
     /// Loads the configuration again, as SIGHUP does.
     fn reload(&self);
+    /// Carries out an order: the answer's JSON, or why it can't be done as things stand.
+    fn operate(&self, order: Order) -> BoxFuture<'_, Result<Value, String>>;
 }
 
 /// The bound listener.
@@ -103,8 +120,8 @@ impl Server {
 
 async fn serve(stream: TcpStream, routes: Arc<Routes>, stop: CancellationToken) {
     let service = service_fn(move |request| {
-        let answer = routes.answer(&request);
-        async move { Ok::<_, Infallible>(answer) }
+        let routes = Arc::clone(&routes);
+        async move { Ok::<_, Infallible>(routes.answer(request).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -128,10 +145,14 @@ const HTML: &str = "text/html; charset=utf-8";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 impl Routes {
-    fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
+    async fn answer<B>(&self, request: Request<B>) -> Response<Full<Bytes>>
+    where
+        B: Body,
+        B::Error: Into<Box<dyn Error + Send + Sync>>,
+    {
         match *request.method() {
             Method::GET | Method::HEAD => self.show(request.uri().path()),
-            Method::POST => self.change(request),
+            Method::POST => self.change(request).await,
             _ => {
                 let mut answer = error(StatusCode::METHOD_NOT_ALLOWED, "expected GET, HEAD or POST");
                 answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST"));
@@ -154,7 +175,11 @@ impl Routes {
         }
     }
 
-    fn change<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
+    async fn change<B>(&self, request: Request<B>) -> Response<Full<Bytes>>
+    where
+        B: Body,
+        B::Error: Into<Box<dyn Error + Send + Sync>>,
+    {
         let given = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
         let given = given.and_then(|value| value.strip_prefix(b"Bearer ")).unwrap_or_default();
         if !bool::from(given.ct_eq(self.token.expose())) {
@@ -167,9 +192,27 @@ impl Routes {
                 self.bridge.reload();
                 text(StatusCode::ACCEPTED, JSON, "{}")
             }
-            _ => error(StatusCode::NOT_FOUND, "expected /reload"),
+            "/tools" => match read_order(request.into_body()).await {
+                Ok(order) => match self.bridge.operate(order).await {
+                    Ok(answer) => text(StatusCode::OK, JSON, answer.to_string()),
+                    Err(why) => error(StatusCode::CONFLICT, &why),
+                },
+                Err(why) => error(StatusCode::BAD_REQUEST, &why),
+            },
+            _ => error(StatusCode::NOT_FOUND, "expected /reload or /tools"),
         }
     }
+}
+
+async fn read_order<B>(body: B) -> Result<Order, String>
+where
+    B: Body,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    let read = timeout(ORDER_TIMEOUT, Limited::new(body, MAX_ORDER).collect()).await;
+    let read = read.map_err(|_| format!("no whole order came within {ORDER_TIMEOUT:?}"))?;
+    let bytes = read.map_err(|error| format!("expected an order of at most {MAX_ORDER} bytes: {error}"))?.to_bytes();
+    serde_json::from_slice(&bytes).map_err(|error| format!("expected an order: {error}"))
 }
 
 fn text(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
@@ -191,6 +234,7 @@ mod tests {
     #[derive(Default)]
     struct Scripted {
         reloads: AtomicUsize,
+        orders: AtomicUsize,
         unready: Option<&'static str>,
     }
 
@@ -207,41 +251,79 @@ mod tests {
         fn reload(&self) {
             self.reloads.fetch_add(1, Ordering::Relaxed);
         }
+        fn operate(&self, order: Order) -> BoxFuture<'_, Result<Value, String>> {
+            self.orders.fetch_add(1, Ordering::Relaxed);
+            let answer = match order {
+                Order::Sinks {} => Ok(json!([])),
+                _ => Err("as things stand".to_owned()),
+            };
+            Box::pin(std::future::ready(answer))
+        }
     }
 
-    fn ask(bridge: &Arc<Scripted>, method: &str, path: &str, token: Option<&str>) -> StatusCode {
+    async fn ask(bridge: &Arc<Scripted>, method: &str, path: &str, token: Option<&str>) -> StatusCode {
+        send(bridge, method, path, token, "").await.0
+    }
+
+    async fn send(
+        bridge: &Arc<Scripted>,
+        method: &str,
+        path: &str,
+        token: Option<&str>,
+        body: &str,
+    ) -> (StatusCode, String) {
         let routes = Routes { bridge: Arc::clone(bridge) as _, token: Secret::new(*b"token") };
         let mut request = Request::builder().method(method).uri(path);
         if let Some(token) = token {
             request = request.header(AUTHORIZATION, token);
         }
-        routes.answer(&request.body(()).expect("a request")).status()
+        let request = request.body(Full::<Bytes>::from(body.to_owned())).expect("a request");
+        let answer = routes.answer(request).await;
+        let status = answer.status();
+        let body = answer.into_body().collect().await.expect("whole").to_bytes();
+        (status, String::from_utf8(body.to_vec()).expect("UTF-8"))
     }
 
-    #[test]
-    fn shows_without_a_token() {
+    #[tokio::test]
+    async fn shows_without_a_token() {
         let bridge = Arc::new(Scripted::default());
         for path in ["/", "/livez", "/readyz", "/status", "/metrics"] {
-            assert_eq!(ask(&bridge, "GET", path, None), 200, "{path}");
+            assert_eq!(ask(&bridge, "GET", path, None).await, 200, "{path}");
         }
-        assert_eq!(ask(&bridge, "GET", "/other", None), 404);
-        assert_eq!(ask(&bridge, "DELETE", "/", None), 405);
+        assert_eq!(ask(&bridge, "GET", "/other", None).await, 404);
+        assert_eq!(ask(&bridge, "DELETE", "/", None).await, 405);
         let unready = Arc::new(Scripted { unready: Some("journal full"), ..Scripted::default() });
-        assert_eq!(ask(&unready, "GET", "/readyz", None), 503);
-        assert_eq!(ask(&unready, "GET", "/livez", None), 200);
+        assert_eq!(ask(&unready, "GET", "/readyz", None).await, 503);
+        assert_eq!(ask(&unready, "GET", "/livez", None).await, 200);
     }
 
-    #[test]
-    fn changes_nothing_without_the_token() {
+    #[tokio::test]
+    async fn changes_nothing_without_the_token() {
         let bridge = Arc::new(Scripted::default());
         for wrong in
             [None, Some("Bearer "), Some("Bearer tokem"), Some("Bearer token1"), Some("token"), Some("Basic token")]
         {
-            assert_eq!(ask(&bridge, "POST", "/reload", wrong), 401, "{wrong:?}");
+            assert_eq!(ask(&bridge, "POST", "/reload", wrong).await, 401, "{wrong:?}");
         }
         assert_eq!(bridge.reloads.load(Ordering::Relaxed), 0);
-        assert_eq!(ask(&bridge, "POST", "/reload", Some("Bearer token")), 202);
+        assert_eq!(ask(&bridge, "POST", "/reload", Some("Bearer token")).await, 202);
         assert_eq!(bridge.reloads.load(Ordering::Relaxed), 1);
-        assert_eq!(ask(&bridge, "POST", "/other", Some("Bearer token")), 404);
+        assert_eq!(ask(&bridge, "POST", "/other", Some("Bearer token")).await, 404);
+    }
+
+    #[tokio::test]
+    async fn an_order_is_read_whole_and_within_its_bound() {
+        let bridge = Arc::new(Scripted::default());
+        let order = async |token, body: &str| send(&bridge, "POST", "/tools", token, body).await;
+        let token = Some("Bearer token");
+        assert_eq!(order(None, r#"{"do":"sinks"}"#).await.0, 401);
+        assert_eq!(order(token, r#"{"do":"sinks"}"#).await, (StatusCode::OK, "[]".to_owned()));
+        let (status, why) = order(token, r#"{"do":"forget","sink":"main"}"#).await;
+        assert_eq!((status, why.contains("as things stand")), (StatusCode::CONFLICT, true), "{why}");
+        assert_eq!(bridge.orders.load(Ordering::Relaxed), 2);
+        for bad in ["", "{}", r#"{"do":"forget"}"#, &" ".repeat(MAX_ORDER + 1)] {
+            assert_eq!(order(token, bad).await.0, 400);
+        }
+        assert_eq!(bridge.orders.load(Ordering::Relaxed), 2);
     }
 }

@@ -8,10 +8,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::pumps::{self, Pumps};
+use super::tools::Tools;
 use crate::alma::Verified;
 use crate::clock::{SystemClock, Timestamp};
 use crate::config::{Config, SinkName, Storage};
-use crate::delivery::{DeliveryError, Direct};
+use crate::delivery::{DeliveryError, Direct, LetterBox};
 use crate::journal::{
     self, Intake, Journal, JournalLock, JournalOptions, Limits, NotTaken, RealDisk, Registration, Taken,
 };
@@ -58,6 +59,8 @@ pub struct Engine(OnceLock<Open>);
 pub(super) struct Open {
     intake: Way,
     pub(super) pumps: Pumps,
+    /// None without a journal.
+    pub(super) tools: Option<Tools>,
 }
 
 /// Where a verified event goes.
@@ -79,10 +82,11 @@ impl Open {
 impl Engine {
     /// Opens the journal once no other process holds it, and starts the sinks.
     pub(super) async fn open(&self, config: &Config, metrics: &Metrics) -> Result<(), OpenError> {
+        let letters = letter_box(config, metrics);
         let (intake, way) = match config.journal.storage {
             Storage::Disk => {
                 let journal = open_journal(config, metrics).await?;
-                (Way::Journal(journal.clone()), pumps::Way::journal(journal, config, metrics))
+                (Way::Journal(journal.clone()), pumps::Way::journal(journal, letters.clone(), metrics))
             }
             Storage::None => {
                 let deadline = config.ingress.answer_within;
@@ -91,8 +95,14 @@ impl Engine {
             }
         };
         let pumps = Pumps::start(way, config).await?;
+        let tools = match &intake {
+            Way::Journal(journal) => {
+                Some(Tools::new(journal.clone(), pumps.handles().clone(), letters, metrics.clone()))
+            }
+            Way::Direct(_) => None,
+        };
         // Set once: nobody else opens.
-        let _ = self.0.set(Open { intake, pumps });
+        let _ = self.0.set(Open { intake, pumps, tools });
         Ok(())
     }
 
@@ -131,19 +141,29 @@ impl Intake for Engine {
     }
 }
 
-async fn open_journal(config: &Config, metrics: &Metrics) -> Result<Journal, OpenError> {
-    let dir = config.journal_dir();
-    let lock = lock(dir.clone()).await?;
-    let options = JournalOptions {
-        dir,
+/// The dead letters of a configuration's journal.
+pub(super) fn letter_box(config: &Config, metrics: &Metrics) -> LetterBox {
+    LetterBox::new(config.journal_dir().join("dead"), config.journal.dead_max_size, metrics.clone())
+}
+
+/// What a journal is opened with, without sinks yet.
+pub(super) fn journal_options(config: &Config, metrics: &Metrics, lock: JournalLock) -> JournalOptions {
+    JournalOptions {
+        dir: config.journal_dir(),
         config: config.journal.clone(),
-        sinks: config.sinks.iter().map(Registration::from).collect(),
+        sinks: Vec::new(),
         disk: RealDisk::shared(),
         clock: SystemClock::shared(),
         metrics: metrics.clone(),
         lock: Some(lock),
         limits: Limits::of(&config.journal),
-    };
+    }
+}
+
+async fn open_journal(config: &Config, metrics: &Metrics) -> Result<Journal, OpenError> {
+    let lock = lock(config.journal_dir()).await?;
+    let sinks = config.sinks.iter().map(Registration::from).collect();
+    let options = JournalOptions { sinks, ..journal_options(config, metrics, lock) };
     Ok(blocking(move || Journal::open(options)).await??)
 }
 

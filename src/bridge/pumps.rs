@@ -10,10 +10,10 @@ use tokio::time::Instant;
 use super::engine::OpenError;
 use crate::clock::SystemClock;
 use crate::config::{Config, Sink, SinkName};
-use crate::delivery::{Delivery, DeliveryOptions, Direct, Handles, SinkSetup};
+use crate::delivery::{Delivery, DeliveryOptions, Direct, Handles, LetterBox, SinkSetup};
 use crate::journal::{Journal, Reader, Registration};
-use crate::message::{Messages, StoredEvent};
-use crate::sinks;
+use crate::message::Messages;
+use crate::sinks::{self, NotBuiltIn};
 use crate::telemetry::Metrics;
 
 /// For a sink that is replaced or taken out to settle what it is sending: longer than any sink's own deadline.
@@ -41,13 +41,8 @@ pub(super) enum Way {
 
 impl Way {
     /// By the journal; dead letters are kept beside it.
-    pub(super) fn journal(journal: Journal, config: &Config, metrics: &Metrics) -> Self {
-        let options = DeliveryOptions {
-            dead_dir: config.journal_dir().join("dead"),
-            dead_max_size: config.journal.dead_max_size,
-            metrics: metrics.clone(),
-            clock: SystemClock::shared(),
-        };
+    pub(super) fn journal(journal: Journal, letters: LetterBox, metrics: &Metrics) -> Self {
+        let options = DeliveryOptions { letters, metrics: metrics.clone(), clock: SystemClock::shared() };
         Self::Journal(journal, Delivery::new(options))
     }
 }
@@ -109,15 +104,16 @@ impl Pumps {
     }
 }
 
+/// What a sink of the configuration is started with.
+pub(super) fn setup(sink: &Sink, config: &Config) -> Result<SinkSetup, NotBuiltIn> {
+    let make = Arc::new(Messages::new(sink, &config.sources, &config.privacy));
+    Ok(SinkSetup { config: sink.clone(), sink: sinks::build(sink, config.ingress.max_body)?, make })
+}
+
 impl Running {
     /// Starts a sink, or puts it in the place of the one of its name.
     async fn set(&mut self, sink: &Sink, config: &Config) -> Result<(), OpenError> {
-        let messages = Messages::new(sink, &config.sources, &config.privacy);
-        let setup = SinkSetup {
-            config: sink.clone(),
-            sink: sinks::build(sink, config.ingress.max_body)?,
-            make: Arc::new(move |event: &StoredEvent| messages.make(event, None)),
-        };
+        let setup = setup(sink, config)?;
         match &mut self.way {
             Way::Direct(direct) => direct.set(setup, REPLACE_PATIENCE).await,
             Way::Journal(journal, delivery) => {

@@ -3,12 +3,15 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use futures_util::future::BoxFuture;
+use serde_json::Value;
 use tokio::sync::Notify;
 
 use super::Listeners;
 use super::engine::{Engine, Open};
+use super::tools::NO_JOURNAL;
 use crate::admin::status::{ConfigStatus, JournalStatus, ParkedTopic, SinkStatus, SourceStatus};
-use crate::admin::{self, Operated, Status};
+use crate::admin::{self, Operated, Order, Status};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::config::Config;
 use crate::delivery::{self, SinkState};
@@ -195,7 +198,7 @@ fn attention(status: &Status) -> Vec<String> {
         }));
         let letters: u64 = sink.dead_letters.values().sum();
         if letters > 0 {
-            lines.push(format!("sink {name}: {letters} dead letters"));
+            lines.push(format!("sink {name}: {letters} dead letters, see alma-bridge dead-letters list --sink {name}"));
         }
     }
     if !status.config.refused.is_empty() {
@@ -253,5 +256,14 @@ impl Operated for View {
 
     fn reload(&self) {
         self.reload.notify_one();
+    }
+
+    fn operate(&self, order: Order) -> BoxFuture<'_, Result<Value, String>> {
+        Box::pin(async {
+            let open = self.engine.get().ok_or_else(|| "the journal is not open yet".to_owned())?;
+            let tools = open.tools.as_ref().ok_or_else(|| NO_JOURNAL.to_owned())?;
+            let config = self.config();
+            tools.operate(order, &config).await
+        })
     }
 }

@@ -13,11 +13,16 @@ use crate::bridge::Listeners;
 use crate::config::{self, Config, ConfigErrors, Loaded, Source, SourceName};
 
 mod check;
+mod dead_letters;
 mod demo;
+mod desk;
+mod drain;
 mod explain;
+mod replay;
 mod run;
 mod secret;
 mod send;
+mod sinks;
 mod status;
 mod tail;
 
@@ -45,6 +50,13 @@ First steps:
   alma-bridge send                 play Alma to the running bridge
   alma-bridge tail                 see events as they land
 
+On a bad day:
+  alma-bridge status               what needs a person
+  alma-bridge dead-letters list    what a sink could not take
+  alma-bridge replay --help        publish again what the journal retains
+  alma-bridge sinks list           what waits for whom
+  alma-bridge drain                deliver what waits, take nothing new
+
 Exit codes: 0 success, 1 failure, 2 usage, 78 configuration.";
 
 #[derive(Debug, Subcommand)]
@@ -65,6 +77,15 @@ enum Command {
     Explain(explain::Args),
     /// Show what the running bridge is doing; exit 1 where something needs a person
     Status(status::Args),
+    /// Publish events that the journal retains to a sink again
+    Replay(replay::Args),
+    /// Show the events that a sink could not take, publish them again, or drop them
+    #[command(name = "dead-letters", visible_alias = "dlq")]
+    DeadLetters(dead_letters::Args),
+    /// Show the sinks that the journal keeps a place for; let go of one that was taken out
+    Sinks(sinks::Args),
+    /// Deliver what waits in a stopped bridge's journal, without taking events, and exit 0
+    Drain(drain::Args),
 }
 
 /// Why a command did not succeed.
@@ -113,6 +134,10 @@ pub fn main() -> ExitCode {
         Command::Tail(args) => tail::run(file, args),
         Command::Explain(args) => explain::run(file, args),
         Command::Status(args) => status::run(file, &args),
+        Command::Replay(args) => replay::run(file, args),
+        Command::DeadLetters(args) => dead_letters::run(file, args),
+        Command::Sinks(args) => sinks::run(file, args),
+        Command::Drain(args) => drain::run(file, &args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

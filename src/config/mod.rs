@@ -17,7 +17,7 @@ use std::time::Duration;
 pub use changes::Changes;
 pub use names::{SinkName, SourceName};
 pub use secrets::{built_in_sources, fresh_secret, renew_generated};
-pub use settings::{ConfigError, ConfigErrors, ENV_PREFIX, Effective, Loaded, load, load_defaults};
+pub use settings::{ConfigError, ConfigErrors, ENV_PREFIX, Effective, Loaded, load, load_defaults, parse_action};
 
 /// The whole configuration.
 #[derive(Clone, Debug)]

@@ -18,6 +18,7 @@ use config::{Environment, File, FileFormat, Map, Value};
 
 use super::Config;
 use table::Table;
+pub use values::action as parse_action;
 
 /// What our environment variables begin with. Others that begin `ALMA_BRIDGE_` are Kubernetes's.
 pub const ENV_PREFIX: &str = "ALMA_BRIDGE__";

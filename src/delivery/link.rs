@@ -206,7 +206,9 @@ impl Link {
                 Outcome::Confirmed { duplicate } => {
                     confirmed += 1;
                     duplicates += u64::from(*duplicate);
-                    self.metrics.delivered(&self.name, now.since(message.received));
+                    if message.replay.is_none() {
+                        self.metrics.delivered(&self.name, now.since(message.received));
+                    }
                     match by_topic.iter_mut().find(|(topic, _)| *topic == &message.topic) {
                         Some((_, count)) => *count += 1,
                         None => by_topic.push((&message.topic, 1)),

@@ -22,6 +22,10 @@
 //!
 //! Where `unroutable = "dead"`, an unroutable event is refused for what it is.
 //!
+//! # Letters tried again, and replays
+//! Both are asked for by a [`PumpHandle`] and take turns with live windows; neither moves the cursor. A replay's messages
+//! come made, window by window; what is refused of them is told, not set aside.
+//!
 //! # Without a journal
 //! [`Direct`] publishes before Alma gets its answer.
 
@@ -34,13 +38,13 @@ mod link;
 mod parking;
 mod pump;
 mod reader;
+mod requests;
 mod status;
 #[cfg(test)]
 mod tests;
 mod work;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,11 +54,12 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 pub use backoff::{BackOff, Delays, InvalidBackOff};
-pub use dead_letters::{DeadLetter, DeadLetterError, DeadLetters, LetterId, LetterInfo};
+pub use dead_letters::{DeadLetter, DeadLetterError, DeadLetters, LetterBox, LetterId, LetterInfo};
 pub use direct::Direct;
 pub use handles::Handles;
 pub use pump::{Pump, PumpOptions};
-pub use reader::{Filters, MakeMessage};
+pub use reader::{Filters, MakeMessage, WINDOW_BYTES, WINDOW_EVENTS};
+pub use requests::Replayed;
 pub use status::{ParkedTopic, PumpHandle, Retried, SinkState, SinkStatus, Stopped};
 
 use crate::clock::Clock;
@@ -76,10 +81,8 @@ pub struct SinkSetup {
 /// What all pumps share.
 #[derive(Clone)]
 pub struct DeliveryOptions {
-    /// `dead` in the journal's folder.
-    pub dead_dir: PathBuf,
-    /// Bytes of dead letters of one sink.
-    pub dead_max_size: u64,
+    /// Where its sinks' dead letters are kept.
+    pub letters: LetterBox,
     /// Counted and set as things happen.
     pub metrics: Metrics,
     /// Gives the moments of status and letters.
@@ -93,8 +96,6 @@ pub struct Delivery<F> {
     filters: Filters,
     handles: Handles,
     pumps: BTreeMap<SinkName, Running<F>>,
-    /// Also of sinks that were taken out: a store is opened once.
-    letters: BTreeMap<SinkName, DeadLetters>,
 }
 
 struct Running<F> {
@@ -123,7 +124,7 @@ impl<F: Feed + 'static> Delivery<F> {
     /// Without sinks yet.
     pub fn new(options: DeliveryOptions) -> Self {
         let (filters, handles) = (Filters::default(), Handles::default());
-        Self { options, filters, handles, pumps: BTreeMap::new(), letters: BTreeMap::new() }
+        Self { options, filters, handles, pumps: BTreeMap::new() }
     }
 
     /// The sinks, for the admin listener.
@@ -137,13 +138,7 @@ impl<F: Feed + 'static> Delivery<F> {
         if self.pumps.contains_key(&name) {
             return Err(DeliveryError::Running(name));
         }
-        let letters = if let Some(open) = self.letters.get(&name) {
-            open.clone()
-        } else {
-            let DeliveryOptions { dead_dir, dead_max_size, metrics, .. } = &self.options;
-            DeadLetters::open(dead_dir, &name, *dead_max_size, metrics)?
-        };
-        self.letters.insert(name.clone(), letters.clone());
+        let letters = self.options.letters.open(&name)?;
         let (mut pump, handle) = Pump::new(PumpOptions {
             config: setup.config,
             sink: setup.sink,

@@ -11,11 +11,11 @@ use super::dead_letters::{DeadLetter, DeadLetterError, LetterId};
 use super::link::Attempt;
 use super::pump::{Pump, Stop};
 use super::reader::{Made, WINDOW_BYTES, WINDOW_EVENTS, make_guarded};
-use super::status::{ParkedTopic, Request, Retried};
+use super::status::ParkedTopic;
 use crate::clock::Timestamp;
 use crate::journal::Feed;
 use crate::message::Topic;
-use crate::sinks::{Class, Failure, Outcome, Reason};
+use crate::sinks::{Failure, Reason};
 
 /// How often a parked topic is tried.
 const RETRY_EVERY: Duration = Duration::from_mins(1);
@@ -196,61 +196,6 @@ impl<F: Feed> Pump<F> {
             }
         }
         chunk
-    }
-
-    /// Publishes the letters that `dead-letters retry` names.
-    pub(super) async fn serve_requests(&mut self, stop: &CancellationToken) -> Result<(), Stop> {
-        while let Some(request) = self.stashed.pop_front() {
-            let Request::Retry(ids, reply) = request else { continue };
-            let mut told = Vec::new();
-            for id in ids {
-                // Nobody waits for it any more.
-                if reply.is_closed() {
-                    break;
-                }
-                told.push((id, self.retry_letter(id, stop).await?));
-            }
-            // What was taken may have been what a parked topic waited for.
-            self.retry_now |= told.iter().any(|(_, retried)| *retried == Retried::Taken);
-            drop(reply.send(told));
-        }
-        Ok(())
-    }
-
-    async fn retry_letter(&mut self, id: LetterId, stop: &CancellationToken) -> Result<Retried, Stop> {
-        let letter = match self.dead_letters.get(id).await {
-            Ok(Some(letter)) => letter,
-            Ok(None) => return Ok(Retried::Gone),
-            Err(error) => return Ok(Retried::Kept(error.to_string())),
-        };
-        let message = match make_guarded(&*self.reader.make, &letter.event) {
-            Made::Message(message) => message,
-            Made::Unwanted => return Ok(Retried::Kept("the sink does not ask for it any more".to_owned())),
-            Made::Panicked => return Ok(Retried::Kept("making the message panicked".to_owned())),
-        };
-        loop {
-            self.ensure_up(stop).await?;
-            let window = std::slice::from_ref(&message);
-            let failure = match self.link.attempt(window, self.reader.read_ahead()).await {
-                Attempt::Outcomes(outcomes) => match outcomes.into_iter().next() {
-                    Some(Outcome::Failed(failure)) => failure,
-                    _ => break,
-                },
-                Attempt::Unknown(failure) | Attempt::Panicked(failure) => {
-                    self.link.lost(failure.clone()).await;
-                    failure
-                }
-            };
-            match self.judge.class(failure.reason) {
-                Class::Retry if self.link.is_up() => self.link.lost(failure).await,
-                Class::Retry => {}
-                _ => return Ok(Retried::Kept(failure.to_string())),
-            }
-        }
-        match self.dead_letters.remove(vec![id]).await {
-            Ok(_) => Ok(Retried::Taken),
-            Err(error) => Ok(Retried::Kept(format!("taken, but not removed: {error}"))),
-        }
     }
 }
 

@@ -26,7 +26,7 @@ use crate::sinks::{Failure, Outcome, Reason, Sink};
 use crate::telemetry::Metrics;
 
 /// Requests that wait for a pump; one more waits for room, or is dropped where it asks for nothing but haste.
-const REQUESTS: usize = 16;
+pub(super) const REQUESTS: usize = 16;
 
 /// What a pump is made of.
 pub struct PumpOptions<F> {
@@ -68,8 +68,8 @@ pub struct Pump<F> {
     pub(super) parked: BTreeMap<Arc<str>, Parked>,
     /// The parked topics are due, whatever their times say.
     pub(super) retry_now: bool,
-    requests: mpsc::Receiver<Request>,
-    /// Requests for letters that came while the sink was not connected.
+    pub(super) requests: mpsc::Receiver<Request>,
+    /// Requests that came while the sink was not connected.
     pub(super) stashed: VecDeque<Request>,
 }
 
@@ -159,12 +159,14 @@ impl<F: Feed> Pump<F> {
         let prepared = tokio::select! {
             biased;
             () = stop.cancelled() => return Err(Stop),
+            // Before the requests, which are looked at first thing in the next step: neither waits for more than one of
+            // the other.
+            prepared = self.reader.next() => prepared.ok_or(Stop)?,
             Some(request) = self.requests.recv() => {
                 self.note(request);
                 return Ok(());
             }
             () = until(next_parked), if next_parked.is_some() => return Ok(()),
-            prepared = self.reader.next() => prepared.ok_or(Stop)?,
             // Whether the connection still stands is looked at again.
             () = sleep(TICK) => {
                 self.reader.refresh_backlog();
@@ -200,10 +202,10 @@ impl<F: Feed> Pump<F> {
         Ok(())
     }
 
-    fn note(&mut self, request: Request) {
+    pub(super) fn note(&mut self, request: Request) {
         match request {
             Request::RetryParked => self.retry_now = true,
-            request @ Request::Retry(..) => self.stashed.push_back(request),
+            request @ (Request::Retry(..) | Request::Replay(..)) => self.stashed.push_back(request),
         }
     }
 
@@ -246,7 +248,7 @@ impl<F: Feed> Pump<F> {
     }
 
     /// Why messages of this topic are not even sent.
-    fn turned_away(&mut self, topic: &Topic) -> Option<Failure> {
+    pub(super) fn turned_away(&mut self, topic: &Topic) -> Option<Failure> {
         if !self.topics.contains(topic) {
             if self.topics.len() >= self.max_topics {
                 let detail = format!("one topic more than max_topics = {}", self.max_topics);

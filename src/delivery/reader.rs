@@ -15,9 +15,9 @@ use crate::journal::{Feed, Offset};
 use crate::message::{Message, Messages, StoredEvent};
 
 /// Most events of a window.
-pub(super) const WINDOW_EVENTS: usize = 512;
+pub const WINDOW_EVENTS: usize = 512;
 /// Most bytes of bodies in a window, but that it has one event at least.
-pub(super) const WINDOW_BYTES: usize = 4 << 20;
+pub const WINDOW_BYTES: usize = 4 << 20;
 /// How old what `/status` says of the backlog may get.
 pub(super) const TICK: Duration = Duration::from_secs(1);
 

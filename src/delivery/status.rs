@@ -5,9 +5,11 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::dead_letters::{DeadLetters, LetterId, Summary};
+use super::requests::Replayed;
 use crate::clock::Timestamp;
 use crate::config::SinkName;
 use crate::journal::Backlog;
+use crate::message::Message;
 use crate::sinks::Failure;
 
 /// A snapshot of one sink.
@@ -98,6 +100,8 @@ pub(super) enum Request {
     RetryParked,
     /// Publish these letters again, one by one.
     Retry(Vec<LetterId>, oneshot::Sender<Vec<(LetterId, Retried)>>),
+    /// Publish these messages of a replay.
+    Replay(Vec<Message>, oneshot::Sender<Replayed>),
 }
 
 /// A way to a running pump. Cheap to clone; outlives it.
@@ -143,6 +147,14 @@ impl PumpHandle {
     pub async fn retry(&self, letters: Vec<LetterId>) -> Result<Vec<(LetterId, Retried)>, Stopped> {
         let (reply, answer) = oneshot::channel();
         self.requests.send(Request::Retry(letters, reply)).await.map_err(|_| Stopped)?;
+        answer.await.map_err(|_| Stopped)
+    }
+
+    /// Has a window of a replay published (at most 512 messages), between windows of live events. Waits until each is
+    /// confirmed or refused, which a broker that is down may delay for ever; dropped, what is not yet sent is left.
+    pub async fn replay(&self, window: Vec<Message>) -> Result<Replayed, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(Request::Replay(window, reply)).await.map_err(|_| Stopped)?;
         answer.await.map_err(|_| Stopped)
     }
 

@@ -115,6 +115,7 @@ impl Messages {
             attributes: attributes.0,
             data: stored.body.clone(),
             format: self.format,
+            replay: None,
         })
     }
 

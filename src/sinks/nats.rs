@@ -1,7 +1,8 @@
 //! The sink for NATS JetStream, by async-nats.
 //!
 //! One subject per topic in one stream, each message confirmed by the stream's `PubAck`. `Nats-Msg-Id` lets the stream
-//! drop what it has within its duplicate window; such a `PubAck` is a confirm, and counted. `Nats-Expected-Stream` keeps
+//! drop what it has within its duplicate window; such a `PubAck` is a confirm, and counted. A replay has ids of its
+//! run, since the stream drops one that it knows even where its message was purged. `Nats-Expected-Stream` keeps
 //! an event from landing in a stream that somebody else laid over the subject.
 //!
 //! The client is not left to reconnect by itself for long: it buffers what it is given meanwhile, and acknowledgements
@@ -39,7 +40,7 @@ use futures_util::future::BoxFuture;
 
 use super::{Failure, Outcome, Reason, Sink};
 use crate::config::{Format, NatsSink as Settings, SinkName, TopicTemplate};
-use crate::message::{Message, Topic};
+use crate::message::{Message, Replay, Topic};
 use client::Connection;
 
 pub use probe::probe;
@@ -85,7 +86,11 @@ impl NatsSink {
     }
 
     fn prepare(&self, message: &Message) -> Result<PublishMessage, Failure> {
-        let id = format!("{}/{}/{}", self.name, message.source_name, message.id);
+        let mut id = format!("{}/{}/{}", self.name, message.source_name, message.id);
+        if let Some(Replay::Again(run)) = &message.replay {
+            // The stream drops an id that it knows, also when the message itself was purged.
+            id = format!("{id}/replay-{run}");
+        }
         let mut publish = PublishMessage::build().expected_stream(&self.settings.stream);
         publish = publish.header("Nats-Msg-Id", header_value(&id)?);
         Ok(match message.format {

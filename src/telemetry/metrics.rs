@@ -372,6 +372,17 @@ impl Metrics {
         self.0.sink_parked_topics.get_or_create(&labels).set(gauge_value(parked as u64));
     }
 
+    /// A sink was forgotten: what it showed for a place that it has no more goes, so that nothing alerts for ever.
+    pub fn sink_forgotten(&self, sink: &SinkName) {
+        let labels = SinkLabels { sink: sink.as_str().into() };
+        self.0.sink_waiting_events.remove(&labels);
+        self.0.sink_oldest_waiting_age.remove(&labels);
+        self.0.sink_parked_topics.remove(&labels);
+        for kind in ["file", "kafka", "nats", "rabbitmq"] {
+            self.0.sink_up.remove(&SinkTypeLabels { sink: sink.as_str().into(), r#type: kind });
+        }
+    }
+
     /// `events` were confirmed on a topic.
     pub fn published(&self, sink: &SinkName, topic: &Topic, events: u64) {
         let topic = self.topic_label(topic);

@@ -32,7 +32,20 @@ fn stdout(output: &Output) -> String {
 fn without_a_command_there_is_help() {
     let output = binary().output().expect("runs");
     let help = text(&output.stdout);
-    for command in ["run", "demo", "check", "secret", "send", "tail", "explain", "status"] {
+    for command in [
+        "run",
+        "demo",
+        "check",
+        "secret",
+        "send",
+        "tail",
+        "explain",
+        "status",
+        "replay",
+        "dead-letters",
+        "sinks",
+        "drain",
+    ] {
         assert!(help.lines().any(|line| line.trim_start().starts_with(command)), "{command} is not in\n{help}");
         let output = binary().args([command, "--help"]).output().expect("runs");
         let help = stdout(&output);

@@ -6,6 +6,7 @@
 //! - `operators`: the admin listener, metrics, logs, stop
 //! - `reload`: the configuration changes while events are taken
 //! - `strangers`, `tls`: who does not hold the secret; HTTPS
+//! - `bad_day`, `replay`: the tools for it, at a running bridge and on a stopped one's journal
 //! - `commands`: what a person types and reads
 //! - `configuration`: errors and exit codes
 
@@ -13,6 +14,7 @@
 #[allow(dead_code, unused_imports, reason = "each suite uses its part")]
 mod harness;
 
+mod bad_day;
 mod commands;
 mod configuration;
 mod durability;
@@ -20,5 +22,6 @@ mod http;
 mod journal;
 mod operators;
 mod reload;
+mod replay;
 mod strangers;
 mod tls;

@@ -37,6 +37,7 @@ pub(crate) fn event(topic: &str, number: usize, size: usize, format: Format) -> 
             attribute("partitionkey", &format!("key-{number}")),
         ],
         data: body.into(),
+        replay: None,
         format,
     }
 }

@@ -113,11 +113,30 @@ impl Setup {
         self.path("data")
     }
 
-    /// A command of the program on this configuration, to its end.
-    pub(crate) fn command(&self, arguments: &[&str]) -> Output {
+    /// A command of the program on this configuration.
+    pub(crate) fn prepared(&self, arguments: &[&str]) -> Command {
         let mut command = binary();
         command.args(arguments).arg("--config").arg(self.path("config.toml")).current_dir(self.folder.path());
-        command.output().expect("runs")
+        command
+    }
+
+    /// The same, to its end.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Output {
+        self.prepared(arguments).output().expect("runs")
+    }
+
+    /// The same, which is to end well: what it printed.
+    pub(crate) fn done(&self, arguments: &[&str]) -> String {
+        let output = self.command(arguments);
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        text(&output.stdout)
+    }
+
+    /// The same, which is to end with this code: what it said.
+    pub(crate) fn fails(&self, code: i32, arguments: &[&str]) -> String {
+        let output = self.command(arguments);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {output:?}");
+        text(&[output.stdout, output.stderr].concat())
     }
 
     /// Starts the bridge and waits until it is ready.

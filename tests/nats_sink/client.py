@@ -3,6 +3,8 @@
 client.py URL read STREAM        one JSON line a message: subject, headers (first value of each), data in Base64
 client.py URL info STREAM        the stream's configuration as JSON
 client.py URL delete STREAM
+client.py URL purge STREAM
+client.py URL lose STREAM/N      deletes the message with sequence number N
 client.py URL add CONFIG         CONFIG is the JSON of $JS.API.STREAM.CREATE
 """
 
@@ -40,8 +42,11 @@ async def main(url, verb, argument):
         await read(client, argument)
     elif verb == "info":
         print(json.dumps((await ask(client, "INFO", argument))["config"], sort_keys=True))
-    elif verb == "delete":
-        await ask(client, "DELETE", argument)
+    elif verb in ("delete", "purge"):
+        await ask(client, verb.upper(), argument)
+    elif verb == "lose":
+        stream, sequence = argument.split("/")
+        await ask(client, "MSG.DELETE", stream, json.dumps({"seq": int(sequence)}).encode())
     else:
         await ask(client, "CREATE", json.loads(argument)["name"], argument.encode())
     await client.close()

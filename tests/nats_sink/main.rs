@@ -8,6 +8,7 @@ mod brokers;
 mod events;
 
 mod access;
+mod bad_day;
 mod outage;
 mod publish;
 mod refusals;

@@ -176,7 +176,7 @@ impl Place {
 }
 
 /// `client.py` on the main server.
-fn client(verb: &str, argument: &str) -> String {
+pub(crate) fn client(verb: &str, argument: &str) -> String {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/nats_sink/client.py");
     output(Command::new(var("PYTHON")).args([script, &var("NATS"), verb, argument]))
 }

@@ -41,7 +41,7 @@ pub(super) fn path_of_url(text: &str) -> Result<String, Expected> {
 }
 
 /// `job_end`, `loan.loan_returned` or `*`, as topics are written.
-pub(super) fn action(text: &str) -> Result<String, Expected> {
+pub fn action(text: &str) -> Result<String, Expected> {
     let lower = text.to_ascii_lowercase();
     let segment = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b));
     let parts: Vec<&str> = lower.split('.').collect();

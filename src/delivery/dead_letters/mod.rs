@@ -33,6 +33,7 @@
 //! ask the one that does: both through [`DeadLetters`].
 
 mod format;
+mod letter_box;
 mod recover;
 mod store;
 #[cfg(test)]
@@ -50,6 +51,7 @@ use crate::journal::Offset;
 use crate::message::StoredEvent;
 use crate::sinks::{Failure, Reason};
 use crate::telemetry::Metrics;
+pub use letter_box::LetterBox;
 use store::Store;
 
 /// The name of a letter for `dead-letters show|retry|drop`: unique within its sink, growing.

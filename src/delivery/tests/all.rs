@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::bench::{Setup, sink_config};
 use super::kit::{Answer, MemoryFeed, ScriptedSink, failed, lock};
 use crate::clock::Clock;
-use crate::delivery::{Delivery, DeliveryError, DeliveryOptions, SinkSetup, SinkState};
+use crate::delivery::{Delivery, DeliveryError, DeliveryOptions, LetterBox, SinkSetup, SinkState};
 use crate::message::Message;
 use crate::sinks::Reason;
 
@@ -21,8 +21,7 @@ impl Bench {
     fn new() -> Self {
         let setup = Setup::new();
         let delivery = Delivery::new(DeliveryOptions {
-            dead_dir: setup.dead_dir(),
-            dead_max_size: 1 << 20,
+            letters: LetterBox::new(setup.dead_dir(), 1 << 20, setup.metrics.clone()),
             metrics: setup.metrics.clone(),
             clock: setup.clock.clone(),
         });

@@ -6,4 +6,5 @@ mod direct;
 mod kit;
 mod parking;
 mod pump;
+mod replay;
 mod trouble;

@@ -1,0 +1,249 @@
+//! The tools for the bad day: what the commands ask of a bridge, and what it answers.
+//!
+//! A running bridge is asked by `POST /tools` with the admin token: the body is an [`Order`] as JSON, the answer the
+//! JSON of the shape that stands beside each order; 409 with `errorMessage` where it can't be done as things stand. On
+//! a stopped bridge's journal the commands have the same orders carried out directly. Answers to a letter hold personal
+//! data, all others none. Times are RFC 3339 in UTC, sizes bytes.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::SinkName;
+
+/// Most letters of one [`Order::Letters`] and most ids of one [`Order::Drop`].
+pub const MAX_LETTERS: usize = 10_000;
+
+/// Most ids of one [`Order::Retry`]: they are published one by one while the answer is waited for.
+pub const MAX_RETRIES: usize = 50;
+
+/// What is asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "kebab-case", rename_all_fields = "kebab-case", deny_unknown_fields)]
+pub enum Order {
+    /// Every sink that the journal, the configuration or the dead letters know: a list of [`Place`].
+    Sinks {},
+    /// Let go of a sink that was taken out of the configuration, and of what waits for it alone: a [`Forgotten`].
+    Forget {
+        /// Its name.
+        sink: SinkName,
+    },
+    /// The oldest dead letters of a sink: a list of [`LetterLine`], at most [`MAX_LETTERS`].
+    Letters {
+        /// Whose.
+        sink: SinkName,
+        /// Only those behind this id.
+        after: Option<u64>,
+    },
+    /// One dead letter with its event: a [`Letter`].
+    Letter {
+        /// Whose.
+        sink: SinkName,
+        /// Which.
+        id: u64,
+    },
+    /// Publish dead letters again, same event ids, and remove those that are confirmed: a list of [`RetriedLetter`].
+    Retry {
+        /// Whose.
+        sink: SinkName,
+        /// Which: at most [`MAX_RETRIES`].
+        ids: Vec<u64>,
+    },
+    /// Remove dead letters for good: a [`Dropped`].
+    Drop {
+        /// Whose.
+        sink: SinkName,
+        /// Which: at most [`MAX_LETTERS`].
+        ids: Vec<u64>,
+    },
+    /// Begin to publish retained events again: the [`Progress`] of the run. One run at a time.
+    Replay(ReplayOrder),
+    /// The [`Progress`] of the run, going or ended.
+    Replayed {
+        /// Which run.
+        run: String,
+    },
+    /// End the run: its [`Progress`].
+    CancelReplay {
+        /// Which run.
+        run: String,
+    },
+}
+
+/// Which events are published again, and how.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct ReplayOrder {
+    /// To which sink.
+    pub sink: SinkName,
+    /// From those made durable at this moment: microseconds since the Unix epoch.
+    pub from: u64,
+    /// To those made durable before this moment.
+    pub to: Option<u64>,
+    /// Only those that a sink with these `actions` would ask for; all that the sink asks for where it is empty.
+    pub actions: Vec<String>,
+    /// Count, publish nothing.
+    pub dry_run: bool,
+    /// Keep the broker's id of the first time.
+    pub repair: bool,
+}
+
+/// A sink as [`Order::Sinks`] shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// Its name.
+    pub name: SinkName,
+    /// `configured`; `new` (configured, and not yet known to the journal); `removed` (taken out of the configuration:
+    /// it keeps its place); `forgotten` (only dead letters are left).
+    pub state: String,
+    /// Events that it has not passed.
+    pub waiting_events: u64,
+    /// When the oldest of them was received.
+    pub oldest_waiting: Option<String>,
+    /// Its dead letters.
+    pub dead_letters: u64,
+}
+
+/// What went with a sink that was forgotten.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forgotten {
+    /// Events that waited for it.
+    pub waiting_events: u64,
+}
+
+/// What is known of a dead letter without reading it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LetterLine {
+    /// Its name: unique within its sink, growing.
+    pub id: u64,
+    /// Where it was to be published; empty where it could not be made into a message.
+    pub topic: String,
+    /// Why it was not: a `reason` of the metrics.
+    pub reason: String,
+    /// When its request came.
+    pub received: String,
+    /// Its size on disk.
+    pub bytes: u64,
+}
+
+/// A whole dead letter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Letter {
+    /// Its name.
+    pub id: u64,
+    /// Its sink.
+    pub sink: SinkName,
+    /// Where it was to be published.
+    pub topic: String,
+    /// Why it was not.
+    pub reason: String,
+    /// What the broker or client said.
+    pub detail: String,
+    /// The source that proved it.
+    pub source: String,
+    /// When its request came.
+    pub received: String,
+    /// When it was made durable.
+    pub recorded: String,
+    /// When it was set aside.
+    pub died: String,
+    /// Its place in the journal.
+    pub offset: u64,
+    /// What Alma signed, in Base64: personal data.
+    pub body: String,
+}
+
+/// What became of a letter that was tried again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetriedLetter {
+    /// Which.
+    pub id: u64,
+    /// What became of it.
+    pub outcome: RetryOutcome,
+}
+
+/// See [`RetriedLetter`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RetryOutcome {
+    /// Confirmed, and removed.
+    Taken,
+    /// There is no such letter (any more).
+    Gone,
+    /// It stays, for this reason.
+    Kept(String),
+}
+
+/// What [`Order::Drop`] did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dropped {
+    /// Letters that were there and are gone.
+    pub dropped: u64,
+}
+
+/// How far a replay is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Its name; it ends the `Nats-Msg-Id`s of what it publishes, but for a repair.
+    pub run: String,
+    /// How it stands.
+    pub state: RunState,
+    /// Events of the time asked for that were read.
+    pub read: u64,
+    /// Of these, those to be published: the sink asks for them, and its cursor had passed them at the start.
+    pub selected: u64,
+    /// Of the selected, those that the sink confirmed.
+    pub published: u64,
+    /// Of the published, those that the broker said it had before.
+    pub duplicates: u64,
+    /// Of the selected, those that the sink did not take, by reason.
+    pub failed: BTreeMap<String, u64>,
+    /// Of the read, those that still wait for the sink: they are delivered in their turn.
+    pub waiting: u64,
+    /// Of the time asked for, those that could not be read.
+    pub damaged: u64,
+    /// When the oldest event that is retained was made durable.
+    pub retained_since: Option<String>,
+    /// Why the sink takes nothing just now.
+    pub held: Option<String>,
+}
+
+/// How a replay stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RunState {
+    /// It reads and publishes.
+    #[default]
+    Running,
+    /// All was read.
+    Done,
+    /// It was ended by an order.
+    Cancelled,
+    /// It could not go on.
+    Failed(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn orders_are_flat_documents() {
+        let sink: SinkName = "main".parse().expect("a name");
+        let replay = ReplayOrder { sink, from: 1, to: None, actions: Vec::new(), dry_run: true, repair: false };
+        let orders = [
+            (Order::Sinks {}, r#"{"do":"sinks"}"#),
+            (
+                Order::Replay(replay),
+                r#"{"do":"replay","sink":"main","from":1,"to":null,"actions":[],"dry-run":true,"repair":false}"#,
+            ),
+        ];
+        for (order, text) in orders {
+            assert_eq!(serde_json::to_string(&order).expect("serializes"), text);
+            assert_eq!(serde_json::from_str::<Order>(text).expect("reads"), order);
+        }
+        for bad in [r#"{"do":"forget","sink":"../x"}"#, r#"{"do":"other"}"#, r#"{"do":"sinks","x":1}"#] {
+            assert!(serde_json::from_str::<Order>(bad).is_err(), "{bad}");
+        }
+    }
+}

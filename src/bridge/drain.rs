@@ -1,0 +1,68 @@
+//! What waits is delivered, and nothing new is taken: the bridge without its listeners.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::engine::{Engine, Open, OpenError};
+use crate::admin::tools::Place;
+use crate::config::Config;
+use crate::delivery::PumpHandle;
+use crate::telemetry::Metrics;
+
+/// For the pumps to settle at the end.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The journal and all sinks of a configuration, without the listeners.
+pub struct Drain {
+    engine: Engine,
+    config: Config,
+}
+
+impl Drain {
+    /// Opens the journal, which waits up to 30 s for its lock, and starts the sinks.
+    pub async fn start(config: &Config) -> Result<Self, OpenError> {
+        let engine = Engine::default();
+        engine.open(config, &Metrics::new()).await?;
+        Ok(Self { engine, config: config.clone() })
+    }
+
+    /// Resolves once no event waits for a sink of the configuration, and parked topics were tried. Cancel-safe.
+    pub async fn settled(&self) {
+        for pump in self.open().pumps.handles().all() {
+            settled(&pump).await;
+        }
+    }
+
+    /// Stops the sinks and closes the journal in good order; gives the sinks for which something is left, or why that
+    /// can't be told.
+    pub async fn stop(self) -> Result<Vec<Place>, String> {
+        // Before the sinks end: what they settle by then only makes it less.
+        let places = match &self.open().tools {
+            Some(tools) => tools.sinks(&self.config).await,
+            None => Ok(Vec::new()),
+        };
+        self.engine.close(Instant::now() + STOP_PATIENCE).await;
+        Ok(places?.into_iter().filter(|place| place.waiting_events > 0 || place.dead_letters > 0).collect())
+    }
+
+    fn open(&self) -> &Open {
+        self.engine.get().expect("it was opened at the start")
+    }
+}
+
+async fn settled(pump: &PumpHandle) {
+    // It ends only with the drain.
+    let Ok(status) = pump.wait_for(|status| status.backlog.events == 0).await else { return };
+    if status.parked.is_empty() {
+        return;
+    }
+    // An answered request tells that the connection stands; a second one, that what is done between two requests was
+    // done: the parked topics were tried.
+    for _ in 0..2 {
+        if pump.retry(Vec::new()).await.is_err() {
+            return;
+        }
+    }
+    // A topic that is taken again may have gathered letters meanwhile, but no event waits for it.
+}

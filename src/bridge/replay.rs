@@ -1,0 +1,254 @@
+//! Replays: retained events are read from the journal again and published to one sink.
+//!
+//! The events are read and made here, a window at a time, and published by the sink's own pump
+//! ([`PumpHandle::replay`] says why): in memory is the window that is in flight, at most 512 events or 4 MiB. What still
+//! waits for the sink is left out, since it is delivered in its turn. The cursor does not move, nothing becomes a dead
+//! letter, and nothing of a run survives the process: it may be begun again, since every event keeps its id.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio_util::sync::CancellationToken;
+
+use super::tools::held;
+use crate::admin::tools::{Progress, ReplayOrder, RunState};
+use crate::clock::{Clock as _, SystemClock, Timestamp};
+use crate::config::{Config, Sink};
+use crate::delivery::{PumpHandle, WINDOW_BYTES, WINDOW_EVENTS};
+use crate::journal::{Journal, Offset, Retained};
+use crate::message::{Message, Messages, Replay, StoredEvent};
+use crate::sinks::Reason;
+
+/// Events read at once where few of them are published, so that progress shows and a run can be ended.
+const READ_AT_ONCE: u64 = 4096;
+
+/// The run that goes, or the last one.
+#[derive(Default)]
+pub(super) struct Replays(Mutex<Option<Arc<Run>>>);
+
+struct Run {
+    name: String,
+    cancel: CancellationToken,
+    progress: Mutex<Progress>,
+    /// None where it only counts.
+    pump: Option<PumpHandle>,
+}
+
+impl Replays {
+    /// Begins a run, where none goes. Needs tokio's runtime.
+    pub(super) fn begin(
+        &self,
+        order: ReplayOrder,
+        journal: &Journal,
+        pump: Option<PumpHandle>,
+        config: &Config,
+    ) -> Result<Progress, String> {
+        let ReplayOrder { sink, from, to, actions, dry_run, repair } = order;
+        let configured = config.sinks.iter().find(|known| known.name == sink);
+        let configured = configured.ok_or_else(|| format!("sink {sink} is not in the configuration"))?;
+        let place = journal.sinks().into_iter().find(|place| place.name == sink);
+        let place = place.ok_or_else(|| {
+            format!("the journal does not know sink {sink} yet: it has no place before the bridge ran with it")
+        })?;
+        let mut current = lock(&self.0);
+        if let Some(run) = current.as_ref().filter(|run| lock(&run.progress).state == RunState::Running) {
+            return Err(format!("replay {} is going on; only one goes at a time", run.name));
+        }
+        let asked = SystemClock.now();
+        let name = format!("{:x}", asked.as_micros());
+        let job = Job {
+            retained: journal.scan(Timestamp::from_micros(from), to.map(Timestamp::from_micros)),
+            cursor: place.cursor,
+            messages: Messages::new(configured, &config.sources, &config.privacy),
+            only: (!actions.is_empty()).then(|| {
+                let only = Sink { actions, ..configured.clone() };
+                Messages::new(&only, &config.sources, &config.privacy)
+            }),
+            asked,
+            replay: if repair { Replay::Repair } else { Replay::Again(name.as_str().into()) },
+        };
+        let progress = Progress { run: name.clone(), ..Progress::default() };
+        let run =
+            Arc::new(Run { name, cancel: CancellationToken::new(), progress: Mutex::new(progress.clone()), pump });
+        tracing::info!(%sink, run = run.name, dry_run, repair, "replay begins");
+        *current = Some(Arc::clone(&run));
+        tokio::spawn(run.go(job, journal.clone()));
+        Ok(progress)
+    }
+
+    /// How far a run is.
+    pub(super) fn progress(&self, name: &str) -> Result<Progress, String> {
+        self.find(name).map(|run| run.progress())
+    }
+
+    /// Ends a run; what is in flight may still land.
+    pub(super) fn cancel(&self, name: &str) -> Result<Progress, String> {
+        let run = self.find(name)?;
+        run.cancel.cancel();
+        run.end(RunState::Cancelled);
+        Ok(run.progress())
+    }
+
+    fn find(&self, name: &str) -> Result<Arc<Run>, String> {
+        let current = lock(&self.0);
+        let run = current.as_ref().filter(|run| run.name == name).cloned();
+        run.ok_or_else(|| format!("no replay {name} is known; a restart ends it, and it may be begun again"))
+    }
+}
+
+impl Run {
+    fn progress(&self) -> Progress {
+        let mut progress = lock(&self.progress).clone();
+        if progress.state == RunState::Running {
+            progress.held = self.pump.as_ref().and_then(held);
+        }
+        progress
+    }
+
+    /// The first end counts.
+    fn end(&self, state: RunState) {
+        let mut progress = lock(&self.progress);
+        if progress.state == RunState::Running {
+            progress.state = state;
+            let Progress { selected, published, failed, state, .. } = &*progress;
+            let failed: u64 = failed.values().sum();
+            tracing::info!(run = self.name, selected, published, failed, ?state, "replay ended");
+        }
+    }
+
+    async fn go(self: Arc<Self>, job: Job, journal: Journal) {
+        let end = tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => RunState::Cancelled,
+            end = self.work(job, journal) => match end {
+                Ok(()) => RunState::Done,
+                Err(why) => RunState::Failed(why),
+            },
+        };
+        self.end(end);
+    }
+
+    async fn work(&self, mut job: Job, journal: Journal) -> Result<(), String> {
+        let oldest = blocking(move || journal.scan(Timestamp::default(), None).find_map(Result::ok)).await?;
+        lock(&self.progress).retained_since = oldest.map(|(_, event)| event.recorded.to_string());
+        loop {
+            let (back, step) = blocking(move || {
+                let step = job.step();
+                (job, step)
+            })
+            .await?;
+            job = back;
+            self.note(&step);
+            if let Some(pump) = &self.pump
+                && !step.messages.is_empty()
+            {
+                let replayed = pump.replay(step.messages).await.map_err(|_| {
+                    "the sink was stopped or replaced meanwhile; begin again, every event keeps its id".to_owned()
+                })?;
+                let mut progress = lock(&self.progress);
+                progress.published += replayed.published;
+                progress.duplicates += replayed.duplicates;
+                for (reason, count) in replayed.failed {
+                    *progress.failed.entry(reason.to_string()).or_default() += count;
+                }
+            }
+            match step.end {
+                None => {}
+                Some(Ok(())) => return Ok(()),
+                Some(Err(error)) => return Err(format!("can't read the journal: {error}")),
+            }
+        }
+    }
+
+    fn note(&self, step: &Step) {
+        let mut progress = lock(&self.progress);
+        progress.read += step.read;
+        progress.selected += step.messages.len() as u64 + step.panicked;
+        progress.waiting += step.waiting;
+        progress.damaged = step.damaged;
+        if step.panicked > 0 {
+            *progress.failed.entry(Reason::Panic.to_string()).or_default() += step.panicked;
+        }
+    }
+}
+
+/// What a run reads, and what it makes of it.
+struct Job {
+    retained: Retained,
+    /// The sink's, at the start.
+    cursor: Offset,
+    messages: Messages,
+    /// What was asked for besides, to be looked at and thrown away.
+    only: Option<Messages>,
+    /// The attribute `replayed`.
+    asked: Timestamp,
+    replay: Replay,
+}
+
+/// Some of the events in order.
+#[derive(Default)]
+struct Step {
+    messages: Vec<Message>,
+    read: u64,
+    waiting: u64,
+    /// Of the whole run so far.
+    damaged: u64,
+    /// Could not be made into a message.
+    panicked: u64,
+    /// None: there is more.
+    end: Option<io::Result<()>>,
+}
+
+impl Job {
+    /// Up to a window of messages. Blocks.
+    fn step(&mut self) -> Step {
+        let mut step = Step::default();
+        let mut bytes = 0;
+        // The last body may go beyond the bound: it has been read.
+        while step.messages.len() < WINDOW_EVENTS && bytes < WINDOW_BYTES && step.read < READ_AT_ONCE {
+            let (offset, event) = match self.retained.next() {
+                Some(Ok(event)) => event,
+                Some(Err(error)) => {
+                    step.end = Some(Err(error));
+                    break;
+                }
+                None => {
+                    step.end = Some(Ok(()));
+                    break;
+                }
+            };
+            step.read += 1;
+            if offset >= self.cursor {
+                step.waiting += 1;
+                continue;
+            }
+            match catch_unwind(AssertUnwindSafe(|| self.make(&event))) {
+                Ok(Some(message)) => {
+                    bytes += message.data.len();
+                    step.messages.push(message);
+                }
+                Ok(None) => {}
+                Err(_) => step.panicked += 1,
+            }
+        }
+        step.damaged = self.retained.damaged();
+        step
+    }
+
+    fn make(&self, event: &StoredEvent) -> Option<Message> {
+        if let Some(only) = &self.only {
+            only.make(event, None)?;
+        }
+        let message = self.messages.make(event, Some(self.asked))?;
+        Some(Message { replay: Some(self.replay.clone()), ..message })
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| "a panic, see the log".to_owned())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,180 @@
+//! `replay`: publish retained events again.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::sleep;
+
+use super::desk::Desk;
+use super::{Failure, block_on, load};
+use crate::admin::tools::{Order, Progress, ReplayOrder, RunState};
+use crate::clock::{Clock as _, SystemClock, Timestamp};
+use crate::config::{self, SinkName};
+
+const EXAMPLES: &str = "\
+Examples:
+  alma-bridge replay --sink main --from 2h --dry-run            how many there are
+  alma-bridge replay --sink main --from 2h                      durable within the last 2 h
+  alma-bridge replay --sink main --from 2h --action loan --action bib
+  alma-bridge replay --sink main --from 2026-01-02T03:00:00Z --to 2026-01-02T04:00:00Z
+  alma-bridge replay --sink nats --from 1h --repair             JetStream lost data
+
+Consumers that drop repeats by id see nothing of it; all others get the events once more.
+Every event keeps its id, and says by the attribute replayed that it comes again. What still
+waits for the sink is left out. Exit 1 where the sink did not take all. At the running
+bridge, or where none runs on its journal directly.";
+
+/// Publish events that the journal retains to a sink again
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    /// The sink
+    #[arg(long, value_name = "NAME")]
+    sink: SinkName,
+
+    /// From what was made durable at this moment (RFC 3339), or so long ago (2h)
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    from: Timestamp,
+
+    /// To what was made durable before this moment; else to the newest
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    to: Option<Timestamp>,
+
+    /// Only events of this action, in any case (`job_end`), or of action and event (`loan.loan_returned`); may be repeated
+    #[arg(long, value_name = "ACTION", value_parser = config::parse_action)]
+    action: Vec<String>,
+
+    /// Count, publish nothing
+    #[arg(long)]
+    dry_run: bool,
+
+    /// For a broker that lost data: keep the message ids of the first time
+    ///
+    /// JetStream takes only what it lost, as long as it is asked within the stream's duplicate window. Without it a
+    /// replay has message ids of its own (`…/replay-{run}`), since JetStream drops an id that it knows even where the
+    /// message was purged. For other sinks it makes no difference.
+    #[arg(long)]
+    repair: bool,
+}
+
+/// Between two looks at a run that goes.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// Looks between two lines that say how far it is.
+const LOOKS_A_LINE: u32 = 25;
+
+/// `2024-01-02T03:04:05Z`, or a time span before now.
+fn moment(text: &str) -> Result<Timestamp, String> {
+    if let Ok(moment) = text.parse::<jiff::Timestamp>() {
+        let micros = u64::try_from(moment.as_microsecond());
+        return micros.map(Timestamp::from_micros).map_err(|_| "expected a moment after 1970".to_owned());
+    }
+    let span = humantime::parse_duration(text);
+    span.map(|span| SystemClock.now().before(span)).map_err(|_| {
+        "expected RFC 3339 with a zone, such as 2026-01-02T03:04:05Z, or a time span such as 2h".to_owned()
+    })
+}
+
+pub(super) fn run(file: Option<&Path>, args: Args) -> Result<(), Failure> {
+    let config = load(file)?;
+    if args.to.is_some_and(|to| to <= args.from) {
+        return Err(Failure::Usage("--to is not later than --from".to_owned()));
+    }
+    block_on(async {
+        let mut desk = Desk::open(&config)?;
+        let done = replay(&mut desk, args).await;
+        desk.close().await;
+        done
+    })
+}
+
+async fn replay(desk: &mut Desk, args: Args) -> Result<(), Failure> {
+    let Args { sink, from, to, action: actions, dry_run, repair } = args;
+    let until = to.map_or("now".to_owned(), |to| to.to_string());
+    let what = if dry_run { "counting for" } else { "publishing again to" };
+    eprintln!("{what} sink {sink}: events made durable from {from} to {until}");
+    let (micros, to) = (from.as_micros(), to.map(Timestamp::as_micros));
+    let order = ReplayOrder { sink: sink.clone(), from: micros, to, actions, dry_run, repair };
+    // Before it begins, so that no Ctrl-C leaves it going.
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::failed)?;
+    let begun: Progress = desk.ask(&Order::Replay(order)).await?;
+    let ended = tokio::select! {
+        ended = follow(desk, &begun.run) => Some(ended?),
+        _ = interrupt.recv() => None,
+    };
+    let ended = match ended {
+        Some(ended) => ended,
+        None => desk.ask(&Order::CancelReplay { run: begun.run }).await?,
+    };
+    tell(&sink, from, dry_run, &ended)
+}
+
+/// Until it ends.
+async fn follow(desk: &mut Desk, run: &str) -> Result<Progress, Failure> {
+    let mut looks = 0;
+    loop {
+        let progress: Progress = desk.ask(&Order::Replayed { run: run.to_owned() }).await?;
+        if progress.state != RunState::Running {
+            return Ok(progress);
+        }
+        looks += 1;
+        if looks % LOOKS_A_LINE == 0 {
+            let held = progress.held.map(|why| format!("; the sink takes nothing just now: {why}"));
+            eprintln!("{} published{} (Ctrl-C ends it)", progress.published, held.unwrap_or_default());
+        }
+        sleep(LOOK_EVERY).await;
+    }
+}
+
+fn tell(sink: &SinkName, from: Timestamp, dry_run: bool, ended: &Progress) -> Result<(), Failure> {
+    let Progress {
+        run, state, read, selected, published, duplicates, failed, waiting, damaged, retained_since, ..
+    } = ended;
+    match retained_since.as_ref().map(|since| since.parse::<jiff::Timestamp>()) {
+        Some(Ok(since)) if u64::try_from(since.as_microsecond()).is_ok_and(|since| since > from.as_micros()) => {
+            eprintln!("note: the oldest event that the journal retains became durable at {since}");
+        }
+        None => eprintln!("note: the journal retains no event"),
+        Some(_) => {}
+    }
+    if dry_run {
+        println!("sink {sink}: {selected} events would be published, of {read} in this time");
+    } else {
+        let known = if *duplicates > 0 { format!(" ({duplicates} of them it had)") } else { String::new() };
+        println!("sink {sink}: {published} of {selected} events confirmed{known}, run {run}");
+    }
+    if *waiting > 0 {
+        println!("{waiting} still wait for the sink and are delivered in their turn");
+    }
+    if *damaged > 0 {
+        println!("{damaged} could not be read: the disk has damaged them");
+    }
+    for (reason, count) in failed {
+        println!("{count} were not taken: {reason}");
+    }
+    match state {
+        RunState::Failed(why) => Err(Failure::failed(why)),
+        RunState::Cancelled => Err(Failure::failed("ended before its time; it may be begun again")),
+        _ if *failed != BTreeMap::new() || *damaged > 0 => Err(Failure::Silent),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn takes_moments_and_spans() {
+        assert_eq!(moment("2024-01-02T03:04:05.678Z").expect("a moment").to_string(), "2024-01-02T03:04:05.678Z");
+        assert_eq!(moment("2024-01-02T04:04:05+01:00").expect("a moment").to_string(), "2024-01-02T03:04:05.000Z");
+        let begun = moment("2h").expect("a span");
+        let ago = SystemClock.now().since(begun);
+        assert!((Duration::from_hours(2)..Duration::from_mins(121)).contains(&ago), "{ago:?}");
+        for bad in ["", "yesterday", "2024-01-02", "2024-01-02T03:04:05", "1969-01-01T00:00:00Z", "-2h"] {
+            assert!(moment(bad).is_err(), "{bad:?}");
+        }
+    }
+}

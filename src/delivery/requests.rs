@@ -1,0 +1,181 @@
+//! What a pump is asked from outside: letters to be tried again, and the windows of a replay.
+//!
+//! A replay goes through the pump, not through a second sink of the same settings: a sink is driven by one task alone
+//! (two file sinks would cut each other's files), and what holds for live events holds for it as well: deadlines,
+//! back-off, one window in flight. It comes window by window, each asked for when the one before is settled, and a pump
+//! that has live events publishes a window of those between two. The cursor does not move by it.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use super::chunk::Chunk;
+use super::dead_letters::LetterId;
+use super::link::Attempt;
+use super::pump::{Pump, REQUESTS, Stop};
+use super::reader::{Made, make_guarded};
+use super::status::{Request, Retried};
+use crate::journal::Feed;
+use crate::message::Message;
+use crate::sinks::{Class, Outcome, Reason};
+
+/// What became of a replay's window.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Replayed {
+    /// Messages that the sink confirmed.
+    pub published: u64,
+    /// Of these, those that the broker had before.
+    pub duplicates: u64,
+    /// Messages that it did not take, by reason; nothing is set aside.
+    pub failed: BTreeMap<Reason, u64>,
+}
+
+impl Replayed {
+    fn fail(&mut self, reason: Reason, messages: usize) {
+        *self.failed.entry(reason).or_default() += messages as u64;
+    }
+}
+
+impl<F: Feed> Pump<F> {
+    /// Serves what is asked by now.
+    pub(super) async fn serve_requests(&mut self, stop: &CancellationToken) -> Result<(), Stop> {
+        while self.stashed.len() < REQUESTS
+            && let Ok(request) = self.requests.try_recv()
+        {
+            self.note(request);
+        }
+        while let Some(request) = self.stashed.pop_front() {
+            match request {
+                Request::RetryParked => self.retry_now = true,
+                Request::Retry(ids, reply) => {
+                    let mut told = Vec::new();
+                    for id in ids {
+                        // Nobody waits for it any more.
+                        if reply.is_closed() {
+                            break;
+                        }
+                        told.push((id, self.retry_letter(id, stop).await?));
+                    }
+                    // What was taken may have been what a parked topic waited for.
+                    self.retry_now |= told.iter().any(|(_, retried)| *retried == Retried::Taken);
+                    drop(reply.send(told));
+                }
+                Request::Replay(messages, reply) => {
+                    let replayed = self.replay(messages, &reply, stop).await?;
+                    drop(reply.send(replayed));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn retry_letter(&mut self, id: LetterId, stop: &CancellationToken) -> Result<Retried, Stop> {
+        let letter = match self.dead_letters.get(id).await {
+            Ok(Some(letter)) => letter,
+            Ok(None) => return Ok(Retried::Gone),
+            Err(error) => return Ok(Retried::Kept(error.to_string())),
+        };
+        let message = match make_guarded(&*self.reader.make, &letter.event) {
+            Made::Message(message) => message,
+            Made::Unwanted => return Ok(Retried::Kept("the sink does not ask for it any more".to_owned())),
+            Made::Panicked => return Ok(Retried::Kept("making the message panicked".to_owned())),
+        };
+        loop {
+            self.ensure_up(stop).await?;
+            let window = std::slice::from_ref(&message);
+            let failure = match self.link.attempt(window, self.reader.read_ahead()).await {
+                Attempt::Outcomes(outcomes) => match outcomes.into_iter().next() {
+                    Some(Outcome::Failed(failure)) => failure,
+                    _ => break,
+                },
+                Attempt::Unknown(failure) | Attempt::Panicked(failure) => {
+                    self.link.lost(failure.clone()).await;
+                    failure
+                }
+            };
+            match self.judge.class(failure.reason) {
+                Class::Retry if self.link.is_up() => self.link.lost(failure).await,
+                Class::Retry => {}
+                _ => return Ok(Retried::Kept(failure.to_string())),
+            }
+        }
+        match self.dead_letters.remove(vec![id]).await {
+            Ok(_) => Ok(Retried::Taken),
+            Err(error) => Ok(Retried::Kept(format!("taken, but not removed: {error}"))),
+        }
+    }
+
+    /// Publishes a window of a replay until each message is confirmed or refused, for as long as somebody waits for it.
+    async fn replay(
+        &mut self,
+        messages: Vec<Message>,
+        reply: &oneshot::Sender<Replayed>,
+        stop: &CancellationToken,
+    ) -> Result<Replayed, Stop> {
+        let mut replayed = Replayed::default();
+        let mut all = Chunk::new();
+        for message in messages {
+            match self.turned_away(&message.topic) {
+                Some(failure) => replayed.fail(failure.reason, 1),
+                None => all.push((), message),
+            }
+        }
+        let mut queue = VecDeque::from([all]);
+        while let Some(chunk) = queue.pop_front() {
+            if chunk.is_empty() {
+                continue;
+            }
+            self.ensure_up(stop).await?;
+            if reply.is_closed() {
+                break;
+            }
+            self.replay_chunk(chunk, &mut queue, &mut replayed).await;
+        }
+        Ok(replayed)
+    }
+
+    /// One chunk of a replay; what it leaves to be sent goes to the front of the queue.
+    async fn replay_chunk(&mut self, chunk: Chunk<()>, queue: &mut VecDeque<Chunk<()>>, replayed: &mut Replayed) {
+        let sent = chunk.len();
+        let outcomes = match self.link.attempt(&chunk.messages, self.reader.read_ahead()).await {
+            Attempt::Outcomes(outcomes) => outcomes,
+            Attempt::Unknown(failure) => {
+                queue.push_front(chunk);
+                return self.link.lost(failure).await;
+            }
+            Attempt::Panicked(failure) => {
+                Self::replay_refused(chunk, sent, failure.reason, queue, replayed);
+                return self.link.lost(failure).await;
+            }
+        };
+        let had_before = |outcome: &&Outcome| matches!(outcome, Outcome::Confirmed { duplicate: true });
+        replayed.duplicates += outcomes.iter().filter(had_before).count() as u64;
+        let sorted = chunk.sort(outcomes, self.judge);
+        replayed.published += sorted.confirmed.len() as u64;
+        for ((), _, failure) in &sorted.mend {
+            replayed.fail(failure.reason, 1);
+        }
+        if let (refused, Some(failure)) = sorted.refused {
+            Self::replay_refused(refused, sent, failure.reason, queue, replayed);
+        }
+        if let (again, Some(failure)) = sorted.retry {
+            queue.push_front(again);
+            self.link.lost(failure).await;
+        }
+    }
+
+    /// As with live events, only what was refused when it was sent alone counts as refused.
+    fn replay_refused(
+        refused: Chunk<()>,
+        sent: usize,
+        reason: Reason,
+        queue: &mut VecDeque<Chunk<()>>,
+        replayed: &mut Replayed,
+    ) {
+        match refused.apart(sent) {
+            Ok(chunks) => chunks.into_iter().rev().for_each(|chunk| queue.push_front(chunk)),
+            Err(_) => replayed.fail(reason, 1),
+        }
+    }
+}

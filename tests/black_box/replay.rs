@@ -1,0 +1,229 @@
+//! Retained events are published again, by a running bridge and from a stopped one's journal.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::process::{Child, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::harness::{Bridge, Setup, landed, loan, text, wait_for};
+
+fn job(number: u64) -> Vec<u8> {
+    format!(r#"{{"id":"3{number:018}","action":"JOB_END","job_instance":{{"id":"{number}"}}}}"#).into_bytes()
+}
+
+/// A bridge that has delivered five loans and two jobs.
+fn delivered(setup: &Setup) -> Bridge {
+    let bridge = setup.start();
+    for number in 0..5 {
+        assert_eq!(bridge.post(&loan(number)).status, 204);
+    }
+    for number in 0..2 {
+        assert_eq!(bridge.post(&job(number)).status, 204);
+    }
+    in_step(&bridge);
+    bridge
+}
+
+/// Waits until the cursor has passed all events.
+fn in_step(bridge: &Bridge) {
+    wait_for("the cursor to pass all", || {
+        (bridge.metric("alma_bridge_sink_waiting_events{sink=\"main\"}") == Some(0.0)).then_some(())
+    });
+}
+
+/// How often each event landed, by source and id; those of a replay besides.
+fn count(events: &[Value]) -> (BTreeMap<String, usize>, usize) {
+    let mut by_id = BTreeMap::new();
+    for event in events {
+        *by_id.entry(format!("{} {}", event["source"], event["id"])).or_default() += 1;
+    }
+    (by_id, events.iter().filter(|event| event["replayed"].is_string()).count())
+}
+
+/// Counts, then publishes again, whoever holds the journal.
+fn replay_all(setup: &Setup) {
+    let told = setup.done(&["replay", "--sink", "main", "--from", "1h", "--dry-run"]);
+    assert!(told.contains("7 events would be published, of 7"), "{told}");
+    assert_eq!(setup.landed("alma.loan").len(), 5, "a dry run publishes nothing");
+
+    let told = setup.done(&["replay", "--sink", "main", "--from", "1h", "--action", "LOAN"]);
+    assert!(told.contains("5 of 5 events confirmed"), "{told}");
+    assert_eq!(count(&setup.landed("alma.loan")).1, 5, "confirmed is landed");
+    assert_eq!(setup.landed("alma.job_end").len(), 2, "only the action that was asked for");
+
+    let told = setup.done(&["replay", "--sink", "main", "--from", "1970-01-02T00:00:00Z"]);
+    assert!(told.contains("7 of 7 events confirmed"), "{told}");
+    let (loans, again) = count(&setup.landed("alma.loan"));
+    assert_eq!((loans.len(), again), (5, 10));
+    assert!(loans.values().all(|times| *times == 3), "the same ids: {loans:?}");
+    let events = setup.landed("alma.loan");
+    let (first, last) = (&events[0], &events[10]);
+    assert!(first["replayed"].is_null());
+    for name in ["id", "source", "time", "recordedtime", "subject", "data"] {
+        assert_eq!(first[name], last[name], "{name}");
+    }
+    let order: Vec<&Value> = events[10..].iter().map(|event| &event["subject"]).collect();
+    assert_eq!(order, ["0", "1", "2", "3", "4"], "in the order of their arrival");
+
+    let middle = events[2]["recordedtime"].as_str().expect("a moment");
+    let before = setup.done(&["replay", "--sink", "main", "--from", "1h", "--to", middle, "--dry-run"]);
+    let after = setup.done(&["replay", "--sink", "main", "--from", middle, "--dry-run"]);
+    let selected = |told: &str| -> u64 {
+        let words: Vec<&str> = told.split(' ').collect();
+        words[2].parse().unwrap_or_else(|_| panic!("{told}"))
+    };
+    assert_eq!(selected(&before) + selected(&after), 7, "{before}{after}");
+    let future = setup.done(&["replay", "--sink", "main", "--from", "2999-01-01T00:00:00Z"]);
+    assert!(future.contains("0 of 0 events confirmed"), "{future}");
+}
+
+#[test]
+fn a_running_bridge_publishes_again_and_goes_on_where_it_was() {
+    let setup = Setup::new("");
+    let bridge = delivered(&setup);
+    replay_all(&setup);
+    bridge.post(&loan(9));
+    let last = || setup.landed("alma.loan").last().map(|event| event["subject"].clone());
+    wait_for("the next event", || (last()? == "9").then_some(()));
+    assert_eq!(setup.landed("alma.loan").len(), 16, "nothing else came");
+    in_step(&bridge);
+    let delays = bridge.metric("alma_bridge_delivery_delay_seconds_count{sink=\"main\"}");
+    assert_eq!(delays, Some(8.0), "an event's delay is that of its first delivery");
+    let log = bridge.log();
+    assert!(log.contains("replay begins") && log.contains("replay ended"), "{log}");
+    assert!(!log.contains("patron-0001"), "no personal data");
+}
+
+#[test]
+fn a_stopped_bridge_publishes_again_and_goes_on_where_it_was() {
+    let setup = Setup::new("");
+    assert_eq!(delivered(&setup).stop().code(), Some(0));
+    replay_all(&setup);
+    let bridge = setup.start();
+    bridge.post(&loan(9));
+    let last = || setup.landed("alma.loan").last().map(|event| event["subject"].clone());
+    wait_for("the next event", || (last()? == "9").then_some(()));
+    assert_eq!(setup.landed("alma.loan").len(), 16, "nothing else came");
+}
+
+#[test]
+fn what_still_waits_is_left_to_its_turn() {
+    let setup = Setup::new("[sinks.main]\ntype = \"file\"\ndir = \"DIR/blocked/topics\"\n");
+    let bridge = setup.start();
+    let topics = setup.path("blocked/topics");
+    bridge.post(&loan(0));
+    wait_for("it to land", || (!landed(&topics, "alma.loan").is_empty()).then_some(()));
+    assert_eq!(bridge.stop().code(), Some(0));
+    fs::rename(setup.path("blocked"), setup.path("aside")).expect("moved");
+    fs::write(setup.path("blocked"), "in the way").expect("written");
+    let bridge = setup.start();
+    for number in 1..4 {
+        bridge.post(&loan(number));
+    }
+    let told = setup.done(&["replay", "--sink", "main", "--from", "1h", "--dry-run"]);
+    assert!(told.contains("1 events would be published, of 4") && told.contains("3 still wait"), "{told}");
+    drop(bridge);
+    fs::remove_file(setup.path("blocked")).expect("removed");
+    fs::rename(setup.path("aside"), setup.path("blocked")).expect("moved");
+    let told = setup.done(&["replay", "--sink", "main", "--from", "1h"]);
+    assert!(told.contains("1 of 1 events confirmed") && told.contains("3 still wait"), "{told}");
+    assert_eq!(landed(&topics, "alma.loan").len(), 2);
+    let _bridge = setup.start();
+    wait_for("what waited", || (landed(&topics, "alma.loan").len() == 5).then_some(()));
+    assert_eq!(count(&landed(&topics, "alma.loan")).1, 1);
+}
+
+/// A bridge that has delivered one event to `blocked/topics` and can't publish there now (its files are in `aside`), and
+/// a replay of it that waits.
+fn held_replay(setup: &Setup) -> (Bridge, Child) {
+    let bridge = setup.start();
+    bridge.post(&loan(0));
+    in_step(&bridge);
+    assert_eq!(bridge.stop().code(), Some(0));
+    fs::rename(setup.path("blocked"), setup.path("aside")).expect("moved");
+    fs::write(setup.path("blocked"), "in the way").expect("written");
+    let bridge = setup.start();
+    let mut command = setup.prepared(&["replay", "--sink", "main", "--from", "1h"]);
+    let held = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+    wait_for("the run to begin", || bridge.log().lines().any(|line| line.contains("replay begins")).then_some(()));
+    (bridge, held)
+}
+
+#[test]
+fn a_replay_takes_no_more_memory_because_there_is_much_to_publish() {
+    const EVENTS: usize = 160;
+    let setup = Setup::new("");
+    let bridge = setup.start();
+    let mut client = bridge.client();
+    let pad = "x".repeat(512 << 10);
+    for number in 0..EVENTS {
+        let body = format!(r#"{{"id":"4{number:018}","action":"BIB","pad":"{pad}"}}"#);
+        assert_eq!(client.post("/webhooks", body.as_bytes()).status, 204);
+    }
+    in_step(&bridge);
+    let before = bridge.resident_kib();
+    let told = setup.done(&["replay", "--sink", "main", "--from", "1h"]);
+    assert!(told.contains("160 of 160 events confirmed"), "{told}");
+    let grown = bridge.resident_kib().saturating_sub(before) >> 10;
+    // What was read is 80 MiB; in memory is a window of 4 MiB, as documents and as they were written.
+    assert!(grown < 40, "{grown} MiB more than the {} MiB before", before >> 10);
+}
+
+#[test]
+fn a_bridge_that_stops_ends_a_replay_and_the_command_says_so() {
+    let setup = Setup::new("[sinks.main]\ntype = \"file\"\ndir = \"DIR/blocked/topics\"\n");
+    let (bridge, held) = held_replay(&setup);
+    assert_eq!(bridge.stop().code(), Some(0), "nothing holds it up");
+    let ended = held.wait_with_output().expect("ends");
+    let said = text(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(1), "{said}");
+    assert!(said.contains("the sink was stopped") || said.contains("the bridge went away"), "{said}");
+}
+
+#[test]
+fn one_replay_goes_at_a_time_and_ctrl_c_ends_it() {
+    let setup = Setup::new("[sinks.main]\ntype = \"file\"\ndir = \"DIR/blocked/topics\"\n");
+    let topics = setup.path("blocked/topics");
+    let (bridge, held) = held_replay(&setup);
+    let why = setup.fails(1, &["replay", "--sink", "main", "--from", "1h"]);
+    assert!(why.contains("is going on; only one goes at a time"), "{why}");
+    kill_process(Pid::from_child(&held), Signal::INT).expect("signalled");
+    let ended = held.wait_with_output().expect("ends");
+    let said = text(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(1), "{said}");
+    assert!(said.contains("ended before its time"), "{said}");
+    fs::remove_file(setup.path("blocked")).expect("removed");
+    fs::rename(setup.path("aside"), setup.path("blocked")).expect("moved");
+    bridge.post(&loan(1));
+    wait_for("the next event", || (landed(&topics, "alma.loan").len() > 1).then_some(()));
+    assert_eq!(count(&landed(&topics, "alma.loan")).1, 0, "a run that was ended publishes nothing more");
+    in_step(&bridge);
+    assert!(setup.done(&["replay", "--sink", "main", "--from", "1h"]).contains("2 of 2"), "and another may begin");
+}
+
+#[test]
+fn what_the_sink_does_not_take_is_told_and_not_set_aside() {
+    let setup = Setup::new("[sinks.main]\ntype = \"file\"\nmax_topics = 1\n");
+    let bridge = delivered(&setup);
+    let kept = "alma_bridge_dead_letters{sink=\"main\",reason=\"too_many_topics\"}";
+    assert_eq!(bridge.metric(kept), Some(2.0));
+    let told = setup.fails(1, &["replay", "--sink", "main", "--from", "1h"]);
+    assert!(told.contains("5 of 7 events confirmed") && told.contains("2 were not taken: too_many_topics"), "{told}");
+    assert_eq!(bridge.metric(kept), Some(2.0));
+}
+
+#[test]
+fn a_replay_says_what_it_can_not_do() {
+    let setup = Setup::new("");
+    let _bridge = setup.start();
+    let why = setup.fails(1, &["replay", "--sink", "other", "--from", "1h"]);
+    assert!(why.contains("sink other is not in the configuration") && why.contains("main"), "{why}");
+    assert!(setup.fails(2, &["replay", "--sink", "main", "--from", "yesterday"]).contains("RFC 3339"));
+    setup.fails(2, &["replay", "--sink", "main", "--from", "1h", "--to", "2h"]);
+    setup.fails(2, &["replay", "--sink", "main", "--from", "1h", "--action", "a.b.c"]);
+    let nothing = setup.command(&["replay", "--sink", "main", "--from", "1h"]);
+    assert!(nothing.status.success());
+    assert!(text(&nothing.stderr).contains("retains no event"), "{nothing:?}");
+}
