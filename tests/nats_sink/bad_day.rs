@@ -27,9 +27,9 @@ impl Bridge {
     fn with_events(place: &Place) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let config = format!(
-            "data_dir = {data:?}\n[ingress]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n\
+            "data_dir = \"{data}\"\n[ingress]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n\
              [sinks.main]\ntype = \"nats\"\nservers = [{server:?}]\nstream = {stream:?}\ntopic = \"{prefix}.{{action}}\"\n",
-            data = folder.path().join("data"),
+            data = folder.path().join("data").display(),
             server = var("NATS"),
             stream = place.settings.stream,
             prefix = place.prefix,
@@ -81,7 +81,7 @@ fn until(what: &str, holds: impl Fn() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !holds() {
         assert!(Instant::now() < deadline, "waited {PATIENCE:?} until {what}");
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::park_timeout(Duration::from_millis(20));
     }
 }
 
