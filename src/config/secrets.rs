@@ -194,8 +194,9 @@ fn made_or_read(path: &Path, made: &mut Vec<PathBuf>) -> io::Result<Secret> {
     if path.exists() {
         return read(path);
     }
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
     let secret = fresh_secret()?;
-    write(path, &secret)?;
+    write(path, &secret).map_err(named)?;
     made.push(path.to_owned());
     Ok(secret)
 }

@@ -123,7 +123,12 @@ impl DiskFile for File {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        File::sync_data(self)
+        File::sync_data(self)?;
+        // A file without a name is gone with the process, whatever was synced.
+        if std::os::unix::fs::MetadataExt::nlink(&self.metadata()?) == 0 {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "the file was deleted while it was in use"));
+        }
+        Ok(())
     }
 
     fn set_size(&self, size: u64) -> io::Result<()> {
@@ -173,11 +178,22 @@ pub(super) fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<
     name.push(TEMPORARY);
     let temporary: PathBuf = folder_of(path).join(name);
     remove_if_there(disk, &temporary)?;
-    let file = disk.create(&temporary)?;
+    let file = create_in_folder(disk, &temporary)?;
     file.write_at(bytes, 0)?;
     file.sync_data()?;
     disk.rename(&temporary, path)?;
     disk.sync_dir(folder_of(path))
+}
+
+/// Creates a file, and its folder again where somebody has deleted it.
+pub(super) fn create_in_folder(disk: &dyn Disk, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+    match disk.create(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            create_dirs(disk, folder_of(path))?;
+            disk.create(path)
+        }
+        created => created,
+    }
 }
 
 /// What a file is called while [`replace`] writes it; a name of ours has no dot, so it is never one of these.
@@ -212,6 +228,12 @@ mod tests {
         assert_eq!(read_all(&RealDisk, &dir.join("file")).expect("read"), b"new");
         assert_eq!((mode(&dir), mode(&dir.join("file"))), (0o700, 0o600));
         assert_eq!(RealDisk.list(&dir).expect("listed"), ["file"]);
+        let open = RealDisk.open(&dir.join("file"), true).expect("opened");
+        open.sync_data().expect("synced");
+        std::fs::remove_dir_all(&dir).expect("removed");
+        assert_eq!(open.sync_data().expect_err("nothing is durable there").kind(), io::ErrorKind::NotFound);
+        replace(&RealDisk, &dir.join("file"), b"newer").expect("written where no folder is");
+        assert_eq!(read_all(&RealDisk, &dir.join("file")).expect("read"), b"newer");
         assert!(RealDisk.free(&dir).expect("statvfs") > 0);
     }
 }

@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tracing::{error, info, warn};
 
 use super::dedupe::{Dedupe, Known};
-use super::disk::DiskFile;
+use super::disk::{DiskFile, create_in_folder};
 use super::format::{
     GROUP_HEADER, GroupHeader, Key, Previous, RecordHeader, SEGMENT_START, SegmentHeader, record_length,
 };
@@ -382,7 +382,7 @@ impl Writer {
         getrandom::fill(&mut seed).map_err(|error| io::Error::other(error.to_string()))?;
         let seed = u32::from_le_bytes(seed);
         let header = SegmentHeader { seed, first, created: self.shared.clock.now(), previous: self.previous };
-        let opened = self.shared.disk.create(&path).and_then(|file| {
+        let opened = create_in_folder(&*self.shared.disk, &path).and_then(|file| {
             file.write_at(&header.encode(), 0)?;
             file.sync_data()?;
             self.shared.disk.sync_dir(&self.shared.paths.segments)?;

@@ -2,7 +2,8 @@
 //!
 //! - `http`: every row of the table of answers, and hostile HTTP
 //! - `durability`: what got 204 lands, whatever is done to the process
-//! - `journal`: faults of the folder: lock, version, damage, full disk
+//! - `disk`: faults of the disk: full, read-only, truncated, flipped, files and folders gone
+//! - `journal`: lock, version, damage, the journal's bound
 //! - `operators`: the admin listener, metrics, logs, stop
 //! - `reload`: the configuration changes while events are taken
 //! - `strangers`, `tls`: who does not hold the secret; HTTPS
@@ -17,6 +18,7 @@ mod harness;
 mod bad_day;
 mod commands;
 mod configuration;
+mod disk;
 mod durability;
 mod http;
 mod journal;

@@ -1,0 +1,250 @@
+//! Faults of the disk under the real binary: full, read-only, truncated, flipped, files and folders gone.
+//!
+//! Disks are mounted for it, which takes root, as all tests here may.
+
+use std::collections::BTreeSet;
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::harness::{Bridge, Setup, loan, number_of, text, wait_for};
+
+/// A file system on the data folder; gone with this.
+struct Mount(PathBuf);
+
+impl Mount {
+    /// Kept in memory.
+    fn tmpfs(setup: &Setup, size: &str) -> Self {
+        fs::create_dir(setup.data()).expect("made");
+        let options = format!("size={size},mode=0700");
+        run(Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(setup.data()));
+        Self(setup.data())
+    }
+
+    /// ext4 in a file.
+    fn ext4(setup: &Setup) -> Self {
+        let image = setup.path("image");
+        OpenOptions::new().create_new(true).write(true).open(&image).expect("made").set_len(64 << 20).expect("sized");
+        run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&image));
+        fs::create_dir(setup.data()).expect("made");
+        Self::again(setup)
+    }
+
+    fn again(setup: &Setup) -> Self {
+        run(Command::new("mount").args(["-o", "loop"]).arg(setup.path("image")).arg(setup.data()));
+        Self(setup.data())
+    }
+
+    fn remount(&self, options: &str) {
+        run(Command::new("mount").args(["-o", &format!("remount,{options}")]).arg(&self.0));
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+fn run(command: &mut Command) {
+    let done = command.output().expect("it starts");
+    assert!(done.status.success(), "{command:?}: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+/// Sends events until `enough` says so of the taken and the refused; the numbers of those that got 204.
+fn send(bridge: &Bridge, next: &mut u64, mut enough: impl FnMut(usize, usize) -> bool) -> BTreeSet<u64> {
+    let (mut taken, mut refused) = (BTreeSet::new(), 0);
+    wait_for("enough answers", || {
+        let answer = bridge.post(&loan(*next));
+        match answer.status {
+            204 => drop(taken.insert(*next)),
+            503 => refused += 1,
+            status => panic!("{status} for event {next}"),
+        }
+        *next += 1;
+        enough(taken.len(), refused).then_some(())
+    });
+    taken
+}
+
+fn landed(dir: &Path) -> BTreeSet<u64> {
+    crate::harness::landed(dir, "alma.loan").iter().map(number_of).collect()
+}
+
+fn wait_until_landed(dir: &Path, taken: &BTreeSet<u64>) {
+    wait_for("all that was taken to land", || taken.is_subset(&landed(dir)).then_some(()));
+}
+
+/// Segments of the journal that hold something, oldest first.
+fn segments(setup: &Setup) -> Vec<PathBuf> {
+    let entries = fs::read_dir(setup.data().join("journal/segments")).expect("segments");
+    let mut segments: Vec<PathBuf> = entries.map(|entry| entry.expect("an entry").path()).collect();
+    segments.sort();
+    segments
+}
+
+fn largest_segment(setup: &Setup) -> PathBuf {
+    segments(setup).into_iter().max_by_key(|path| fs::metadata(path).expect("metadata").len()).expect("one")
+}
+
+/// Where the body of an event stands in a segment.
+fn place_of(segment: &Path, number: u64) -> u64 {
+    let (bytes, body) = (fs::read(segment).expect("read"), loan(number));
+    bytes.windows(body.len()).position(|window| window == body).expect("the event") as u64
+}
+
+#[test]
+fn a_full_disk_is_503_and_goes_on_by_itself_once_there_is_room() {
+    // The first bound is the bridge's own, the second the disk's.
+    for min_free in ["1MiB", "0B"] {
+        let setup = Setup::new(&format!(
+            "[journal]\nmin_free = \"{min_free}\"\n[sinks.main]\ntype = \"file\"\ndir = \"DIR/topics\"\n"
+        ));
+        let _mount = Mount::tmpfs(&setup, "8m");
+        let bridge = setup.start();
+        let mut next = 0;
+        let mut taken = send(&bridge, &mut next, |taken, _| taken == 50);
+        let filler = setup.data().join("filler");
+        let file = OpenOptions::new().create_new(true).write(true).open(&filler).expect("made");
+        let (mut at, block) = (0, vec![0; 4_096]);
+        while file.write_at(&block, at).is_ok_and(|written| written > 0) {
+            at += block.len() as u64;
+        }
+        drop(file);
+        // What is allocated already may take a few more.
+        taken.extend(send(&bridge, &mut next, |_, refused| refused == 20));
+        let unready = bridge.admin_get("/readyz");
+        assert_eq!(unready.status, 503, "{}", unready.text());
+        fs::remove_file(&filler).expect("removed");
+        taken.extend(send(&bridge, &mut next, |taken, _| taken == 50));
+        bridge.kill();
+        let _bridge = setup.start();
+        wait_until_landed(&setup.path("topics"), &taken);
+    }
+}
+
+#[test]
+fn a_disk_that_turns_read_only_is_503_and_nothing_that_got_2xx_is_lost() {
+    let setup = Setup::new("[journal]\nmin_free = \"1MiB\"\n[sinks.main]\ntype = \"file\"\ndir = \"DIR/topics\"\n");
+    let mount = Mount::ext4(&setup);
+    let bridge = setup.start();
+    let mut next = 0;
+    let mut taken = send(&bridge, &mut next, |taken, _| taken == 50);
+    wait_until_landed(&setup.path("topics"), &taken);
+    // What ext4 does by itself when its disk fails.
+    mount.remount("abort");
+    taken.extend(send(&bridge, &mut next, |_, refused| refused == 20));
+    let unready = bridge.admin_get("/readyz");
+    assert!(unready.status == 503 && unready.text().contains("Read-only"), "{}", unready.text());
+    // Such a disk is mended by mounting it anew, for which nobody may use it.
+    bridge.kill();
+    drop(mount);
+    let _mount = Mount::again(&setup);
+    let bridge = setup.start();
+    taken.extend(send(&bridge, &mut next, |taken, _| taken == 50));
+    wait_until_landed(&setup.path("topics"), &taken);
+}
+
+#[test]
+fn a_disk_that_is_read_only_at_the_start_is_told() {
+    let setup = Setup::new("");
+    let mount = Mount::tmpfs(&setup, "8m");
+    mount.remount("ro");
+    let output = setup.command(&["run"]);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("Read-only file system") && said.contains("data/admin.token"), "{said}");
+}
+
+#[test]
+fn a_truncated_segment_is_loud_and_what_is_readable_is_delivered() {
+    let setup = Setup::new("[sinks.main]\ntype = \"file\"\ndir = \"DIR/blocked/main\"\n");
+    fs::write(setup.path("blocked"), "").expect("written");
+    let bridge = setup.start();
+    let mut next = 0;
+    send(&bridge, &mut next, |taken, _| taken == 100);
+    assert!(bridge.stop().success());
+    // The next segment says how long this one was; without it, it could pass for a write that a crash cut short.
+    assert!(setup.start().stop().success());
+    let segment = largest_segment(&setup);
+    let cut = place_of(&segment, 60) + 10;
+    OpenOptions::new().write(true).open(&segment).expect("opened").set_len(cut).expect("cut");
+    fs::remove_file(setup.path("blocked")).expect("removed");
+    let bridge = setup.start();
+    let dir = setup.path("blocked/main");
+    wait_until_landed(&dir, &(0..60).collect());
+    assert!(bridge.log().contains("damage"), "not loud");
+    assert!(bridge.metric_sum("alma_bridge_journal_damaged_records_total") > 0);
+    let more = send(&bridge, &mut next, |taken, _| taken == 10);
+    wait_until_landed(&dir, &more);
+    assert!(landed(&dir).is_disjoint(&(60..100).collect()), "what was cut off is gone");
+}
+
+#[test]
+fn a_byte_flipped_in_the_last_batch_is_loud_and_the_rest_is_delivered() {
+    let setup = Setup::new("[sinks.main]\ntype = \"file\"\ndir = \"DIR/blocked/main\"\n");
+    fs::write(setup.path("blocked"), "").expect("written");
+    let bridge = setup.start();
+    let mut next = 0;
+    send(&bridge, &mut next, |taken, _| taken == 30);
+    let segment = largest_segment(&setup);
+    let length = || fs::metadata(&segment).expect("metadata").len();
+    // After a second of idleness its end is named, so that the last batch can't pass for a torn tail.
+    let before = length();
+    wait_for("the end to be named", || (length() > before).then_some(()));
+    bridge.kill();
+    let last = place_of(&segment, 29);
+    OpenOptions::new().write(true).open(&segment).expect("opened").write_all_at(b"#", last + 20).expect("written");
+    fs::remove_file(setup.path("blocked")).expect("removed");
+    let bridge = setup.start();
+    let dir = setup.path("blocked/main");
+    wait_until_landed(&dir, &(0..29).collect());
+    assert_eq!(bridge.metric_sum("alma_bridge_journal_damaged_records_total"), 1);
+    assert!(bridge.log().contains("damage"), "not loud");
+    // Not a repeat of what was lost: Alma's next try is taken.
+    assert_eq!(bridge.post(&loan(29)).status, 204);
+    wait_until_landed(&dir, &(0..30).collect());
+}
+
+#[test]
+fn files_and_folders_that_are_gone_at_the_start_lose_nothing_that_is_readable() {
+    for gone in ["cursors", "digests", "damaged", "dead"] {
+        let setup = Setup::new("[sinks.main]\ntype = \"file\"\ndir = \"DIR/blocked/main\"\n");
+        fs::write(setup.path("blocked"), "").expect("written");
+        let bridge = setup.start();
+        let mut next = 0;
+        let mut taken = send(&bridge, &mut next, |taken, _| taken == 30);
+        assert!(bridge.stop().success());
+        let path = setup.data().join("journal").join(gone);
+        if path.is_dir() {
+            fs::remove_dir_all(&path).expect("removed");
+        } else if path.exists() {
+            fs::remove_file(&path).expect("removed");
+        }
+        fs::remove_file(setup.path("blocked")).expect("removed");
+        let bridge = setup.start();
+        taken.extend(send(&bridge, &mut next, |taken, _| taken == 10));
+        wait_until_landed(&setup.path("blocked/main"), &taken);
+    }
+}
+
+#[test]
+fn a_folder_that_is_deleted_under_a_running_bridge_gets_no_2xx_into_the_void() {
+    for gone in ["journal/segments", "journal/cursors", "journal", "topics"] {
+        let setup = Setup::new("");
+        let bridge = setup.start();
+        let mut next = 0;
+        let before = send(&bridge, &mut next, |taken, _| taken == 30);
+        wait_until_landed(&setup.data().join("topics"), &before);
+        fs::remove_dir_all(setup.data().join(gone)).expect("removed");
+        // It goes on by itself; what gets 2xx from now on is there after a kill.
+        let after = send(&bridge, &mut next, |taken, _| taken == 30);
+        wait_until_landed(&setup.data().join("topics"), &after);
+        assert_eq!(bridge.admin_get("/readyz").status, 200, "{gone}");
+        let last = send(&bridge, &mut next, |taken, _| taken == 30);
+        bridge.kill();
+        let _bridge = setup.start();
+        wait_until_landed(&setup.data().join("topics"), &last);
+    }
+}
