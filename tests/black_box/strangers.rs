@@ -1,8 +1,11 @@
 //! Who does not hold the secret gets little, and keeps nobody out.
 
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
-use crate::harness::{Setup, loan, request, wait_for};
+use rustix::process::{Resource, getrlimit, setrlimit};
+
+use crate::harness::{Bridge, Client, Setup, loan, request, wait_for};
 
 #[test]
 fn idle_and_half_sent_connections_give_way_to_almas() {
@@ -66,7 +69,7 @@ fn a_body_of_1_gib_is_not_read() {
     assert!(sent < 64, "{sent} MiB were read");
     assert_eq!(client.try_answer().map(|answer| answer.status), Some(503));
     assert_eq!(bridge.post(&loan(1)).status, 204);
-    let memory = bridge.resident_kib();
+    let memory = bridge.memory_kib("VmRSS");
     assert!(memory < 100 * 1024, "{memory} KiB resident");
 }
 
@@ -90,4 +93,131 @@ fn a_slow_body_holds_no_memory_it_does_not_send() {
     assert_eq!(bridge.post(&loan(1)).status, 204, "a claimed length reserves nothing");
     drop(slow);
     assert!(bridge.client().is_silent(Duration::from_millis(10)));
+}
+
+/// How long Alma waits.
+const ALMAS_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Of the bridge, in KiB: 64 MiB of bodies, a thousand connections, and itself.
+const MEMORY_BUDGET: u64 = 128 * 1024;
+
+/// One of many who do not hold the secret; what is held open is given back.
+fn stranger(bridge: &Bridge, number: usize) -> Option<Client> {
+    let mut client = Client::try_connect(bridge.ingress)?;
+    let signed = format!("X-Exl-Signature: {}", crate::harness::signature(b"another"));
+    let head = format!("POST /webhooks HTTP/1.1\r\nHost: b\r\n{signed}\r\n");
+    match number % 9 {
+        // Says nothing.
+        0 => {}
+        1 => client.write(b"POST /webhooks HTTP/1.1\r\nHost: b\r\nX-A: "),
+        2 => client.write(format!("{head}Content-Length: 8000000\r\n\r\n{{").as_bytes()),
+        3 => {
+            client.write(format!("{head}Content-Length: 100\r\n\r\n{{").as_bytes());
+            client.end_of_sending();
+        }
+        4 => client.write(format!("{head}Content-Length: 2\r\n\r\n{{}}").repeat(20).as_bytes()),
+        5 => client.write(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 no HTTP at all \x00\xff\r\n\r\n"),
+        // Where one reader would end the body by its length and another by its chunks.
+        6 => client.write(
+            format!("{head}Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\nPOST /webhooks HTTP/1.1\r\n\r\n")
+                .as_bytes(),
+        ),
+        7 => client.write(format!("{head}{}\r\n", "X-Long: y\r\n".repeat(2_000)).as_bytes()),
+        _ => {
+            client.write(format!("{head}Transfer-Encoding: chunked\r\n\r\n10000\r\n{}", "z".repeat(60_000)).as_bytes());
+        }
+    }
+    Some(client)
+}
+
+#[test]
+fn ten_thousand_strangers_keep_no_event_waiting_and_memory_stays_bounded() {
+    const STRANGERS: usize = 10_000;
+    const THREADS: usize = 4;
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit).expect("as many files as may be");
+    let setup = Setup::new("");
+    let bridge = setup.start();
+    let (met, over) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let (slowest, good) = std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let (bridge, met) = (&bridge, &met);
+            scope.spawn(move || {
+                let mut held = Vec::new();
+                for number in (thread..STRANGERS).step_by(THREADS) {
+                    held.extend(stranger(bridge, number));
+                    met.fetch_add(1, Ordering::Relaxed);
+                }
+                held
+            });
+        }
+        scope.spawn(|| {
+            // 1 GiB for whoever reads it, and a flood of wrong signatures, until the others are done.
+            let chunk = [b"100000\r\n".to_vec(), vec![b' '; 1 << 20], b"\r\n".to_vec()].concat();
+            let signed = crate::harness::signature(b"another");
+            let endless = format!(
+                "POST /webhooks HTTP/1.1\r\nHost: b\r\nX-Exl-Signature: {signed}\r\nTransfer-Encoding: chunked\r\n\r\n"
+            );
+            let wrong = format!(
+                "POST /webhooks HTTP/1.1\r\nHost: b\r\nX-Exl-Signature: {signed}\r\nContent-Length: 2\r\n\r\n{{}}"
+            );
+            while !over.load(Ordering::Relaxed) {
+                let Some(mut client) = Client::try_connect(bridge.ingress) else { continue };
+                client.write(endless.as_bytes());
+                let _ = (0..1_024).take_while(|_| client.try_write(&chunk)).count();
+                for _ in 0..50 {
+                    if let Some(mut client) = Client::try_connect(bridge.ingress) {
+                        client.write(wrong.as_bytes());
+                        let _ = client.try_answer();
+                    }
+                }
+            }
+        });
+        let alma = scope.spawn(|| {
+            let (mut slowest, mut good) = (Duration::ZERO, 0);
+            let mut kept = bridge.client();
+            while met.load(Ordering::Relaxed) < STRANGERS {
+                // By turns on the connection that it has and on a new one.
+                let begun = Instant::now();
+                let body = loan(good);
+                let answer = if good % 2 == 0 { kept.post("/webhooks", &body) } else { bridge.post(&body) };
+                assert_eq!(answer.status, 204, "event {good}: {}", answer.text());
+                slowest = slowest.max(begun.elapsed());
+                good += 1;
+            }
+            over.store(true, Ordering::Relaxed);
+            (slowest, good)
+        });
+        alma.join().expect("all events are answered")
+    });
+    let peak = bridge.memory_kib("VmHWM");
+    println!("{STRANGERS} strangers: {good} events taken meanwhile, slowest {slowest:?}; at most {peak} KiB resident");
+    assert!(good > 100, "{good}");
+    assert!(slowest < ALMAS_PATIENCE, "{slowest:?}");
+    assert!(peak < MEMORY_BUDGET, "{peak} KiB resident");
+    wait_for("all good events to land", || (setup.landed("alma.loan").len() as u64 == good).then_some(()));
+}
+
+#[test]
+fn a_body_at_the_bound_is_taken_and_one_byte_more_is_not() {
+    const MAX_BODY: usize = 8 << 20;
+    let setup = Setup::new("");
+    let bridge = setup.start();
+    for (size, status) in [(MAX_BODY - 1, 204), (MAX_BODY, 204), (MAX_BODY + 1, 503)] {
+        let mut body = loan(size as u64);
+        body.resize(size, b' ');
+        assert_eq!(bridge.post(&body).status, status, "{size} bytes");
+        let chunked = [
+            format!(
+                "POST /webhooks HTTP/1.1\r\nHost: b\r\nX-Exl-Signature: {}\r\nTransfer-Encoding: chunked\r\n\r\n{size:x}\r\n",
+                crate::harness::signature(&body)
+            )
+            .as_bytes(),
+            &body,
+            b"\r\n0\r\n\r\n",
+        ]
+        .concat();
+        assert_eq!(bridge.client().send(&chunked).status, status, "{size} bytes in chunks");
+    }
 }

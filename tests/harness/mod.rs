@@ -262,10 +262,10 @@ impl Bridge {
         wait_for("the bridge to end", || child.try_wait().expect("waits"))
     }
 
-    /// Resident memory in KiB.
-    pub(crate) fn resident_kib(&self) -> u64 {
+    /// A size of `/proc/PID/status` in KiB: `VmRSS` is what is resident now, `VmHWM` the most that was.
+    pub(crate) fn memory_kib(&self, name: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a size");
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).expect("a size");
         line.trim().trim_end_matches(" kB").parse().expect("a number")
     }
 
