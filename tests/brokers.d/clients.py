@@ -1,4 +1,4 @@
-"""Clients that share no code with the bridge, to read back with: kcat, and Python's for each broker."""
+"""What tests use beside the brokers: clients that share no code with the bridge (kcat, Python's), a false clock."""
 
 from __future__ import annotations
 
@@ -38,7 +38,17 @@ def prepare() -> None:
         _, had = _venv()
         remarks.append("cached" if had else "fetched")
     need("kcat", "kcat")
+    need("faketime", "faketime")
+
+
+def _faketime() -> Path:
+    """The library that `faketime` loads into a program to give it another clock."""
+    need("faketime", "faketime")
+    found = sorted(Path("/usr").glob("lib*/**/libfaketime.so.1"))
+    if not found:
+        raise Failure("libfaketime.so.1 is not there, though faketime is installed")
+    return found[0]
 
 
 def variables() -> dict:
-    return {"PYTHON": _venv()[0] / "bin/python", "KCAT": need("kcat", "kcat")}
+    return {"PYTHON": _venv()[0] / "bin/python", "KCAT": need("kcat", "kcat"), "FAKETIME": _faketime()}

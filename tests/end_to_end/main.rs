@@ -2,6 +2,7 @@
 //!
 //! - `places`: where a test's events go on each broker, and how they are read back
 //! - `samples`: every document of Alma's, in every format, as the CloudEvents project's own SDK reads it
+//! - `clock`: the wall clock jumps
 //! - `commands`: what a person types
 //! - `faults`: many connections, a broker that is away, a bridge that is killed, brokers that are down at the start
 //! - `refusals`: missing rights, bounds of size, nobody bound
@@ -16,6 +17,7 @@ mod harness;
 
 mod places;
 
+mod clock;
 mod commands;
 mod faults;
 mod readme;

@@ -59,6 +59,8 @@ pub(crate) fn binary() -> Command {
 /// A folder with a configuration file, and what was run in it.
 pub(crate) struct Setup {
     folder: TempDir,
+    /// Of the bridges that are started.
+    environment: Vec<(String, String)>,
 }
 
 impl Setup {
@@ -71,9 +73,14 @@ impl Setup {
 
     /// The same without a configuration file yet.
     pub(crate) fn unwritten() -> Self {
-        let setup = Self { folder: tempfile::tempdir().expect("a folder") };
+        let setup = Self { folder: tempfile::tempdir().expect("a folder"), environment: Vec::new() };
         setup.write_secret("secret", SECRET);
         setup
+    }
+
+    /// A variable in the environment of the bridges that are started from now on.
+    pub(crate) fn environment(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
     }
 
     /// Writes a file that the owner alone can read, replaced at once.
@@ -157,6 +164,7 @@ impl Setup {
             .arg("--config")
             .arg(self.path("config.toml"))
             .current_dir(self.folder.path())
+            .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(fs::OpenOptions::new().create(true).append(true).open(&log).expect("a log"))
