@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::Value;
 
-use crate::harness::brokers::var;
+use crate::harness::brokers::{output, var};
 use crate::harness::{PATIENCE, Setup, wait_for};
 use crate::places::{Broker, rabbitmq_api, wait_until_delivered, wait_until_up};
 
@@ -93,3 +93,25 @@ fn a_subscriber_gets_the_event(broker: Broker) {
 }
 
 crate::on_each_broker!(a_subscriber_gets_the_event);
+
+#[test]
+fn the_consumer_that_drops_repeats_works_once_an_event() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let tried = "
+for event in [dict(source='/a', id='1'), dict(source='/a', id='2'), dict(source='/a', id='1'), dict(source='/b', id='1')]:
+    once(event, lambda event: print(event['source'], event['id']))
+def fails(event):
+    raise ValueError
+try:
+    once(dict(source='/a', id='3'), fails)
+except ValueError:
+    once(dict(source='/a', id='3'), lambda event: print('again', event['id']))
+";
+    // Twice: the second time it knows all from the first.
+    let run = || {
+        let program = format!("{}{tried}", block("Repeats", "python"));
+        output(Command::new(var("PYTHON")).args(["-c", &program]).current_dir(folder.path()))
+    };
+    assert_eq!(run(), "/a 1\n/a 2\n/b 1\nagain 3\n");
+    assert_eq!(run(), "");
+}
