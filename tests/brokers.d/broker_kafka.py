@@ -40,9 +40,9 @@ process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@{host}:{controller}
 controller.listener.names=CONTROLLER
-listeners=PLAINTEXT://{host}:{plain},SASL_SSL://{host}:{sasl_ssl},SSL://{host}:{ssl},CONTROLLER://{host}:{controller}
-advertised.listeners=PLAINTEXT://{host}:{plain},SASL_SSL://{host}:{sasl_ssl},SSL://{host}:{ssl}
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,SSL:SSL,CONTROLLER:PLAINTEXT
+listeners=PLAINTEXT://{host}:{plain},SASL_SSL://{host}:{sasl_ssl},SSL://{host}:{ssl},PROXIED://{host}:{proxied},CONTROLLER://{host}:{controller}
+advertised.listeners=PLAINTEXT://{host}:{plain},SASL_SSL://{host}:{sasl_ssl},SSL://{host}:{ssl},PROXIED://{host}:{proxy}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,SSL:SSL,PROXIED:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT
 inter.broker.listener.name=PLAINTEXT
 log.dirs={data}
 
@@ -57,6 +57,8 @@ sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512
 listener.name.sasl_ssl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_admin="{admin_password}" user_limited="{limited_password}";
 listener.name.sasl_ssl.scram-sha-256.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
 listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+listener.name.proxied.sasl.enabled.mechanisms=SCRAM-SHA-512
+listener.name.proxied.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
 
 authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
 super.users=User:ANONYMOUS;User:admin;User:{client}
@@ -94,7 +96,7 @@ def jars() -> tuple:
 
 def _settings() -> dict:
     return {
-        "ports": free_ports(["plain", "sasl_ssl", "ssl", "controller"]),
+        "ports": free_ports(["plain", "sasl_ssl", "ssl", "proxied", "proxy", "controller"]),
         "admin_password": secrets.token_hex(12),
         "limited_password": secrets.token_hex(12),
         "cluster": base64.urlsafe_b64encode(uuid.uuid4().bytes).decode("ascii").rstrip("="),
@@ -162,6 +164,8 @@ def variables(run: Run) -> dict:
         "KAFKA": f"{HOST}:{ports['plain']}",
         "KAFKA_SASL_SSL": f"{HOST}:{ports['sasl_ssl']}",
         "KAFKA_SSL": f"{HOST}:{ports['ssl']}",
+        "KAFKA_PROXIED": f"{HOST}:{ports['proxied']}",
+        "KAFKA_PROXY": f"{HOST}:{ports['proxy']}",
         "KAFKA_ADMIN_USER": "admin",
         "KAFKA_ADMIN_PASSWORD": settings["admin_password"],
         "KAFKA_LIMITED_USER": "limited",
