@@ -157,6 +157,31 @@ def after_start(_run: Run) -> None:
     """Nothing: users are part of the format, and rights are the tests' matter."""
 
 
+# What the tmpfs of [disk] holds at most. Only what is used takes memory.
+DISK = "8g"
+
+
+def disk(run: Run, state: str) -> None:
+    """Puts the log directory of the broker, which must be down, on a disk of its own (`own`); fills that disk to its
+    last byte (`full`); gives it room again (`roomy`). Only as root. `down` takes the disk away."""
+    data = run.path("kafka", "data")
+    if state == "own":
+        if os.path.ismount(data):
+            return
+        aside = run.path("kafka", "data.aside")
+        data.rename(aside)
+        data.mkdir(mode=0o700)
+        tool(["mount", "-t", "tmpfs", "-o", f"size={DISK},mode=0700", "alma-bridge-kafka", data])
+        tool(["cp", "-a", f"{aside}/.", data])
+        shutil.rmtree(aside)
+        return
+    if not os.path.ismount(data):
+        raise Failure("the log directory is on no disk of its own: `kafka-disk own` first")
+    usage = os.statvfs(data)
+    used = (usage.f_blocks - usage.f_bfree) * usage.f_frsize
+    tool(["mount", "-o", f"remount,size={used if state == 'full' else DISK}", data])
+
+
 def variables(run: Run) -> dict:
     settings = run.settings("kafka")
     ports = settings["ports"]

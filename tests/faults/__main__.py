@@ -21,6 +21,7 @@ from pathlib import Path
 
 import places.base
 import report
+import two_sinks
 from campaign import Campaign, Options, say
 from faults import FAULTS
 from places import PLACES
@@ -43,15 +44,19 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, help="default: a random one, which the table names")
     parser.add_argument("--duration", type=seconds, default=60.0, help="of the faults; default 60s")
     parser.add_argument("--bridge", type=Path, default=REPOSITORY / "target/debug/alma-bridge", metavar="BINARY")
-    parser.add_argument("--fault", action="append", choices=sorted(FAULTS), metavar="NAME",
-                        help=f"only this one, may be given again; default all: {', '.join(FAULTS)}")
+    parser.add_argument("--fault", action="append", choices=[*FAULTS, two_sinks.NAME], metavar="NAME",
+                        help=f"only this one, may be given again: {', '.join([*FAULTS, two_sinks.NAME])}; default all "
+                             "but the last, which is a run of its own")
     parser.add_argument("--rate", type=float, default=40.0, help="events a second; default 40")
     parser.add_argument("--kill-every", type=seconds, default=None, metavar="TIME",
                         help="mean time between kills of the bridge beside the other faults; default 5s, none with --fault")
     parser.add_argument("--format", choices=["cloudevents", "cloudevents-binary"], help="default: the seed's choice")
     parser.add_argument("--keep", type=Path, default=Path(tempfile.gettempdir()) / "alma-bridge-faults", metavar="FOLDER",
                         help="where a failed run's evidence goes; default %(default)s")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if two_sinks.NAME in (args.fault or []) and len(args.fault) > 1:
+        parser.error(f"{two_sinks.NAME} is a run of its own")
+    return args
 
 
 def options(args: argparse.Namespace) -> Options:
@@ -74,7 +79,7 @@ async def whole(campaign: Campaign) -> None:
 def main() -> int:
     chosen = options(arguments())
     folder = Path(tempfile.mkdtemp(prefix=f"{chosen.broker}-{chosen.seed}-"))
-    campaign = Campaign(chosen, folder)
+    campaign = (two_sinks.TwoSinks if two_sinks.NAME in chosen.faults else Campaign)(chosen, folder)
     say(f"{chosen.broker}, seed {chosen.seed}, {chosen.duration:.0f} s, {chosen.format}, in {folder}")
     logs = places.base.RUN.path("logs")
     try:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from dataclasses import dataclass
+import time
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import Awaitable, Callable
 
-from bridge import Bridge, replace_file
+from bridge import Bridge, moment, replace_file
 from ledger import Found
 from places import Place
 from proxy import Proxy
@@ -31,6 +33,8 @@ class World:
     scale: float
     # Held while the bridge is being killed or started.
     bridge_lock: asyncio.Lock
+    # By fault: how often the broker had confirmed nothing for a second when the fault was about to end.
+    felt: Counter = field(default_factory=Counter)
 
     def length(self, seconds: float) -> float:
         """Of a fault that lasts: `seconds` in the long run, 3 s at least."""
@@ -39,6 +43,12 @@ class World:
     async def place_does(self, method: Callable, *arguments) -> None:
         """Something that blocks."""
         await asyncio.to_thread(method, *arguments)
+
+    async def lasts(self, name: str, seconds: float) -> None:
+        """The length of a fault that is to hold delivery up, and a look at whether it does."""
+        await asyncio.sleep(self.length(seconds))
+        sink = await self.bridge.sink()
+        self.felt[name] += sink is not None and time.time() - moment(sink.get("last_confirm")) > 1.0
 
 
 Fault = Callable[[World], Awaitable[None]]
@@ -78,7 +88,7 @@ async def broker_sigstop(world: World) -> None:
     """30 s in which connections are open and nothing answers."""
     await world.place_does(world.place.hang)
     try:
-        await asyncio.sleep(world.length(30))
+        await world.lasts("broker_sigstop", 30)
     finally:
         await world.place_does(world.place.go_on)
 
@@ -108,7 +118,7 @@ async def half_open(world: World) -> None:
     world.proxy.swallowing = True
     try:
         world.proxy.forget()
-        await asyncio.sleep(world.length(15))
+        await world.lasts("half_open", 15)
     finally:
         world.proxy.swallowing = False
 
@@ -118,7 +128,7 @@ async def slow(world: World) -> None:
     """1 KB/s each way."""
     world.proxy.slow = True
     try:
-        await asyncio.sleep(world.length(20))
+        await world.lasts("slow", 20)
     finally:
         world.proxy.slow = False
 
@@ -130,7 +140,7 @@ async def broker_refuses(world: World) -> None:
     """No room: RabbitMQ's memory alarm, a stream at its max_bytes, too few replicas in sync at Kafka."""
     try:
         await world.place_does(world.place.refuse)
-        await asyncio.sleep(world.length(15))
+        await world.lasts("broker_refuses", 15)
     finally:
         await world.place_does(world.place.accept)
 
@@ -157,7 +167,9 @@ async def rights_revoked(world: World) -> None:
     """The bridge's user loses all rights for 5 minutes; nobody has to do anything but give them back."""
     try:
         await world.place_does(world.place.revoke)
-        await asyncio.sleep(world.length(300))
+        # A broker may go on as before with who is connected.
+        world.proxy.cut()
+        await world.lasts("rights_revoked", 300)
     finally:
         await world.place_does(world.place.grant)
 
@@ -168,7 +180,7 @@ async def credentials_changed(world: World) -> None:
     password = secrets.token_hex(12)
     await world.place_does(world.place.set_password, password)
     world.proxy.cut()
-    await asyncio.sleep(world.length(10))
+    await world.lasts("credentials_changed", 10)
     replace_file(world.place.password_file, password)
     async with world.bridge_lock:
         world.bridge.reload()

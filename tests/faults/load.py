@@ -39,15 +39,16 @@ class Connection:
         return cls(*await asyncio.open_connection(*address, limit=1 << 16))
 
     async def post(self, event: Event) -> tuple:
-        """(status, outcome header, may the connection be used again)."""
+        """(status, outcome header or an error's text, may the connection be used again)."""
         self.writer.write(
             f"POST /webhooks HTTP/1.1\r\nHost: bridge\r\nContent-Type: application/json\r\n"
             f"X-Exl-Signature: {event.signature}\r\nContent-Length: {len(event.body)}\r\n\r\n".encode() + event.body)
         head = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         headers = dict(line.lower().split(": ", 1) for line in head[1:] if line)
-        await self.reader.readexactly(int(headers.get("content-length", 0)))
+        body = await self.reader.readexactly(int(headers.get("content-length", 0)))
         status = int(head[0].split(" ")[1])
-        return status, headers.get("alma-bridge-outcome"), headers.get("connection") != "close"
+        outcome = headers.get("alma-bridge-outcome") if status < 300 else body.decode("utf-8", errors="replace")
+        return status, outcome, headers.get("connection") != "close"
 
     def drop(self) -> None:
         # A reset: nothing of it stays in the kernel for minutes.
@@ -70,10 +71,14 @@ class Load:
         self.rng = random.Random(f"{seed}/load")
         # What requests came to: stored, repeat, unavailable, refused, cut, rejected (a 4xx), silent (no answer at all).
         self.outcomes: Counter = Counter()
+        # Of the answers that are no 2xx: status and text.
+        self.errors: Counter = Counter()
         # Requests without an answer after Alma's 5 s, though the connection stood; and acknowledgements behind them.
         self.slow = 0
         self.acknowledged_slow = 0
         self.slowest = 0.0
+        # Of all bodies that were acknowledged.
+        self.bytes = 0
         self.behind = 0.0
         self.left_out = 0
         self._idle: list = []
@@ -155,6 +160,7 @@ class Load:
         outcome, acknowledged = attempt.result()
         self.outcomes[outcome] += 1
         if acknowledged:
+            self.bytes += len(event.body)
             self.ledger.acknowledge(event)
             self.slowest = max(self.slowest, taken)
             self.acknowledged_slow += taken > ALMA_SECONDS
@@ -184,6 +190,7 @@ class Load:
             return outcome or "no outcome", True
         if 200 <= status < 300:
             return f"{status}", True
+        self.errors[f"{status} {outcome}"] += 1
         return ("rejected" if 400 <= status < 500 else "unavailable"), False
 
     def _take_idle(self, address: tuple) -> Optional[Connection]:

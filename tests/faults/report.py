@@ -6,6 +6,9 @@ import statistics
 
 from campaign import Campaign
 
+# A fault of these that holds nothing up was none.
+MUST_BITE = ("broker_sigstop", "half_open", "broker_refuses", "rights_revoked", "credentials_changed")
+
 
 def failures(campaign: Campaign) -> list:
     """What must not be, one phrase each; empty where the promise was kept."""
@@ -20,7 +23,9 @@ def failures(campaign: Campaign) -> list:
     told = [f"{count} {what}" for what, count in counts.items() if count]
     if not campaign.ledger.acknowledged:
         told.append("no event was acknowledged: nothing was tried")
-    return told + [f"left over: {what}" for what in campaign.left_over]
+    told += [f"{name} was inflicted {tally.faults[name]} times and never held anything up"
+             for name in MUST_BITE if tally.faults[name] and not campaign.world.felt[name]]
+    return told + campaign.wrong + [f"left over: {what}" for what in campaign.left_over]
 
 
 def _seconds(values: list) -> str:
@@ -41,9 +46,10 @@ def table(campaign: Campaign) -> str:
         ("load", f"{options.rate:g}/s, {len(campaign.ledger.sent)} events; worst {load.behind:.2f} s behind, "
                  f"{load.left_out} left out"),
         ("requests", outcomes),
+        ("errors answered", "; ".join(f"{count} {text}" for text, count in load.errors.most_common()) or "none"),
         ("bridge killed", tally.faults["bridge_sigkill"]),
         ("other faults", sum(count for name, count in tally.faults.items() if name != "bridge_sigkill")),
-        ("events acknowledged", len(acknowledged)),
+        ("events acknowledged", f"{len(acknowledged)}, {load.bytes / (1 << 20):.0f} MiB"),
         ("events found", len(found.times)),
         ("of them never acknowledged", sum(digits not in acknowledged for digits in found.times)),
         ("**lost**", len(found.lost())),
@@ -56,7 +62,7 @@ def table(campaign: Campaign) -> str:
         ("next confirm after the bridge's start", _seconds(tally.recoveries.get("bridge_sigkill", []))),
     ]
     lines = ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows), "",
-             "| fault | times | until the next confirm |", "|---|---|---|"]
-    lines += [f"| {name} | {count} | {_seconds(tally.recoveries.get(name, []))} |"
+             "| fault | times | seen to hold up delivery | until the next confirm |", "|---|---|---|---|"]
+    lines += [f"| {name} | {count} | {campaign.world.felt.get(name, '-')} | {_seconds(tally.recoveries.get(name, []))} |"
               for name, count in sorted(tally.faults.items())]
     return "\n".join(lines)

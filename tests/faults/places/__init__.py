@@ -5,11 +5,11 @@ All of it works by clients that share no code with the bridge, and none of it go
 
 from __future__ import annotations
 
-from places.base import Place
+from places.base import Place, common
 from places.kafka import Kafka
 from places.nats import Nats
 from places.rabbitmq import RabbitMq
 
 PLACES = {"kafka": Kafka, "rabbitmq": RabbitMq, "nats": Nats}
 
-__all__ = ["PLACES", "Place"]
+__all__ = ["PLACES", "Place", "common"]

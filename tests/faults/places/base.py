@@ -109,6 +109,10 @@ class Place:
         """Gives the bridge's user another password."""
         raise NotImplementedError
 
+    def can_refuse(self) -> bool:
+        """Whether a refusal can be had on this machine."""
+        return True
+
     def refuse(self) -> None:
         """From here on the broker takes nothing, for want of room."""
         raise NotImplementedError

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import time
 from concurrent.futures import Future
 from pathlib import Path
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import (AclBinding, AclBindingFilter, AclOperation, AclPermissionType, AdminClient,
-                                   AlterConfigOpType, ConfigEntry, ConfigResource, ResourcePatternType, ResourceType,
-                                   ScramCredentialInfo, ScramMechanism, UserScramCredentialUpsertion)
+                                   ResourcePatternType, ResourceType, ScramCredentialInfo,
+                                   ScramMechanism, UserScramCredentialUpsertion)
 
 import broker_kafka
 from ledger import Found, read_document
@@ -45,6 +46,17 @@ class Kafka(Place):
 
     # ------------------------------------------------------------ what an operator does
 
+    def set_up(self) -> None:
+        if self.can_refuse():
+            self.server().end(graceful=True)
+            broker_kafka.disk(RUN, "own")
+            self.start()
+        super().set_up()
+
+    def can_refuse(self) -> bool:
+        # Kafka knows no alarm: its disk has to be full, and must not be anybody else's.
+        return os.geteuid() == 0
+
     def _ask(self, what: str, ask) -> None:
         """Asks the broker something that gives a future, or one for each thing asked for."""
         def work() -> None:
@@ -75,16 +87,21 @@ class Kafka(Place):
         self._ask("password", lambda admin: admin.alter_user_scram_credentials([change]))
 
     def refuse(self) -> None:
-        """With one broker, no topic has two replicas in sync."""
-        self._set_replicas("2")
+        """The disk of the log directory is full: the broker ends with its next write."""
+        broker_kafka.disk(RUN, "full")
+        self._await_end()
+
+    def _await_end(self) -> None:
+        """Returns once the broker has ended by itself."""
+        def work() -> None:
+            if self.server().who():
+                raise LookupError("it still runs")
+        persist("end of a broker whose disk is full", work, LookupError)
 
     def accept(self) -> None:
-        self._set_replicas("1")
-
-    def _set_replicas(self, least: str) -> None:
-        entry = ConfigEntry("min.insync.replicas", least, incremental_operation=AlterConfigOpType.SET)
-        self._ask("min.insync.replicas", lambda admin: admin.incremental_alter_configs([
-            ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry]) for topic in self._topics()]))
+        """There is room again, and the operator starts the broker."""
+        broker_kafka.disk(RUN, "roomy")
+        self.start()
 
     def delete(self, what: str, found: Found) -> None:
         self.drain(found)
