@@ -158,12 +158,14 @@ def after_start(_run: Run) -> None:
 
 
 # What the tmpfs of [disk] holds at most. Only what is used takes memory.
-DISK = "8g"
+DISK = 8 << 30
+# What a full one leaves to a broker that writes while it is made full: soon gone.
+LEFT = 256 << 10
 
 
 def disk(run: Run, state: str) -> None:
-    """Puts the log directory of the broker, which must be down, on a disk of its own (`own`); fills that disk to its
-    last byte (`full`); gives it room again (`roomy`). Only as root. `down` takes the disk away."""
+    """Puts the log directory of the broker, which must be down, on a disk of its own (`own`); leaves that disk
+    256 KiB (`full`); gives it room again (`roomy`). Only as root. `down` takes the disk away."""
     data = run.path("kafka", "data")
     if state == "own":
         if os.path.ismount(data):
@@ -179,7 +181,7 @@ def disk(run: Run, state: str) -> None:
         raise Failure("the log directory is on no disk of its own: `kafka-disk own` first")
     usage = os.statvfs(data)
     used = (usage.f_blocks - usage.f_bfree) * usage.f_frsize
-    tool(["mount", "-o", f"remount,size={used if state == 'full' else DISK}", data])
+    tool(["mount", "-o", f"remount,size={used + LEFT if state == 'full' else DISK}", data])
 
 
 def variables(run: Run) -> dict:

@@ -112,7 +112,8 @@ def unmount_below(folder: Path) -> None:
     rows = [line.split(" ") for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()]
     for row in reversed(rows):
         if row[1].startswith(f"{folder}/"):
-            tool(["umount", row[1]])
+            # Lazily: threads of a process that was just killed may still hold it.
+            tool(["umount", "--lazy", row[1]])
 
 
 # ---------------------------------------------------------------- the cache
