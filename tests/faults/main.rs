@@ -1,0 +1,117 @@
+//! Nothing that was acknowledged is lost: one test per broker and fault, each a short run of the fault harness.
+//!
+//!     tests/brokers run cargo test --test faults                    all: about half an hour
+//!     tests/brokers run cargo test --test faults short_run          every fault of each broker in one run: 5 minutes
+//!     tests/brokers run cargo test --test faults kafka_             one broker's
+//!
+//! What a run prints stands in the output of a test that fails; its journal, logs, ledger and seed are in the folder
+//! that it names. The long run is in `docs/faults.md`.
+
+use std::process::Command;
+use std::sync::Mutex;
+
+/// A run has its brokers alone: it kills them.
+static BROKERS: Mutex<()> = Mutex::new(());
+
+/// Seconds in which one fault comes as often as it fits, once at least.
+const ONE_FAULT: &str = "6s";
+
+/// Seconds in which each fault comes once or twice.
+const ALL_FAULTS: &str = "60s";
+
+/// Runs the harness; fails with what it printed.
+fn run(arguments: &[&str]) {
+    // One test's failure says nothing of the next one's brokers.
+    let _alone = BROKERS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let harness = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/faults/run");
+    let mut command = Command::new(harness);
+    command.args(["--bridge", env!("CARGO_BIN_EXE_alma-bridge")]).args(arguments);
+    let output = command.output().expect("runs within `tests/brokers run`");
+    let (told, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{}\n{told}\n{said}", output.status);
+    println!("{told}");
+}
+
+fn one_fault(broker: &str, fault: &str) {
+    run(&["--broker", broker, "--duration", ONE_FAULT, "--fault", fault]);
+}
+
+macro_rules! faults {
+    ($($name:ident: $broker:literal, $fault:literal;)*) => {
+        $(
+            #[test]
+            fn $name() {
+                one_fault($broker, $fault);
+            }
+        )*
+    };
+}
+
+faults! {
+    kafka_bridge_sigkill: "kafka", "bridge_sigkill";
+    kafka_broker_sigkill: "kafka", "broker_sigkill";
+    kafka_broker_sigstop: "kafka", "broker_sigstop";
+    kafka_connection_cut: "kafka", "connection_cut";
+    kafka_reset: "kafka", "reset";
+    kafka_half_open: "kafka", "half_open";
+    kafka_slow: "kafka", "slow";
+    kafka_broker_refuses: "kafka", "broker_refuses";
+    kafka_place_deleted: "kafka", "place_deleted";
+    kafka_rights_revoked: "kafka", "rights_revoked";
+    kafka_credentials_changed: "kafka", "credentials_changed";
+    kafka_three_at_once: "kafka", "three_at_once";
+    rabbitmq_bridge_sigkill: "rabbitmq", "bridge_sigkill";
+    rabbitmq_broker_sigkill: "rabbitmq", "broker_sigkill";
+    rabbitmq_broker_sigstop: "rabbitmq", "broker_sigstop";
+    rabbitmq_connection_cut: "rabbitmq", "connection_cut";
+    rabbitmq_reset: "rabbitmq", "reset";
+    rabbitmq_half_open: "rabbitmq", "half_open";
+    rabbitmq_slow: "rabbitmq", "slow";
+    rabbitmq_broker_refuses: "rabbitmq", "broker_refuses";
+    rabbitmq_place_deleted: "rabbitmq", "place_deleted";
+    rabbitmq_rights_revoked: "rabbitmq", "rights_revoked";
+    rabbitmq_credentials_changed: "rabbitmq", "credentials_changed";
+    rabbitmq_three_at_once: "rabbitmq", "three_at_once";
+    nats_bridge_sigkill: "nats", "bridge_sigkill";
+    nats_broker_sigkill: "nats", "broker_sigkill";
+    nats_broker_sigstop: "nats", "broker_sigstop";
+    nats_connection_cut: "nats", "connection_cut";
+    nats_reset: "nats", "reset";
+    nats_half_open: "nats", "half_open";
+    nats_slow: "nats", "slow";
+    nats_broker_refuses: "nats", "broker_refuses";
+    nats_place_deleted: "nats", "place_deleted";
+    nats_rights_revoked: "nats", "rights_revoked";
+    nats_credentials_changed: "nats", "credentials_changed";
+    nats_three_at_once: "nats", "three_at_once";
+}
+
+#[test]
+fn kafka_two_sinks_one_down() {
+    run(&["--broker", "kafka", "--rate", "80", "--fault", "two_sinks_one_down"]);
+}
+
+#[test]
+fn kafka_short_run() {
+    run(&["--broker", "kafka", "--duration", ALL_FAULTS]);
+}
+
+#[test]
+fn rabbitmq_two_sinks_one_down() {
+    run(&["--broker", "rabbitmq", "--rate", "80", "--fault", "two_sinks_one_down"]);
+}
+
+#[test]
+fn rabbitmq_short_run() {
+    run(&["--broker", "rabbitmq", "--duration", ALL_FAULTS]);
+}
+
+#[test]
+fn nats_two_sinks_one_down() {
+    run(&["--broker", "nats", "--rate", "80", "--fault", "two_sinks_one_down"]);
+}
+
+#[test]
+fn nats_short_run() {
+    run(&["--broker", "nats", "--duration", ALL_FAULTS]);
+}
