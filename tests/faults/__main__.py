@@ -4,7 +4,8 @@
 
 It prints a table and exits with 1 where an acknowledged event is lost, an event is damaged, a request was acknowledged
 after more than the 5 s that Alma waits, a good event got a 4xx, or something was left over. Then journal, logs, ledger
-and seed are kept in a folder that it names. From 20 minutes on faults have their whole lengths.
+and seed are kept in a folder that it names. From 20 minutes on faults have their whole lengths, and topics that an
+operator must mend a grace of a minute; in a shorter run it is 5 s.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ from campaign import Campaign, Options, say
 from faults import FAULTS
 from places import PLACES
 
+# From here on a run is a long one.
+LONG_SECONDS = 1_200
+SHORT_LENGTH = 3.0
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -50,6 +54,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rate", type=float, default=40.0, help="events a second; default 40")
     parser.add_argument("--kill-every", type=seconds, default=None, metavar="TIME",
                         help="mean time between kills of the bridge beside the other faults; default 5s, none with --fault")
+    parser.add_argument("--longest", type=seconds, metavar="TIME",
+                        help="no fault lasts longer; default 3s where the duration is under 20m")
     parser.add_argument("--format", choices=["cloudevents", "cloudevents-binary"], help="default: the seed's choice")
     parser.add_argument("--keep", type=Path, default=Path(tempfile.gettempdir()) / "alma-bridge-faults", metavar="FOLDER",
                         help="where a failed run's evidence goes; default %(default)s")
@@ -63,8 +69,10 @@ def options(args: argparse.Namespace) -> Options:
     seed = random.SystemRandom().randrange(1_000_000) if args.seed is None else args.seed
     kill_every = args.kill_every if args.kill_every is not None else 0.0 if args.fault else 5.0
     chosen = args.format or random.Random(f"{seed}/format").choice(["cloudevents", "cloudevents-binary"])
+    is_long = args.duration >= LONG_SECONDS
+    longest = args.longest or (float("inf") if is_long else SHORT_LENGTH)
     return Options(args.broker, seed, args.duration, args.bridge.resolve(), args.fault or list(FAULTS), args.rate,
-                   kill_every, chosen, args.keep)
+                   kill_every, longest, "1m" if is_long else "5s", chosen, args.keep)
 
 
 async def whole(campaign: Campaign) -> None:

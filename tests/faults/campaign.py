@@ -9,7 +9,6 @@ import random
 import shutil
 import sys
 import time
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,9 +23,7 @@ from proxy import Proxy
 RECOVERY_SECONDS = 120
 # For all that waits, once nothing is spoiled any more. Parked topics are tried every minute.
 SETTLE_SECONDS = 240
-# Lengths of faults are whole from this duration on.
-LONG_SECONDS = 1_200
-# Faults that last in the long run: there they come once or twice, the others as often as there is time.
+# Faults that last: they come once or twice, the others as often as there is time.
 LASTING = ("broker_sigstop", "half_open", "slow", "broker_refuses", "rights_revoked")
 # Before the next fault.
 PAUSE = (0.3, 2.0)
@@ -43,6 +40,10 @@ class Options:
     faults: list
     rate: float
     kill_every: float
+    # Seconds; no fault lasts longer.
+    longest: float
+    # Of the sinks, in TOML's words.
+    setup_grace: str
     format: str
     keep: Path
 
@@ -51,11 +52,9 @@ class Options:
 class Tally:
     """What was done to the bridge, and how long it took to get over it."""
 
-    faults: Counter = field(default_factory=Counter)
     # By fault: seconds from its end to the next confirm.
     recoveries: dict = field(default_factory=dict)
     not_recovered: list = field(default_factory=list)
-    disturbed: int = 0
 
     def recovered(self, name: str, seconds: float) -> None:
         self.recoveries.setdefault(name, []).append(seconds)
@@ -90,13 +89,15 @@ class Campaign:
         # Of what must not be, all that no counter holds.
         self.wrong: list = []
         self.left_over: list = []
-        scale = 1.0 if options.duration >= LONG_SECONDS else options.duration / LONG_SECONDS
-        self.world = World(self.bridge, self.place, self.proxy, self.found, self.rng, scale, asyncio.Lock())
+        self.world = World(self.bridge, self.place, self.proxy, self.found, self.rng, options.longest, asyncio.Lock())
+        # Faults of the other row that are not yet over.
+        self._under_way = 0
         self._timeline = open(folder / "timeline", "w", encoding="utf-8")
 
     def common_keys(self) -> str:
         """What every sink here has, in TOML."""
-        return f'topic = "{self.place.prefix}.{{action}}"\nformat = "{self.options.format}"\nsetup_grace = "5s"\n'
+        return (f'topic = "{self.place.prefix}.{{action}}"\nformat = "{self.options.format}"\n'
+                f'setup_grace = "{self.options.setup_grace}"\n')
 
     def sinks(self) -> str:
         """The sinks, in TOML; `main` is the one that is spoiled and read back."""
@@ -151,45 +152,52 @@ class Campaign:
     async def _kills(self, ends: float) -> None:
         """Kills of the bridge at random moments, whatever else is going on."""
         rng = random.Random(f"{self.options.seed}/kills")
-        while (wait := rng.expovariate(1 / self.options.kill_every)) and time.monotonic() + wait < ends:
+        looks: list = []
+        while time.monotonic() + (wait := rng.expovariate(1 / self.options.kill_every)) < ends:
             await asyncio.sleep(wait)
-            await self._inflict("bridge_sigkill")
+            await FAULTS["bridge_sigkill"](self.world)
+            # The next kill does not wait for it.
+            looks.append(asyncio.create_task(self._get_over("bridge_sigkill")))
+        await asyncio.gather(*looks)
 
     async def _one_by_one(self, ends: float) -> None:
         """One fault after another, each awaited until delivery goes on."""
-        for name in self._deck():
+        for turn, name in self._deck():
             await asyncio.sleep(self.rng.uniform(*PAUSE))
-            if time.monotonic() > ends:
+            if turn > 0 and time.monotonic() > ends:
                 return
-            await self._inflict(name)
+            self._note(name, "begins")
+            self._under_way += 1
+            await FAULTS[name](self.world)
+            self._under_way -= 1
+            await self._get_over(name)
 
     def _deck(self):
-        """Every kind once in a random order, then again; those that last only in the first two rounds."""
+        """(turn, fault): every kind once in a random order, then again; those that last only in the first two turns."""
         names = [name for name in self.options.faults if name != "bridge_sigkill" or not self.options.kill_every]
         if "broker_refuses" in names and not self.place.can_refuse():
             say("broker_refuses is left out: not as this user")
             names.remove("broker_refuses")
-        rounds = 0
+        turn = 0
         while names:
             self.rng.shuffle(names)
-            yield from names
-            rounds += 1
-            if rounds == 1:
-                names = [name for name in names if name != "rights_revoked" or len(names) == 1]
-            if rounds == 2:
+            yield from ((turn, name) for name in names)
+            turn += 1
+            if turn == 1:
+                names = [name for name in names if name != "rights_revoked"] or names
+            if turn == 2:
                 names = [name for name in names if name not in LASTING] or names
 
-    async def _inflict(self, name: str) -> None:
-        self._note(name, "begins")
-        await FAULTS[name](self.world)
-        self.tally.faults[name] += 1
+    async def _get_over(self, name: str) -> None:
+        """Measures how long it takes from now to the next confirm."""
         returned, starts = time.time(), self.bridge.starts
         self._note(name, "is over")
         deadline = time.monotonic() + RECOVERY_SECONDS
         while (confirmed := await self._last_confirm()) <= returned:
-            if self.bridge.starts != starts:
-                # Killed once more: what would be measured is that kill.
-                self.tally.disturbed += 1
+            other = self._under_way if name == "bridge_sigkill" else 0
+            if self.bridge.starts != starts or other:
+                # Something else is being done: what would be measured is that.
+                self._note(name, "is not measured")
                 return
             if time.monotonic() > deadline:
                 self._note(name, "is not got over")

@@ -1,12 +1,13 @@
 """The faults by name. Each spoils something, for a while where that has a length, and mends it again.
 
 A fault returns once what it spoiled is as it was: from there the time to recovery counts. What it draws comes from the
-run's seed. The lengths are those of the long run; a short run's are a part of them.
+run's seed. The lengths are those of the long run; a short run has a bound for them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 import secrets
 import time
@@ -29,16 +30,14 @@ class World:
     proxy: Proxy
     found: Found
     rng: random.Random
-    # Of the long run's lengths; 1 is all of it.
-    scale: float
+    # Seconds; no fault lasts longer.
+    longest: float
     # Held while the bridge is being killed or started.
     bridge_lock: asyncio.Lock
+    # By fault: how often it was inflicted.
+    inflicted: Counter = field(default_factory=Counter)
     # By fault: how often the broker had confirmed nothing for a second when the fault was about to end.
     felt: Counter = field(default_factory=Counter)
-
-    def length(self, seconds: float) -> float:
-        """Of a fault that lasts: `seconds` in the long run, 3 s at least."""
-        return max(min(seconds, 3.0), seconds * self.scale)
 
     async def place_does(self, method: Callable, *arguments) -> None:
         """Something that blocks."""
@@ -46,7 +45,7 @@ class World:
 
     async def lasts(self, name: str, seconds: float) -> None:
         """The length of a fault that is to hold delivery up, and a look at whether it does."""
-        await asyncio.sleep(self.length(seconds))
+        await asyncio.sleep(min(seconds, self.longest))
         sink = await self.bridge.sink()
         self.felt[name] += sink is not None and time.time() - moment(sink.get("last_confirm")) > 1.0
 
@@ -56,8 +55,13 @@ FAULTS: dict = {}
 
 
 def fault(work: Fault) -> Fault:
-    FAULTS[work.__name__] = work
-    return work
+    @functools.wraps(work)
+    async def counted(world: World) -> None:
+        await work(world)
+        world.inflicted[work.__name__] += 1
+
+    FAULTS[work.__name__] = counted
+    return counted
 
 
 # ---------------------------------------------------------------- processes
@@ -107,7 +111,7 @@ async def reset(world: World) -> None:
     world.proxy.resetting = True
     try:
         world.proxy.reset()
-        await asyncio.sleep(world.rng.uniform(0.0, world.length(5)))
+        await asyncio.sleep(world.rng.uniform(0.0, min(5.0, world.longest)))
     finally:
         world.proxy.resetting = False
 

@@ -12,7 +12,7 @@ MUST_BITE = ("broker_sigstop", "half_open", "broker_refuses", "rights_revoked", 
 
 def failures(campaign: Campaign) -> list:
     """What must not be, one phrase each; empty where the promise was kept."""
-    load, found, tally = campaign.load, campaign.found, campaign.tally
+    load, found, tally, inflicted = campaign.load, campaign.found, campaign.tally, campaign.world.inflicted
     counts = {
         "acknowledged events lost": len(found.lost()),
         "events damaged": len(found.damaged),
@@ -23,8 +23,8 @@ def failures(campaign: Campaign) -> list:
     told = [f"{count} {what}" for what, count in counts.items() if count]
     if not campaign.ledger.acknowledged:
         told.append("no event was acknowledged: nothing was tried")
-    told += [f"{name} was inflicted {tally.faults[name]} times and never held anything up"
-             for name in MUST_BITE if tally.faults[name] and not campaign.world.felt[name]]
+    told += [f"{name} was inflicted {inflicted[name]} times and never held anything up"
+             for name in MUST_BITE if inflicted[name] and not campaign.world.felt[name]]
     return told + campaign.wrong + [f"left over: {what}" for what in campaign.left_over]
 
 
@@ -37,6 +37,7 @@ def _seconds(values: list) -> str:
 def table(campaign: Campaign) -> str:
     """Markdown, so that a long run's can be put into the documents as it is."""
     options, load, found, tally = campaign.options, campaign.load, campaign.found, campaign.tally
+    inflicted = campaign.world.inflicted
     acknowledged = campaign.ledger.acknowledged
     brokers = [value for name, values in tally.recoveries.items() if name != "bridge_sigkill" for value in values]
     outcomes = ", ".join(f"{name} {count}" for name, count in sorted(load.outcomes.items())) or "none"
@@ -47,8 +48,8 @@ def table(campaign: Campaign) -> str:
                  f"{load.left_out} left out"),
         ("requests", outcomes),
         ("errors answered", "; ".join(f"{count} {text}" for text, count in load.errors.most_common()) or "none"),
-        ("bridge killed", tally.faults["bridge_sigkill"]),
-        ("other faults", sum(count for name, count in tally.faults.items() if name != "bridge_sigkill")),
+        ("bridge killed", inflicted["bridge_sigkill"]),
+        ("other faults", sum(count for name, count in inflicted.items() if name != "bridge_sigkill")),
         ("events acknowledged", f"{len(acknowledged)}, {load.bytes / (1 << 20):.0f} MiB"),
         ("events found", len(found.times)),
         ("of them never acknowledged", sum(digits not in acknowledged for digits in found.times)),
@@ -64,5 +65,5 @@ def table(campaign: Campaign) -> str:
     lines = ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows), "",
              "| fault | times | seen to hold up delivery | until the next confirm |", "|---|---|---|---|"]
     lines += [f"| {name} | {count} | {campaign.world.felt.get(name, '-')} | {_seconds(tally.recoveries.get(name, []))} |"
-              for name, count in sorted(tally.faults.items())]
+              for name, count in sorted(inflicted.items())]
     return "\n".join(lines)

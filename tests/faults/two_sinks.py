@@ -38,7 +38,7 @@ class TwoSinks(Campaign):
     async def _faults(self, load: asyncio.Task) -> None:
         await self._until("the journal is full", load, self._is_full)
         self._note(NAME, "the bound answers 503")
-        self.tally.faults[NAME] += 1
+        self.world.inflicted[NAME] += 1
         config = self.bridge.config.read_text(encoding="utf-8")
         replace_file(self.bridge.config, config.replace("best_effort = false", "best_effort = true"))
         self.bridge.reload()
