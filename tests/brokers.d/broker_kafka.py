@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import secrets
 import shutil
@@ -179,9 +180,20 @@ def disk(run: Run, state: str) -> None:
         return
     if not os.path.ismount(data):
         raise Failure("the log directory is on no disk of its own: `kafka-disk own` first")
-    usage = os.statvfs(data)
-    used = (usage.f_blocks - usage.f_bfree) * usage.f_frsize
-    tool(["mount", "-o", f"remount,size={used + LEFT if state == 'full' else DISK}", data])
+
+    def resize(size: int) -> None:
+        tool(["mount", "-o", f"remount,size={size}", data])
+
+    if state == "roomy":
+        resize(DISK)
+        return
+    for left in range(LEFT, 20 * LEFT, LEFT):
+        usage = os.statvfs(data)
+        # Refused where the broker has meanwhile written more than what would be left.
+        with contextlib.suppress(Failure):
+            resize((usage.f_blocks - usage.f_bfree) * usage.f_frsize + left)
+            return
+    raise Failure("the log directory grows too fast to be made full")
 
 
 def variables(run: Run) -> dict:
