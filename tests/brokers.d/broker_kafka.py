@@ -95,12 +95,20 @@ def jars() -> tuple:
     return folder / "libs", had
 
 
+def _cluster_id() -> str:
+    """An id as Kafka makes them: never one that begins like an option, which its own tool would not take."""
+    while True:
+        text = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode("ascii").rstrip("=")
+        if not text.startswith("-"):
+            return text
+
+
 def _settings() -> dict:
     return {
         "ports": free_ports(["plain", "sasl_ssl", "ssl", "proxied", "proxy", "controller"]),
         "admin_password": secrets.token_hex(12),
         "limited_password": secrets.token_hex(12),
-        "cluster": base64.urlsafe_b64encode(uuid.uuid4().bytes).decode("ascii").rstrip("="),
+        "cluster": _cluster_id(),
     }
 
 
