@@ -15,7 +15,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Awaitable, Callable
 
-from bridge import Bridge, moment, replace_file
+from bridge import START_SECONDS, Bridge, moment, replace_file
 from ledger import Found
 from places import Place
 from proxy import Proxy
@@ -46,7 +46,10 @@ class World:
     async def lasts(self, name: str, seconds: float) -> None:
         """The length of a fault that is to hold delivery up, and a look at whether it does."""
         await asyncio.sleep(min(seconds, self.longest))
-        sink = await self.bridge.sink()
+        # One that was just killed has no status for a moment.
+        deadline = time.monotonic() + START_SECONDS
+        while (sink := await self.bridge.sink()) is None and time.monotonic() < deadline:
+            await asyncio.sleep(0.05)
         self.felt[name] += sink is not None and time.time() - moment(sink.get("last_confirm")) > 1.0
 
 
