@@ -1,4 +1,4 @@
-"""The fault harness: the real bridge and a real broker under load and faults, and nothing that was acknowledged is lost.
+"""The fault harness: the real bridge and a real broker under load and faults; nothing that was acknowledged is lost.
 
     tests/brokers run --only kafka tests/faults/run --broker kafka --seed 7 --duration 180s
 
@@ -53,12 +53,13 @@ def arguments() -> argparse.Namespace:
                              "but the last, which is a run of its own")
     parser.add_argument("--rate", type=float, default=40.0, help="events a second; default 40")
     parser.add_argument("--kill-every", type=seconds, default=None, metavar="TIME",
-                        help="mean time between kills of the bridge beside the other faults; default 5s, none with --fault")
+                        help="mean time between kills of the bridge beside the other faults; default 5s, none with "
+                             "--fault")
     parser.add_argument("--longest", type=seconds, metavar="TIME",
                         help="no fault lasts longer; default 3s where the duration is under 20m")
     parser.add_argument("--format", choices=["cloudevents", "cloudevents-binary"], help="default: the seed's choice")
-    parser.add_argument("--keep", type=Path, default=Path(tempfile.gettempdir()) / "alma-bridge-faults", metavar="FOLDER",
-                        help="where a failed run's evidence goes; default %(default)s")
+    parser.add_argument("--keep", type=Path, default=Path(tempfile.gettempdir()) / "alma-bridge-faults",
+                        metavar="FOLDER", help="where a failed run's evidence goes; default %(default)s")
     args = parser.parse_args()
     if two_sinks.NAME in (args.fault or []) and len(args.fault) > 1:
         parser.error(f"{two_sinks.NAME} is a run of its own")

@@ -64,6 +64,7 @@ def table(campaign: Campaign) -> str:
     ]
     lines = ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows), "",
              "| fault | times | seen to hold up delivery | until the next confirm |", "|---|---|---|---|"]
-    lines += [f"| {name} | {count} | {campaign.world.felt.get(name, '-')} | {_seconds(tally.recoveries.get(name, []))} |"
+    felt = campaign.world.felt
+    lines += [f"| {name} | {count} | {felt.get(name, '-')} | {_seconds(tally.recoveries.get(name, []))} |"
               for name, count in sorted(inflicted.items())]
     return "\n".join(lines)
