@@ -146,7 +146,7 @@ impl KafkaSink {
                 match self.queue(message, place, &reports) {
                     // The queue is bounded by the operator's properties: each report makes room.
                     Err(Code::QueueFull) if in_flight > 0 => {
-                        let Some((place, report)) = reported.recv().await else { return };
+                        let Some((place, report)) = self.next_report(&mut reported).await else { return };
                         in_flight -= 1;
                         outcomes[place] = Some(self.outcome(&window[place], report));
                     }
@@ -164,10 +164,22 @@ impl KafkaSink {
             }
         }
         while in_flight > 0 {
-            let Some((place, report)) = reported.recv().await else { return };
+            let Some((place, report)) = self.next_report(&mut reported).await else { return };
             in_flight -= 1;
             outcomes[place] = Some(self.outcome(&window[place], report));
         }
+    }
+
+    /// The next report. Where no broker takes the log-in any more, librdkafka would go on trying until the delivery
+    /// time-out, and hold up a reload that brings the new password: what is on its way is taken back instead.
+    async fn next_report(&self, reported: &mut mpsc::Receiver<Report>) -> Option<Report> {
+        let Some(live) = &self.live else { return reported.recv().await };
+        tokio::select! {
+            biased;
+            report = reported.recv() => return report,
+            () = live.log_in_refused() => live.purge().await,
+        }
+        reported.recv().await
     }
 
     fn queue(&self, message: &Message, place: usize, reports: &mpsc::Sender<Report>) -> Result<(), Code> {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import secrets
 import shutil
@@ -40,9 +41,9 @@ process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@{host}:{controller}
 controller.listener.names=CONTROLLER
-listeners=PLAINTEXT://{host}:{plain},SASL_SSL://{host}:{sasl_ssl},SSL://{host}:{ssl},CONTROLLER://{host}:{controller}
-advertised.listeners=PLAINTEXT://{host}:{plain},SASL_SSL://{host}:{sasl_ssl},SSL://{host}:{ssl}
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,SSL:SSL,CONTROLLER:PLAINTEXT
+listeners=PLAINTEXT://{host}:{plain},SASL_SSL://{host}:{sasl_ssl},SSL://{host}:{ssl},PROXIED://{host}:{proxied},CONTROLLER://{host}:{controller}
+advertised.listeners=PLAINTEXT://{host}:{plain},SASL_SSL://{host}:{sasl_ssl},SSL://{host}:{ssl},PROXIED://{host}:{proxy}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,SSL:SSL,PROXIED:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT
 inter.broker.listener.name=PLAINTEXT
 log.dirs={data}
 
@@ -57,6 +58,8 @@ sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512
 listener.name.sasl_ssl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_admin="{admin_password}" user_limited="{limited_password}";
 listener.name.sasl_ssl.scram-sha-256.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
 listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+listener.name.proxied.sasl.enabled.mechanisms=SCRAM-SHA-512
+listener.name.proxied.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
 
 authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
 super.users=User:ANONYMOUS;User:admin;User:{client}
@@ -92,12 +95,20 @@ def jars() -> tuple:
     return folder / "libs", had
 
 
+def _cluster_id() -> str:
+    """An id as Kafka makes them: never one that begins like an option, which its own tool would not take."""
+    while True:
+        text = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode("ascii").rstrip("=")
+        if not text.startswith("-"):
+            return text
+
+
 def _settings() -> dict:
     return {
-        "ports": free_ports(["plain", "sasl_ssl", "ssl", "controller"]),
+        "ports": free_ports(["plain", "sasl_ssl", "ssl", "proxied", "proxy", "controller"]),
         "admin_password": secrets.token_hex(12),
         "limited_password": secrets.token_hex(12),
-        "cluster": base64.urlsafe_b64encode(uuid.uuid4().bytes).decode("ascii").rstrip("="),
+        "cluster": _cluster_id(),
     }
 
 
@@ -155,6 +166,44 @@ def after_start(_run: Run) -> None:
     """Nothing: users are part of the format, and rights are the tests' matter."""
 
 
+# What the tmpfs of [disk] holds at most. Only what is used takes memory.
+DISK = 8 << 30
+# What a full one leaves to a broker that writes while it is made full: soon gone.
+LEFT = 256 << 10
+
+
+def disk(run: Run, state: str) -> None:
+    """Puts the log directory of the broker, which must be down, on a disk of its own (`own`); leaves that disk
+    256 KiB (`full`); gives it room again (`roomy`). Only as root. `down` takes the disk away."""
+    data = run.path("kafka", "data")
+    if state == "own":
+        if os.path.ismount(data):
+            return
+        aside = run.path("kafka", "data.aside")
+        data.rename(aside)
+        data.mkdir(mode=0o700)
+        tool(["mount", "-t", "tmpfs", "-o", f"size={DISK},mode=0700", "alma-bridge-kafka", data])
+        tool(["cp", "-a", f"{aside}/.", data])
+        shutil.rmtree(aside)
+        return
+    if not os.path.ismount(data):
+        raise Failure("the log directory is on no disk of its own: `kafka-disk own` first")
+
+    def resize(size: int) -> None:
+        tool(["mount", "-o", f"remount,size={size}", data])
+
+    if state == "roomy":
+        resize(DISK)
+        return
+    for left in range(LEFT, 20 * LEFT, LEFT):
+        usage = os.statvfs(data)
+        # Refused where the broker has meanwhile written more than what would be left.
+        with contextlib.suppress(Failure):
+            resize((usage.f_blocks - usage.f_bfree) * usage.f_frsize + left)
+            return
+    raise Failure("the log directory grows too fast to be made full")
+
+
 def variables(run: Run) -> dict:
     settings = run.settings("kafka")
     ports = settings["ports"]
@@ -162,6 +211,8 @@ def variables(run: Run) -> dict:
         "KAFKA": f"{HOST}:{ports['plain']}",
         "KAFKA_SASL_SSL": f"{HOST}:{ports['sasl_ssl']}",
         "KAFKA_SSL": f"{HOST}:{ports['ssl']}",
+        "KAFKA_PROXIED": f"{HOST}:{ports['proxied']}",
+        "KAFKA_PROXY": f"{HOST}:{ports['proxy']}",
         "KAFKA_ADMIN_USER": "admin",
         "KAFKA_ADMIN_PASSWORD": settings["admin_password"],
         "KAFKA_LIMITED_USER": "limited",

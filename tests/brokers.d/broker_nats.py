@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
 import time
 from pathlib import Path
+from typing import Callable
 
 from common import HOST, Daemon, Failure, Run, cached, free_ports, http, need, stage, tool
 
@@ -188,16 +190,29 @@ def after_start(_run: Run) -> None:
 
 def grant(run: Run, publish: list, subscribe: list) -> None:
     """Gives the user `limited` these subjects and no other; returns once the server knows."""
+    _reload_with(run, "limited.conf", lambda _: _rights(publish, subscribe))
+
+
+def set_password(run: Run, password: str) -> None:
+    """Gives the user `limited` another password; returns once the server knows."""
+    quoted = json.dumps(password)
+    _reload_with(run, "nats.conf", lambda text: re.sub(
+        r"user: limited, password: \"[^\"]*\"", lambda _: f"user: limited, password: {quoted}", text))
+
+
+def _reload_with(run: Run, name: str, change: Callable[[str], str]) -> None:
+    """Changes a file of the main server's configuration; returns once the server has read it."""
     if run.settings("nats") is None:
         raise Failure("no nats-server of ours is there")
     server = daemons(run)[0]
-    run.write(run.path("nats", "limited.conf"), _rights(publish, subscribe))
+    file = run.path("nats", name)
+    run.write(file, change(file.read_text(encoding="utf-8")))
     begins = server.log.stat().st_size
     server.signal(signal.SIGHUP)
     deadline = time.monotonic() + 10
     while not server.said("Reloaded server configuration", begins):
         if time.monotonic() > deadline:
-            raise Failure(f"nats did not take the new rights\n{server.tail()}")
+            raise Failure(f"nats did not read its configuration again\n{server.tail()}")
         time.sleep(0.05)
 
 

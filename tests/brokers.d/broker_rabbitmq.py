@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import shlex
+import subprocess
 import tempfile
 from pathlib import Path
 from typing import Optional
@@ -302,6 +303,20 @@ def after_start(run: Run) -> None:
             if status not in (201, 204):
                 raise Failure(f"rabbitmq answered {status} to PUT /api/{path}")
     run.write(done, "")
+
+
+def run_ctl(run: Run, arguments: list) -> int:
+    """Runs `rabbitmqctl` against the broker; its exit code."""
+    settings = run.settings("rabbitmq")
+    if settings is None:
+        raise Failure("no rabbitmq of ours is there")
+    folder = _chosen(run)
+    program = next(folder.glob("usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin/rabbitmqctl"))
+    environment = _environment(run, folder, settings["ports"])
+    try:
+        return subprocess.run([program, *arguments], check=False, env=environment).returncode
+    except OSError as error:
+        raise Failure(f"cannot run {program}: {error}") from error
 
 
 def variables(run: Run) -> dict:

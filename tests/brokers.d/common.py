@@ -107,6 +107,15 @@ def tool(argv: list, *, env: Optional[dict] = None, cwd: Optional[Path] = None, 
     return out
 
 
+def unmount_below(folder: Path) -> None:
+    """Takes away the disks that a test mounted within `folder`."""
+    rows = [line.split(" ") for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()]
+    for row in reversed(rows):
+        if row[1].startswith(f"{folder}/"):
+            # Lazily: threads of a process that was just killed may still hold it.
+            tool(["umount", "--lazy", row[1]])
+
+
 # ---------------------------------------------------------------- the cache
 
 def cache() -> Path:

@@ -7,7 +7,6 @@
 """
 
 import base64
-import glob
 import json
 import os
 import subprocess
@@ -52,18 +51,8 @@ def api(method, path, body=None):
 
 
 def alarm(state):
-    sys.path.insert(0, f"{os.path.dirname(var('BROKERS'))}/brokers.d")
-    import pathlib
-
-    import broker_rabbitmq
-    import common
-
-    run = common.Run(pathlib.Path(var("RUN")))
-    folder = pathlib.Path(run.path("rabbitmq", "tree").read_text(encoding="utf-8"))
-    environment = broker_rabbitmq._environment(run, folder, run.settings("rabbitmq")["ports"])
-    ctl = glob.glob(f"{folder}/usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin/rabbitmqctl")[0]
     mark = ["0.0000001"] if state == "on" else ["absolute", "1GB"]
-    subprocess.run([ctl, "set_vm_memory_high_watermark", *mark], env=environment, check=True, stdout=sys.stderr)
+    subprocess.run([var("BROKERS"), "rabbitmqctl", "set_vm_memory_high_watermark", *mark], check=True, stdout=sys.stderr)
 
 
 {"read": read, "api": api, "alarm": alarm}[sys.argv[1]](*sys.argv[2:])

@@ -30,6 +30,9 @@ const DEFAULT_MECHANISM: &str = "SCRAM-SHA-512";
 /// down when its first one refuses.
 const DOWN_GRACE: Duration = Duration::from_secs(1);
 
+/// How often it is looked at whether the log-in is refused, while a window is on its way.
+const REFUSAL_LOOK: Duration = Duration::from_millis(250);
+
 /// librdkafka repeats an identical error every 30 s at most; silence beyond that says that the broker is back.
 const ERRORS_REPEAT_WITHIN: Duration = Duration::from_secs(40);
 
@@ -283,6 +286,13 @@ impl Live {
             if Instant::now() >= until {
                 return Err(self.context.last());
             }
+        }
+    }
+
+    /// Returns once all brokers are down and one of them has refused the log-in since the last confirm.
+    pub(super) async fn log_in_refused(&self) {
+        while self.context.down().is_none_or(|failure| failure.reason != Reason::Login) {
+            tokio::time::sleep(REFUSAL_LOOK).await;
         }
     }
 
