@@ -11,7 +11,7 @@ use super::engine::OpenError;
 use crate::clock::SystemClock;
 use crate::config::{Config, Sink, SinkName};
 use crate::delivery::{Delivery, DeliveryOptions, Direct, Handles, SinkSetup};
-use crate::journal::{Journal, Reader, Registration};
+use crate::journal::{Journal, Reader, RealDisk, Registration};
 use crate::message::{Messages, StoredEvent};
 use crate::sinks;
 use crate::telemetry::Metrics;
@@ -43,6 +43,7 @@ impl Way {
     /// By the journal; dead letters are kept beside it.
     pub(super) fn journal(journal: Journal, config: &Config, metrics: &Metrics) -> Self {
         let options = DeliveryOptions {
+            disk: RealDisk::shared(),
             dead_dir: config.journal_dir().join("dead"),
             dead_max_size: config.journal.dead_max_size,
             metrics: metrics.clone(),

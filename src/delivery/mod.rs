@@ -59,7 +59,7 @@ pub use status::{ParkedTopic, PumpHandle, Retried, SinkState, SinkStatus, Stoppe
 
 use crate::clock::Clock;
 use crate::config::{self, SinkName};
-use crate::journal::Feed;
+use crate::journal::{Disk, Feed};
 use crate::sinks::Sink;
 use crate::telemetry::Metrics;
 
@@ -76,6 +76,8 @@ pub struct SinkSetup {
 /// What all pumps share.
 #[derive(Clone)]
 pub struct DeliveryOptions {
+    /// The disk of the dead letters: that of the journal.
+    pub disk: Arc<dyn Disk>,
     /// `dead` in the journal's folder.
     pub dead_dir: PathBuf,
     /// Bytes of dead letters of one sink.
@@ -140,8 +142,8 @@ impl<F: Feed + 'static> Delivery<F> {
         let letters = if let Some(open) = self.letters.get(&name) {
             open.clone()
         } else {
-            let DeliveryOptions { dead_dir, dead_max_size, metrics, .. } = &self.options;
-            DeadLetters::open(dead_dir, &name, *dead_max_size, metrics)?
+            let DeliveryOptions { disk, dead_dir, dead_max_size, metrics, .. } = &self.options;
+            DeadLetters::open_on(Arc::clone(disk), dead_dir, &name, *dead_max_size, metrics)?
         };
         self.letters.insert(name.clone(), letters.clone());
         let (mut pump, handle) = Pump::new(PumpOptions {

@@ -136,7 +136,7 @@ impl DiskFile for File {
 }
 
 /// Creates a folder and those above it where they are missing, each made durable in the one above.
-pub(super) fn create_dirs(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
+pub(crate) fn create_dirs(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
     match disk.create_dir(dir) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
@@ -159,7 +159,7 @@ pub(super) fn folder_of(path: &Path) -> &Path {
 }
 
 /// Reads a whole small file.
-pub(super) fn read_all(disk: &dyn Disk, path: &Path) -> io::Result<Vec<u8>> {
+pub(crate) fn read_all(disk: &dyn Disk, path: &Path) -> io::Result<Vec<u8>> {
     let file = disk.open(path, false)?;
     let mut bytes = vec![0; usize::try_from(file.size()?).unwrap_or(usize::MAX)];
     let read = file.read_at(&mut bytes, 0)?;
@@ -184,7 +184,7 @@ pub(super) fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<
 pub(super) const TEMPORARY: &str = ".new";
 
 /// Removes a file that may be gone already.
-pub(super) fn remove_if_there(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+pub(crate) fn remove_if_there(disk: &dyn Disk, path: &Path) -> io::Result<()> {
     match disk.remove(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),

@@ -40,6 +40,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use disk::{Disk, DiskFile, RealDisk};
+pub(crate) use disk::{create_dirs, read_all, remove_if_there};
 pub use handle::{ForgetError, Journal, SinkStatus, Stats};
 pub use lock::JournalLock;
 pub use open::OpenError;

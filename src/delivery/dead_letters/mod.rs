@@ -46,7 +46,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::clock::Timestamp;
 use crate::config::SinkName;
-use crate::journal::Offset;
+use crate::journal::{Disk, Offset, RealDisk};
 use crate::message::StoredEvent;
 use crate::sinks::{Failure, Reason};
 use crate::telemetry::Metrics;
@@ -178,7 +178,18 @@ impl DeadLetters {
     ///
     /// Blocks. `dead_dir` is `dead` in the journal's folder; neither needs to exist.
     pub fn open(dead_dir: &Path, sink: &SinkName, max_size: u64, metrics: &Metrics) -> Result<Self, DeadLetterError> {
-        let store = Store::open(&dead_dir.join(sink.as_str()))?;
+        Self::open_on(RealDisk::shared(), dead_dir, sink, max_size, metrics)
+    }
+
+    /// The same, on the disk that the journal is on.
+    pub fn open_on(
+        disk: Arc<dyn Disk>,
+        dead_dir: &Path,
+        sink: &SinkName,
+        max_size: u64,
+        metrics: &Metrics,
+    ) -> Result<Self, DeadLetterError> {
+        let store = Store::open(disk, &dead_dir.join(sink.as_str()))?;
         if store.damaged > 0 {
             tracing::error!(%sink, damaged = store.damaged, "dead letters are damaged; their bytes are kept");
         }

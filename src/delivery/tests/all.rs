@@ -7,6 +7,7 @@ use super::bench::{Setup, sink_config};
 use super::kit::{Answer, MemoryFeed, ScriptedSink, failed, lock};
 use crate::clock::Clock;
 use crate::delivery::{Delivery, DeliveryError, DeliveryOptions, SinkSetup, SinkState};
+use crate::journal::RealDisk;
 use crate::message::Message;
 use crate::sinks::Reason;
 
@@ -21,6 +22,7 @@ impl Bench {
     fn new() -> Self {
         let setup = Setup::new();
         let delivery = Delivery::new(DeliveryOptions {
+            disk: RealDisk::shared(),
             dead_dir: setup.dead_dir(),
             dead_max_size: 1 << 20,
             metrics: setup.metrics.clone(),
