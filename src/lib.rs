@@ -34,4 +34,6 @@ pub mod journal;
 pub mod message;
 pub mod sinks;
 pub mod telemetry;
+#[cfg(test)]
+mod simulation;
 pub mod tls;
