@@ -32,8 +32,8 @@ mod durable;
 pub mod ingress;
 pub mod journal;
 pub mod message;
-pub mod sinks;
-pub mod telemetry;
 #[cfg(test)]
 mod simulation;
+pub mod sinks;
+pub mod telemetry;
 pub mod tls;
