@@ -11,7 +11,9 @@ use crate::journal::{Disk, create_dirs, read_all};
 
 impl Store {
     pub(super) fn open(disk: Arc<dyn Disk>, dir: &Path) -> Result<Self, DeadLetterError> {
-        create_dirs(&*disk, dir).map_err(at(dir))?;
+        for dir in dir.parent().into_iter().chain([dir]) {
+            create_dirs(&*disk, dir).map_err(at(dir))?;
+        }
         let mut store = Self::new(disk, dir.to_owned());
         let mut contents = Vec::new();
         for (number, path) in files_of(&*store.disk, dir)? {
