@@ -19,18 +19,20 @@ impl Store {
         for (number, path) in files_of(&*store.disk, dir)? {
             store.next_file = store.next_file.max(number + 1);
             let mut header = [0; FILE_HEADER];
-            let read = store.disk.open(&path, false).and_then(|file| file.read_at(&mut header, 0));
-            let length = read.map_err(at(&path))?;
+            let looked =
+                store.disk.open(&path, false).and_then(|file| Ok((file.read_at(&mut header, 0)?, file.size()?)));
+            let (length, size) = looked.map_err(at(&path))?;
             let seed = Seed::of_file(&header[..length]);
             if let Err(found @ BadHeader::Version(_)) = seed {
                 return Err(DeadLetterError::Version { path, found: found.to_string() });
             }
-            contents.push((number, path, seed.ok(), length));
+            contents.push((number, path, seed.ok(), size));
         }
-        for (number, path, seed, header) in contents {
+        for (number, path, seed, size) in contents {
             match seed {
                 Some(seed) => store.load(number, path, seed)?,
-                None if header < FILE_HEADER => store.disk.remove(&path).map_err(at(&path))?,
+                // Its header was being written: no letter is in it.
+                None if size <= FILE_HEADER as u64 => store.disk.remove(&path).map_err(at(&path))?,
                 None => {
                     store.damaged += 1;
                     store.set_aside(&path)?;

@@ -230,6 +230,7 @@ async fn a_file_with_a_damaged_header_is_set_aside_and_a_stump_removed() {
     let mut bytes = fs::read(&file).expect("reads");
     bytes[13] ^= 1;
     fs::write(&file, &bytes).expect("writes");
+    fs::write(bench.sink_dir().join("0000000000000008.letters"), [0; format::FILE_HEADER]).expect("writes");
     fs::write(bench.sink_dir().join("0000000000000009.letters"), b"ALMAD").expect("writes");
     let letters = bench.open();
     assert_eq!((letters.summary().letters(), letters.summary().damaged), (0, 1));
