@@ -24,6 +24,7 @@
 //! # What a crash can leave behind, and what is done about it
 //! - A frame that is not whole at the end of a file: never acknowledged, cut off at the next start.
 //! - A file that is no longer than its header, which is not whole: never held a letter, removed.
+//! - Whole frames that are in the page cache only: written anew and synced before anyone relies on them.
 //! - A state that was not yet written: the letter is published again, under the same id.
 //! - A frame whose CRC does not fit: loss, and loud. It is skipped, counted and stays where it is; the frames behind it
 //!   are found by their marks. When the other letters of its file are gone, the file goes to `damaged/` beside it.

@@ -35,11 +35,29 @@ pub(super) struct LetterFile {
     slots: Vec<Slot>,
     live: usize,
     pub(super) damaged: u64,
+    /// Whether all of it was synced by this process. What was found at the start may be in the page cache only: of a
+    /// process that was killed before its sync, or whose sync failed.
+    proven: bool,
 }
 
 impl LetterFile {
+    /// A file that was found.
     pub(super) fn new(path: PathBuf, seed: Seed, size: u64) -> Self {
-        Self { path, file: None, seed, size, slots: Vec::new(), live: 0, damaged: 0 }
+        Self { path, file: None, seed, size, slots: Vec::new(), live: 0, damaged: 0, proven: false }
+    }
+
+    /// Makes sure that all of it is durable: it is written anew, for a sync of pages that count as clean says nothing.
+    fn prove(&mut self, disk: &dyn Disk) -> Result<(), DeadLetterError> {
+        if !self.proven {
+            let mut bytes = vec![0; usize::try_from(self.size).unwrap_or(usize::MAX)];
+            self.with_file(disk, |file| {
+                let read = file.read_at(&mut bytes, 0)?;
+                file.write_at(&bytes[..read], 0)?;
+                file.sync_data()
+            })?;
+            self.proven = true;
+        }
+        Ok(())
     }
 
     /// A handle for reading and marking, kept only for the file that is written.
@@ -135,14 +153,21 @@ impl Store {
     }
 
     pub(super) fn append_new(&mut self, letters: Vec<DeadLetter>, max_size: u64) -> Result<(), DeadLetterError> {
-        let suspects: HashSet<_> =
-            letters.iter().filter(|letter| letter.offset.0 <= self.max_offset).map(|letter| letter.offset).collect();
-        let kept: HashSet<_> = if suspects.is_empty() {
-            HashSet::new()
-        } else {
-            self.live().map(|(_, slot)| (slot.offset, slot.received)).filter(|(o, _)| suspects.contains(o)).collect()
-        };
-        let is_new = |letter: &DeadLetter| !kept.contains(&(letter.offset, letter.event.received));
+        let may_be_kept = letters.iter().any(|letter| letter.offset.0 <= self.max_offset);
+        let place = |letter: &DeadLetter| (letter.offset, letter.event.received);
+        let mut kept = HashSet::new();
+        if may_be_kept {
+            let again: HashSet<_> = letters.iter().map(place).collect();
+            for file in self.files.values_mut() {
+                let live = file.slots.iter().filter(|slot| !slot.gone).map(|slot| (slot.offset, slot.received));
+                let found: Vec<_> = live.filter(|place| again.contains(place)).collect();
+                if !found.is_empty() {
+                    file.prove(&*self.disk)?;
+                    kept.extend(found);
+                }
+            }
+        }
+        let is_new = |letter: &DeadLetter| !kept.contains(&place(letter));
         self.append(letters.into_iter().filter(is_new).collect(), max_size)
     }
 
@@ -207,7 +232,7 @@ impl Store {
             .and_then(|()| self.disk.sync_dir(&self.dir));
         // A header alone is no harm, but one a try of a failing disk would be many.
         begun.map_err(at(&path)).inspect_err(|_| drop(self.disk.remove(&path)))?;
-        let entry = LetterFile { file: Some(file), ..LetterFile::new(path, seed, FILE_HEADER as u64) };
+        let entry = LetterFile { file: Some(file), proven: true, ..LetterFile::new(path, seed, FILE_HEADER as u64) };
         self.files.insert(number, entry);
         self.active = Some(number);
         Ok(number)

@@ -3,6 +3,8 @@ use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::PathBuf;
 
 use super::*;
+use crate::journal::create_dirs;
+use crate::simulation::disk::SimDisk;
 
 struct Bench {
     dir: tempfile::TempDir,
@@ -138,6 +140,32 @@ async fn the_same_event_again_is_not_kept_twice() {
     other.event.received = Timestamp::from_micros(77);
     letters.append(vec![other]).await.expect("appends");
     assert_eq!(offsets(&letters).await, [4, 5, 6, 5]);
+}
+
+/// A process was killed between write and sync: its letter is in the page cache, and the next process finds it there.
+#[tokio::test]
+async fn a_letter_that_was_found_is_made_durable_before_it_counts_as_kept() {
+    let bench = Bench::new();
+    bench.open().append(vec![letter(1, "t", Reason::TooLarge)]).await.expect("appends");
+    let bytes = fs::read(bench.files().remove(0)).expect("reads");
+
+    let (disk, dead) = (SimDisk::new(), Path::new("/journal/dead"));
+    let dir = dead.join("main");
+    create_dirs(&disk, &dir).expect("made");
+    let file = disk.create(&dir.join("0000000000000001.letters")).expect("made");
+    file.write_at(&bytes[..format::FILE_HEADER], 0).expect("writes");
+    file.sync_data().and_then(|()| disk.sync_dir(&dir)).expect("synced");
+    file.write_at(&bytes[format::FILE_HEADER..], format::FILE_HEADER as u64).expect("writes");
+    disk.kill();
+    disk.restart(false);
+
+    let sink = "main".parse().expect("a name");
+    let letters = DeadLetters::open_on(Arc::new(disk.clone()), dead, &sink, 1 << 20, &bench.metrics).expect("opens");
+    assert_eq!(offsets(&letters).await, [1]);
+    assert!(!disk.has_durably(&dir, b"body 1"));
+    letters.append(vec![letter(1, "t", Reason::TooLarge)]).await.expect("is kept already");
+    assert_eq!(offsets(&letters).await, [1]);
+    assert!(disk.has_durably(&dir, b"body 1"), "the cursor passes it now");
 }
 
 #[tokio::test]
