@@ -23,6 +23,7 @@
 
 pub mod admin;
 pub mod alma;
+mod blocking;
 pub mod bridge;
 pub mod clock;
 pub mod commands;

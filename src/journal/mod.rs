@@ -32,6 +32,8 @@ mod retained;
 mod scan;
 mod state;
 #[cfg(test)]
+mod steps;
+#[cfg(test)]
 mod tests;
 mod writer;
 
@@ -46,6 +48,8 @@ pub use lock::JournalLock;
 pub use open::OpenError;
 pub use reader::Reader;
 pub use retained::{Retained, Snapshot};
+#[cfg(test)]
+pub(crate) use steps::Steps;
 
 use crate::alma::Verified;
 use crate::clock::{Clock, Timestamp};

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use super::cursor::{Cursor, CursorFile, Hint};
@@ -271,8 +271,8 @@ pub(super) struct Shared {
     pub(super) limits: Limits,
     state: Mutex<State>,
     store: Mutex<Store>,
-    /// One past the last durable offset; readers wait on it.
-    pub(super) durable: watch::Sender<u64>,
+    /// More is durable, or the journal closes; readers wait on it.
+    pub(super) grown: Notify,
     pub(super) nudge: Nudge,
 }
 
@@ -288,9 +288,19 @@ impl Shared {
         state: State,
         store: Store,
     ) -> Self {
-        let durable = watch::Sender::new(state.end());
         let (state, store) = (Mutex::new(state), Mutex::new(store));
-        Self { disk, clock, metrics, paths, config, limits, state, store, durable, nudge: Nudge::default() }
+        Self {
+            disk,
+            clock,
+            metrics,
+            paths,
+            config,
+            limits,
+            state,
+            store,
+            grown: Notify::new(),
+            nudge: Nudge::default(),
+        }
     }
 
     /// The state. A thread that panicked left it whole: nothing that is done under this lock can fail half-way.
@@ -305,7 +315,7 @@ impl Shared {
     /// Ends the taking and the reading.
     pub(super) fn mark_closed(&self) {
         self.state().closed = true;
-        self.durable.send_modify(|_| {});
+        self.grown.notify_waiters();
         self.nudge.wake();
     }
 }

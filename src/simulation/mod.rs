@@ -1,3 +1,110 @@
 //! Journal and pumps together on a simulated disk, clock and broker.
 
+mod broker;
 pub(crate) mod disk;
+mod event;
+mod life;
+mod run;
+mod schedule;
+mod world;
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use run::{Ran, run};
+use schedule::{Step, draw};
+use world::Tally;
+
+use crate::blocking::in_line;
+use crate::telemetry::Metrics;
+
+/// How many schedules are run.
+const SCHEDULES: u64 = 20_000;
+
+/// A number from the environment.
+fn setting(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|number| number.parse().unwrap_or_else(|_| panic!("{name} is no number: {number}")))
+}
+
+/// Drops steps for as long as what is left still breaks the promise.
+fn shrink(mut steps: Vec<Step>, metrics: &Metrics) -> (Vec<Step>, String) {
+    let breaks = |steps: &[Step]| run(steps, metrics).outcome.err();
+    let mut why = breaks(&steps).expect("the same schedule breaks it again");
+    let mut size = steps.len().div_ceil(2);
+    while size > 0 {
+        let mut at = 0;
+        while at < steps.len() {
+            let fewer: Vec<Step> = steps.iter().take(at).chain(steps.iter().skip(at + size)).cloned().collect();
+            match breaks(&fewer) {
+                Some(still) => (steps, why) = (fewer, still),
+                None => at += size,
+            }
+        }
+        size /= 2;
+    }
+    (steps, why)
+}
+
+/// What is told of a seed that fails.
+fn tell(seed: u64, metrics: &Metrics) -> String {
+    let (steps, why) = shrink(draw(seed), metrics);
+    // What the process itself says of it.
+    let log = tracing_subscriber::fmt().without_time().with_ansi(false).with_target(false).finish();
+    drop(tracing::subscriber::with_default(log, || run(&steps, metrics)));
+    let steps: Vec<String> = steps.iter().map(|step| format!("    {:?}", step.what)).collect();
+    format!(
+        "seed {seed}: {why}\n  shortest schedule:\n{}\n  again: ALMA_BRIDGE_TEST_SEED={seed} cargo test --lib simulation",
+        steps.join("\n")
+    )
+}
+
+#[test]
+fn the_promise_holds_in_every_schedule() {
+    let first = setting("ALMA_BRIDGE_TEST_SEED");
+    let count = setting("ALMA_BRIDGE_TEST_SCHEDULES").unwrap_or(if first.is_some() { 1 } else { SCHEDULES });
+    let seeds = first.unwrap_or(0)..first.unwrap_or(0) + count;
+    let (next, failing) = (AtomicU64::new(seeds.start), AtomicU64::new(u64::MAX));
+    let tally = Mutex::new(Tally::default());
+    let began = Instant::now();
+    let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get).min(4);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                in_line::turn_on();
+                let metrics = Metrics::new();
+                let mut own = Tally::default();
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end || failing.load(Ordering::Relaxed) < seed {
+                        break;
+                    }
+                    let Ran { outcome, tally, .. } = run(&draw(seed), &metrics);
+                    own.add(&tally);
+                    if outcome.is_err() {
+                        failing.fetch_min(seed, Ordering::Relaxed);
+                    }
+                }
+                tally.lock().expect("no thread panicked").add(&own);
+            });
+        }
+    });
+    let failing = failing.into_inner();
+    let tally = tally.into_inner().expect("no thread panicked");
+    println!("{count} schedules in {:.0?}: {tally:?}", began.elapsed());
+    if failing < u64::MAX {
+        in_line::turn_on();
+        panic!("{}", tell(failing, &Metrics::new()));
+    }
+    assert!(count < 1_000 || tally.saw_everything(), "something never happened: {tally:?}");
+}
+
+#[test]
+fn a_seed_gives_the_same_run_each_time() {
+    in_line::turn_on();
+    let metrics = Metrics::new();
+    for seed in 0..100 {
+        let [first, again] = [(); 2].map(|()| run(&draw(seed), &metrics));
+        assert_eq!(first.trace, again.trace, "seed {seed}");
+    }
+}

@@ -28,6 +28,8 @@
 //! - A state that was not yet written: the letter is published again, under the same id.
 //! - A frame whose CRC does not fit: loss, and loud. It is skipped, counted and stays where it is; the frames behind it
 //!   are found by their marks. When the other letters of its file are gone, the file goes to `damaged/` beside it.
+//! - Of letters that were appended at once, a torn one with a whole one behind it, where the power went before their
+//!   sync: looks like loss, and is told as such. Their events come again from the journal.
 //! - Another format version: nothing is touched, and opening fails.
 //!
 //! The commands read and drop letters in the folder of a bridge that does not run (they hold the journal's lock), or
@@ -45,6 +47,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::blocking::blocking;
 use crate::clock::Timestamp;
 use crate::config::SinkName;
 use crate::journal::{Disk, Offset, RealDisk};
@@ -257,7 +260,7 @@ impl DeadLetters {
         work: impl FnOnce(&mut Store) -> Result<T, DeadLetterError> + Send + 'static,
     ) -> Result<T, DeadLetterError> {
         let shared = Arc::clone(&self.0);
-        let done = tokio::task::spawn_blocking(move || {
+        let done = blocking(move || {
             let mut store = lock(&shared.store);
             let result = work(&mut store);
             shared.publish_summary(&store);
