@@ -86,7 +86,7 @@ pub(super) fn open(options: JournalOptions) -> Result<(Shared, Dedupe), OpenErro
     }
     let is_new = recovered.take().is_some_and(|found| found.segments.is_empty() && found.next == 1);
     let recovered = recover(disk, &paths, true)?;
-    let mut state = State { next: recovered.next, ..State::default() };
+    let mut state = State { next: recovered.next, unsure: recovered.unsure.clone(), ..State::default() };
     state.segments.clone_from(&recovered.segments);
     let mut found = find_sinks(disk, &paths, is_new)?;
     let mut store = Store { cursors: std::mem::take(&mut found.files), ..Store::default() };

@@ -13,6 +13,7 @@ use super::cursor::{Cursor, CursorFile, Hint};
 use super::dedupe::Known;
 use super::disk::Disk;
 use super::format::{Previous, SEGMENT_START, SegmentHeader, file_name};
+use super::recover::Unsure;
 use super::{Backlog, Limits};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{self, SinkName};
@@ -117,6 +118,8 @@ pub(super) struct State {
     pub(super) failing: Option<String>,
     /// Why the sinks of the configuration could not be put down yet: until then an event might pass one of them by.
     pub(super) unregistered: Option<String>,
+    /// What must be durable before another segment says that it is.
+    pub(super) unsure: Option<Unsure>,
     /// Of the disk, when it was last asked.
     pub(super) free: u64,
     /// The next event gets this offset, or a higher one.

@@ -392,6 +392,12 @@ impl Writer {
     }
 
     fn open(&mut self) -> io::Result<()> {
+        // The next head says of all before it that it is durable, and its repeats are answered by that.
+        let unsure = self.shared.state().unsure.clone();
+        if let Some(unsure) = unsure {
+            unsure.make_durable(&*self.shared.disk)?;
+            self.shared.state().unsure = None;
+        }
         let first = self.next;
         let path = self.shared.paths.segment(first);
         let mut seed = [0; 4];

@@ -27,9 +27,8 @@ fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|number| number.parse().unwrap_or_else(|_| panic!("{name} is no number: {number}")))
 }
 
-/// Drops steps for as long as what is left still breaks the promise.
-fn shrink(mut steps: Vec<Step>, metrics: &Metrics) -> (Vec<Step>, String) {
-    let breaks = |steps: &[Step]| run(steps, metrics).outcome.err();
+/// Drops steps for as long as what is left still breaks the promise; with it how.
+fn shrink(mut steps: Vec<Step>, breaks: impl Fn(&[Step]) -> Option<String>) -> (Vec<Step>, String) {
     let mut why = breaks(&steps).expect("the same schedule breaks it again");
     let mut size = steps.len().div_ceil(2);
     while size > 0 {
@@ -48,7 +47,7 @@ fn shrink(mut steps: Vec<Step>, metrics: &Metrics) -> (Vec<Step>, String) {
 
 /// What is told of a seed that fails.
 fn tell(seed: u64, metrics: &Metrics) -> String {
-    let (steps, why) = shrink(draw(seed), metrics);
+    let (steps, why) = shrink(draw(seed), |steps| run(steps, metrics).outcome.err());
     // What the process itself says of it.
     let log = tracing_subscriber::fmt().without_time().with_ansi(false).with_target(false).finish();
     drop(tracing::subscriber::with_default(log, || run(&steps, metrics)));
@@ -107,4 +106,15 @@ fn a_seed_gives_the_same_run_each_time() {
         let [first, again] = [(); 2].map(|()| run(&draw(seed), &metrics));
         assert_eq!(first.trace, again.trace, "seed {seed}");
     }
+}
+
+#[test]
+fn what_does_not_break_it_is_dropped() {
+    let steps = draw(6);
+    assert!(steps.len() > 8);
+    let [first, last] = [steps[2].seed, steps[steps.len() - 2].seed];
+    let has = |steps: &[Step], seed| steps.iter().any(|step| step.seed == seed);
+    let breaks = |steps: &[Step]| (has(steps, first) && has(steps, last)).then(|| "both".to_owned());
+    let (left, why) = shrink(steps, breaks);
+    assert_eq!((left.iter().map(|step| step.seed).collect::<Vec<_>>(), &*why), (vec![first, last], "both"));
 }

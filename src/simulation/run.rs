@@ -60,10 +60,9 @@ fn may_forget(what: &What) -> bool {
     matches!(what, What::Jump(_) | What::Full(_) | What::Low(_) | What::Fail(_))
 }
 
-/// After this something may count as damaged: what the disk does not give, and what a start could not make sure of
-/// before the power went. Whether that had been acknowledged nobody can tell.
+/// After this what the disk did not give may count as damaged.
 fn may_damage(what: &What) -> bool {
-    matches!(what, What::Fail(fail) if matches!(fail.kind, Kind::Read | Kind::Open | Kind::Write | Kind::Sync))
+    matches!(what, What::Fail(fail) if matches!(fail.kind, Kind::Read | Kind::Open))
 }
 
 struct Run {
