@@ -160,7 +160,8 @@ fn read_tail(found: &Found, header: &SegmentHeader, may_be_torn: bool, salvage: 
     let part = Span { file: Arc::clone(&found.file), seed: header.seed, length: found.size, end: None };
     let mut scan = Scan::new(part, SEGMENT_START, header.first, SCAN_BLOCK).salvage(salvage);
     let (mut newest, mut used, mut known) = (header.created, header.first, Vec::new());
-    let mut proven = (SEGMENT_START, header.first);
+    // Without a group not even its header: the next segment is to name it.
+    let mut proven = (0, header.first);
     // The first damage behind the last intact head of a group.
     let mut torn = None;
     while let Some(item) = scan.next()? {
@@ -202,13 +203,15 @@ impl Tail {
         segment.newest = self.newest;
         let (mut durable, mut unsure) = (segment.end, None);
         if mend && (segment.length < size || self.proven.0 < segment.length) {
-            let tail = Unsure { path: paths.segment(segment.first), from: self.proven.0, to: self.intact.0 };
+            let (path, end) = (paths.segment(segment.first), segment.end);
+            let tail = Unsure { path, from: self.proven.0, to: segment.length, end };
             if segment.length < size {
                 info!(segment = segment.first, bytes = size - segment.length, "journal: a torn tail is cut off");
             }
             if let Err(error) = tail.make_durable(disk) {
-                warn!(segment = segment.first, %error, "journal: the last commit can't be made sure of; it is published, but events get 503 until it can");
+                warn!(segment = segment.first, %error, "journal: the last commit can't be made sure of; it is not published, and events get 503, until it can");
                 durable = self.proven.1;
+                (segment.length, segment.end) = (self.proven.0.max(SEGMENT_START), durable);
                 unsure = Some(tail);
             }
         }
@@ -222,7 +225,9 @@ impl Tail {
 pub(super) struct Unsure {
     path: PathBuf,
     from: u64,
-    to: u64,
+    /// The segment's length and end, once it is sure.
+    pub(super) to: u64,
+    pub(super) end: u64,
 }
 
 impl Unsure {

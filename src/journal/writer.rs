@@ -396,7 +396,14 @@ impl Writer {
         let unsure = self.shared.state().unsure.clone();
         if let Some(unsure) = unsure {
             unsure.make_durable(&*self.shared.disk)?;
-            self.shared.state().unsure = None;
+            let mut state = self.shared.state();
+            state.unsure = None;
+            if let Some(segment) = state.segments.back_mut() {
+                (segment.length, segment.end) = (unsure.to, unsure.end);
+            }
+            self.previous = state.segments.back().map(Segment::as_previous);
+            drop(state);
+            self.shared.grown.notify_waiters();
         }
         let first = self.next;
         let path = self.shared.paths.segment(first);

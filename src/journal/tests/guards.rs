@@ -77,6 +77,23 @@ async fn no_segment_follows_a_tail_that_is_not_sure_to_be_durable() {
     assert_eq!(journal.stats().damaged_records, 0);
 }
 
+/// A process that was killed while it made its segment left the header in the page cache.
+#[tokio::test]
+async fn a_segment_that_was_found_empty_is_durable_before_the_next_names_it() {
+    let disk = RamDisk::default();
+    drop(Journal::open(options(disk.shared(), TestClock::new())).expect("opened"));
+    let contents = disk.crash(true).contents();
+    let segment = disk.files("/journal/segments").remove(0);
+    let dirs = contents.keys().flat_map(|path| path.ancestors().skip(1)).map(std::path::Path::to_owned).collect();
+    let mut synced = contents.clone();
+    synced.insert(segment.clone(), Vec::new());
+    let disk = RamDisk::with(dirs, contents.clone(), synced);
+    let _journal = Journal::open(options(disk.shared(), TestClock::new())).expect("opened");
+    let disk = disk.crash(true);
+    assert_eq!(disk.files("/journal/segments").len(), 2);
+    assert_eq!(disk.get(&segment), contents.get(&segment).cloned());
+}
+
 #[tokio::test]
 async fn repeats_in_flight_share_the_fate_of_the_first() {
     let disk = RamDisk::default();
