@@ -23,6 +23,7 @@
 
 pub mod admin;
 pub mod alma;
+mod blocking;
 pub mod bridge;
 pub mod clock;
 pub mod commands;
@@ -32,6 +33,8 @@ mod durable;
 pub mod ingress;
 pub mod journal;
 pub mod message;
+#[cfg(test)]
+mod simulation;
 pub mod sinks;
 pub mod telemetry;
 pub mod tls;

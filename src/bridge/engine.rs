@@ -143,7 +143,7 @@ impl Intake for Engine {
 
 /// The dead letters of a configuration's journal.
 pub(super) fn letter_box(config: &Config, metrics: &Metrics) -> LetterBox {
-    LetterBox::new(config.journal_dir().join("dead"), config.journal.dead_max_size, metrics.clone())
+    LetterBox::new(RealDisk::shared(), config.journal_dir().join("dead"), config.journal.dead_max_size, metrics.clone())
 }
 
 /// What a journal is opened with, without sinks yet.

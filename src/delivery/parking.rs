@@ -85,8 +85,15 @@ impl<F: Feed> Pump<F> {
                     self.show_parked();
                 }
                 Flushed::Still(why) => {
+                    let parks = self.judge.parks(why.reason);
+                    if !parks {
+                        tracing::warn!(sink = %self.link.name, topic = &*topic, detail = why.detail, "parked topic waits");
+                    }
                     if let Some(parked) = self.parked.get_mut(&topic) {
-                        parked.why = why;
+                        // Its next letters bear this reason, and those of another would not be tried again.
+                        if parks {
+                            parked.why = why;
+                        }
                         parked.next_try = Instant::now() + RETRY_EVERY;
                     }
                     self.show_parked();

@@ -126,6 +126,7 @@ impl<F: Feed> Reader<F> {
         loop {
             let full = self.ahead.is_some() || self.closed;
             tokio::select! {
+                biased;
                 () = self.read(), if !full => {}
                 () = sleep(TICK) => {}
             }

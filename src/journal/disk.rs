@@ -140,11 +140,18 @@ impl DiskFile for File {
     }
 }
 
-/// Creates a folder and those above it where they are missing, each made durable in the one above.
-pub(super) fn create_dirs(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
+/// Creates a folder and those above it where they are missing, each made durable in the one above. One that is there is
+/// made durable too: whoever made it may have been killed, or failed, before it was.
+pub(crate) fn create_dirs(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
     match disk.create_dir(dir) {
         Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            return match disk.sync_dir(folder_of(dir)) {
+                // Where we may not even look, we made nothing.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+                synced => synced,
+            };
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let above = dir.parent().filter(|above| !above.as_os_str().is_empty()).ok_or(error)?;
             create_dirs(disk, above)?;
@@ -164,7 +171,7 @@ pub(super) fn folder_of(path: &Path) -> &Path {
 }
 
 /// Reads a whole small file.
-pub(super) fn read_all(disk: &dyn Disk, path: &Path) -> io::Result<Vec<u8>> {
+pub(crate) fn read_all(disk: &dyn Disk, path: &Path) -> io::Result<Vec<u8>> {
     let file = disk.open(path, false)?;
     let mut bytes = vec![0; usize::try_from(file.size()?).unwrap_or(usize::MAX)];
     let read = file.read_at(&mut bytes, 0)?;
@@ -200,7 +207,7 @@ pub(super) fn create_in_folder(disk: &dyn Disk, path: &Path) -> io::Result<Arc<d
 pub(super) const TEMPORARY: &str = ".new";
 
 /// Removes a file that may be gone already.
-pub(super) fn remove_if_there(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+pub(crate) fn remove_if_there(disk: &dyn Disk, path: &Path) -> io::Result<()> {
     match disk.remove(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
@@ -212,6 +219,21 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
+    use crate::simulation::disk::SimDisk;
+
+    /// A process was killed before the entries of the folders that it made were durable.
+    #[test]
+    fn folders_that_are_there_are_made_durable_too() {
+        let disk = SimDisk::new();
+        let dir = Path::new("/data/journal");
+        create_dirs(&disk, Path::new("/data")).expect("made");
+        disk.create_dir(dir).expect("made");
+        disk.kill();
+        disk.restart(false);
+        create_dirs(&disk, dir).expect("there already");
+        replace(&disk, &dir.join("file"), b"bytes").expect("written");
+        assert!(disk.has_durably(dir, b"bytes"), "with its folder");
+    }
 
     fn mode(path: &Path) -> u32 {
         std::fs::metadata(path).expect("there").permissions().mode() & 0o777

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use tokio::sync::{Semaphore, oneshot};
@@ -16,6 +16,7 @@ use super::state::{Place, Shared};
 use super::writer::{Append, Command, Writer};
 use super::{Backlog, Intake, JournalLock, JournalOptions, NotTaken, Offset, Registration, Taken, keeper};
 use crate::alma::Verified;
+use crate::blocking::blocking;
 use crate::clock::Timestamp;
 use crate::config::SinkName;
 
@@ -86,21 +87,40 @@ impl Journal {
     /// Blocks; takes no longer because much waits.
     pub fn open(mut options: JournalOptions) -> Result<Self, OpenError> {
         let lock = options.lock.take().map(Arc::new);
-        let (dir, queue) = (options.dir.clone(), options.limits.queue);
+        let dir = options.dir.clone();
+        let (journal, writer) = Self::open_idle(options)?;
+        let keeper = Arc::clone(&journal.0.shared);
+        let threads = vec![
+            spawn("journal-writer", lock.clone(), move || writer.run()),
+            spawn("journal-keeper", lock, move || keeper::run(&keeper)),
+        ];
+        let threads: Vec<_> =
+            threads.into_iter().collect::<io::Result<_>>().map_err(OpenError::io("start threads for", &dir))?;
+        journal.threads().extend(threads);
+        Ok(journal)
+    }
+
+    /// Without threads: nothing is written yet.
+    fn open_idle(options: JournalOptions) -> Result<(Self, Writer), OpenError> {
+        let queue = Arc::new(Semaphore::new(options.limits.queue));
         let (shared, dedupe) = open(options)?;
         let shared = Arc::new(shared);
         let (commands, queued) = channel();
         let previous = shared.state().segments.back().map(super::state::Segment::as_previous);
         let writer = Writer::start(Arc::clone(&shared), queued, dedupe, previous);
-        let keeper = Arc::clone(&shared);
-        let threads = vec![
-            spawn("journal-writer", lock.clone(), move || writer.run()),
-            spawn("journal-keeper", lock, move || keeper::run(&keeper)),
-        ];
-        let threads =
-            threads.into_iter().collect::<io::Result<_>>().map_err(OpenError::io("start threads for", &dir))?;
-        let queue = Arc::new(Semaphore::new(queue));
-        Ok(Self(Arc::new(Inner { shared, commands, queue, threads: Mutex::new(threads) })))
+        Ok((Self(Arc::new(Inner { shared, commands, queue, threads: Mutex::default() })), writer))
+    }
+
+    /// Opens the journal without its threads: a test takes their steps.
+    #[cfg(test)]
+    pub(crate) fn open_stepped(options: JournalOptions) -> Result<(Self, super::Steps), OpenError> {
+        let (journal, writer) = Self::open_idle(options)?;
+        let steps = super::Steps::new(Arc::clone(&journal.0.shared), writer);
+        Ok((journal, steps))
+    }
+
+    fn threads(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.0.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The sink's place to read from; none where the sink is unknown or has a reader already.
@@ -219,8 +239,8 @@ impl Journal {
     pub async fn close(&self) {
         self.0.queue.close();
         drop(self.0.commands.send(Command::Close));
-        let threads = std::mem::take(&mut *self.0.threads.lock().unwrap_or_else(PoisonError::into_inner));
-        let joined = tokio::task::spawn_blocking(move || threads.into_iter().all(|thread| thread.join().is_ok())).await;
+        let threads = std::mem::take(&mut *self.threads());
+        let joined = blocking(move || threads.into_iter().all(|thread| thread.join().is_ok())).await;
         if !joined.unwrap_or(false) {
             tracing::error!("journal: a thread of the journal panicked");
         }

@@ -32,6 +32,8 @@ mod retained;
 mod scan;
 mod state;
 #[cfg(test)]
+mod steps;
+#[cfg(test)]
 mod tests;
 mod writer;
 
@@ -40,11 +42,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use disk::{Disk, DiskFile, RealDisk};
+pub(crate) use disk::{create_dirs, read_all, remove_if_there};
 pub use handle::{ForgetError, Journal, SinkStatus, Stats};
 pub use lock::JournalLock;
 pub use open::OpenError;
 pub use reader::Reader;
 pub use retained::{Retained, Snapshot};
+#[cfg(test)]
+pub(crate) use steps::Steps;
 
 use crate::alma::Verified;
 use crate::clock::{Clock, Timestamp};

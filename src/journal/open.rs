@@ -9,7 +9,7 @@ use tracing::{error, warn};
 use super::cursor::{Cursor, CursorFile, read_list};
 use super::dedupe::{Dedupe, Known, seconds};
 use super::digests;
-use super::disk::{Disk, create_dirs, read_all, remove_if_there, replace};
+use super::disk::{Disk, create_dirs, folder_of, read_all, remove_if_there, replace};
 use super::format::{VERSION, file_name, parse_file_name};
 use super::recover::{Recovered, SCAN_BLOCK, recover};
 use super::scan::{Item, Scan, Span};
@@ -74,7 +74,10 @@ pub(super) fn open(options: JournalOptions) -> Result<(Shared, Dedupe), OpenErro
     let disk = &*options.disk;
     let has_format = check_format(disk, &options.dir)?;
     let mut recovered = if has_format { None } else { Some(recover(disk, &paths, false)?) };
-    for dir in [&paths.segments, &paths.cursors, &paths.digests, &paths.damaged] {
+    let above = [folder_of(&paths.dir), &paths.dir];
+    for dir in
+        above.into_iter().chain([&paths.segments, &paths.cursors, &paths.digests, &paths.damaged].map(|dir| &**dir))
+    {
         create_dirs(disk, dir).map_err(OpenError::io("create", dir))?;
     }
     // What is there may be there for this start only: a process that was killed had not synced it yet.
@@ -83,7 +86,7 @@ pub(super) fn open(options: JournalOptions) -> Result<(Shared, Dedupe), OpenErro
     }
     let is_new = recovered.take().is_some_and(|found| found.segments.is_empty() && found.next == 1);
     let recovered = recover(disk, &paths, true)?;
-    let mut state = State { next: recovered.next, ..State::default() };
+    let mut state = State { next: recovered.next, unsure: recovered.unsure.clone(), ..State::default() };
     state.segments.clone_from(&recovered.segments);
     let mut found = find_sinks(disk, &paths, is_new)?;
     let mut store = Store { cursors: std::mem::take(&mut found.files), ..Store::default() };

@@ -2,10 +2,10 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tracing::error;
 
 use super::cursor::{Cursor, Hint};
@@ -14,6 +14,7 @@ use super::format::SEGMENT_START;
 use super::scan::{Item, Scan, ScanPlace, Span};
 use super::state::{Segment, Shared};
 use super::{Backlog, Feed, FeedClosed, Offset, Window};
+use crate::blocking::blocking;
 use crate::clock::Timestamp;
 use crate::config::SinkName;
 
@@ -28,7 +29,6 @@ const READ_TRIES: u32 = 10;
 pub struct Reader {
     shared: Arc<Shared>,
     sink: SinkName,
-    durable: watch::Receiver<u64>,
     place: ReadPlace,
     /// Events that were read and that the cursor has not passed.
     marks: VecDeque<Mark>,
@@ -94,14 +94,7 @@ impl Reader {
         place.reading = true;
         let place = ReadPlace::at(place.cursor);
         drop(state);
-        Some(Self {
-            shared: Arc::clone(shared),
-            sink: sink.clone(),
-            durable: shared.durable.subscribe(),
-            place,
-            marks: VecDeque::new(),
-            failed_reads: 0,
-        })
+        Some(Self { shared: Arc::clone(shared), sink: sink.clone(), place, marks: VecDeque::new(), failed_reads: 0 })
     }
 
     /// Whether there is something to read; goes on behind events that were given up.
@@ -123,7 +116,7 @@ impl Reader {
 
     async fn read(&mut self, bounds: Bounds) -> Result<Option<Window>, FeedClosed> {
         let (shared, place) = (Arc::clone(&self.shared), self.place.clone());
-        let read = tokio::task::spawn_blocking(move || shared.read(place, bounds)).await.map_err(|_| FeedClosed)?;
+        let read = blocking(move || shared.read(place, bounds)).await.map_err(|_| FeedClosed)?;
         match read {
             Ok(read) => {
                 self.failed_reads = 0;
@@ -145,8 +138,11 @@ impl Reader {
 
 impl Feed for Reader {
     async fn next_window(&mut self, max_events: usize, max_bytes: usize) -> Result<Window, FeedClosed> {
+        let shared = Arc::clone(&self.shared);
         loop {
-            self.durable.mark_unchanged();
+            let mut grown = pin!(shared.grown.notified());
+            // From now on: what comes while we look is not missed.
+            grown.as_mut().enable();
             if self.look()? {
                 let salvage = self.failed_reads >= READ_TRIES;
                 let bounds = Bounds { events: max_events.max(1), bytes: max_bytes, block: BLOCK, salvage };
@@ -154,7 +150,7 @@ impl Feed for Reader {
                     return Ok(window);
                 }
             } else {
-                self.durable.changed().await.map_err(|_| FeedClosed)?;
+                grown.await;
             }
         }
     }

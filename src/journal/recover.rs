@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tracing::{error, info, warn};
@@ -27,6 +27,8 @@ pub(super) struct Recovered {
     pub(super) next: u64,
     /// Digests of segments that were read whole: the last, as a rule.
     pub(super) known: HashMap<u64, Vec<Known>>,
+    /// What could not be made durable yet.
+    pub(super) unsure: Option<Unsure>,
     /// The last segment, where it is unreadable whole; one before it is missed by whoever reads on.
     pub(super) lost: Option<u64>,
 }
@@ -49,7 +51,7 @@ pub(super) fn recover(disk: &dyn Disk, paths: &Paths, mend: bool) -> Result<Reco
         found.iter().map(|found| found.header.as_ref().map(|header| header.created)).collect();
     // Behind it nothing was ever acknowledged.
     let newest = found.iter().rposition(|found| found.header.is_some() || found.size > SEGMENT_START);
-    let (mut segments, mut known, mut lost) = (VecDeque::new(), HashMap::new(), None);
+    let (mut segments, mut known, mut lost, mut unsure) = (VecDeque::new(), HashMap::new(), None, None);
     for (index, found) in found.into_iter().enumerate() {
         let Some(header) = &found.header else {
             // No record fits into so few bytes: it was being created.
@@ -75,12 +77,14 @@ pub(super) fn recover(disk: &dyn Disk, paths: &Paths, mend: bool) -> Result<Reco
             });
             let tail = tail.map_err(OpenError::io("read", &paths.segment(found.first)))?;
             next = next.max(tail.used);
-            known.insert(found.first, tail.mend(disk, paths, mend, &mut segment, found.size));
+            let (sure, rest) = tail.mend(disk, paths, mend, &mut segment, found.size);
+            known.insert(found.first, sure);
+            unsure = rest.or(unsure);
         }
         next = next.max(segment.end);
         segments.push_back(segment);
     }
-    Ok(Recovered { segments, next, known, lost })
+    Ok(Recovered { segments, next, known, unsure, lost })
 }
 
 fn heads(disk: &dyn Disk, paths: &Paths) -> Result<Vec<Found>, OpenError> {
@@ -137,7 +141,6 @@ fn set_aside(disk: &dyn Disk, paths: &Paths, found: &Found) {
 
 /// A segment of whose durable end no other segment tells: the last, as a rule.
 struct Tail {
-    file: Arc<dyn DiskFile>,
     newest: Timestamp,
     /// Above every offset in it, torn or not.
     used: u64,
@@ -157,7 +160,8 @@ fn read_tail(found: &Found, header: &SegmentHeader, may_be_torn: bool, salvage: 
     let part = Span { file: Arc::clone(&found.file), seed: header.seed, length: found.size, end: None };
     let mut scan = Scan::new(part, SEGMENT_START, header.first, SCAN_BLOCK).salvage(salvage);
     let (mut newest, mut used, mut known) = (header.created, header.first, Vec::new());
-    let mut proven = (SEGMENT_START, header.first);
+    // Without a group not even its header: the next segment is to name it.
+    let mut proven = (0, header.first);
     // The first damage behind the last intact head of a group.
     let mut torn = None;
     while let Some(item) = scan.next()? {
@@ -181,40 +185,62 @@ fn read_tail(found: &Found, header: &SegmentHeader, may_be_torn: bool, salvage: 
         intact = (found.size.max(SEGMENT_START), end);
         proven = intact;
     }
-    Ok(Tail { file: Arc::clone(&found.file), newest, used, proven, intact, known })
+    Ok(Tail { newest, used, proven, intact, known })
 }
 
 impl Tail {
-    /// Cuts off what is torn, makes durable what is not proven to be; gives the digests of what may be relied on.
-    fn mend(self, disk: &dyn Disk, paths: &Paths, mend: bool, segment: &mut Segment, size: u64) -> Vec<Known> {
+    /// Cuts off what is torn, makes durable what is not proven to be; gives the digests of what may be relied on, and
+    /// what may not yet.
+    fn mend(
+        self,
+        disk: &dyn Disk,
+        paths: &Paths,
+        mend: bool,
+        segment: &mut Segment,
+        size: u64,
+    ) -> (Vec<Known>, Option<Unsure>) {
         (segment.length, segment.end) = self.intact;
         segment.newest = self.newest;
-        let mut durable = segment.end;
+        let (mut durable, mut unsure) = (segment.end, None);
         if mend && (segment.length < size || self.proven.0 < segment.length) {
-            let path = paths.segment(segment.first);
+            let (path, end) = (paths.segment(segment.first), segment.end);
+            let tail = Unsure { path, from: self.proven.0, to: segment.length, end };
             if segment.length < size {
                 info!(segment = segment.first, bytes = size - segment.length, "journal: a torn tail is cut off");
             }
-            if let Err(error) = self.make_durable(disk, &path) {
-                warn!(segment = segment.first, %error, "journal: the last commit can't be made sure of; it is published, but a repeat of it is taken anew");
+            if let Err(error) = tail.make_durable(disk) {
+                warn!(segment = segment.first, %error, "journal: the last commit can't be made sure of; it is not published, and events get 503, until it can");
                 durable = self.proven.1;
+                (segment.length, segment.end) = (self.proven.0.max(SEGMENT_START), durable);
+                unsure = Some(tail);
             }
         }
         let known = self.known.into_iter().filter(|(offset, ..)| *offset < durable);
-        known.map(|(_, key, recorded)| Known::new(key, recorded)).collect()
+        (known.map(|(_, key, recorded)| Known::new(key, recorded)).collect(), unsure)
     }
+}
 
+/// A tail that is whole, and may be in the page cache only.
+#[derive(Clone, Debug)]
+pub(super) struct Unsure {
+    path: PathBuf,
+    from: u64,
+    /// The segment's length and end, once it is sure.
+    pub(super) to: u64,
+    pub(super) end: u64,
+}
+
+impl Unsure {
     /// What is in the page cache only, and may be there because a sync of it failed, is written anew: a sync of pages
     /// that count as clean would say nothing.
-    fn make_durable(&self, disk: &dyn Disk, path: &Path) -> io::Result<()> {
-        let (from, to) = (self.proven.0, self.intact.0);
-        let file = disk.open(path, true)?;
-        let mut bytes = vec![0; usize::try_from(to - from).unwrap_or(usize::MAX)];
-        let read = self.file.read_at(&mut bytes, from)?;
-        if file.size()? > to {
-            file.set_size(to)?;
+    pub(super) fn make_durable(&self, disk: &dyn Disk) -> io::Result<()> {
+        let file = disk.open(&self.path, true)?;
+        let mut bytes = vec![0; usize::try_from(self.to - self.from).unwrap_or(usize::MAX)];
+        let read = file.read_at(&mut bytes, self.from)?;
+        if file.size()? > self.to {
+            file.set_size(self.to)?;
         }
-        file.write_at(&bytes[..read], from)?;
+        file.write_at(&bytes[..read], self.from)?;
         file.sync_data()
     }
 }

@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use super::cursor::{Cursor, CursorFile, Hint};
 use super::dedupe::Known;
 use super::disk::Disk;
 use super::format::{Previous, SEGMENT_START, SegmentHeader, file_name};
+use super::recover::Unsure;
 use super::{Backlog, Limits};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{self, SinkName};
@@ -117,6 +118,8 @@ pub(super) struct State {
     pub(super) failing: Option<String>,
     /// Why the sinks of the configuration could not be put down yet: until then an event might pass one of them by.
     pub(super) unregistered: Option<String>,
+    /// What must be durable before another segment says that it is.
+    pub(super) unsure: Option<Unsure>,
     /// Of the disk, when it was last asked.
     pub(super) free: u64,
     /// The next event gets this offset, or a higher one.
@@ -271,8 +274,8 @@ pub(super) struct Shared {
     pub(super) limits: Limits,
     state: Mutex<State>,
     store: Mutex<Store>,
-    /// One past the last durable offset; readers wait on it.
-    pub(super) durable: watch::Sender<u64>,
+    /// More is durable, or the journal closes; readers wait on it.
+    pub(super) grown: Notify,
     pub(super) nudge: Nudge,
 }
 
@@ -288,9 +291,19 @@ impl Shared {
         state: State,
         store: Store,
     ) -> Self {
-        let durable = watch::Sender::new(state.end());
         let (state, store) = (Mutex::new(state), Mutex::new(store));
-        Self { disk, clock, metrics, paths, config, limits, state, store, durable, nudge: Nudge::default() }
+        Self {
+            disk,
+            clock,
+            metrics,
+            paths,
+            config,
+            limits,
+            state,
+            store,
+            grown: Notify::new(),
+            nudge: Nudge::default(),
+        }
     }
 
     /// The state. A thread that panicked left it whole: nothing that is done under this lock can fail half-way.
@@ -305,7 +318,7 @@ impl Shared {
     /// Ends the taking and the reading.
     pub(super) fn mark_closed(&self) {
         self.state().closed = true;
-        self.durable.send_modify(|_| {});
+        self.grown.notify_waiters();
         self.nudge.wake();
     }
 }

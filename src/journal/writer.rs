@@ -4,9 +4,10 @@ use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::dedupe::{Dedupe, Known};
@@ -118,8 +119,8 @@ impl Writer {
         let _mark = MarkClosed(Arc::clone(&self.shared));
         while !self.closing {
             match self.commands.recv_timeout(IDLE) {
-                Ok(Command::Append(append)) => self.write(append),
-                Ok(Command::Close) | Err(RecvTimeoutError::Disconnected) => self.closing = true,
+                Ok(command) => self.obey(command),
+                Err(RecvTimeoutError::Disconnected) => self.closing = true,
                 Err(RecvTimeoutError::Timeout) => self.idle(),
             }
         }
@@ -127,8 +128,23 @@ impl Writer {
         self.name_end();
     }
 
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Append(append) => self.write(append),
+            Command::Close => self.closing = true,
+        }
+    }
+
+    /// Does at once what the thread does once something came.
+    #[cfg(test)]
+    pub(super) fn obey_all(&mut self) {
+        while let Ok(command) = self.commands.try_recv() {
+            self.obey(command);
+        }
+    }
+
     /// Nothing came for a second.
-    fn idle(&mut self) {
+    pub(super) fn idle(&mut self) {
         self.name_end();
         if self.is_old() {
             self.rotate();
@@ -308,7 +324,7 @@ impl Writer {
         }
         state.next = self.next;
         drop(state);
-        self.shared.durable.send_replace(self.next);
+        self.shared.grown.notify_waiters();
     }
 
     /// A write or a sync failed: the segment ends at what was synced before, and the file is not touched again.
@@ -322,7 +338,7 @@ impl Writer {
     }
 
     /// Says on disk that all there is is durable.
-    fn name_end(&mut self) {
+    pub(super) fn name_end(&mut self) {
         let Some(active) = self.active.as_mut().filter(|active| !active.named && active.since.is_some()) else {
             return;
         };
@@ -376,6 +392,19 @@ impl Writer {
     }
 
     fn open(&mut self) -> io::Result<()> {
+        // The next head says of all before it that it is durable, and its repeats are answered by that.
+        let unsure = self.shared.state().unsure.clone();
+        if let Some(unsure) = unsure {
+            unsure.make_durable(&*self.shared.disk)?;
+            let mut state = self.shared.state();
+            state.unsure = None;
+            if let Some(segment) = state.segments.back_mut() {
+                (segment.length, segment.end) = (unsure.to, unsure.end);
+            }
+            self.previous = state.segments.back().map(Segment::as_previous);
+            drop(state);
+            self.shared.grown.notify_waiters();
+        }
         let first = self.next;
         let path = self.shared.paths.segment(first);
         let mut seed = [0; 4];

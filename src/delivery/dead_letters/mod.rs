@@ -23,10 +23,13 @@
 //!
 //! # What a crash can leave behind, and what is done about it
 //! - A frame that is not whole at the end of a file: never acknowledged, cut off at the next start.
-//! - A file shorter than its header: never held a letter, removed.
+//! - A file that is no longer than its header, which is not whole: never held a letter, removed.
+//! - Whole frames that are in the page cache only: written anew and synced before anyone relies on them.
 //! - A state that was not yet written: the letter is published again, under the same id.
 //! - A frame whose CRC does not fit: loss, and loud. It is skipped, counted and stays where it is; the frames behind it
 //!   are found by their marks. When the other letters of its file are gone, the file goes to `damaged/` beside it.
+//! - Of letters that were appended at once, a torn one with a whole one behind it, where the power went before their
+//!   sync: looks like loss, and is told as such. Their events come again from the journal.
 //! - Another format version: nothing is touched, and opening fails.
 //!
 //! The commands read and drop letters in the folder of a bridge that does not run (they hold the journal's lock), or
@@ -45,9 +48,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::blocking::blocking;
 use crate::clock::Timestamp;
 use crate::config::SinkName;
-use crate::journal::Offset;
+use crate::journal::{Disk, Offset};
 use crate::message::StoredEvent;
 use crate::sinks::{Failure, Reason};
 use crate::telemetry::Metrics;
@@ -178,9 +182,15 @@ struct Shared {
 impl DeadLetters {
     /// Opens the folder `{dead_dir}/{sink}`, cuts off what a crash left half, and says loudly what is damaged.
     ///
-    /// Blocks. `dead_dir` is `dead` in the journal's folder; neither needs to exist.
-    pub fn open(dead_dir: &Path, sink: &SinkName, max_size: u64, metrics: &Metrics) -> Result<Self, DeadLetterError> {
-        let store = Store::open(&dead_dir.join(sink.as_str()))?;
+    /// Blocks. `disk` is that of the journal, `dead_dir` is `dead` in its folder; neither folder needs to exist.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        dead_dir: &Path,
+        sink: &SinkName,
+        max_size: u64,
+        metrics: &Metrics,
+    ) -> Result<Self, DeadLetterError> {
+        let store = Store::open(disk, &dead_dir.join(sink.as_str()))?;
         if store.damaged > 0 {
             tracing::error!(%sink, damaged = store.damaged, "dead letters are damaged; their bytes are kept");
         }
@@ -247,7 +257,7 @@ impl DeadLetters {
         work: impl FnOnce(&mut Store) -> Result<T, DeadLetterError> + Send + 'static,
     ) -> Result<T, DeadLetterError> {
         let shared = Arc::clone(&self.0);
-        let done = tokio::task::spawn_blocking(move || {
+        let done = blocking(move || {
             let mut store = lock(&shared.store);
             let result = work(&mut store);
             shared.publish_summary(&store);

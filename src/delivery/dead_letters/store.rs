@@ -1,17 +1,14 @@
 //! The files of one sink's dead letters, and an index of them in memory. Every call may block on the disk.
 
 use std::collections::{BTreeMap, HashSet};
-use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::format::{self, FILE_HEADER, STATE_AT, Seed};
 use super::{DeadLetter, DeadLetterError, LetterId, LetterInfo, Summary};
 use crate::clock::Timestamp;
-use crate::durable;
-use crate::journal::Offset;
+use crate::journal::{Disk, DiskFile, Offset, create_dirs, remove_if_there};
 use crate::sinks::{Failure, Reason};
 
 /// A file that has so many bytes gets no further letter.
@@ -32,37 +29,63 @@ struct Slot {
 
 pub(super) struct LetterFile {
     path: PathBuf,
-    file: Option<File>,
+    file: Option<Arc<dyn DiskFile>>,
     seed: Seed,
     pub(super) size: u64,
     slots: Vec<Slot>,
     live: usize,
     pub(super) damaged: u64,
+    /// Whether all of it was synced by this process. What was found at the start may be in the page cache only: of a
+    /// process that was killed before its sync, or whose sync failed.
+    proven: bool,
 }
 
 impl LetterFile {
+    /// A file that was found.
     pub(super) fn new(path: PathBuf, seed: Seed, size: u64) -> Self {
-        Self { path, file: None, seed, size, slots: Vec::new(), live: 0, damaged: 0 }
+        Self { path, file: None, seed, size, slots: Vec::new(), live: 0, damaged: 0, proven: false }
+    }
+
+    /// Makes sure that all of it is durable: it is written anew, for a sync of pages that count as clean says nothing.
+    fn prove(&mut self, disk: &dyn Disk) -> Result<(), DeadLetterError> {
+        if !self.proven {
+            let mut bytes = vec![0; usize::try_from(self.size).unwrap_or(usize::MAX)];
+            self.with_file(disk, |file| {
+                let read = file.read_at(&mut bytes, 0)?;
+                file.write_at(&bytes[..read], 0)?;
+                file.sync_data()
+            })?;
+            self.proven = true;
+        }
+        Ok(())
     }
 
     /// A handle for reading and marking, kept only for the file that is written.
-    pub(super) fn with_file<T>(&self, work: impl FnOnce(&File) -> io::Result<T>) -> Result<T, DeadLetterError> {
+    pub(super) fn with_file<T>(
+        &self,
+        disk: &dyn Disk,
+        work: impl FnOnce(&dyn DiskFile) -> io::Result<T>,
+    ) -> Result<T, DeadLetterError> {
         let done = match &self.file {
-            Some(file) => work(file),
-            None => OpenOptions::new().read(true).write(true).open(&self.path).and_then(|file| work(&file)),
+            Some(file) => work(&**file),
+            None => disk.open(&self.path, true).and_then(|file| work(&*file)),
         };
         done.map_err(at(&self.path))
     }
 
-    fn read(&self, slot: &Slot) -> Result<DeadLetter, DeadLetterError> {
+    fn read(&self, disk: &dyn Disk, slot: &Slot) -> Result<DeadLetter, DeadLetterError> {
         let mut frame = vec![0; slot.length as usize];
-        self.with_file(|file| file.read_exact_at(&mut frame, slot.at))?;
+        let read = self.with_file(disk, |file| file.read_at(&mut frame, slot.at))?;
+        if read < frame.len() {
+            return Err(at(&self.path)(io::ErrorKind::UnexpectedEof.into()));
+        }
         let letter = self.seed.payload(&frame).and_then(format::decode);
         letter.ok_or(DeadLetterError::Damaged(slot.id))
     }
 }
 
 pub(super) struct Store {
+    pub(super) disk: Arc<dyn Disk>,
     dir: PathBuf,
     pub(super) files: BTreeMap<u64, LetterFile>,
     /// The file that takes letters.
@@ -83,8 +106,9 @@ pub(super) fn at(path: &Path) -> impl FnOnce(io::Error) -> DeadLetterError {
 
 impl Store {
     /// Without files yet.
-    pub(super) const fn new(dir: PathBuf) -> Self {
+    pub(super) const fn new(disk: Arc<dyn Disk>, dir: PathBuf) -> Self {
         Self {
+            disk,
             dir,
             files: BTreeMap::new(),
             active: None,
@@ -129,14 +153,21 @@ impl Store {
     }
 
     pub(super) fn append_new(&mut self, letters: Vec<DeadLetter>, max_size: u64) -> Result<(), DeadLetterError> {
-        let suspects: HashSet<_> =
-            letters.iter().filter(|letter| letter.offset.0 <= self.max_offset).map(|letter| letter.offset).collect();
-        let kept: HashSet<_> = if suspects.is_empty() {
-            HashSet::new()
-        } else {
-            self.live().map(|(_, slot)| (slot.offset, slot.received)).filter(|(o, _)| suspects.contains(o)).collect()
-        };
-        let is_new = |letter: &DeadLetter| !kept.contains(&(letter.offset, letter.event.received));
+        let may_be_kept = letters.iter().any(|letter| letter.offset.0 <= self.max_offset);
+        let place = |letter: &DeadLetter| (letter.offset, letter.event.received);
+        let mut kept = HashSet::new();
+        if may_be_kept {
+            let again: HashSet<_> = letters.iter().map(place).collect();
+            for file in self.files.values_mut() {
+                let live = file.slots.iter().filter(|slot| !slot.gone).map(|slot| (slot.offset, slot.received));
+                let found: Vec<_> = live.filter(|place| again.contains(place)).collect();
+                if !found.is_empty() {
+                    file.prove(&*self.disk)?;
+                    kept.extend(found);
+                }
+            }
+        }
+        let is_new = |letter: &DeadLetter| !kept.contains(&place(letter));
         self.append(letters.into_iter().filter(is_new).collect(), max_size)
     }
 
@@ -167,7 +198,7 @@ impl Store {
                 frame.len()
             })
             .collect();
-        let written = file.with_file(|open| open.write_all_at(&frames, start).and_then(|()| open.sync_data()));
+        let written = file.with_file(&*self.disk, |open| open.write_at(&frames, start).and_then(|()| open.sync_data()));
         if let Err(error) = written {
             self.give_up(number, file);
             return Err(error);
@@ -193,16 +224,15 @@ impl Store {
         self.next_file += 1;
         let path = self.dir.join(format!("{number:016}{SUFFIX}"));
         let seed = Seed(fastrand::u32(..));
-        durable::create_dirs(&self.dir).map_err(at(&self.dir))?;
-        let create = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path);
-        let file = create.map_err(at(&path))?;
+        create_dirs(&*self.disk, &self.dir).map_err(at(&self.dir))?;
+        let file = self.disk.create(&path).map_err(at(&path))?;
         let begun = file
-            .write_all_at(&seed.file_header(), 0)
-            .and_then(|()| file.sync_all())
-            .and_then(|()| durable::sync_dir(&self.dir));
+            .write_at(&seed.file_header(), 0)
+            .and_then(|()| file.sync_data())
+            .and_then(|()| self.disk.sync_dir(&self.dir));
         // A header alone is no harm, but one a try of a failing disk would be many.
-        begun.map_err(at(&path)).inspect_err(|_| drop(fs::remove_file(&path)))?;
-        let entry = LetterFile { file: Some(file), ..LetterFile::new(path, seed, FILE_HEADER as u64) };
+        begun.map_err(at(&path)).inspect_err(|_| drop(self.disk.remove(&path)))?;
+        let entry = LetterFile { file: Some(file), proven: true, ..LetterFile::new(path, seed, FILE_HEADER as u64) };
         self.files.insert(number, entry);
         self.active = Some(number);
         Ok(number)
@@ -214,7 +244,7 @@ impl Store {
         self.active = None;
         if let Some(open) = file.file.take() {
             // Should it fail, the letters behind are published once more: they are appended to another file too.
-            drop(open.set_len(file.size).and_then(|()| open.sync_all()));
+            drop(open.set_size(file.size).and_then(|()| open.sync_data()));
         }
         self.files.insert(number, file);
         if let Err(error) = self.remove_if_done(number) {
@@ -249,14 +279,14 @@ impl Store {
                 (0..file.slots.len()).filter(|at| !file.slots[*at].gone && ids.contains(&file.slots[*at].id)).collect();
             // A file that loses its last letters is removed as a whole: its marks need not be durable.
             if going.len() < file.live || file.damaged > 0 {
-                file.with_file(|open| {
+                file.with_file(&*self.disk, |open| {
                     for at in &going {
-                        open.write_all_at(&file.seed.gone(), file.slots[*at].at + STATE_AT as u64)?;
+                        open.write_at(&file.seed.gone(), file.slots[*at].at + STATE_AT as u64)?;
                     }
                     open.sync_data()
                 })?;
             } else {
-                fs::remove_file(&file.path).map_err(at(&file.path))?;
+                self.disk.remove(&file.path).map_err(at(&file.path))?;
             }
             for at in going {
                 let slot = &mut file.slots[at];
@@ -284,23 +314,21 @@ impl Store {
         if file.damaged > 0 {
             return self.set_aside(&file.path);
         }
-        match fs::remove_file(&file.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(&file.path)(error)),
-            _ => durable::sync_dir(&self.dir).map_err(at(&self.dir)),
-        }
+        remove_if_there(&*self.disk, &file.path).map_err(at(&file.path))?;
+        self.disk.sync_dir(&self.dir).map_err(at(&self.dir))
     }
 
     pub(super) fn set_aside(&self, path: &Path) -> Result<(), DeadLetterError> {
         let damaged = self.dir.join("damaged");
-        durable::create_dirs(&damaged).map_err(at(&damaged))?;
+        create_dirs(&*self.disk, &damaged).map_err(at(&damaged))?;
         if let Some(name) = path.file_name() {
-            fs::rename(path, damaged.join(name)).map_err(at(path))?;
+            self.disk.rename(path, &damaged.join(name)).map_err(at(path))?;
         }
-        durable::sync_dir(&damaged).and_then(|()| durable::sync_dir(&self.dir)).map_err(at(&self.dir))
+        self.disk.sync_dir(&damaged).and_then(|()| self.disk.sync_dir(&self.dir)).map_err(at(&self.dir))
     }
 
     pub(super) fn get(&self, id: LetterId) -> Result<Option<DeadLetter>, DeadLetterError> {
-        self.live().find(|(_, slot)| slot.id == id).map(|(file, slot)| file.read(slot)).transpose()
+        self.live().find(|(_, slot)| slot.id == id).map(|(file, slot)| file.read(&*self.disk, slot)).transpose()
     }
 
     pub(super) fn list(&self) -> Vec<LetterInfo> {
@@ -338,7 +366,7 @@ impl Store {
                 bytes += slot.length as usize;
                 first || bytes <= max_bytes
             })
-            .filter_map(|(file, slot)| match file.read(slot) {
+            .filter_map(|(file, slot)| match file.read(&*self.disk, slot) {
                 Err(DeadLetterError::Damaged(id)) => {
                     unreadable.push(id);
                     None

@@ -3,6 +3,8 @@ use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::PathBuf;
 
 use super::*;
+use crate::journal::{RealDisk, create_dirs};
+use crate::simulation::disk::SimDisk;
 
 struct Bench {
     dir: tempfile::TempDir,
@@ -21,7 +23,7 @@ impl Bench {
 
     fn try_open(&self) -> Result<DeadLetters, DeadLetterError> {
         let sink = "main".parse().expect("a name");
-        DeadLetters::open(&self.dir.path().join("dead"), &sink, self.max_size, &self.metrics)
+        DeadLetters::open(RealDisk::shared(), &self.dir.path().join("dead"), &sink, self.max_size, &self.metrics)
     }
 
     fn sink_dir(&self) -> PathBuf {
@@ -140,6 +142,32 @@ async fn the_same_event_again_is_not_kept_twice() {
     assert_eq!(offsets(&letters).await, [4, 5, 6, 5]);
 }
 
+/// A process was killed between write and sync: its letter is in the page cache, and the next process finds it there.
+#[tokio::test]
+async fn a_letter_that_was_found_is_made_durable_before_it_counts_as_kept() {
+    let bench = Bench::new();
+    bench.open().append(vec![letter(1, "t", Reason::TooLarge)]).await.expect("appends");
+    let bytes = fs::read(bench.files().remove(0)).expect("reads");
+
+    let (disk, dead) = (SimDisk::new(), Path::new("/journal/dead"));
+    let dir = dead.join("main");
+    create_dirs(&disk, &dir).expect("made");
+    let file = disk.create(&dir.join("0000000000000001.letters")).expect("made");
+    file.write_at(&bytes[..format::FILE_HEADER], 0).expect("writes");
+    file.sync_data().and_then(|()| disk.sync_dir(&dir)).expect("synced");
+    file.write_at(&bytes[format::FILE_HEADER..], format::FILE_HEADER as u64).expect("writes");
+    disk.kill();
+    disk.restart(false);
+
+    let sink = "main".parse().expect("a name");
+    let letters = DeadLetters::open(Arc::new(disk.clone()), dead, &sink, 1 << 20, &bench.metrics).expect("opens");
+    assert_eq!(offsets(&letters).await, [1]);
+    assert!(!disk.has_durably(&dir, b"body 1"));
+    letters.append(vec![letter(1, "t", Reason::TooLarge)]).await.expect("is kept already");
+    assert_eq!(offsets(&letters).await, [1]);
+    assert!(disk.has_durably(&dir, b"body 1"), "the cursor passes it now");
+}
+
 #[tokio::test]
 async fn any_torn_tail_costs_only_what_was_not_acknowledged() {
     let bench = Bench::new();
@@ -230,6 +258,7 @@ async fn a_file_with_a_damaged_header_is_set_aside_and_a_stump_removed() {
     let mut bytes = fs::read(&file).expect("reads");
     bytes[13] ^= 1;
     fs::write(&file, &bytes).expect("writes");
+    fs::write(bench.sink_dir().join("0000000000000008.letters"), [0; format::FILE_HEADER]).expect("writes");
     fs::write(bench.sink_dir().join("0000000000000009.letters"), b"ALMAD").expect("writes");
     let letters = bench.open();
     assert_eq!((letters.summary().letters(), letters.summary().damaged), (0, 1));

@@ -7,6 +7,7 @@ use super::bench::{Setup, sink_config};
 use super::kit::{Answer, MemoryFeed, ScriptedSink, failed, lock};
 use crate::clock::Clock;
 use crate::delivery::{Delivery, DeliveryError, DeliveryOptions, LetterBox, SinkSetup, SinkState};
+use crate::journal::RealDisk;
 use crate::message::Message;
 use crate::sinks::Reason;
 
@@ -21,7 +22,7 @@ impl Bench {
     fn new() -> Self {
         let setup = Setup::new();
         let delivery = Delivery::new(DeliveryOptions {
-            letters: LetterBox::new(setup.dead_dir(), 1 << 20, setup.metrics.clone()),
+            letters: LetterBox::new(RealDisk::shared(), setup.dead_dir(), 1 << 20, setup.metrics.clone()),
             metrics: setup.metrics.clone(),
             clock: setup.clock.clone(),
         });

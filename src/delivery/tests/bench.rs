@@ -11,6 +11,7 @@ use super::kit::{Answer, Log, MemoryFeed, Scene, ScriptedSink, TestClock, lock, 
 use crate::clock::Clock as _;
 use crate::config::{self, SinkKind, Start, TopicPart, TopicTemplate};
 use crate::delivery::{BackOff, DeadLetters, Filters, MakeMessage, Pump, PumpHandle, PumpOptions, SinkStatus};
+use crate::journal::{Disk, RealDisk};
 use crate::message::Message;
 use crate::sinks::{Reason, Sink};
 use crate::telemetry::Metrics;
@@ -24,6 +25,7 @@ pub(super) struct Setup {
     pub(super) filters: Filters,
     pub(super) metrics: Metrics,
     pub(super) dir: Arc<tempfile::TempDir>,
+    pub(super) disk: Arc<dyn Disk>,
     pub(super) clock: Arc<TestClock>,
 }
 
@@ -37,6 +39,7 @@ impl Setup {
             filters: Filters::default(),
             metrics: Metrics::new(),
             dir: Arc::new(tempfile::tempdir().expect("a temporary folder")),
+            disk: RealDisk::shared(),
             clock: TestClock::shared(),
         }
     }
@@ -57,7 +60,8 @@ impl Setup {
     /// With another sink around the scripted one.
     pub(super) fn start_boxed(self, sink: ScriptedSink, boxed: Box<dyn Sink>) -> Bench {
         let dead_dir = self.dead_dir();
-        let letters = DeadLetters::open(&dead_dir, &self.config.name, self.dead_max_size, &self.metrics);
+        let disk = Arc::clone(&self.disk);
+        let letters = DeadLetters::open(disk, &dead_dir, &self.config.name, self.dead_max_size, &self.metrics);
         let letters = letters.expect("the dead letters open");
         let mut feed = self.feed.clone();
         feed.letters = Some(letters.clone());

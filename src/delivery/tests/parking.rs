@@ -11,6 +11,7 @@ use super::kit::{Answer, failed};
 use crate::config::{RabbitMqSink, Secret, SinkKind, Unroutable};
 use crate::delivery::SinkState;
 use crate::message::Message;
+use crate::simulation::disk::{Fail, Kind, SimDisk};
 use crate::sinks::{Outcome, Reason};
 
 /// Confirms all but a topic that has no rights until they are given.
@@ -67,6 +68,33 @@ async fn past_its_grace_a_topic_is_parked_and_the_others_flow() {
     let letters = ["1", "3", "5"].map(|id| ("alma.user", id, Reason::Rights));
     assert_eq!(bench.letters().await, owned(&letters));
     assert_eq!((bench.status().state, parked(&bench)), (SinkState::Up, vec![("alma.user".to_owned(), 3)]));
+}
+
+/// Letters that can't be read for a moment are no reason for others to be letters.
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_fails_does_not_change_why_a_topic_is_parked() {
+    let (rights, script) = without_rights("alma.user");
+    let disk = SimDisk::new();
+    let mut setup = Setup { disk: Arc::new(disk.clone()), ..Setup::new() };
+    setup.config.setup_grace = Duration::ZERO;
+    let bench = setup.start(script);
+    bench.push(&["alma.user 1"]);
+    bench.until_settled().await;
+    disk.faults(|faults| faults.fail = Some(Fail { kind: Kind::Read, after: 0, times: 1 }));
+    bench.handle.retry_parked();
+    let failed = || {
+        let mut failed = false;
+        disk.faults(|faults| failed = faults.fail.is_none());
+        failed
+    };
+    bench.until("its letter could not be read", |_| failed()).await;
+    bench.push(&["alma.user 2"]);
+    bench.until_settled().await;
+    assert_eq!(bench.letters().await, owned(&["1", "2"].map(|id| ("alma.user", id, Reason::Rights))));
+    rights.store(true, Ordering::SeqCst);
+    bench.until("unparked", |bench| parked(bench).is_empty()).await;
+    assert_eq!(bench.scene().confirmed, ["1", "2"]);
+    assert!(bench.letters().await.is_empty());
 }
 
 #[tokio::test(start_paused = true)]

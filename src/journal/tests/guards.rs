@@ -53,6 +53,47 @@ async fn a_failed_sync_ends_the_segment_and_is_forgotten() {
     assert_eq!(read_all(&mut reader).await.into_values().collect::<Vec<_>>(), [1, 2]);
 }
 
+/// The head of the next segment says of the one before that all of it is durable: it must wait until that is so.
+#[tokio::test]
+async fn no_segment_follows_a_tail_that_is_not_sure_to_be_durable() {
+    let (disk, clock) = (RamDisk::default(), TestClock::new());
+    let journal = Journal::open(options(disk.shared(), clock.clone())).expect("opened");
+    assert_eq!(take(&journal, body(1, 0)).await, Ok(Taken::Stored));
+    disk.faults(|faults| faults.syncs = 1);
+    take(&journal, body(2, 0)).await.expect_err("the sync failed");
+    // It is in the page cache when the next process comes, whose syncs fail as well.
+    let disk = disk.crash(false);
+    disk.faults(|faults| faults.syncs = usize::MAX);
+    let journal = Journal::open(options(disk.shared(), clock.clone())).expect("opened");
+    let failed = take(&journal, body(3, 0)).await;
+    assert!(matches!(failed, Err(NotTaken::DiskFailing(_))), "{failed:?}");
+    assert_eq!(disk.files("/journal/segments").len(), 1);
+    disk.faults(|faults| faults.syncs = 0);
+    until("events are taken again", || journal.ready().is_ok()).await;
+    let disk = disk.crash(true);
+    let journal = Journal::open(options(disk.shared(), clock)).expect("opened");
+    let mut reader = journal.reader(&sink("main")).expect("known");
+    assert_eq!(read_all(&mut reader).await.into_values().collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(journal.stats().damaged_records, 0);
+}
+
+/// A process that was killed while it made its segment left the header in the page cache.
+#[tokio::test]
+async fn a_segment_that_was_found_empty_is_durable_before_the_next_names_it() {
+    let disk = RamDisk::default();
+    drop(Journal::open(options(disk.shared(), TestClock::new())).expect("opened"));
+    let contents = disk.crash(true).contents();
+    let segment = disk.files("/journal/segments").remove(0);
+    let dirs = contents.keys().flat_map(|path| path.ancestors().skip(1)).map(std::path::Path::to_owned).collect();
+    let mut synced = contents.clone();
+    synced.insert(segment.clone(), Vec::new());
+    let disk = RamDisk::with(dirs, contents.clone(), synced);
+    let _journal = Journal::open(options(disk.shared(), TestClock::new())).expect("opened");
+    let disk = disk.crash(true);
+    assert_eq!(disk.files("/journal/segments").len(), 2);
+    assert_eq!(disk.get(&segment), contents.get(&segment).cloned());
+}
+
 #[tokio::test]
 async fn repeats_in_flight_share_the_fate_of_the_first() {
     let disk = RamDisk::default();

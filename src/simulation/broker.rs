@@ -1,0 +1,214 @@
+//! A sink at a simulated broker, and a feed that is watched.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use fastrand::Rng;
+use futures_util::future::BoxFuture;
+use tokio::time::sleep;
+
+use super::event;
+use super::schedule::{Mood, Refusal, SINKS};
+use super::world::World;
+use crate::journal::{Backlog, Feed, FeedClosed, Offset, Reader, Window};
+use crate::message::Message;
+use crate::sinks::{Failure, Outcome, Reason, Sink};
+
+/// One process's sink.
+pub(super) struct SimSink {
+    pub(super) world: World,
+    pub(super) index: usize,
+    pub(super) random: Rng,
+    up: bool,
+}
+
+fn failed(reason: Reason) -> Outcome {
+    Outcome::Failed(Failure::new(reason, "simulated"))
+}
+
+impl SimSink {
+    pub(super) fn new(world: World, index: usize, seed: u64) -> Self {
+        Self { world, index, random: Rng::with_seed(seed), up: false }
+    }
+
+    fn mood(&self) -> Mood {
+        self.world.lock().brokers[self.index].mood
+    }
+
+    /// A dead process sends nothing and learns nothing.
+    async fn stay_alive(&self) {
+        if self.world.lock().disk.is_dead() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// The broker's answer to one message, where nothing is wrong with the broker.
+    fn judge(&self, message: &Message, condemned: bool) -> Outcome {
+        let mut known = self.world.lock();
+        let number = event::number(&message.data);
+        let Some(number) = number.filter(|number| message.id.as_str() == number.to_string()) else {
+            known.breaks(|| format!("{} publishes another body under id {}", SINKS[self.index], message.id));
+            return failed(Reason::Malformed);
+        };
+        match known.brokers[self.index].topics[event::topic(number)] {
+            Refusal::Rights => return failed(Reason::Rights),
+            Refusal::Missing => return failed(Reason::Missing),
+            Refusal::None => {}
+        }
+        if event::is_refused(number) || condemned {
+            return failed(Reason::TooLarge);
+        }
+        known.arrives(self.index, number);
+        Outcome::CONFIRMED
+    }
+
+    /// What the broker makes of a window, but that nobody is told yet.
+    fn answer(&mut self, window: &[Message]) -> Vec<Outcome> {
+        let mood = self.mood();
+        let is_refused = |message: &Message| event::number(&message.data).is_none_or(event::is_refused);
+        let harsh = mood == Mood::Harsh && window.len() > 1 && window.iter().any(is_refused);
+        let mut broken = false;
+        let mut answers = Vec::new();
+        for message in window {
+            broken |= mood == Mood::Breaks && self.random.u8(0..3) == 0;
+            let deaf = mood == Mood::Deaf && self.random.bool();
+            answers.push(match mood {
+                Mood::Busy => failed(Reason::Busy),
+                _ if broken || deaf => failed(Reason::Unreachable),
+                _ => {
+                    let condemned = harsh && self.random.u8(0..3) > 0;
+                    self.judge(message, condemned)
+                }
+            });
+        }
+        if broken {
+            self.up = false;
+        }
+        if mood == Mood::Liar {
+            answers = answers.into_iter().map(|_| failed(Reason::Timeout)).collect();
+        }
+        answers
+    }
+
+    fn tell(&self, window: &[Message], outcomes: &[Outcome]) {
+        let mut known = self.world.lock();
+        for (message, outcome) in window.iter().zip(outcomes) {
+            if let (Outcome::Confirmed { .. }, Some(number)) = (outcome, event::number(&message.data)) {
+                known.brokers[self.index].confirmed.insert(number);
+            }
+        }
+    }
+}
+
+impl Sink for SimSink {
+    fn connect(&mut self) -> BoxFuture<'_, Result<Vec<String>, Failure>> {
+        Box::pin(async {
+            sleep(Duration::from_millis(self.random.u64(1..20))).await;
+            self.stay_alive().await;
+            match self.mood() {
+                Mood::Unreachable => Err(Failure::new(Reason::Unreachable, "simulated")),
+                Mood::Hangs => std::future::pending().await,
+                _ => {
+                    self.up = true;
+                    Ok(Vec::new())
+                }
+            }
+        })
+    }
+
+    fn publish<'a>(&'a mut self, window: &'a [Message]) -> BoxFuture<'a, Vec<Outcome>> {
+        Box::pin(async move {
+            if !self.up {
+                self.world.lock().breaks(|| "a sink that is not connected is given something".to_owned());
+            }
+            sleep(Duration::from_millis(self.random.u64(1..30))).await;
+            self.stay_alive().await;
+            match self.mood() {
+                Mood::Unreachable => {
+                    self.up = false;
+                    return vec![failed(Reason::Unreachable); window.len()];
+                }
+                Mood::Hangs => std::future::pending().await,
+                _ => {}
+            }
+            let outcomes = self.answer(window);
+            // The answer may be on its way when the process dies.
+            sleep(Duration::from_millis(self.random.u64(0..10))).await;
+            self.stay_alive().await;
+            if self.mood() == Mood::Deaf {
+                std::future::pending::<()>().await;
+            }
+            self.tell(window, &outcomes);
+            outcomes
+        })
+    }
+
+    fn abandon(&mut self) -> BoxFuture<'_, ()> {
+        self.up = false;
+        Box::pin(std::future::ready(()))
+    }
+
+    fn close(&mut self) -> BoxFuture<'_, ()> {
+        self.up = false;
+        Box::pin(std::future::ready(()))
+    }
+
+    fn deadline(&self) -> Duration {
+        Duration::from_secs(3)
+    }
+
+    fn is_up(&self) -> bool {
+        self.up
+    }
+}
+
+/// A sink's place in the journal; sees to it that the cursor passes nothing that is not settled.
+pub(super) struct Watched {
+    feed: Reader,
+    world: World,
+    index: usize,
+    /// Read, and not yet passed.
+    read: BTreeMap<Offset, u64>,
+    passed: Offset,
+}
+
+impl Watched {
+    pub(super) fn new(feed: Reader, world: World, index: usize) -> Self {
+        Self { feed, world, index, read: BTreeMap::new(), passed: Offset(0) }
+    }
+}
+
+impl Feed for Watched {
+    async fn next_window(&mut self, max_events: usize, max_bytes: usize) -> Result<Window, FeedClosed> {
+        let window = self.feed.next_window(max_events, max_bytes).await?;
+        let mut known = self.world.lock();
+        for (offset, event) in &window.events {
+            if *offset < self.passed {
+                let passed = self.passed;
+                known.breaks(|| format!("offset {offset} is read again though the cursor passed {passed}"));
+            }
+            let number = known.has_read(*offset, &event.body);
+            self.read.extend(number.map(|number| (*offset, number)));
+        }
+        Ok(window)
+    }
+
+    fn advance(&mut self, to: Offset) {
+        let left = self.read.split_off(&to);
+        let mut known = self.world.lock();
+        for (offset, number) in std::mem::replace(&mut self.read, left) {
+            known.passes(self.index, offset, number);
+        }
+        drop(known);
+        self.passed = self.passed.max(to);
+        self.feed.advance(to);
+    }
+
+    fn rewind(&mut self) {
+        self.feed.rewind();
+    }
+
+    fn backlog(&self) -> Backlog {
+        self.feed.backlog()
+    }
+}

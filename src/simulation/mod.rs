@@ -1,0 +1,171 @@
+//! Journal and pumps together on a simulated disk, clock and broker.
+//!
+//! A seed draws a schedule: events that come, time that passes, crashes with and without the power, operations of the
+//! disk that fail, a full disk, brokers that are down, hang, break off, refuse or lie, sinks that are replaced, taken out
+//! and brought back, a wall clock that jumps. Each runs on one thread, with time that is paused: the journal's own
+//! threads are stepped, work that blocks is a task. So a seed gives the same run each time, and one that fails prints
+//! its shortest schedule and what the process said in it.
+//!
+//! - `disk`: what is written and what is durable. `broker`: a sink, and a feed that is watched. `event`: events.
+//! - `schedule`: what happens. `life`: one process. `run`: one schedule. `world`: what the promise is held against.
+//!
+//! # What must hold
+//!
+//! - What was answered 2xx is in the end confirmed by each sink that asks for it, or its dead letter, whole; a letter
+//!   only if it was refused when sent alone. A 2xx to a repeat counts as any other.
+//! - No cursor passes an event that is neither confirmed nor a letter that is durable at that moment.
+//! - No offset is two events, no id two bodies, no repeat is stored again while it must be known.
+//! - A crash is no damage. The process always starts where nothing is wrong.
+//! - When all faults are over, in the same process and in the next, events are taken and everything arrives.
+//!
+//! # What it can't see
+//!
+//! What the journal's threads do to each other: a step is whole here (`journal/tests` has both). `best_effort`,
+//! `continues` and `forget` do not occur.
+//!
+//! # What it found
+//!
+//! Each of these was broken on purpose, once; the number is that of schedules until it was found.
+//!
+//! | broken | found by |
+//! |---|---|
+//! | 2xx before the fsync | 6 |
+//! | a dead letter not fsynced | 3 |
+//! | the cursor before the dead letter | 3 |
+//! | a message that is refused among others is a dead letter | 917 |
+//! | a topic is parked for what ails the disk | 3,858 |
+//! | the folder of segments not fsynced | 3 |
+//! | cursors written ahead of the confirm | 10 |
+//! | dedupe keeps what failed | 108 |
+//! | segments deleted by the fastest cursor | 14 |
+//! | no new segment after an fsync that failed | 1 |
+//! | the last commit of a killed process not made durable | 204 |
+//! | the next segment begun though it is not | 11 |
+//! | offsets given anew behind a torn tail | 202 |
+//! | the last letters of a killed process not made durable | 218 |
+//! | the folders of a killed process not made durable | 265 |
+//! | letters removed before they are published | 58 |
+//! | what is not confirmed settled | 13 |
+//! | a small file renamed before its fsync | 1 |
+//!
+//! Two breaks it does not find, and they cost no event: segments deleted by cursors that are not on disk yet, and a
+//! cursor that has one slot.
+
+mod broker;
+pub(crate) mod disk;
+mod event;
+mod life;
+mod run;
+mod schedule;
+mod world;
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use run::{Ran, run};
+use schedule::{Step, draw};
+use world::Tally;
+
+use crate::blocking::in_line;
+use crate::telemetry::Metrics;
+
+/// How many schedules are run.
+const SCHEDULES: u64 = 20_000;
+
+/// A number from the environment.
+fn setting(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|number| number.parse().unwrap_or_else(|_| panic!("{name} is no number: {number}")))
+}
+
+/// Drops steps for as long as what is left still breaks the promise; with it how.
+fn shrink(mut steps: Vec<Step>, breaks: impl Fn(&[Step]) -> Option<String>) -> (Vec<Step>, String) {
+    let mut why = breaks(&steps).expect("the same schedule breaks it again");
+    let mut size = steps.len().div_ceil(2);
+    while size > 0 {
+        let mut at = 0;
+        while at < steps.len() {
+            let fewer: Vec<Step> = steps.iter().take(at).chain(steps.iter().skip(at + size)).cloned().collect();
+            match breaks(&fewer) {
+                Some(still) => (steps, why) = (fewer, still),
+                None => at += size,
+            }
+        }
+        size /= 2;
+    }
+    (steps, why)
+}
+
+/// What is told of a seed that fails.
+fn tell(seed: u64, metrics: &Metrics) -> String {
+    let (steps, why) = shrink(draw(seed), |steps| run(steps, metrics).outcome.err());
+    // What the process itself says of it.
+    let log = tracing_subscriber::fmt().without_time().with_ansi(false).with_target(false).finish();
+    drop(tracing::subscriber::with_default(log, || run(&steps, metrics)));
+    let steps: Vec<String> = steps.iter().map(|step| format!("    {:?}", step.what)).collect();
+    format!(
+        "seed {seed}: {why}\n  shortest schedule:\n{}\n  again: ALMA_BRIDGE_TEST_SEED={seed} cargo test --lib simulation",
+        steps.join("\n")
+    )
+}
+
+#[test]
+fn the_promise_holds_in_every_schedule() {
+    let first = setting("ALMA_BRIDGE_TEST_SEED");
+    let count = setting("ALMA_BRIDGE_TEST_SCHEDULES").unwrap_or(if first.is_some() { 1 } else { SCHEDULES });
+    let seeds = first.unwrap_or(0)..first.unwrap_or(0) + count;
+    let (next, failing) = (AtomicU64::new(seeds.start), AtomicU64::new(u64::MAX));
+    let tally = Mutex::new(Tally::default());
+    let began = Instant::now();
+    let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get).min(4);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                in_line::turn_on();
+                let metrics = Metrics::new();
+                let mut own = Tally::default();
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end || failing.load(Ordering::Relaxed) < seed {
+                        break;
+                    }
+                    let Ran { outcome, tally, .. } = run(&draw(seed), &metrics);
+                    own.add(&tally);
+                    if outcome.is_err() {
+                        failing.fetch_min(seed, Ordering::Relaxed);
+                    }
+                }
+                tally.lock().expect("no thread panicked").add(&own);
+            });
+        }
+    });
+    let failing = failing.into_inner();
+    let tally = tally.into_inner().expect("no thread panicked");
+    println!("{count} schedules in {:.0?}: {tally:?}", began.elapsed());
+    if failing < u64::MAX {
+        in_line::turn_on();
+        panic!("{}", tell(failing, &Metrics::new()));
+    }
+    assert!(count < 1_000 || tally.saw_everything(), "something never happened: {tally:?}");
+}
+
+#[test]
+fn a_seed_gives_the_same_run_each_time() {
+    in_line::turn_on();
+    let metrics = Metrics::new();
+    for seed in 0..100 {
+        let [first, again] = [(); 2].map(|()| run(&draw(seed), &metrics));
+        assert_eq!(first.trace, again.trace, "seed {seed}");
+    }
+}
+
+#[test]
+fn what_does_not_break_it_is_dropped() {
+    let steps = draw(6);
+    assert!(steps.len() > 8);
+    let [first, last] = [steps[2].seed, steps[steps.len() - 2].seed];
+    let has = |steps: &[Step], seed| steps.iter().any(|step| step.seed == seed);
+    let breaks = |steps: &[Step]| (has(steps, first) && has(steps, last)).then(|| "both".to_owned());
+    let (left, why) = shrink(steps, breaks);
+    assert_eq!((left.iter().map(|step| step.seed).collect::<Vec<_>>(), &*why), (vec![first, last], "both"));
+}

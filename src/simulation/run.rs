@@ -1,0 +1,282 @@
+//! One schedule from its first step to the end, where all faults are over and everything must have arrived.
+
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::runtime::{Builder, Runtime};
+
+use super::disk::{Faults, Kind, SimDisk};
+use super::event;
+use super::life::{Beginning, Life, SimClock, name};
+use super::schedule::{Mood, Refusal, SINKS, Step, TOPICS, What};
+use super::world::{Tally, World};
+use crate::delivery::DeadLetters;
+use crate::sinks::Class;
+use crate::telemetry::Metrics;
+
+/// Room for all dead letters of one sink, in bytes.
+pub(super) const ROOM: u64 = 1 << 20;
+/// An event that comes once all faults are over.
+const LAST_EVENT: u64 = 1_000;
+
+/// What a schedule came to: what happened, or how the promise was broken.
+pub(super) struct Ran {
+    pub(super) outcome: Result<(), String>,
+    pub(super) tally: Tally,
+    /// The same wherever the same was done in the same order.
+    pub(super) trace: u64,
+}
+
+/// Runs a schedule.
+pub(super) fn run(steps: &[Step], metrics: &Metrics) -> Ran {
+    let disk = SimDisk::new();
+    let world = World::new(disk.clone());
+    world.lock().forgetful = steps.iter().any(|step| may_forget(&step.what));
+    let run = Run {
+        disk: disk.clone(),
+        beginning: Beginning {
+            world: world.clone(),
+            clock: SimClock::new(),
+            metrics: metrics.clone(),
+            configured: [true; SINKS.len()],
+            dead_max_size: ROOM,
+        },
+        power: false,
+        torn: false,
+        may_be_damaged: steps.iter().any(|step| may_damage(&step.what)),
+    };
+    let panicked = catch_unwind(AssertUnwindSafe(|| run.all(steps))).is_err();
+    let mut known = world.lock();
+    if panicked {
+        known.breaks(|| "panicked".to_owned());
+    }
+    Ran { outcome: known.broken.take().map_or(Ok(()), Err), tally: known.tally, trace: disk.trace() }
+}
+
+/// After this a repeat may be stored again: what is remembered, and for how long, hangs on it.
+fn may_forget(what: &What) -> bool {
+    matches!(what, What::Jump(_) | What::Full(_) | What::Low(_) | What::Fail(_))
+}
+
+/// After this what the disk did not give may count as damaged.
+fn may_damage(what: &What) -> bool {
+    matches!(what, What::Fail(fail) if matches!(fail.kind, Kind::Read | Kind::Open))
+}
+
+struct Run {
+    disk: SimDisk,
+    beginning: Beginning,
+    /// Whether the next crash takes the power too.
+    power: bool,
+    may_be_damaged: bool,
+    /// The power was cut: of letters that were being written at once one may be torn and the next one whole, which can't
+    /// be told from loss.
+    torn: bool,
+}
+
+/// How a process ended.
+enum End {
+    DidNotStart,
+    Closed,
+    /// It is dead, or there is nothing left to do.
+    Killed,
+}
+
+fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime")
+}
+
+impl Run {
+    fn all(mut self, steps: &[Step]) {
+        self.reseed(0);
+        let mut left = steps.iter();
+        // What is wrong from the first is wrong at the first start already.
+        while let Some(step) = left.as_slice().first().filter(|step| step.what.is_fault()) {
+            self.outside(step);
+            left.next();
+        }
+        while !left.as_slice().is_empty() && self.is_kept() {
+            // What is still running when the runtime goes ends where it stands, as in a process that is killed.
+            match runtime().block_on(self.live(&mut left)) {
+                End::DidNotStart if !self.disk.is_dead() => {
+                    self.beginning.world.lock().tally.failed_starts += 1;
+                    if let Some(step) = left.next() {
+                        self.outside(step);
+                    }
+                }
+                End::Closed => {}
+                End::DidNotStart | End::Killed => self.crash(),
+            }
+        }
+        if self.is_kept() {
+            self.finish();
+        }
+    }
+
+    /// All chance is the disk's, or this thread's.
+    fn reseed(&self, seed: u64) {
+        self.disk.reseed(seed);
+        fastrand::seed(seed);
+    }
+
+    fn is_kept(&self) -> bool {
+        self.beginning.world.lock().broken.is_none()
+    }
+
+    fn crash(&mut self) {
+        tracing::info!(power = self.power, "-- the process is dead");
+        let tally = &mut self.beginning.world.lock().tally;
+        *if self.power { &mut tally.power_cuts } else { &mut tally.kills } += 1;
+        self.torn |= self.power;
+        self.disk.restart(std::mem::take(&mut self.power));
+    }
+
+    async fn live(&mut self, left: &mut std::slice::Iter<'_, Step>) -> End {
+        let Ok(mut life) = Life::begin(self.beginning.clone()) else { return End::DidNotStart };
+        while !life.is_dead() && self.is_kept() {
+            let Some(step) = left.next() else {
+                // It goes on by itself when the faults are gone.
+                self.mend();
+                if life.has_room() {
+                    life.bring_back();
+                    self.settle(&mut life, LAST_EVENT - 1).await;
+                }
+                break;
+            };
+            self.outside(step);
+            if matches!(step.what, What::Restart) {
+                life.close().await;
+                return End::Closed;
+            }
+            life.step(step).await;
+        }
+        self.beginning.world.lock().tally.parked += life.parked() as u64;
+        self.see_damage(&life);
+        End::Killed
+    }
+
+    /// A crash is no damage.
+    fn see_damage(&self, life: &Life) {
+        let records = life.journal.stats().damaged_records;
+        let letters: u64 = life.delivery.handles().statuses().iter().map(|status| status.dead_letters.damaged).sum();
+        let letters = if self.torn { 0 } else { letters };
+        if records + letters > 0 && !self.may_be_damaged {
+            self.beginning.world.lock().breaks(|| format!("{records} records and {letters} letters count as damaged"));
+        }
+    }
+
+    /// What happens to the world, whether a process runs or not.
+    fn outside(&mut self, step: &Step) {
+        self.reseed(step.seed);
+        let Beginning { world, clock, configured, dead_max_size, .. } = &mut self.beginning;
+        world.lock().tally.steps += 1;
+        tracing::info!("-- {:?}", step.what);
+        match step.what {
+            What::Jump(seconds) => clock.jump(seconds),
+            What::Crash { after, power } => {
+                self.power = power;
+                self.disk.faults(|faults| faults.crash = Some(after));
+            }
+            What::Fail(fail) => self.disk.faults(|faults| faults.fail = Some(fail)),
+            What::Full(full) => self.disk.faults(|faults| faults.full = full),
+            What::Low(low) => self.disk.faults(|faults| faults.low = low),
+            What::Broker(sink, mood) => world.lock().brokers[sink].mood = mood,
+            What::Topic(sink, topic, refusal) => world.lock().brokers[sink].topics[topic] = refusal,
+            What::Configured(sink, is) => configured[sink] = is || !world.lock().knows_sinks(),
+            What::LettersRoom(bytes) => *dead_max_size = bytes,
+            What::Take(_) | What::Pass(_) | What::Restart | What::Reload(_) | What::RetryParked => {}
+        }
+    }
+
+    /// All faults are over.
+    fn mend(&mut self) {
+        self.reseed(0);
+        self.disk.faults(|faults| *faults = Faults::default());
+        for broker in &mut self.beginning.world.lock().brokers {
+            (broker.mood, broker.topics) = (Mood::Well, [Refusal::None; TOPICS]);
+        }
+    }
+
+    /// The power goes once more, then all faults are over: everything arrives, and what did is durable.
+    fn finish(mut self) {
+        self.mend();
+        self.power = true;
+        self.crash();
+        self.beginning.configured = [true; SINKS.len()];
+        self.beginning.dead_max_size = ROOM;
+        runtime().block_on(async {
+            match Life::begin(self.beginning.clone()) {
+                Ok(mut life) => self.settle(&mut life, LAST_EVENT).await,
+                Err(error) => self.breaks(format!("it does not start though nothing is wrong: {error}")),
+            }
+        });
+        if self.is_kept() {
+            self.disk.kill();
+            self.disk.restart(true);
+            runtime().block_on(self.check());
+        }
+    }
+
+    /// Nothing is wrong: one more event is taken, and all that waits is settled.
+    async fn settle(&self, life: &mut Life, event: u64) {
+        for _ in 0..200 {
+            if !self.beginning.world.lock().acknowledged.contains(&event) {
+                // What waits may have reached the bound; then there is room once it is delivered.
+                life.take(&[event]);
+            }
+            life.pass(600).await;
+            if !self.is_kept() {
+                return;
+            }
+            if !life.waits() && self.beginning.world.lock().acknowledged.contains(&event) {
+                // Cursors are written behind what they stand for.
+                life.pass(400).await;
+                self.see_damage(life);
+                return;
+            }
+        }
+        let stats = life.journal.stats();
+        self.breaks(format!("no fault for two minutes, and not everything is taken and settled: {stats:?}"));
+    }
+
+    fn breaks(&self, why: String) {
+        self.beginning.world.lock().breaks(|| why);
+    }
+
+    /// What the disk and the brokers have in the end.
+    async fn check(&self) {
+        for (index, sink) in SINKS.iter().enumerate() {
+            let disk = Arc::new(self.disk.clone());
+            let metrics = &self.beginning.metrics;
+            let opened = DeadLetters::open(disk, Path::new("/data/journal/dead"), &name(index), ROOM, metrics);
+            let letters = match opened {
+                Ok(letters) => letters,
+                Err(error) => return self.breaks(format!("{sink}'s letters do not open: {error}")),
+            };
+            let mut kept = BTreeSet::new();
+            for info in letters.list().await.expect("lists") {
+                let letter = letters.get(info.id).await.expect("reads").expect("is there");
+                match event::number(&letter.event.body) {
+                    Some(number) if event::is_refused(number) => _ = kept.insert(number),
+                    Some(number) => {
+                        self.breaks(format!("event {number} is a letter of {sink}, but not refused when alone"));
+                    }
+                    None => self.breaks(format!("letter {} of {sink} is not as it was signed", info.id)),
+                }
+                if info.reason.class() == Class::Mend {
+                    self.breaks(format!("letter {} of {sink} still waits for an operator", info.id));
+                }
+            }
+            let mut known = self.beginning.world.lock();
+            known.tally.letters += kept.len() as u64;
+            let settled = known.brokers[index].confirmed.union(&kept).copied().collect();
+            let due = known.acknowledged.iter().filter(|number| event::is_wanted(index, **number)).copied();
+            let lost: Vec<u64> = due.collect::<BTreeSet<_>>().difference(&settled).copied().collect();
+            if !lost.is_empty() {
+                known.breaks(|| format!("acknowledged, and neither confirmed by {sink} nor its letter: {lost:?}"));
+            }
+        }
+    }
+}

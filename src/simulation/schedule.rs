@@ -1,0 +1,152 @@
+//! What happens in one run, drawn from a seed.
+
+use fastrand::Rng;
+
+use super::disk::{Fail, Kind};
+
+/// Sinks of the simulation, by index.
+pub(super) const SINKS: [&str; 2] = ["main", "other"];
+/// Topics, by index.
+pub(super) const TOPICS: usize = 3;
+/// Events have numbers below this one; the same number is the same event.
+const EVENTS: u64 = 40;
+
+/// One thing that happens.
+#[derive(Clone, Debug)]
+pub(super) struct Step {
+    pub(super) what: What,
+    /// What chance does from here on hangs on this, and so not on the steps before.
+    pub(super) seed: u64,
+}
+
+/// What happens.
+#[derive(Clone, Debug)]
+pub(super) enum What {
+    /// Events come at once.
+    Take(Vec<u64>),
+    /// So many milliseconds pass: pumps pump, cursors are written, what was delivered is deleted.
+    Pass(u64),
+    /// The wall clock jumps by so many seconds.
+    Jump(i64),
+    /// The process dies after so many operations of its disk; and the machine's power with it, or not.
+    Crash { after: u32, power: bool },
+    /// The process ends in good order, and another begins.
+    Restart,
+    /// Operations of the disk fail.
+    Fail(Fail),
+    /// The disk is full, or is not any more.
+    Full(bool),
+    /// The disk says that it is nearly full, or does not any more.
+    Low(bool),
+    /// Dead letters of a sink may have so many bytes, from the next start on.
+    LettersRoom(u64),
+    /// A broker does this from now on.
+    Broker(usize, Mood),
+    /// A broker refuses a topic until an operator mends it, or it is mended.
+    Topic(usize, usize, Refusal),
+    /// A sink is replaced by another at the same broker.
+    Reload(usize),
+    /// A sink is taken out of the configuration, or comes back.
+    Configured(usize, bool),
+    /// Somebody asks for the parked topics to be tried now.
+    RetryParked,
+}
+
+impl What {
+    /// Whether it may be so from the first start on.
+    pub(super) const fn is_fault(&self) -> bool {
+        matches!(self, Self::Crash { .. } | Self::Fail(_) | Self::Full(_) | Self::Low(_) | Self::LettersRoom(_))
+    }
+}
+
+/// How a broker answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mood {
+    Well,
+    /// It condemns others for one message that it refuses.
+    Harsh,
+    Unreachable,
+    /// It never answers, not even a connect.
+    Hangs,
+    /// Nothing is heard of what it was sent, though it has some of it.
+    Deaf,
+    /// The connection breaks in the middle of a window.
+    Breaks,
+    /// It has no room.
+    Busy,
+    /// It takes all, and says that it did not.
+    Liar,
+}
+
+/// What a broker says of a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    None,
+    Rights,
+    Missing,
+}
+
+/// Draws a schedule.
+pub(super) fn draw(seed: u64) -> Vec<Step> {
+    let mut random = Rng::with_seed(seed);
+    let length = random.usize(4..26);
+    (0..length).map(|_| Step { what: what(&mut random), seed: random.u64(..) }).collect()
+}
+
+fn what(random: &mut Rng) -> What {
+    let sink = random.usize(0..SINKS.len());
+    match random.u8(0..63) {
+        0..18 => What::Take((0..random.usize(1..5)).map(|_| random.u64(0..EVENTS)).collect()),
+        18..30 => What::Pass(match random.u8(0..8) {
+            0..5 => random.u64(1..400),
+            5..7 => random.u64(400..5_000),
+            _ => random.u64(5_000..70_000),
+        }),
+        30 => What::Jump(random.i64(-90_000..90_000)),
+        31..38 => What::Crash { after: random.u32(0..24), power: random.bool() },
+        38 => What::Restart,
+        39..43 => What::Fail(fail(random)),
+        43 => What::Full(random.u8(0..3) > 0),
+        44 => What::Low(random.u8(0..3) > 0),
+        45..52 => What::Broker(sink, mood(random)),
+        52..57 => {
+            let refusal = [Refusal::None, Refusal::Rights, Refusal::Missing][random.usize(0..3)];
+            What::Topic(sink, random.usize(0..TOPICS), refusal)
+        }
+        57..59 => What::Reload(sink),
+        62 => What::LettersRoom(random.u64(200..3_000)),
+        59 => What::Configured(sink, random.bool()),
+        _ => What::RetryParked,
+    }
+}
+
+fn fail(random: &mut Rng) -> Fail {
+    const KINDS: [Kind; 9] = [
+        Kind::Write,
+        Kind::Sync,
+        Kind::Sync,
+        Kind::Create,
+        Kind::SyncDir,
+        Kind::Rename,
+        Kind::Remove,
+        Kind::Read,
+        Kind::Open,
+    ];
+    Fail { kind: KINDS[random.usize(0..KINDS.len())], after: random.u32(0..8), times: random.u32(1..4) }
+}
+
+fn mood(random: &mut Rng) -> Mood {
+    const MOODS: [Mood; 10] = [
+        Mood::Well,
+        Mood::Well,
+        Mood::Well,
+        Mood::Harsh,
+        Mood::Unreachable,
+        Mood::Hangs,
+        Mood::Deaf,
+        Mood::Breaks,
+        Mood::Busy,
+        Mood::Liar,
+    ];
+    MOODS[random.usize(0..MOODS.len())]
+}
