@@ -1,24 +1,22 @@
 //! The thread that writes: takes what is queued, writes it as one group, syncs, answers.
 
+mod segment;
+
 use std::collections::HashSet;
-use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
-use tracing::{error, info, warn};
 
 use super::dedupe::{Dedupe, Known};
-use super::disk::{DiskFile, create_in_folder};
-use super::format::{
-    GROUP_HEADER, GroupHeader, Key, Previous, RecordHeader, SEGMENT_START, SegmentHeader, record_length,
-};
-use super::state::{Segment, Shared};
+use super::format::{GROUP_HEADER, GroupHeader, Key, Previous, RecordHeader, record_length};
+use super::state::Shared;
 use super::{NotTaken, Taken};
 use crate::alma::Verified;
 use crate::clock::Timestamp;
+use segment::Active;
 
 /// After so long without an event the durable end is named; so long between tries to open a segment.
 const IDLE: Duration = Duration::from_secs(1);
@@ -45,21 +43,6 @@ pub(super) struct Append {
 }
 
 type Answer = oneshot::Sender<Result<Taken, NotTaken>>;
-
-/// The segment that is written.
-struct Active {
-    file: Arc<dyn DiskFile>,
-    first: u64,
-    seed: u32,
-    /// Durable bytes; the next group begins here.
-    length: u64,
-    /// When its first record was made durable.
-    since: Option<Timestamp>,
-    /// Whether an empty group names the durable end already.
-    named: bool,
-    /// For `digests/`, once it is sealed.
-    known: Vec<Known>,
-}
 
 /// Events of one fsync, not yet durable.
 #[derive(Default)]
@@ -325,108 +308,6 @@ impl Writer {
         state.next = self.next;
         drop(state);
         self.shared.grown.notify_waiters();
-    }
-
-    /// A write or a sync failed: the segment ends at what was synced before, and the file is not touched again.
-    fn fail(&mut self, error: &io::Error) -> NotTaken {
-        error!(%error, "journal: write or sync failed; the segment ends, events get 503 until another can be opened");
-        let why = error.to_string();
-        self.seal();
-        self.shared.state().failing = Some(why.clone());
-        self.retry_at = Instant::now();
-        NotTaken::DiskFailing(why)
-    }
-
-    /// Says on disk that all there is is durable.
-    pub(super) fn name_end(&mut self) {
-        let Some(active) = self.active.as_mut().filter(|active| !active.named && active.since.is_some()) else {
-            return;
-        };
-        let now = self.shared.clock.now();
-        let (first, durable_end) = (self.next, active.length);
-        let group = GroupHeader { count: 0, first, recorded: now, durable_end, bytes: 0 }.encode(active.seed);
-        match active.file.write_at(&group, active.length).and_then(|()| active.file.sync_data()) {
-            Ok(()) => {
-                active.length += GROUP_HEADER as u64;
-                active.named = true;
-                if let Some(segment) = self.shared.state().segments.back_mut() {
-                    segment.length = active.length;
-                }
-            }
-            Err(error) => drop(self.fail(&error)),
-        }
-    }
-
-    /// Ends the segment and begins another.
-    fn rotate(&mut self) {
-        self.seal();
-        self.try_open();
-    }
-
-    fn seal(&mut self) {
-        let Some(active) = self.active.take() else { return };
-        let mut state = self.shared.state();
-        self.previous = state.segments.back().map(Segment::as_previous);
-        // Where the last sync failed, offsets were given that are not in the segment.
-        state.next = self.next;
-        state.sealed.push((active.first, active.known));
-        drop(state);
-        self.shared.nudge.wake();
-    }
-
-    fn try_open(&mut self) {
-        match self.open() {
-            Ok(()) => {
-                if self.shared.state().failing.take().is_some() {
-                    info!("journal: a new segment is open; events are taken again");
-                }
-            }
-            Err(error) => {
-                let why = format!("can't open a segment: {error}");
-                if self.shared.state().failing.replace(why).is_none() {
-                    warn!(%error, "journal: can't open a segment; events get 503, tried again every second");
-                }
-                self.retry_at = Instant::now() + IDLE;
-            }
-        }
-    }
-
-    fn open(&mut self) -> io::Result<()> {
-        // The next head says of all before it that it is durable, and its repeats are answered by that.
-        let unsure = self.shared.state().unsure.clone();
-        if let Some(unsure) = unsure {
-            unsure.make_durable(&*self.shared.disk)?;
-            let mut state = self.shared.state();
-            state.unsure = None;
-            if let Some(segment) = state.segments.back_mut() {
-                (segment.length, segment.end) = (unsure.to, unsure.end);
-            }
-            self.previous = state.segments.back().map(Segment::as_previous);
-            drop(state);
-            self.shared.grown.notify_waiters();
-        }
-        let first = self.next;
-        let path = self.shared.paths.segment(first);
-        let mut seed = [0; 4];
-        getrandom::fill(&mut seed).map_err(|error| io::Error::other(error.to_string()))?;
-        let seed = u32::from_le_bytes(seed);
-        let header = SegmentHeader { seed, first, created: self.shared.clock.now(), previous: self.previous };
-        let opened = create_in_folder(&*self.shared.disk, &path).and_then(|file| {
-            file.write_at(&header.encode(), 0)?;
-            file.sync_data()?;
-            self.shared.disk.sync_dir(&self.shared.paths.segments)?;
-            Ok(file)
-        });
-        let file = opened.inspect_err(|_| {
-            // The name is used up; what is left of the file holds nothing.
-            self.next += 1;
-            self.shared.state().next = self.next;
-            drop(self.shared.disk.remove(&path));
-        })?;
-        self.shared.state().segments.push_back(Segment::empty(&header));
-        self.active =
-            Some(Active { file, first, seed, length: SEGMENT_START, since: None, named: true, known: Vec::new() });
-        Ok(())
     }
 }
 
