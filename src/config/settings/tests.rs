@@ -252,6 +252,28 @@ fn the_shipped_examples_load() {
     }
 }
 
+#[cfg(all(feature = "kafka", feature = "rabbitmq", feature = "nats"))]
+#[test]
+fn what_containers_are_given_loads_and_names_its_source_and_secret() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let secret = folder.path().join("alma");
+    fs::write(&secret, "a secret that is long enough\n").expect("written");
+    fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("set");
+    for name in ["image/alma-bridge", "compose/kafka", "compose/rabbitmq", "compose/nats"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(format!("{name}.toml"));
+        let text = fs::read_to_string(&path).expect("shipped");
+        let local = text.replace("/run/secrets/", &format!("{}/", folder.path().display()));
+        let config =
+            from_text(Some((&path, &local)), &[("RABBITMQ_PASSWORD".into(), "x".into())]).expect("valid").config;
+        assert!(text.contains("[sources.alma]") && text.contains("secret_file"), "{name}");
+        assert_eq!(
+            config.admin.listen.to_string(),
+            "0.0.0.0:2563",
+            "{name}: kubelet and Prometheus come to the address"
+        );
+    }
+}
+
 /// Keys by section, `sources.*` and `sinks.*` by their type, without the entries of free tables.
 #[cfg(all(feature = "kafka", feature = "rabbitmq", feature = "nats"))]
 #[test]
