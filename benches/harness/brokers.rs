@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use async_nats::jetstream;
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::{StreamExt as _, stream};
 use lapin::options::{
     BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
 };
@@ -90,6 +90,16 @@ impl Place {
         format!("topic = \"{name}.{{action}}\"\n{own}")
     }
 
+    /// The same sink where nobody listens.
+    pub(crate) fn unreachable_sink(&self) -> String {
+        let (address, nowhere) = match self.broker {
+            Broker::Kafka => (var("KAFKA"), "127.0.0.1:1"),
+            Broker::RabbitMq => (var("RABBITMQ"), "amqp://127.0.0.1:1/%2f"),
+            Broker::Nats => (var("NATS"), "nats://127.0.0.1:1"),
+        };
+        self.sink().replace(&address, nowhere)
+    }
+
     /// How many messages the broker holds.
     pub(crate) async fn landed(&self) -> u64 {
         match self.broker {
@@ -113,48 +123,78 @@ impl Place {
 
     /// Publishes all by the bare client and waits for the last confirm.
     pub(crate) async fn publish_bare(&self, messages: Vec<String>) -> Duration {
-        let topic = self.topic();
-        match self.broker {
-            Broker::Kafka => {
-                let mut config = kafka();
-                config.set("acks", "all").set("enable.idempotence", "true").set("linger.ms", "0");
-                let producer: FutureProducer = config.create().expect("a client");
-                let begun = Instant::now();
-                let send = async |message: String| {
-                    let record = FutureRecord::to(&topic).key(&message[..26]).payload(&message);
-                    producer.send(record, PATIENCE).await.map(drop).map_err(|(error, _)| error)
-                };
-                in_flight(messages, send).await.expect("confirmed");
-                begun.elapsed()
+        let client = Client::connect(self.broker).await;
+        let begun = Instant::now();
+        let sends = messages.into_iter().map(|message| client.send(self, message));
+        stream::iter(sends).buffer_unordered(WINDOW).collect::<()>().await;
+        begun.elapsed()
+    }
+
+    /// Send to confirm of the bare client at a rate, for ten seconds: p50 and p99.
+    pub(crate) async fn delays_of_the_bare_client(&self, per_second: u32) -> [Duration; 2] {
+        let client = Client::connect(self.broker).await;
+        let started = tokio::time::Instant::now();
+        let sends = (0..per_second * 10).map(|number| {
+            let (client, due) = (&client, started + Duration::from_secs(1) / per_second * number);
+            async move {
+                tokio::time::sleep_until(due).await;
+                client.send(self, super::body(number as usize)).await;
+                due.elapsed()
             }
-            Broker::RabbitMq => {
-                let channel = rabbitmq().await.create_channel().await.expect("a channel");
-                channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
-                let begun = Instant::now();
-                let send = async |message: String| {
-                    let properties = BasicProperties::default().with_delivery_mode(2);
-                    let options = BasicPublishOptions::default();
-                    let (exchange, key) = (self.name.as_str().into(), topic.as_str().into());
-                    channel.basic_publish(exchange, key, options, message.as_bytes(), properties).await?.await.map(drop)
-                };
-                in_flight(messages, send).await.expect("confirmed");
-                begun.elapsed()
-            }
-            Broker::Nats => {
-                let context = nats().await;
-                let begun = Instant::now();
-                let send =
-                    async |message: String| context.publish(topic.clone(), message.into()).await?.await.map(drop);
-                in_flight(messages, send).await.expect("confirmed");
-                begun.elapsed()
-            }
-        }
+        });
+        let mut times: Vec<Duration> = stream::iter(sends).buffer_unordered(WINDOW).collect().await;
+        times.sort_unstable();
+        [500, 990].map(|share| super::within(&times, share))
     }
 }
 
-/// Sends all, as many at once as are in flight, until the last is confirmed.
-async fn in_flight<E>(messages: Vec<String>, send: impl AsyncFn(String) -> Result<(), E>) -> Result<(), E> {
-    stream::iter(messages).map(|message| send(message)).buffer_unordered(WINDOW).try_collect().await
+/// A connected bare client.
+enum Client {
+    Kafka(FutureProducer),
+    /// The connection lives as long as its channel is used.
+    RabbitMq(lapin::Channel, lapin::Connection),
+    Nats(jetstream::Context),
+}
+
+impl Client {
+    async fn connect(broker: Broker) -> Self {
+        match broker {
+            Broker::Kafka => {
+                let mut config = kafka();
+                config.set("acks", "all").set("enable.idempotence", "true").set("linger.ms", "0");
+                Self::Kafka(config.create().expect("a client"))
+            }
+            Broker::RabbitMq => {
+                let connection = rabbitmq().await;
+                let channel = connection.create_channel().await.expect("a channel");
+                channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
+                Self::RabbitMq(channel, connection)
+            }
+            Broker::Nats => Self::Nats(nats().await),
+        }
+    }
+
+    /// Returns once it is confirmed.
+    async fn send(&self, place: &Place, message: String) {
+        let topic = place.topic();
+        match self {
+            Self::Kafka(producer) => {
+                let record = FutureRecord::to(&topic).key(&message[..26]).payload(&message);
+                producer.send(record, PATIENCE).await.expect("confirmed");
+            }
+            Self::RabbitMq(channel, _) => {
+                let properties = BasicProperties::default().with_delivery_mode(2);
+                let (exchange, key) = (place.name.as_str().into(), topic.as_str().into());
+                let options = BasicPublishOptions::default();
+                let sent = channel.basic_publish(exchange, key, options, message.as_bytes(), properties).await;
+                sent.expect("sent").await.expect("confirmed");
+            }
+            Self::Nats(context) => {
+                let sent = context.publish(topic, message.into()).await;
+                sent.expect("sent").await.expect("confirmed");
+            }
+        }
+    }
 }
 
 fn kafka() -> ClientConfig {

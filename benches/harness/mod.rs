@@ -1,6 +1,8 @@
 //! What the benches share: signed events, load, and the real binary as a process of its own.
 
 pub(crate) mod brokers;
+pub(crate) mod report;
+pub(crate) mod servers;
 
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
@@ -31,6 +33,11 @@ pub(crate) fn body(number: usize) -> String {
 
 /// Unique signed requests.
 pub(crate) fn requests(count: usize) -> Arc<Vec<Vec<u8>>> {
+    requests_from(0, count)
+}
+
+/// The same, numbered from `first`.
+pub(crate) fn requests_from(first: usize, count: usize) -> Arc<Vec<Vec<u8>>> {
     let one = |number: usize| {
         let body = body(number);
         let signature = SignatureHeader::sign(SECRET.as_bytes(), body.as_bytes()).to_base64();
@@ -40,7 +47,7 @@ pub(crate) fn requests(count: usize) -> Arc<Vec<Vec<u8>>> {
         )
         .into_bytes()
     };
-    Arc::new((0..count).map(one).collect())
+    Arc::new((first..first + count).map(one).collect())
 }
 
 /// Of `count` in that time, a second.
@@ -49,8 +56,9 @@ pub(crate) fn rate(count: usize, took: Duration) -> f64 {
     count as f64 / took.as_secs_f64()
 }
 
-/// Closed loop: each connection sends its next event when the last is answered. Gives how long all took.
-pub(crate) async fn load(address: SocketAddr, requests: &Arc<Vec<Vec<u8>>>) -> Duration {
+/// Closed loop: each connection sends its next event when the last is answered. Gives how long all took, and the
+/// answers' times, sorted.
+pub(crate) async fn load(address: SocketAddr, requests: &Arc<Vec<Vec<u8>>>) -> (Duration, Vec<Duration>) {
     let next = Arc::new(AtomicUsize::new(0));
     let started = Instant::now();
     let mut connections = tokio::task::JoinSet::new();
@@ -58,15 +66,31 @@ pub(crate) async fn load(address: SocketAddr, requests: &Arc<Vec<Vec<u8>>>) -> D
         let (next, requests) = (Arc::clone(&next), Arc::clone(requests));
         connections.spawn(async move {
             let mut stream = connect(address).await;
+            let mut times = Vec::new();
             while let Some(request) = requests.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let sent = Instant::now();
                 exchange(&mut stream, request).await;
+                times.push(sent.elapsed());
             }
+            times
         });
     }
+    let times = sorted(connections).await;
+    (started.elapsed(), times)
+}
+
+async fn sorted(mut connections: tokio::task::JoinSet<Vec<Duration>>) -> Vec<Duration> {
+    let mut times = Vec::new();
     while let Some(done) = connections.join_next().await {
-        done.expect("no panic");
+        times.extend(done.expect("no panic"));
     }
-    started.elapsed()
+    times.sort_unstable();
+    times
+}
+
+/// The time within which that share of a thousand was answered.
+pub(crate) fn within(times: &[Duration], per_mille: usize) -> Duration {
+    times[(times.len() - 1) * per_mille / 1_000]
 }
 
 /// Open loop: events are due at a fixed rate, and a late answer counts from when its event was due. Gives the answers'
@@ -88,12 +112,7 @@ pub(crate) async fn load_at(address: SocketAddr, requests: &Arc<Vec<Vec<u8>>>, p
             times
         });
     }
-    let mut times = Vec::new();
-    while let Some(done) = connections.join_next().await {
-        times.extend(done.expect("no panic"));
-    }
-    times.sort_unstable();
-    times
+    sorted(connections).await
 }
 
 async fn connect(address: SocketAddr) -> TcpStream {
@@ -109,23 +128,77 @@ async fn exchange(stream: &mut TcpStream, request: &[u8]) {
     assert!(answer[..read].starts_with(b"HTTP/1.1 204"), "{}", String::from_utf8_lossy(&answer[..read]));
 }
 
+/// A process that is measured.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Subject {
+    pub(crate) address: SocketAddr,
+    pub(crate) pid: u32,
+}
+
+impl Subject {
+    fn proc(&self, file: &str) -> String {
+        std::fs::read_to_string(format!("/proc/{}/{file}", self.pid)).expect("it runs")
+    }
+
+    fn line(&self, file: &str, name: &str) -> u64 {
+        let text = self.proc(file);
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).expect("a line");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+
+    /// A size of `/proc/PID/status` in KiB, such as `VmRSS` or `VmHWM`.
+    pub(crate) fn memory_kib(&self, name: &str) -> u64 {
+        self.line("status", name)
+    }
+
+    /// Time of the processors so far, its own and the kernel's for it. A tick is 10 ms.
+    pub(crate) fn cpu(&self) -> Duration {
+        let text = self.proc("stat");
+        let fields = text.rsplit_once(')').expect("a name").1;
+        let ticks = fields.split_whitespace().skip(11).take(2).map(|field| field.parse::<u64>().expect("ticks"));
+        Duration::from_millis(10 * ticks.sum::<u64>())
+    }
+
+    /// Bytes that it had written to disks so far.
+    pub(crate) fn written(&self) -> u64 {
+        self.line("io", "write_bytes")
+    }
+}
+
 /// The real binary.
 pub(crate) struct Bridge {
-    pub(crate) address: SocketAddr,
+    pub(crate) subject: Subject,
     admin: SocketAddr,
     child: Child,
-    _folder: tempfile::TempDir,
+    folder: Arc<tempfile::TempDir>,
+    /// From its start until it was ready.
+    pub(crate) ready_after: Duration,
 }
 
 impl Bridge {
     /// `sink`: the keys of `[sinks.main]`. Returns once it is ready.
     pub(crate) fn start(sink: &str) -> Self {
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder on a real disk");
+        Self::start_in(Arc::new(folder), sink)
+    }
+
+    /// Ends in good order and starts again on the same journal with another sink in the place of the first.
+    pub(crate) fn restart(mut self, sink: &str) -> Self {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+        self.child.wait().expect("it ends");
+        Self::start_in(Arc::clone(&self.folder), sink)
+    }
+
+    fn start_in(folder: Arc<tempfile::TempDir>, sink: &str) -> Self {
         let config = folder.path().join("config.toml");
         let text = format!(
             "[ingress]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n[sources.alma]\npath = \"/webhooks\"\nsecret_env = \"BENCH_SECRET\"\n[log]\nlevel = \"error\"\n[sinks.main]\n{sink}\n"
         );
         std::fs::write(&config, text).expect("written");
+        let data = folder.path().join("data");
+        let _ = std::fs::remove_file(data.join("listeners.json"));
+        let begun = Instant::now();
         let child = Command::new(env!("CARGO_BIN_EXE_alma-bridge"))
             .args(["run", "--config"])
             .arg(&config)
@@ -134,10 +207,11 @@ impl Bridge {
             .stderr(Stdio::inherit())
             .spawn()
             .expect("starts");
-        let data = folder.path().join("data");
         let listeners = wait(|| Listeners::read(&data).ok());
-        let bridge = Self { address: listeners.ingress, admin: listeners.admin, child, _folder: folder };
+        let subject = Subject { address: listeners.ingress, pid: child.id() };
+        let mut bridge = Self { subject, admin: listeners.admin, child, folder, ready_after: Duration::ZERO };
         wait(|| bridge.get("/readyz").filter(|answer| answer.starts_with("HTTP/1.1 200")));
+        bridge.ready_after = begun.elapsed();
         bridge
     }
 
@@ -183,13 +257,6 @@ impl Bridge {
         }
         Duration::from_secs_f64(below)
     }
-
-    /// A size of `/proc/PID/status` in KiB, such as `VmRSS` or `VmHWM`.
-    pub(crate) fn memory_kib(&self, name: &str) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
-        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).expect("a size");
-        line.trim().trim_end_matches(" kB").parse().expect("a number")
-    }
 }
 
 impl Drop for Bridge {
@@ -199,14 +266,14 @@ impl Drop for Bridge {
     }
 }
 
-/// Waits until `look` gives something, for two minutes at most.
+/// Waits until `look` gives something, for five minutes at most.
 pub(crate) fn wait<T>(mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_mins(2);
+    let deadline = Instant::now() + Duration::from_mins(5);
     loop {
         if let Some(found) = look() {
             return found;
         }
-        assert!(Instant::now() < deadline, "waited two minutes");
-        std::thread::park_timeout(Duration::from_millis(5));
+        assert!(Instant::now() < deadline, "waited five minutes");
+        std::thread::park_timeout(Duration::from_millis(1));
     }
 }

@@ -1,0 +1,258 @@
+//! What was measured, as `benches/RESULTS.md` and `benches/results.svg`.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::time::Duration;
+
+/// One server under load.
+pub(crate) struct Row {
+    pub(crate) name: String,
+    /// Answers a second in the closed loop.
+    pub(crate) answered: f64,
+    /// Events a second until the last was delivered, too.
+    pub(crate) delivered: f64,
+    /// p50, p99, p99.9.
+    pub(crate) closed: [Duration; 3],
+    /// Rate a second, with p50, p99, p99.9 from when an event was due.
+    pub(crate) open: Vec<(u32, [Duration; 3])>,
+    /// Of the server alone, an event.
+    pub(crate) cpu: Duration,
+    /// After the closed loop.
+    pub(crate) peak_kib: u64,
+    /// Bytes to the disk for each of a body.
+    pub(crate) written: f64,
+}
+
+/// One broker, end to end.
+pub(crate) struct Ends {
+    pub(crate) broker: String,
+    /// Events a second by its bare client.
+    pub(crate) bare: f64,
+    /// Receipt to confirm at 1,000 a second: p50, p99.
+    pub(crate) confirmed: [Duration; 2],
+    /// The bare client's send to confirm at the same rate: p50, p99.
+    pub(crate) bare_delays: [Duration; 2],
+    /// Events a second of a backlog.
+    pub(crate) drained: f64,
+    /// Connected, before the first event.
+    pub(crate) idle_kib: u64,
+    pub(crate) sent: u64,
+    pub(crate) landed: u64,
+}
+
+/// Of one run.
+#[derive(Default)]
+pub(crate) struct Report {
+    pub(crate) rows: Vec<Row>,
+    pub(crate) ends: Vec<Ends>,
+    /// A write of 4 KiB and its fdatasync on the journal's disk.
+    pub(crate) sync: Duration,
+    /// Start to ready with an empty journal.
+    pub(crate) ready: Option<Duration>,
+}
+
+const FLOOR: usize = 0;
+const NOTHING_SUBSCRIBED: usize = 3;
+const FIRST_BROKER: usize = 5;
+
+fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+fn us(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
+}
+
+#[allow(clippy::cast_precision_loss, reason = "far below 2^52")]
+fn mib(kib: u64) -> f64 {
+    kib as f64 / 1_024.0
+}
+
+impl Report {
+    /// Writes both files beside the benches.
+    pub(crate) fn write(&self) {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches");
+        let text = self.text();
+        std::fs::write(folder.join("RESULTS.md"), &text).expect("written");
+        std::fs::write(folder.join("results.svg"), self.plot()).expect("written");
+        println!("{text}");
+    }
+
+    fn text(&self) -> String {
+        let mut text = String::from(
+            "# Results\n\nWritten by `tests/brokers run cargo bench --bench whole`; what is measured and how is said in the \
+             head of `whole.rs`.\nOne run on one machine of 2 cores, which load, server and broker share: compare within \
+             it, not with others.\n\n![requests a second](results.svg)\n\n",
+        );
+        self.servers(&mut text);
+        self.brokers(&mut text);
+        self.goals(&mut text);
+        text
+    }
+
+    fn servers(&self, text: &mut String) {
+        text.push_str("## Servers\n64 connections in a closed loop, 1.5 KiB a body; times in ms.\n\n");
+        text.push_str("| | requests/s | p50 | p99 | p99.9 | CPU us/event | peak MiB | bytes written per byte |\n|---|---|---|---|---|---|---|---|\n");
+        for row in &self.rows {
+            let [p50, p99, p999] = row.closed.map(ms);
+            let _ = writeln!(
+                text,
+                "| {} | {:.0} | {p50:.2} | {p99:.2} | {p999:.2} | {:.1} | {:.1} | {:.2} |",
+                row.name,
+                row.answered,
+                us(row.cpu),
+                mib(row.peak_kib),
+                row.written
+            );
+        }
+        text.push_str("\nOpen loop, a late answer counts from when its event was due; times in ms.\n\n| | rate/s | p50 | p99 | p99.9 |\n|---|---|---|---|---|\n");
+        for row in &self.rows {
+            for (per_second, times) in &row.open {
+                let [p50, p99, p999] = times.map(ms);
+                let _ = writeln!(text, "| {} | {per_second} | {p50:.2} | {p99:.2} | {p999:.2} |", row.name);
+            }
+        }
+    }
+
+    fn brokers(&self, text: &mut String) {
+        text.push_str(
+            "\n## Brokers\nConfirmed events a second; receipt (bare client: send) to confirm at 1,000/s in ms.\n\n\
+             | | bare client/s | bridge/s | draining/s | p50 | p99 | bare p50 | bare p99 | MiB connected | sent | landed |\n\
+             |---|---|---|---|---|---|---|---|---|---|---|\n",
+        );
+        for (ends, row) in self.ends.iter().zip(&self.rows[FIRST_BROKER..]) {
+            let ([p50, p99], [bare_p50, bare_p99]) = (ends.confirmed.map(ms), ends.bare_delays.map(ms));
+            let _ = writeln!(
+                text,
+                "| {} | {:.0} | {:.0} | {:.0} | {p50:.2} | {p99:.2} | {bare_p50:.2} | {bare_p99:.2} | {:.1} | {} | {} |",
+                ends.broker,
+                ends.bare,
+                row.delivered,
+                ends.drained,
+                mib(ends.idle_kib),
+                ends.sent,
+                ends.landed
+            );
+        }
+    }
+
+    fn goals(&self, text: &mut String) {
+        let (floor, nothing) = (&self.rows[FLOOR], &self.rows[NOTHING_SUBSCRIBED]);
+        let mut lines = Vec::new();
+        let share = nothing.answered / floor.answered;
+        lines.push((
+            "durable 204, closed loop, of the floor's requests/s".to_owned(),
+            ">= 60 %".to_owned(),
+            format!("{:.0} %", share * 100.0),
+            share >= 0.6,
+        ));
+        let times = us(nothing.cpu) / us(floor.cpu);
+        lines.push((
+            "CPU an event, nothing subscribed, of the floor's".into(),
+            "<= 2.5x".into(),
+            format!("{times:.2}x"),
+            times <= 2.5,
+        ));
+        let p99 = nothing.open[0].1[1];
+        lines.push((
+            "p99 of the 204 at 1,000/s, of one 4 KiB fdatasync".into(),
+            format!("<= 3x {:.2} ms", ms(self.sync)),
+            format!("{:.2} ms", ms(p99)),
+            p99 <= self.sync * 3,
+        ));
+        if let Some(ready) = self.ready {
+            let met = ready <= Duration::from_millis(50);
+            lines.push(("ready after start, empty".into(), "<= 50 ms".into(), format!("{:.0} ms", ms(ready)), met));
+        }
+        for (ends, row) in self.ends.iter().zip(&self.rows[FIRST_BROKER..]) {
+            lines.extend(ends.goals(row, floor, nothing));
+        }
+        text.push_str("\n## Goals\n| what | goal | found | met |\n|---|---|---|---|\n");
+        for (what, wanted, found, met) in lines {
+            let _ = writeln!(text, "| {what} | {wanted} | {found} | {} |", if met { "yes" } else { "no" });
+        }
+    }
+
+    /// A bar for each row: answers a second, and confirmed ones where that is less.
+    fn plot(&self) -> String {
+        const WIDTH: f64 = 420.0;
+        const LINE: usize = 26;
+        let most = self.rows.iter().map(|row| row.answered).fold(1.0, f64::max);
+        let height = self.rows.len() * LINE + 10;
+        let mut svg = format!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"760\" height=\"{height}\" font-family=\"sans-serif\" font-size=\"12\">\n\
+             <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n"
+        );
+        for (index, row) in self.rows.iter().enumerate() {
+            let y = index * LINE + 8;
+            let _ = writeln!(
+                svg,
+                "<text x=\"220\" y=\"{}\" text-anchor=\"end\">{}</text>\
+                 <rect x=\"230\" y=\"{y}\" width=\"{:.1}\" height=\"16\" fill=\"#9db8d9\"/>\
+                 <rect x=\"230\" y=\"{y}\" width=\"{:.1}\" height=\"16\" fill=\"#33608f\"/>\
+                 <text x=\"{:.1}\" y=\"{}\">{:.0}/s</text>",
+                y + 13,
+                row.name,
+                row.answered / most * WIDTH,
+                row.delivered.min(row.answered) / most * WIDTH,
+                236.0 + row.answered / most * WIDTH,
+                y + 13,
+                row.delivered.min(row.answered),
+            );
+        }
+        svg.push_str("</svg>\n");
+        svg
+    }
+}
+
+/// What, goal, found, met.
+type Line = (String, String, String, bool);
+
+impl Ends {
+    fn goals(&self, row: &Row, floor: &Row, nothing: &Row) -> Vec<Line> {
+        let broker = &self.broker;
+        // On a machine where the floor takes 9 us.
+        let bound = if broker == "RabbitMq" { 60.0 } else { 40.0 } / 9.0 * us(floor.cpu);
+        let ceiling = nothing.answered.min(self.bare);
+        let [p50, p99] = self.confirmed;
+        let bare_p99 = self.bare_delays[1];
+        vec![
+            (
+                format!("{broker}: CPU a delivered event"),
+                format!("<= {bound:.0} us"),
+                format!("{:.0} us", us(row.cpu)),
+                us(row.cpu) <= bound,
+            ),
+            (
+                format!("{broker}: confirmed, of the lesser of durable and bare"),
+                ">= 80 %".into(),
+                format!("{:.0} %", row.delivered / ceiling * 100.0),
+                row.delivered >= 0.8 * ceiling,
+            ),
+            (
+                format!("{broker}: draining a backlog, of the bare client"),
+                ">= 90 %".into(),
+                format!("{:.0} %", self.drained / self.bare * 100.0),
+                self.drained >= 0.9 * self.bare,
+            ),
+            (
+                format!("{broker}: receipt to confirm at 1,000/s, p50"),
+                "<= 5 ms".into(),
+                format!("{:.2} ms", ms(p50)),
+                p50 <= Duration::from_millis(5),
+            ),
+            (
+                format!("{broker}: receipt to confirm at 1,000/s, p99"),
+                format!("<= 5x {:.2} ms", ms(bare_p99)),
+                format!("{:.2} ms", ms(p99)),
+                p99 <= bare_p99 * 5,
+            ),
+            (
+                format!("{broker}: peak memory at full load"),
+                "<= 32 MiB".into(),
+                format!("{:.1} MiB", mib(row.peak_kib)),
+                mib(row.peak_kib) <= 32.0,
+            ),
+        ]
+    }
+}

@@ -1,0 +1,169 @@
+//! The bridge beside the floor, and each broker beside its bare client: all in one run on one machine.
+//!
+//!     tests/brokers run cargo bench --bench whole
+//!
+//! writes `benches/RESULTS.md` and `benches/results.svg`. Ratios hold; absolute figures hold for that machine alone, whose
+//! cores load, bridge and broker share. Every event is unique and signed beforehand. Bare clients are of the same crates
+//! as the sinks, keep 512 messages in flight and wait for every confirm; they have no HTTP, no journal and no headers.
+
+#[allow(dead_code, reason = "each bench uses its part")]
+mod harness;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use harness::brokers::{Broker, Place};
+use harness::report::{Ends, Report, Row};
+use harness::servers::{Kind, Server, serve_if_asked};
+use harness::{BODY_BYTES, Bridge, Subject, body, load, load_at, rate, requests, within};
+
+/// Of the closed loop.
+const EVENTS: usize = 40_000;
+/// Of the open loop, at each rate.
+const RATES: [u32; 2] = [1_000, 4_000];
+const SECONDS: u32 = 8;
+/// That wait for a broker.
+const BACKLOG: usize = 100_000;
+
+const NOTHING: &str = "type = \"file\"\nactions = [\"nothing\"]";
+
+type Requests = Arc<Vec<Vec<u8>>>;
+
+fn main() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        serve_if_asked().await;
+        whole().await;
+    });
+}
+
+async fn whole() {
+    let requests = requests(EVENTS);
+    let mut report = Report { sync: sync_of_4_kib(), ..Report::default() };
+    for (kind, name) in [
+        (Kind::Floor, "floor: raw socket, no HTTP library"),
+        (Kind::Hyper, "hyper alone"),
+        (Kind::Verifying, "hyper + HMAC"),
+    ] {
+        let server = Server::start(kind);
+        report.rows.push(measured(name, server.subject, &requests, || {}).await);
+    }
+    for (name, sink) in [("bridge, nothing subscribed", NOTHING), ("bridge, file sink", "type = \"file\"")] {
+        let bridge = Bridge::start(sink);
+        report.ready.get_or_insert(bridge.ready_after);
+        report.rows.push(measured(name, bridge.subject, &requests, || bridge.wait_until_delivered()).await);
+    }
+    for broker in [Broker::Kafka, Broker::RabbitMq, Broker::Nats] {
+        end_to_end(broker, &requests, &mut report).await;
+    }
+    report.write();
+}
+
+/// Closed loop, then open loop at each rate.
+async fn measured(name: &str, subject: Subject, requests: &Requests, delivered: impl Fn()) -> Row {
+    let (cpu, written) = (subject.cpu(), subject.written());
+    let begun = Instant::now();
+    let (took, times) = load(subject.address, requests).await;
+    delivered();
+    let all = begun.elapsed();
+    let cpu = subject.cpu().saturating_sub(cpu) / u32::try_from(EVENTS).expect("few");
+    let written = subject.written() - written;
+    let peak_kib = subject.memory_kib("VmHWM");
+    let mut open = Vec::new();
+    for (index, per_second) in RATES.into_iter().enumerate() {
+        // Others than those before: a repeat would cost less.
+        let from = EVENTS + index * 100_000;
+        let some = harness::requests_from(from, usize::try_from(per_second * SECONDS).expect("few"));
+        let times = load_at(subject.address, &some, per_second).await;
+        delivered();
+        open.push((per_second, [500, 990, 999].map(|share| within(&times, share))));
+    }
+    let row = Row {
+        name: name.to_owned(),
+        answered: rate(EVENTS, took),
+        delivered: rate(EVENTS, all),
+        closed: [500, 990, 999].map(|share| within(&times, share)),
+        open,
+        cpu,
+        peak_kib,
+        written: ratio(written, EVENTS * BODY_BYTES),
+    };
+    println!("{name}: {:.0}/s, {:.1} us CPU", row.answered, cpu.as_secs_f64() * 1e6);
+    row
+}
+
+#[allow(clippy::cast_precision_loss, reason = "far below 2^52")]
+fn ratio(of: u64, to: usize) -> f64 {
+    of as f64 / to as f64
+}
+
+async fn end_to_end(broker: Broker, requests: &Requests, report: &mut Report) {
+    // Twice: a broker's first thousands are its slowest.
+    let mut bare = 0.0;
+    for _ in 0..2 {
+        let place = Place::new(broker).await;
+        bare = rate(EVENTS, place.publish_bare((0..EVENTS).map(body).collect()).await);
+    }
+    let place = Place::new(broker).await;
+    let bridge = Bridge::start(&place.sink());
+    bridge.wait_until_up();
+    let idle_kib = bridge.subject.memory_kib("VmRSS");
+    let name = format!("bridge, {broker:?}");
+    let row = measured(&name, bridge.subject, requests, || bridge.wait_until_delivered()).await;
+    let sent = EVENTS as u64 + u64::from(RATES.iter().sum::<u32>() * SECONDS);
+    let landed = place.landed().await;
+    drop(bridge);
+
+    // The delays of a bridge that has had no rush.
+    let place = Place::new(broker).await;
+    let bridge = Bridge::start(&place.sink());
+    bridge.wait_until_up();
+    load_at(bridge.subject.address, &harness::requests_from(0, 10_000), 1_000).await;
+    bridge.wait_until_delivered();
+    let confirmed = [0.5, 0.99].map(|share| bridge.delivered_within(share));
+    drop(bridge);
+
+    let place = Place::new(broker).await;
+    let bare_delays = place.delays_of_the_bare_client(1_000).await;
+    let drained = drain(broker).await;
+    println!("{name}: confirmed {:.0}/s, bare {bare:.0}/s, drained {drained:.0}/s", row.delivered);
+    report.rows.push(row);
+    report.ends.push(Ends {
+        broker: format!("{broker:?}"),
+        bare,
+        confirmed,
+        bare_delays,
+        drained,
+        idle_kib,
+        sent,
+        landed,
+    });
+}
+
+/// Events a second of a backlog that waited while the broker could not be reached.
+async fn drain(broker: Broker) -> f64 {
+    let place = Place::new(broker).await;
+    let bridge = Bridge::start(&place.unreachable_sink());
+    load(bridge.subject.address, &requests(BACKLOG)).await;
+    let bridge = bridge.restart(&place.sink());
+    let begun = Instant::now();
+    bridge.wait_until_delivered();
+    rate(BACKLOG, begun.elapsed())
+}
+
+/// What one write of 4 KiB and its fdatasync take on the disk of the journals: the median.
+fn sync_of_4_kib() -> Duration {
+    use std::os::unix::fs::FileExt as _;
+    let file = tempfile::tempfile_in(env!("CARGO_TARGET_TMPDIR")).expect("a file");
+    let block = [7; 4_096];
+    let mut times: Vec<Duration> = (0..500)
+        .map(|number| {
+            let begun = Instant::now();
+            file.write_all_at(&block, number * 4_096).expect("written");
+            file.sync_data().expect("synced");
+            begun.elapsed()
+        })
+        .collect();
+    times.sort_unstable();
+    within(&times, 500)
+}
