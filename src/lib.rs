@@ -29,7 +29,6 @@ pub mod clock;
 pub mod commands;
 pub mod config;
 pub mod delivery;
-mod durable;
 pub mod ingress;
 pub mod journal;
 pub mod message;

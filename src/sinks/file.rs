@@ -25,6 +25,7 @@
 //! All are tried again for ever: the message is never at fault.
 
 mod files;
+mod folders;
 mod probe;
 mod tail;
 #[cfg(test)]

@@ -8,9 +8,8 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
-use super::failure;
+use super::{failure, folders};
 use crate::config;
-use crate::durable;
 use crate::message::Topic;
 use crate::sinks::{Failure, Outcome};
 
@@ -61,7 +60,7 @@ impl Files {
     /// Makes the folder.
     pub(super) fn begin(&mut self) -> Result<(), Failure> {
         self.close();
-        durable::create_dirs(&self.dir).map_err(|error| failure(&self.dir, &error))
+        folders::create_dirs(&self.dir).map_err(|error| failure(&self.dir, &error))
     }
 
     pub(super) fn close(&mut self) {
@@ -137,7 +136,7 @@ impl Files {
     /// Sets a full file aside, drops the oldest of its topic, and begins a new one.
     fn rotate(&self, file: &mut TopicFile) -> io::Result<()> {
         let dir = self.dir.join("rotated").join(file.topic.as_str());
-        durable::create_dirs(&dir)?;
+        folders::create_dirs(&dir)?;
         let mut numbers = rotated(&dir)?;
         let next = numbers.last().map_or(1, |newest| newest + 1);
         fs::rename(&file.path, dir.join(rotated_name(next)))?;
@@ -145,7 +144,7 @@ impl Files {
         for old in &numbers[..numbers.len().saturating_sub(self.keep)] {
             fs::remove_file(dir.join(rotated_name(*old)))?;
         }
-        durable::sync_dir(&dir)?;
+        folders::sync_dir(&dir)?;
         // A failure from here on leaves the name free: the topic is opened anew.
         *file = self.open(&file.topic, &file.path)?;
         Ok(())
@@ -181,7 +180,7 @@ impl Files {
         let file = match options.open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let created = options.create_new(true).open(path)?;
-                durable::sync_dir(&self.dir)?;
+                folders::sync_dir(&self.dir)?;
                 created
             }
             opened => opened?,

@@ -6,14 +6,20 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 
 /// Creates a folder and those above it that are missing, each 0700, and fsyncs every folder that got an entry.
-pub(crate) fn create_dirs(dir: &Path) -> io::Result<()> {
-    if dir.as_os_str().is_empty() || dir.is_dir() {
-        return Ok(());
-    }
+pub(super) fn create_dirs(dir: &Path) -> io::Result<()> {
     let parent = match dir.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
+        Some(_) => Path::new("."),
+        None => return Ok(()),
     };
+    if dir.is_dir() {
+        // A process that was killed may have made it and not synced it.
+        return match sync_dir(parent) {
+            // Where we may not look we have made nothing.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+            synced => synced,
+        };
+    }
     create_dirs(parent)?;
     match DirBuilder::new().mode(0o700).create(dir) {
         // Another thread was first; its entry may not be durable yet, so that the fsync is due all the same.
@@ -24,7 +30,7 @@ pub(crate) fn create_dirs(dir: &Path) -> io::Result<()> {
 }
 
 /// Makes the entries of a folder durable: files created, renamed or removed in it.
-pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
+pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
