@@ -17,7 +17,7 @@
 //! |---|---|
 //! | `_TRANSPORT`, `_ALL_BROKERS_DOWN`, `_RESOLVE`, `BROKER_NOT_AVAILABLE`, `NETWORK_EXCEPTION`, `LEADER_NOT_AVAILABLE`, `NOT_LEADER_FOR_PARTITION`, and every code that is not listed here | unreachable |
 //! | `_AUTHENTICATION`, `_SSL`, `SASL_AUTHENTICATION_FAILED`, `UNSUPPORTED_SASL_MECHANISM`, `ILLEGAL_SASL_STATE`, `SECURITY_DISABLED` | login |
-//! | `_MSG_TIMED_OUT`, `_TIMED_OUT`, `_TIMED_OUT_QUEUE`, `REQUEST_TIMED_OUT`, `_PURGE_QUEUE`, `_PURGE_INFLIGHT`, `OUT_OF_ORDER_SEQUENCE_NUMBER` and what else befalls a producer id, a report without an offset | timeout; unreachable or login where all brokers are known to be down |
+//! | `_MSG_TIMED_OUT`, `_TIMED_OUT`, `_TIMED_OUT_QUEUE`, `REQUEST_TIMED_OUT`, `_PURGE_QUEUE`, `_PURGE_INFLIGHT`, `OUT_OF_ORDER_SEQUENCE_NUMBER` and what else befalls a producer id, a second report without an offset | timeout; unreachable or login where all brokers are known to be down |
 //! | `_QUEUE_FULL`, `_ISR_INSUFF`, `NOT_ENOUGH_REPLICAS`, `NOT_ENOUGH_REPLICAS_AFTER_APPEND`, `KAFKA_STORAGE_ERROR`, `THROTTLING_QUOTA_EXCEEDED` | busy |
 //! | `MSG_SIZE_TOO_LARGE`, `RECORD_LIST_TOO_LARGE` | too large |
 //! | `INVALID_MSG`, `INVALID_MSG_SIZE`, `INVALID_RECORD`, `INVALID_TIMESTAMP`, `UNSUPPORTED_FOR_MESSAGE_FORMAT`, `UNSUPPORTED_COMPRESSION_TYPE`, `_BAD_MSG`, `_BAD_COMPRESSION` | malformed |
@@ -129,12 +129,16 @@ impl KafkaSink {
         let not_ready = self.ready_topics(window).await;
         let mut outcomes: Vec<Option<Outcome>> =
             window.iter().map(|message| not_ready.get(message.topic.as_str()).cloned().map(Outcome::Failed)).collect();
-        self.send(window, &mut outcomes).await;
+        // What a new partition refused comes back called delivered; once more, and it is there.
+        if self.send(window, &mut outcomes, true).await && outcomes.contains(&None) {
+            self.send(window, &mut outcomes, false).await;
+        }
         outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(|| Outcome::Failed(unknown()))).collect()
     }
 
-    /// Queues all messages that have no outcome yet, and awaits the report of each.
-    async fn send(&mut self, window: &[Message], outcomes: &mut [Option<Outcome>]) {
+    /// Queues all messages that have no outcome yet, and awaits the report of each. One without an offset is no outcome
+    /// where it can be tried again. Whether all were reported.
+    async fn send(&mut self, window: &[Message], outcomes: &mut [Option<Outcome>], try_again: bool) -> bool {
         let (reports, mut reported) = mpsc::channel(window.len());
         let mut in_flight = 0_usize;
         for (place, message) in window.iter().enumerate() {
@@ -146,9 +150,9 @@ impl KafkaSink {
                 match self.queue(message, place, &reports) {
                     // The queue is bounded by the operator's properties: each report makes room.
                     Err(Code::QueueFull) if in_flight > 0 => {
-                        let Some((place, report)) = self.next_report(&mut reported).await else { return };
+                        let Some((place, report)) = self.next_report(&mut reported).await else { return false };
                         in_flight -= 1;
-                        outcomes[place] = Some(self.outcome(&window[place], report));
+                        outcomes[place] = self.settled(&window[place], report, try_again);
                     }
                     // A report comes a moment before its room.
                     Err(Code::QueueFull) if waits < ROOM_WAITS => {
@@ -164,10 +168,11 @@ impl KafkaSink {
             }
         }
         while in_flight > 0 {
-            let Some((place, report)) = self.next_report(&mut reported).await else { return };
+            let Some((place, report)) = self.next_report(&mut reported).await else { return false };
             in_flight -= 1;
-            outcomes[place] = Some(self.outcome(&window[place], report));
+            outcomes[place] = self.settled(&window[place], report, try_again);
         }
+        true
     }
 
     /// The next report. Where no broker takes the log-in any more, librdkafka would go on trying until the delivery
@@ -192,6 +197,10 @@ impl KafkaSink {
             .timestamp(i64::try_from(message.recorded.as_millis()).unwrap_or(0))
             .headers(record::headers(message));
         live.producer.send(record).map_err(|(error, _)| error.rdkafka_error_code().unwrap_or(Code::InvalidArgument))
+    }
+
+    fn settled(&mut self, message: &Message, report: Result<(), Code>, try_again: bool) -> Option<Outcome> {
+        (!(try_again && report == Err(NO_OFFSET))).then(|| self.outcome(message, report))
     }
 
     fn outcome(&mut self, message: &Message, report: Result<(), Code>) -> Outcome {
