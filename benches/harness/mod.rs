@@ -238,7 +238,9 @@ impl Bridge {
 
     /// Waits until the one sink has confirmed all.
     pub(crate) fn wait_until_delivered(&self) {
-        wait(|| self.metric("alma_bridge_sink_waiting_events").iter().all(|(_, waiting)| *waiting < 1.0).then_some(()));
+        let delivered = || self.metric("alma_bridge_sink_waiting_events").iter().all(|(_, waiting)| *waiting < 1.0);
+        // Seldom enough that asking costs the bridge nothing that shows.
+        wait_every(Duration::from_millis(20), || delivered().then_some(()));
     }
 
     /// The time under which that share of events had been confirmed, from their receipt; interpolated in its bucket.
@@ -267,13 +269,17 @@ impl Drop for Bridge {
 }
 
 /// Waits until `look` gives something, for five minutes at most.
-pub(crate) fn wait<T>(mut look: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn wait<T>(look: impl FnMut() -> Option<T>) -> T {
+    wait_every(Duration::from_millis(1), look)
+}
+
+fn wait_every<T>(pause: Duration, mut look: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + Duration::from_mins(5);
     loop {
         if let Some(found) = look() {
             return found;
         }
         assert!(Instant::now() < deadline, "waited five minutes");
-        std::thread::park_timeout(Duration::from_millis(1));
+        std::thread::park_timeout(pause);
     }
 }
