@@ -12,7 +12,8 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use contents::{Change, Contents, Entry, File, parent, write};
+use contents::{Change, Contents, Entry, File, parent};
+pub(crate) use contents::{write, write_torn};
 use fastrand::Rng;
 
 use crate::journal::{Disk, DiskFile};

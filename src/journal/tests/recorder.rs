@@ -10,9 +10,7 @@ use fastrand::Rng;
 
 use super::super::{Disk, DiskFile, RealDisk};
 use super::ram::{Contents, RamDisk};
-
-/// Disks lose and keep sectors of so many bytes.
-const SECTOR: usize = 512;
+use crate::simulation::disk::{write, write_torn};
 
 /// What was done, in order; `M` is what a test notes between.
 pub(super) enum Op<M> {
@@ -235,34 +233,4 @@ fn left_of<M>(ops: &[Op<M>], fate: Fate, random: &mut Rng) -> (BTreeSet<PathBuf>
     let reachable = entries.into_iter().filter(|(path, _)| path.parent().is_some_and(|dir| dirs.contains(dir)));
     let files = reachable.map(|(path, id)| (path, contents.get(&id).cloned().unwrap_or_default())).collect();
     (dirs, files)
-}
-
-fn write(content: &mut Vec<u8>, at: usize, bytes: &[u8]) {
-    if content.len() < at + bytes.len() {
-        content.resize(at + bytes.len(), 0);
-    }
-    content[at..at + bytes.len()].copy_from_slice(bytes);
-}
-
-fn write_torn(content: &mut Vec<u8>, at: usize, bytes: &[u8], random: &mut Rng) {
-    match random.u8(0..4) {
-        0 => {}
-        1 => write(content, at, bytes),
-        2 => write(content, at, &bytes[..random.usize(0..=bytes.len())]),
-        _ => {
-            let mut from = 0;
-            while from < bytes.len() {
-                // To the next border of a sector of the file.
-                let to = (from + SECTOR - (at + from) % SECTOR).min(bytes.len());
-                if random.bool() {
-                    write(content, at + from, &bytes[from..to]);
-                }
-                from = to;
-            }
-            // The length may be there without the bytes.
-            if random.bool() && content.len() < at + bytes.len() {
-                content.resize(at + bytes.len(), 0);
-            }
-        }
-    }
 }

@@ -143,14 +143,16 @@ impl File {
     }
 }
 
-pub(super) fn write(content: &mut Vec<u8>, at: usize, bytes: &[u8]) {
+/// Writes into a file, which grows as it must.
+pub(crate) fn write(content: &mut Vec<u8>, at: usize, bytes: &[u8]) {
     if content.len() < at + bytes.len() {
         content.resize(at + bytes.len(), 0);
     }
     content[at..at + bytes.len()].copy_from_slice(bytes);
 }
 
-fn write_torn(content: &mut Vec<u8>, at: usize, bytes: &[u8], random: &mut Rng) {
+/// Writes what a power cut may leave of a write: nothing, all, its beginning, or any of its sectors.
+pub(crate) fn write_torn(content: &mut Vec<u8>, at: usize, bytes: &[u8], random: &mut Rng) {
     match random.u8(0..4) {
         0 => {}
         1 => write(content, at, bytes),
@@ -158,6 +160,7 @@ fn write_torn(content: &mut Vec<u8>, at: usize, bytes: &[u8], random: &mut Rng) 
         _ => {
             let mut from = 0;
             while from < bytes.len() {
+                // To the next border of a sector of the file.
                 let to = (from + SECTOR - (at + from) % SECTOR).min(bytes.len());
                 if random.bool() {
                     write(content, at + from, &bytes[from..to]);
