@@ -1,5 +1,6 @@
 //! Messages for a sink under test, and what a pump would do with them.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -7,6 +8,8 @@ use alma_bridge::clock::Timestamp;
 use alma_bridge::config::Format;
 use alma_bridge::message::{ContentType, EventId, Message, Topic};
 use alma_bridge::sinks::{Failure, Outcome, Reason, Sink};
+
+use crate::brokers::brokers;
 
 /// A name that no other test, and no earlier run, has used: of a topic's first segment, an exchange, a stream.
 pub(crate) fn fresh() -> String {
@@ -76,4 +79,24 @@ pub(crate) async fn deliver(sink: &mut impl Sink, messages: &[Message], confirme
         }
     };
     tokio::time::timeout(Duration::from_mins(2), deliver).await.expect("all is delivered in time");
+}
+
+/// Delivers all while the broker is killed and started again: after a twentieth of it, and before the last of it.
+pub(crate) async fn deliver_though_killed(mut sink: impl Sink + 'static, messages: Vec<Message>, broker: &'static str) {
+    let (confirmed, all) = (Arc::new(AtomicUsize::new(0)), messages.len());
+    let load = tokio::spawn({
+        let confirmed = Arc::clone(&confirmed);
+        async move { deliver(&mut sink, &messages, &confirmed).await }
+    });
+    tokio::task::spawn_blocking(move || {
+        while confirmed.load(Ordering::Relaxed) < all / 20 {
+            std::thread::yield_now();
+        }
+        brokers(&["kill", broker]);
+        assert!(confirmed.load(Ordering::Relaxed) < all, "it was killed under load");
+        brokers(&["start", broker]);
+    })
+    .await
+    .expect("restarted");
+    load.await.expect("delivered");
 }

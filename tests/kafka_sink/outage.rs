@@ -1,14 +1,14 @@
 //! A broker that dies, hangs, and comes back.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use alma_bridge::sinks::{Reason, Sink};
 
 use crate::support::{
-    BROKER, brokers, connected, deliver, events, kcat, keys_once, prefix, reason, sasl, settings, sink, var,
+    BROKER, brokers, connected, deliver, deliver_though_killed, events, kcat, keys_once, prefix, reason, sasl,
+    settings, sink, var,
 };
 
 /// Events enough to be still on their way when the broker dies.
@@ -20,22 +20,7 @@ async fn all_lands_though_the_broker_is_killed_under_load() {
     let topic = format!("{}.loan", prefix());
     let mut sink = connected(&settings()).await;
     sink.publish(&events(&topic, 1)).await;
-    let confirmed = Arc::new(AtomicUsize::new(0));
-    let load = tokio::spawn({
-        let (messages, confirmed) = (events(&topic, LOAD), Arc::clone(&confirmed));
-        async move { deliver(&mut sink, &messages, &confirmed).await }
-    });
-    tokio::task::spawn_blocking(move || {
-        while confirmed.load(Ordering::Relaxed) < LOAD / 20 {
-            std::thread::yield_now();
-        }
-        brokers(&["kill", "kafka"]);
-        assert!(confirmed.load(Ordering::Relaxed) < LOAD, "it was killed under load");
-        brokers(&["start", "kafka"]);
-    })
-    .await
-    .expect("restarted");
-    load.await.expect("delivered");
+    deliver_though_killed(sink, events(&topic, LOAD), "kafka").await;
     let keys = kcat(&topic, "%k");
     let unique: BTreeSet<&String> = keys.iter().collect();
     assert_eq!(unique.len(), LOAD);

@@ -9,7 +9,7 @@ use alma_bridge::sinks::{Class, Outcome, Reason, Sink};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 
-use crate::support::{Place, SERVER, brokers, deliver, reason, timed};
+use crate::support::{Place, SERVER, brokers, deliver, deliver_though_killed, reason, timed};
 
 /// Events enough to be still on their way when the server dies.
 const LOAD: usize = 10_000;
@@ -18,24 +18,8 @@ const LOAD: usize = 10_000;
 async fn all_lands_though_the_server_is_killed_under_load() {
     let _alone = SERVER.write().await;
     let place = Place::new();
-    let mut sink = place.connected().await;
-    let messages = place.events("loan", LOAD);
-    let confirmed = Arc::new(AtomicUsize::new(0));
-    let load = tokio::spawn({
-        let confirmed = Arc::clone(&confirmed);
-        async move { deliver(&mut sink, &messages, &confirmed).await }
-    });
-    tokio::task::spawn_blocking(move || {
-        while confirmed.load(Ordering::Relaxed) < LOAD / 20 {
-            std::thread::yield_now();
-        }
-        brokers(&["kill", "nats"]);
-        assert!(confirmed.load(Ordering::Relaxed) < LOAD, "it was killed under load");
-        brokers(&["start", "nats"]);
-    })
-    .await
-    .expect("restarted");
-    load.await.expect("delivered");
+    let sink = place.connected().await;
+    deliver_though_killed(sink, place.events("loan", LOAD), "nats").await;
     let landed = place.read();
     let unique: BTreeSet<&str> = landed.iter().map(crate::support::Stored::id).collect();
     assert_eq!((landed.len(), unique.len()), (LOAD, LOAD), "each once");

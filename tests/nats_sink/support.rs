@@ -19,7 +19,7 @@ use tokio::sync::RwLock;
 use crate::brokers::output;
 pub(crate) use crate::brokers::{brokers, var};
 use crate::events::fresh;
-pub(crate) use crate::events::{deliver, reason};
+pub(crate) use crate::events::{deliver, deliver_though_killed, reason};
 
 /// Tests that stop the server, or change the limited user's rights, hold it alone; all others share it.
 pub(crate) static SERVER: RwLock<()> = RwLock::const_new(());

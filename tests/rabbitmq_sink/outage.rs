@@ -1,14 +1,14 @@
 //! A broker that dies, hangs, blocks, and comes back.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use alma_bridge::sinks::{Reason, Sink};
 
 use crate::support::{
-    Alarm, BROKER, bind, brokers, connected, deliver, events, fresh, read_ids, reasons, settings, sink,
+    Alarm, BROKER, bind, brokers, connected, deliver, deliver_though_killed, events, fresh, read_ids, reasons,
+    settings, sink,
 };
 
 /// No thread of the client is left, whatever the broker does.
@@ -32,25 +32,10 @@ const LOAD: usize = 30_000;
 async fn all_lands_though_the_broker_is_killed_under_load() {
     let _alone = BROKER.write().await;
     let exchange = fresh();
-    let mut sink = connected(&settings(&exchange)).await;
+    let sink = connected(&settings(&exchange)).await;
     // Not a quorum queue: RabbitMQ 4.0 forgets one that is killed a second after it was made, and never confirms then.
     bind(&exchange, &exchange, "alma.loan");
-    let confirmed = Arc::new(AtomicUsize::new(0));
-    let load = tokio::spawn({
-        let confirmed = Arc::clone(&confirmed);
-        async move { deliver(&mut sink, &events("alma.loan", LOAD), &confirmed).await }
-    });
-    tokio::task::spawn_blocking(move || {
-        while confirmed.load(Ordering::Relaxed) < LOAD / 20 {
-            std::thread::yield_now();
-        }
-        brokers(&["kill", "rabbitmq"]);
-        assert!(confirmed.load(Ordering::Relaxed) < LOAD, "it was killed under load");
-        brokers(&["start", "rabbitmq"]);
-    })
-    .await
-    .expect("restarted");
-    load.await.expect("delivered");
+    deliver_though_killed(sink, events("alma.loan", LOAD), "rabbitmq").await;
     let ids = read_ids(&exchange);
     assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), LOAD);
     println!("{} repeats", ids.len() - LOAD);
