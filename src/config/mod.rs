@@ -206,6 +206,26 @@ pub struct Sink {
     pub max_topics: usize,
 }
 
+#[cfg(test)]
+impl Sink {
+    /// With the defaults; its files are never written.
+    pub(crate) fn sample(name: SinkName) -> Self {
+        Self {
+            name,
+            kind: SinkKind::File(FileSink { dir: "unused".into(), rotate: 1, keep: 1 }),
+            topic: TopicTemplate { parts: vec![TopicPart::Literal("alma.".into()), TopicPart::Action] },
+            format: Format::CloudEvents,
+            actions: vec!["*".into()],
+            sources: vec!["*".into()],
+            start: Start::Next,
+            continues: None,
+            setup_grace: Duration::from_mins(1),
+            best_effort: false,
+            max_topics: 200,
+        }
+    }
+}
+
 /// Where a sink that the journal does not know begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {

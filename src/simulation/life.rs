@@ -14,7 +14,7 @@ use super::run::ROOM;
 use super::schedule::{SINKS, Step, What};
 use super::world::World;
 use crate::clock::{Clock, Timestamp};
-use crate::config::{self, SinkKind, SinkName, Start, Storage, TopicPart, TopicTemplate};
+use crate::config::{self, SinkName, Start, Storage};
 use crate::delivery::{Delivery, DeliveryOptions, LetterBox, SinkSetup};
 use crate::journal::{Intake as _, Journal, JournalOptions, Limits, NotTaken, Registration, Steps, Taken};
 use crate::message::StoredEvent;
@@ -101,19 +101,7 @@ fn journal_options(start: &Beginning) -> JournalOptions {
 }
 
 fn setup(world: &World, index: usize) -> SinkSetup {
-    let config = config::Sink {
-        name: name(index),
-        kind: SinkKind::File(config::FileSink { dir: "unused".into(), rotate: 1, keep: 1 }),
-        topic: TopicTemplate { parts: vec![TopicPart::Literal("alma.".into()), TopicPart::Action] },
-        format: config::Format::CloudEvents,
-        actions: vec!["*".into()],
-        sources: vec!["*".into()],
-        start: Start::Next,
-        continues: None,
-        setup_grace: Duration::from_secs(2),
-        best_effort: false,
-        max_topics: 200,
-    };
+    let config = config::Sink { setup_grace: Duration::from_secs(2), ..config::Sink::sample(name(index)) };
     let sink = SimSink::new(world.clone(), index, fastrand::u64(..));
     SinkSetup { config, sink: Box::new(sink), make: Arc::new(move |event: &StoredEvent| event::make(index, event)) }
 }

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::kit::{Answer, Log, MemoryFeed, Scene, ScriptedSink, TestClock, lock, make};
 use crate::clock::Clock as _;
-use crate::config::{self, SinkKind, Start, TopicPart, TopicTemplate};
+use crate::config;
 use crate::delivery::{BackOff, DeadLetters, Filters, MakeMessage, Pump, PumpHandle, PumpOptions, SinkStatus};
 use crate::journal::{Disk, RealDisk};
 use crate::message::Message;
@@ -87,19 +87,7 @@ impl Setup {
 }
 
 pub(super) fn sink_config(name: &str) -> config::Sink {
-    config::Sink {
-        name: name.parse().expect("a name"),
-        kind: SinkKind::File(config::FileSink { dir: "unused".into(), rotate: 1, keep: 1 }),
-        topic: TopicTemplate { parts: vec![TopicPart::Literal("alma.".into()), TopicPart::Action] },
-        format: config::Format::CloudEvents,
-        actions: vec!["*".into()],
-        sources: vec!["*".into()],
-        start: Start::Next,
-        continues: None,
-        setup_grace: Duration::from_mins(1),
-        best_effort: false,
-        max_topics: 200,
-    }
+    config::Sink::sample(name.parse().expect("a name"))
 }
 
 /// A running pump.

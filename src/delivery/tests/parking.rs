@@ -31,6 +31,17 @@ fn parked(bench: &Bench) -> Vec<(String, u64)> {
     bench.status().parked.iter().map(|parked| (parked.topic.to_string(), parked.letters)).collect()
 }
 
+/// These events, of topic `t`, which has no rights: parked.
+async fn with_parked(events: &[&str]) -> Bench {
+    let mut setup = Setup::new();
+    setup.config.setup_grace = Duration::ZERO;
+    let (_, script) = without_rights("t");
+    let bench = setup.start(script);
+    bench.push(events);
+    bench.until("parked", |bench| !parked(bench).is_empty()).await;
+    bench
+}
+
 #[tokio::test(start_paused = true)]
 async fn within_its_grace_a_topic_is_tried_again_and_nothing_is_set_aside() {
     let (rights, script) = without_rights("alma.user");
@@ -162,12 +173,7 @@ async fn a_parked_topic_is_parked_after_a_restart_and_tried_first() {
 
 #[tokio::test(start_paused = true)]
 async fn a_letter_of_a_parked_topic_that_is_refused_for_what_it_is_does_not_block_it() {
-    let mut setup = Setup::new();
-    setup.config.setup_grace = Duration::ZERO;
-    let (_, script) = without_rights("t");
-    let bench = setup.start(script);
-    bench.push(&["t 1", "t 2", "t 3", "t 4"]);
-    bench.until("parked", |bench| !parked(bench).is_empty()).await;
+    let bench = with_parked(&["t 1", "t 2", "t 3", "t 4"]).await;
     bench.script(|window| {
         let large = window.iter().any(|message| message.id.as_str() == "3");
         Answer::each(window, |_| if large { failed(Reason::TooLarge) } else { Outcome::CONFIRMED })
@@ -180,12 +186,7 @@ async fn a_letter_of_a_parked_topic_that_is_refused_for_what_it_is_does_not_bloc
 
 #[tokio::test(start_paused = true)]
 async fn a_panic_over_a_parked_letter_costs_that_letter_only() {
-    let mut setup = Setup::new();
-    setup.config.setup_grace = Duration::ZERO;
-    let (_, script) = without_rights("t");
-    let bench = setup.start(script);
-    bench.push(&["t 1", "t 2", "t 3", "t 4"]);
-    bench.until("parked", |bench| !parked(bench).is_empty()).await;
+    let bench = with_parked(&["t 1", "t 2", "t 3", "t 4"]).await;
     bench.script(|window| {
         if window.iter().any(|message| message.id.as_str() == "2") { Answer::Panic } else { Answer::confirm(window) }
     });
@@ -197,12 +198,7 @@ async fn a_panic_over_a_parked_letter_costs_that_letter_only() {
 
 #[tokio::test(start_paused = true)]
 async fn a_broker_that_goes_while_a_topic_comes_back_loses_nothing() {
-    let mut setup = Setup::new();
-    setup.config.setup_grace = Duration::ZERO;
-    let (_, script) = without_rights("t");
-    let bench = setup.start(script);
-    bench.push(&["t 1", "t 2", "t 3"]);
-    bench.until("parked", |bench| !parked(bench).is_empty()).await;
+    let bench = with_parked(&["t 1", "t 2", "t 3"]).await;
     let mut calls = 0;
     bench.script(move |window| {
         calls += 1;
