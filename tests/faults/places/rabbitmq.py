@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 import urllib.request
 from pathlib import Path
 from typing import Callable, Optional
@@ -20,6 +21,8 @@ EVERYTHING = {"configure": ".*", "write": ".*", "read": ".*"}
 NOTHING = {"configure": "^$", "write": "^$", "read": "^$"}
 # Of a queue, how many are acknowledged at a time.
 BATCH = 100
+# RabbitMQ 4.0 forgets a quorum queue, and what it confirmed, that is killed within about 5 s of being made.
+STEADY_SECONDS = 10
 
 
 class RabbitMq(Place):
@@ -31,6 +34,8 @@ class RabbitMq(Place):
         # Bound to all topics; what comes while it is not there is kept by the exchange's alternate.
         self.queue = f"{prefix}-reader"
         self.unrouted = f"{prefix}.unrouted"
+        # From when on the broker may be killed, by the monotonic clock; None: the alternate's queue was not yet seen.
+        self._steady_at: Optional[float] = None
 
     def server(self) -> common.Daemon:
         return broker_rabbitmq.daemons(RUN)[-1]
@@ -42,6 +47,17 @@ class RabbitMq(Place):
     def sink(self, proxy_port: int) -> str:
         return (f'type = "rabbitmq"\nurl = "amqp://127.0.0.1:{proxy_port}/%2f"\nexchange = "{self.prefix}"\n'
                 f'username = "limited"\npassword_file = "{self.password_file}"\n')
+
+    def kill(self) -> None:
+        """A kill that its queues survive: what a broker forgets is not the bridge's loss, and could not be counted."""
+        # A bridge makes the alternate's queue when it connects; one that goes on as it was has none to be forgotten.
+        deadline = time.monotonic() + STEADY_SECONDS
+        while self._steady_at is None and time.monotonic() < deadline:
+            if any(name == self.unrouted for name, _ in self.marks()):
+                self._steady_at = time.monotonic() + STEADY_SECONDS
+            time.sleep(0.1)
+        time.sleep(max(0.0, (self._steady_at or 0.0) - time.monotonic()))
+        super().kill()
 
     # ------------------------------------------------------------ what an operator does
 
@@ -83,7 +99,7 @@ class RabbitMq(Place):
 
     def after_start(self) -> None:
         """Subscribes as operators are told to: a queue that is bound, the exchange left to the bridge."""
-        # Not a quorum queue: RabbitMQ 4.0 forgets one that is killed seconds after it was made, and what it confirmed.
+        # Not a quorum queue, for STEADY_SECONDS' reason.
         self._on_channel("queue", lambda channel: channel.queue_declare(self.queue, durable=True))
         self._on_channel("binding", lambda channel: channel.queue_bind(self.queue, self.prefix, "#"))
 
@@ -95,6 +111,7 @@ class RabbitMq(Place):
             queue = self.queue if what == "queue" else self.unrouted
             self._on_channel("deletion", lambda channel: channel.queue_delete(queue))
             if what == "alternate":
+                self._steady_at = None
                 self._on_channel("deletion", lambda channel: channel.exchange_delete(self.unrouted))
 
     def after_delete(self, what: str) -> None:
