@@ -2,7 +2,8 @@
 //!
 //!     tests/brokers run cargo bench --bench whole
 //!
-//! writes `benches/RESULTS.md` and `benches/results.svg`. Ratios hold; absolute figures hold for that machine alone, whose
+//! writes `benches/RESULTS.md` and `benches/results.svg`. With names of rows (`-- floor nothing kafka`, see [`SERVERS`],
+//! [`BRIDGES`] and [`BROKERS`]) only these are run, and nothing is written: for one who is at work on them. Ratios hold; absolute figures hold for that machine alone, whose
 //! cores load, bridge and broker share. Every event is unique and signed beforehand. Bare clients are of the same crates
 //! as the sinks, keep 512 messages in flight and wait for every confirm; they have no HTTP, no journal and no headers.
 
@@ -25,7 +26,19 @@ const SECONDS: u32 = 8;
 /// That wait for a broker.
 const BACKLOG: usize = 100_000;
 
-const NOTHING: &str = "type = \"file\"\nactions = [\"nothing\"]";
+/// By the names that ask for them: what is measured beside the bridge, ...
+const SERVERS: [(&str, Kind, &str); 3] = [
+    ("floor", Kind::Floor, "floor: raw socket, no HTTP library"),
+    ("hyper", Kind::Hyper, "hyper alone"),
+    ("verifying", Kind::Verifying, "hyper + HMAC"),
+];
+/// ... the bridge with keys of its one sink, ...
+const BRIDGES: [(&str, &str, &str); 2] = [
+    ("nothing", "type = \"file\"\nactions = [\"nothing\"]", "bridge, nothing subscribed"),
+    ("file", "type = \"file\"", "bridge, file sink"),
+];
+/// ... and the bridge with a broker, beside the broker's bare client.
+const BROKERS: [(&str, Broker); 3] = [("kafka", Broker::Kafka), ("rabbitmq", Broker::RabbitMq), ("nats", Broker::Nats)];
 
 type Requests = Arc<Vec<Vec<u8>>>;
 
@@ -38,25 +51,27 @@ fn main() {
 }
 
 async fn whole() {
+    let asked: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
+    let is_asked = |name: &str| asked.is_empty() || asked.iter().any(|asked| asked == name);
     let requests = requests(EVENTS);
     let mut report = Report { sync: sync_of_4_kib(), ..Report::default() };
-    for (kind, name) in [
-        (Kind::Floor, "floor: raw socket, no HTTP library"),
-        (Kind::Hyper, "hyper alone"),
-        (Kind::Verifying, "hyper + HMAC"),
-    ] {
+    for (_, kind, name) in SERVERS.into_iter().filter(|(name, ..)| is_asked(name)) {
         let server = Server::start(kind);
         report.rows.push(measured(name, server.subject, &requests, || {}).await);
     }
-    for (name, sink) in [("bridge, nothing subscribed", NOTHING), ("bridge, file sink", "type = \"file\"")] {
+    for (_, sink, name) in BRIDGES.into_iter().filter(|(name, ..)| is_asked(name)) {
         let bridge = Bridge::start(sink);
         report.ready.get_or_insert(bridge.ready_after);
         report.rows.push(measured(name, bridge.subject, &requests, || bridge.wait_until_delivered()).await);
     }
-    for broker in [Broker::Kafka, Broker::RabbitMq, Broker::Nats] {
+    for (_, broker) in BROKERS.into_iter().filter(|(name, _)| is_asked(name)) {
         end_to_end(broker, &requests, &mut report).await;
     }
-    report.write();
+    if asked.is_empty() {
+        report.write();
+    } else {
+        println!("{}", report.figures());
+    }
 }
 
 /// Closed loop, then open loop at each rate.

@@ -4,6 +4,7 @@ pub(crate) mod brokers;
 pub(crate) mod report;
 pub(crate) mod servers;
 
+use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use alma_bridge::alma::SignatureHeader;
 use alma_bridge::bridge::Listeners;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// What the bridge and its caller share.
@@ -94,19 +95,24 @@ pub(crate) fn within(times: &[Duration], per_mille: usize) -> Duration {
 }
 
 /// Open loop: events are due at a fixed rate, and a late answer counts from when its event was due. Gives the answers'
-/// times, sorted.
+/// times, sorted. Each connection has a thread of its own that the kernel wakes: a runtime's timers are late by up to a
+/// millisecond, which would be more than what is measured.
 pub(crate) async fn load_at(address: SocketAddr, requests: &Arc<Vec<Vec<u8>>>, per_second: u32) -> Vec<Duration> {
-    let started = tokio::time::Instant::now();
+    let started = Instant::now() + Duration::from_millis(20);
     let mut connections = tokio::task::JoinSet::new();
     for connection in 0..OPEN_CONNECTIONS {
         let requests = Arc::clone(requests);
-        connections.spawn(async move {
-            let mut stream = connect(address).await;
+        connections.spawn_blocking(move || {
+            let mut stream = std::net::TcpStream::connect(address).expect("connects");
+            stream.set_nodelay(true).expect("set");
             let mut times = Vec::new();
             for number in (connection..requests.len()).step_by(OPEN_CONNECTIONS) {
                 let due = started + Duration::from_secs(1) / per_second * u32::try_from(number).expect("few");
-                tokio::time::sleep_until(due).await;
-                exchange(&mut stream, &requests[number]).await;
+                std::thread::sleep(due.saturating_duration_since(Instant::now()));
+                let mut answer = [0; 1_024];
+                stream.write_all(&requests[number]).expect("sent");
+                let read = stream.read(&mut answer).expect("answered");
+                assert_taken(&answer[..read]);
                 times.push(due.elapsed());
             }
             times
@@ -123,9 +129,13 @@ async fn connect(address: SocketAddr) -> TcpStream {
 
 async fn exchange(stream: &mut TcpStream, request: &[u8]) {
     let mut answer = [0; 1_024];
-    stream.write_all(request).await.expect("sent");
-    let read = stream.read(&mut answer).await.expect("answered");
-    assert!(answer[..read].starts_with(b"HTTP/1.1 204"), "{}", String::from_utf8_lossy(&answer[..read]));
+    AsyncWriteExt::write_all(stream, request).await.expect("sent");
+    let read = AsyncReadExt::read(stream, &mut answer).await.expect("answered");
+    assert_taken(&answer[..read]);
+}
+
+fn assert_taken(answer: &[u8]) {
+    assert!(answer.starts_with(b"HTTP/1.1 204"), "{}", String::from_utf8_lossy(answer));
 }
 
 /// A process that is measured.
@@ -216,7 +226,6 @@ impl Bridge {
     }
 
     fn get(&self, path: &str) -> Option<String> {
-        use std::io::{Read as _, Write as _};
         let mut stream = std::net::TcpStream::connect(self.admin).ok()?;
         stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).ok()?;
         let mut answer = String::new();

@@ -53,7 +53,6 @@ pub(crate) struct Report {
 
 const FLOOR: usize = 0;
 const NOTHING_SUBSCRIBED: usize = 3;
-const FIRST_BROKER: usize = 5;
 
 fn ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
@@ -84,9 +83,18 @@ impl Report {
              head of `whole.rs`.\nOne run on one machine of 2 cores, which load, server and broker share: compare within \
              it, not with others.\n\n![requests a second](results.svg)\n\n",
         );
-        self.servers(&mut text);
-        self.brokers(&mut text);
+        text.push_str(&self.figures());
         self.goals(&mut text);
+        text
+    }
+
+    /// The tables without the goals, which need every row.
+    pub(crate) fn figures(&self) -> String {
+        let mut text = String::new();
+        self.servers(&mut text);
+        if !self.ends.is_empty() {
+            self.brokers(&mut text);
+        }
         text
     }
 
@@ -120,7 +128,7 @@ impl Report {
              | | bare client/s | bridge/s | draining/s | p50 | p99 | bare p50 | bare p99 | MiB connected | sent | landed |\n\
              |---|---|---|---|---|---|---|---|---|---|---|\n",
         );
-        for (ends, row) in self.ends.iter().zip(&self.rows[FIRST_BROKER..]) {
+        for (ends, row) in self.ends.iter().zip(self.of_brokers()) {
             let ([p50, p99], [bare_p50, bare_p99]) = (ends.confirmed.map(ms), ends.bare_delays.map(ms));
             let _ = writeln!(
                 text,
@@ -134,6 +142,11 @@ impl Report {
                 ends.landed
             );
         }
+    }
+
+    /// Their rows are the last.
+    fn of_brokers(&self) -> &[Row] {
+        &self.rows[self.rows.len() - self.ends.len()..]
     }
 
     fn goals(&self, text: &mut String) {
@@ -164,7 +177,7 @@ impl Report {
             let met = ready <= Duration::from_millis(50);
             lines.push(("ready after start, empty".into(), "<= 50 ms".into(), format!("{:.0} ms", ms(ready)), met));
         }
-        for (ends, row) in self.ends.iter().zip(&self.rows[FIRST_BROKER..]) {
+        for (ends, row) in self.ends.iter().zip(self.of_brokers()) {
             lines.extend(ends.goals(row, floor, nothing));
         }
         text.push_str("\n## Goals\n| what | goal | found | met |\n|---|---|---|---|\n");
