@@ -32,6 +32,7 @@ mod errors;
 pub mod probe;
 mod ready;
 mod record;
+mod reports;
 mod survey;
 pub mod tail;
 mod topics;
@@ -42,6 +43,7 @@ mod mocked;
 mod tests;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -49,9 +51,9 @@ use futures_util::future::BoxFuture;
 use rdkafka::ClientConfig;
 use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::producer::{BaseRecord, Producer as _};
-use tokio::sync::mpsc;
 
-use client::{DELIVERY_TIMEOUT, Live, NO_OFFSET, Report, Ticket, blocking, message_limit};
+use client::{DELIVERY_TIMEOUT, Live, NO_OFFSET, Ticket, blocking, message_limit};
+use reports::{Report, Reports};
 use topics::READY_TIMEOUT;
 
 use super::{Failure, Outcome, Reason, Sink};
@@ -129,17 +131,18 @@ impl KafkaSink {
         let not_ready = self.ready_topics(window).await;
         let mut outcomes: Vec<Option<Outcome>> =
             window.iter().map(|message| not_ready.get(message.topic.as_str()).cloned().map(Outcome::Failed)).collect();
+        self.send(window, &mut outcomes, true).await;
         // What a new partition refused comes back called delivered; once more, and it is there.
-        if self.send(window, &mut outcomes, true).await && outcomes.contains(&None) {
+        if outcomes.contains(&None) {
             self.send(window, &mut outcomes, false).await;
         }
-        outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(|| Outcome::Failed(unknown()))).collect()
+        outcomes.into_iter().map(|outcome| outcome.expect("the last try gives each message an outcome")).collect()
     }
 
     /// Queues all messages that have no outcome yet, and awaits the report of each. One without an offset is no outcome
-    /// where it can be tried again. Whether all were reported.
-    async fn send(&mut self, window: &[Message], outcomes: &mut [Option<Outcome>], try_again: bool) -> bool {
-        let (reports, mut reported) = mpsc::channel(window.len());
+    /// where it can be tried again.
+    async fn send(&mut self, window: &[Message], outcomes: &mut [Option<Outcome>], try_again: bool) {
+        let reports = Arc::new(Reports::default());
         let mut in_flight = 0_usize;
         for (place, message) in window.iter().enumerate() {
             if outcomes[place].is_some() {
@@ -150,9 +153,7 @@ impl KafkaSink {
                 match self.queue(message, place, &reports) {
                     // The queue is bounded by the operator's properties: each report makes room.
                     Err(Code::QueueFull) if in_flight > 0 => {
-                        let Some((place, report)) = self.next_report(&mut reported).await else { return false };
-                        in_flight -= 1;
-                        outcomes[place] = self.settled(&window[place], report, try_again);
+                        in_flight -= self.settle(window, &reports, 1, outcomes, try_again).await;
                     }
                     // A report comes a moment before its room.
                     Err(Code::QueueFull) if waits < ROOM_WAITS => {
@@ -167,40 +168,50 @@ impl KafkaSink {
                 Err(code) => outcomes[place] = Some(self.outcome(message, Err(code))),
             }
         }
-        while in_flight > 0 {
-            let Some((place, report)) = self.next_report(&mut reported).await else { return false };
-            in_flight -= 1;
-            outcomes[place] = self.settled(&window[place], report, try_again);
-        }
-        true
+        self.settle(window, &reports, in_flight, outcomes, try_again).await;
     }
 
-    /// The next report. Where no broker takes the log-in any more, librdkafka would go on trying until the delivery
+    /// Waits for that many reports and makes all that came outcomes; how many.
+    async fn settle(
+        &mut self,
+        window: &[Message],
+        reports: &Reports,
+        wanted: usize,
+        outcomes: &mut [Option<Outcome>],
+        try_again: bool,
+    ) -> usize {
+        let came = self.reported(reports, wanted).await;
+        let count = came.len();
+        for (place, report) in came {
+            if !(try_again && report == Err(NO_OFFSET)) {
+                outcomes[place] = Some(self.outcome(&window[place], report));
+            }
+        }
+        count
+    }
+
+    /// Waits for reports. Where no broker takes the log-in any more, librdkafka would go on trying until the delivery
     /// time-out, and hold up a reload that brings the new password: what is on its way is taken back instead.
-    async fn next_report(&self, reported: &mut mpsc::Receiver<Report>) -> Option<Report> {
-        let Some(live) = &self.live else { return reported.recv().await };
+    async fn reported(&self, reports: &Reports, wanted: usize) -> Vec<Report> {
+        let Some(live) = &self.live else { return reports.take(wanted).await };
         tokio::select! {
             biased;
-            report = reported.recv() => return report,
+            came = reports.take(wanted) => return came,
             () = live.log_in_refused() => live.purge().await,
         }
-        reported.recv().await
+        reports.take(wanted).await
     }
 
-    fn queue(&self, message: &Message, place: usize, reports: &mpsc::Sender<Report>) -> Result<(), Code> {
+    fn queue(&self, message: &Message, place: usize, reports: &Arc<Reports>) -> Result<(), Code> {
         let live = self.live.as_ref().ok_or(Code::BrokerTransportFailure)?;
         let value = record::value(message);
-        let ticket = Box::new(Ticket { place, reports: reports.clone() });
+        let ticket = Box::new(Ticket { place, reports: Arc::clone(reports) });
         let record = BaseRecord::with_opaque_to(message.topic.as_str(), ticket)
             .key(message.partition_key.as_bytes())
             .payload(value.as_ref())
             .timestamp(i64::try_from(message.recorded.as_millis()).unwrap_or(0))
             .headers(record::headers(message));
         live.producer.send(record).map_err(|(error, _)| error.rdkafka_error_code().unwrap_or(Code::InvalidArgument))
-    }
-
-    fn settled(&mut self, message: &Message, report: Result<(), Code>, try_again: bool) -> Option<Outcome> {
-        (!(try_again && report == Err(NO_OFFSET))).then(|| self.outcome(message, report))
     }
 
     fn outcome(&mut self, message: &Message, report: Result<(), Code>) -> Outcome {
@@ -266,7 +277,7 @@ impl Sink for KafkaSink {
     fn close(&mut self) -> BoxFuture<'_, ()> {
         async {
             if let Some(live) = &self.live {
-                let producer = std::sync::Arc::clone(&live.producer);
+                let producer = Arc::clone(&live.producer);
                 let _ = blocking(move || producer.flush(CLOSE_TIMEOUT)).await;
             }
             self.end().await;
@@ -281,8 +292,4 @@ impl Sink for KafkaSink {
     fn is_up(&self) -> bool {
         self.live.as_ref().is_some_and(|live| live.context.is_up())
     }
-}
-
-fn unknown() -> Failure {
-    Failure::new(Reason::Timeout, "the producer ended before it told what became of the message")
 }

@@ -11,9 +11,9 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{DeliveryResult, Message as _};
 use rdkafka::producer::{BaseProducer, Producer, ProducerContext, PurgeConfig};
 use rdkafka::statistics::Statistics;
-use tokio::sync::mpsc;
 
 use super::errors;
+use super::reports::Reports;
 use crate::config::KafkaSink;
 use crate::sinks::{Failure, Reason};
 
@@ -120,12 +120,9 @@ pub(super) fn producing(settings: &KafkaSink, max_body: usize) -> ClientConfig {
 pub(super) struct Ticket {
     /// The message's place in its window.
     pub(super) place: usize,
-    /// Has room for one report of each message of the window.
-    pub(super) reports: mpsc::Sender<Report>,
+    /// Of that window.
+    pub(super) reports: Arc<Reports>,
 }
-
-/// A message's place and what became of it.
-pub(super) type Report = (usize, Result<(), Code>);
 
 /// The report of a message that librdkafka calls delivered without saying where.
 pub(super) const NO_OFFSET: Code = Code::DuplicateSequenceNumber;
@@ -234,8 +231,8 @@ impl ProducerContext for Context {
             }
             Err((error, _)) => Err(error.rdkafka_error_code().unwrap_or(Code::Unknown)),
         };
-        // Nobody listens any more where the pump's deadline dropped the window.
-        let _ = ticket.reports.try_send((ticket.place, report));
+        // Nobody takes it any more where the pump's deadline dropped the window.
+        ticket.reports.put((ticket.place, report));
     }
 }
 

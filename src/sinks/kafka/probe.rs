@@ -1,14 +1,15 @@
 //! `check --connect` for Kafka.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
 use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::BaseRecord;
-use tokio::sync::mpsc;
 
 use super::client::{self, Live, Ticket, blocking, message_limit};
+use super::reports::Reports;
 use super::topics::{self, Admin, Look};
 use super::{errors, survey};
 use crate::config::KafkaSink;
@@ -205,21 +206,22 @@ fn impossible(settings: &KafkaSink) -> ClientConfig {
 
 async fn may_write(writer: &Live, topic: &str) -> Check {
     let what = format!("right to write to {topic}");
-    let (reports, mut reported) = mpsc::channel(1);
-    let record: BaseRecord<'_, (), (), _> = BaseRecord::with_opaque_to(topic, Box::new(Ticket { place: 0, reports }))
+    let reports = Arc::new(Reports::default());
+    let ticket = Box::new(Ticket { place: 0, reports: Arc::clone(&reports) });
+    let record: BaseRecord<'_, (), (), _> = BaseRecord::with_opaque_to(topic, ticket)
         .partition(0)
         .headers(OwnedHeaders::new().insert(Header { key: "alma-bridge", value: Some("check") }));
     let code = match writer.producer.send(record) {
-        Ok(()) => match tokio::time::timeout(RECORD_TIMEOUT * 2, reported.recv()).await {
-            Ok(Some((_, Ok(())))) => {
+        Ok(()) => match tokio::time::timeout(RECORD_TIMEOUT * 2, reports.take(1)).await.as_deref() {
+            Ok([(_, Err(code)), ..]) => *code,
+            Ok(_) => {
                 return Check::warning(
                     what,
                     "given, but the broker stored an empty record with acks=2, which Apache Kafka refuses",
                     "readers of this topic should pass over a record without value and headers of CloudEvents",
                 );
             }
-            Ok(Some((_, Err(code)))) => code,
-            Ok(None) | Err(_) => Code::MessageTimedOut,
+            Err(_) => Code::MessageTimedOut,
         },
         Err((error, _)) => error.rdkafka_error_code().unwrap_or(Code::Unknown),
     };
