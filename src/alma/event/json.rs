@@ -28,7 +28,8 @@ const MEMBERS: [&str; 11] = [
 ];
 
 pub(super) fn read(text: &str) -> Result<Fields<'_>, Unparsed> {
-    if depth(text) > MAX_DEPTH {
+    // Counted first, which is quick: few bodies have so many brackets that they could be too deep.
+    if brackets(text) > MAX_DEPTH && depth(text) > MAX_DEPTH {
         return Err(Unparsed::NotJson);
     }
     let Members(members) = serde_json::from_str(text).map_err(|_| Unparsed::NotJson)?;
@@ -54,6 +55,11 @@ pub(super) fn read(text: &str) -> Result<Fields<'_>, Unparsed> {
         time: once("time").and_then(string),
         object,
     })
+}
+
+/// How many objects and arrays begin, at most: brackets in strings count too.
+fn brackets(text: &str) -> usize {
+    text.bytes().filter(|byte| matches!(byte, b'{' | b'[')).count()
 }
 
 /// The deepest nesting, of what is well-formed.
