@@ -97,6 +97,7 @@ pub(crate) fn within(times: &[Duration], per_mille: usize) -> Duration {
 /// Open loop: events are due at a fixed rate, and a late answer counts from when its event was due. Gives the answers'
 /// times, sorted. Each connection has a thread of its own that the kernel wakes: a runtime's timers are late by up to a
 /// millisecond, which would be more than what is measured.
+#[allow(clippy::disallowed_methods, reason = "what is waited for is the time itself")]
 pub(crate) async fn load_at(address: SocketAddr, requests: &Arc<Vec<Vec<u8>>>, per_second: u32) -> Vec<Duration> {
     let started = Instant::now() + Duration::from_millis(20);
     let mut connections = tokio::task::JoinSet::new();
