@@ -243,7 +243,16 @@ pub(super) struct Nudge {
 }
 
 impl Nudge {
+    /// Something is to be done, by and by: one that is wanted already is not woken again.
     pub(super) fn wake(&self) {
+        let before = std::mem::replace(&mut *self.pending.lock().unwrap_or_else(PoisonError::into_inner), true);
+        if !before {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Something is to be done at once.
+    fn hurry(&self) {
         *self.pending.lock().unwrap_or_else(PoisonError::into_inner) = true;
         self.changed.notify_one();
     }
@@ -319,6 +328,6 @@ impl Shared {
     pub(super) fn mark_closed(&self) {
         self.state().closed = true;
         self.grown.notify_waiters();
-        self.nudge.wake();
+        self.nudge.hurry();
     }
 }
