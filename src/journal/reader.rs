@@ -6,6 +6,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::{Instant, sleep_until};
 use tracing::error;
 
 use super::cursor::{Cursor, Hint};
@@ -22,6 +23,13 @@ use crate::config::SinkName;
 const BLOCK: usize = 256 * 1024;
 /// Read at once to learn when the oldest event was received.
 const PEEK_BLOCK: usize = 4096;
+/// Whoever has read so many at once, and all there was, is under load and caught up.
+const BUSY: u32 = 8;
+/// Then the next window is not read at once, but so long after for each event of the last, and so holds more: what it
+/// takes to read, send and confirm one depends little on how many it holds.
+const PAUSE_PER_EVENT: Duration = Duration::from_micros(100);
+/// But no longer.
+const PAUSE_MAX: Duration = Duration::from_millis(10);
 /// A read that fails is tried again so often, once a second, before the bytes count as damaged.
 const READ_TRIES: u32 = 10;
 
@@ -33,6 +41,8 @@ pub struct Reader {
     /// Events that were read and that the cursor has not passed.
     marks: VecDeque<Mark>,
     failed_reads: u32,
+    /// Before it no window is read.
+    paused: Option<Instant>,
 }
 
 /// Where reading goes on.
@@ -94,7 +104,14 @@ impl Reader {
         place.reading = true;
         let place = ReadPlace::at(place.cursor);
         drop(state);
-        Some(Self { shared: Arc::clone(shared), sink: sink.clone(), place, marks: VecDeque::new(), failed_reads: 0 })
+        Some(Self {
+            shared: Arc::clone(shared),
+            sink: sink.clone(),
+            place,
+            marks: VecDeque::new(),
+            failed_reads: 0,
+            paused: None,
+        })
     }
 
     /// Whether there is something to read; goes on behind events that were given up.
@@ -139,6 +156,10 @@ impl Reader {
 impl Feed for Reader {
     async fn next_window(&mut self, max_events: usize, max_bytes: usize) -> Result<Window, FeedClosed> {
         let shared = Arc::clone(&self.shared);
+        if let Some(until) = self.paused {
+            sleep_until(until).await;
+            self.paused = None;
+        }
         loop {
             let mut grown = pin!(shared.grown.notified());
             // From now on: what comes while we look is not missed.
@@ -147,6 +168,9 @@ impl Feed for Reader {
                 let salvage = self.failed_reads >= READ_TRIES;
                 let bounds = Bounds { events: max_events.max(1), bytes: max_bytes, block: BLOCK, salvage };
                 if let Some(window) = self.read(bounds).await? {
+                    let caught_up = shared.state().locate(window.end.0).is_none();
+                    let busy = u32::try_from(window.events.len()).ok().filter(|count| caught_up && *count >= BUSY);
+                    self.paused = busy.map(|count| Instant::now() + PAUSE_MAX.min(PAUSE_PER_EVENT * count));
                     return Ok(window);
                 }
             } else {
