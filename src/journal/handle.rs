@@ -5,6 +5,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::dedupe::key_of;
@@ -90,8 +91,9 @@ impl Journal {
         let dir = options.dir.clone();
         let (journal, writer) = Self::open_idle(options)?;
         let keeper = Arc::clone(&journal.0.shared);
+        let runtime = Handle::try_current().ok();
         let threads = vec![
-            spawn("journal-writer", lock.clone(), move || writer.run()),
+            spawn("journal-writer", lock.clone(), move || writer.run(runtime)),
             spawn("journal-keeper", lock, move || keeper::run(&keeper)),
         ];
         let threads: Vec<_> =

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
@@ -22,6 +23,11 @@ use segment::Active;
 const IDLE: Duration = Duration::from_secs(1);
 /// A segment ends so long after its first record.
 const SEGMENT_AGE: Duration = Duration::from_hours(1);
+/// So long after a group began, for each of its events, the next one begins: under load a group then holds many, and a
+/// sync costs about as much for many as for one. Events that come one by one never wait for it.
+const PACE_PER_EVENT: Duration = Duration::from_micros(15);
+/// But no longer.
+const PACE_MAX: Duration = Duration::from_micros(500);
 /// A buffer that one large event made larger than this is given back.
 const BUFFER_KEPT: usize = 8 * 1024 * 1024;
 
@@ -70,7 +76,11 @@ pub(super) struct Writer {
     next: u64,
     buffer: Vec<u8>,
     retry_at: Instant,
+    /// When the next group may begin.
+    paced: Instant,
     closing: bool,
+    /// Where a group's answers are given; by this thread itself where there is none.
+    runtime: Option<Handle>,
 }
 
 impl Writer {
@@ -91,24 +101,35 @@ impl Writer {
             next,
             buffer: Vec::new(),
             retry_at: Instant::now(),
+            paced: Instant::now(),
             closing: false,
+            runtime: None,
         };
         writer.try_open();
         writer
     }
 
-    /// Until it is told to close, or nobody is left to tell.
-    pub(super) fn run(mut self) {
+    /// Until it is told to close, or nobody is left to tell. Called from within a runtime, its answers are given there.
+    pub(super) fn run(mut self, runtime: Option<Handle>) {
+        self.runtime = runtime;
         let _mark = MarkClosed(Arc::clone(&self.shared));
         while !self.closing {
             match self.commands.recv_timeout(IDLE) {
-                Ok(command) => self.obey(command),
+                Ok(command) => {
+                    self.pace();
+                    self.obey(command);
+                }
                 Err(RecvTimeoutError::Disconnected) => self.closing = true,
                 Err(RecvTimeoutError::Timeout) => self.idle(),
             }
         }
         // Whoever sent after the closing sees the channel closed, or its answer dropped.
         self.name_end();
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "what is waited for is the time itself")]
+    fn pace(&self) {
+        std::thread::sleep(self.paced.saturating_duration_since(Instant::now()));
     }
 
     fn obey(&mut self, command: Command) {
@@ -265,6 +286,7 @@ impl Writer {
         let began = Instant::now();
         let written = active.file.write_at(&self.buffer, active.length).and_then(|()| active.file.sync_data());
         self.shared.metrics.journal_sync(began.elapsed());
+        self.paced = began + PACE_MAX.min(PACE_PER_EVENT * header.count);
         self.next += count as u64;
         let outcome = match written {
             Ok(()) => {
@@ -279,11 +301,24 @@ impl Writer {
             self.remember(&group.stored, now);
             self.publish(now);
         }
-        for append in group.stored {
-            answer(append.answer, outcome.clone().map(|()| Taken::Stored));
-        }
-        for repeat in group.repeats {
-            answer(repeat, outcome.clone().map(|()| Taken::Repeat));
+        self.tell(group, outcome);
+    }
+
+    /// Answers all events of a group. By one hand-over to the runtime: each wake from outside it costs its lock, and
+    /// may wake a worker.
+    fn tell(&self, group: Group, outcome: Result<(), NotTaken>) {
+        let many = group.stored.len() + group.repeats.len() > 1;
+        let tell = move || {
+            for append in group.stored {
+                answer(append.answer, outcome.clone().map(|()| Taken::Stored));
+            }
+            for repeat in group.repeats {
+                answer(repeat, outcome.clone().map(|()| Taken::Repeat));
+            }
+        };
+        match &self.runtime {
+            Some(runtime) if many => drop(runtime.spawn(async move { tell() })),
+            _ => tell(),
         }
     }
 
