@@ -27,10 +27,11 @@ const SECONDS: u32 = 8;
 const BACKLOG: usize = 100_000;
 
 /// By the names that ask for them: what is measured beside the bridge, ...
-const SERVERS: [(&str, Kind, &str); 3] = [
+const SERVERS: [(&str, Kind, &str); 4] = [
     ("floor", Kind::Floor, "floor: raw socket, no HTTP library"),
     ("hyper", Kind::Hyper, "hyper alone"),
     ("verifying", Kind::Verifying, "hyper + HMAC"),
+    ("durable", Kind::Durable, "hyper + HMAC + a file, synced"),
 ];
 /// ... the bridge with keys of its one sink, ...
 const BRIDGES: [(&str, &str, &str); 2] = [

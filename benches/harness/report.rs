@@ -52,7 +52,9 @@ pub(crate) struct Report {
 }
 
 const FLOOR: usize = 0;
-const NOTHING_SUBSCRIBED: usize = 3;
+/// The limit of what is built on hyper and answers when it is durable.
+const DURABLE: usize = 3;
+const NOTHING_SUBSCRIBED: usize = 4;
 
 fn ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
@@ -150,7 +152,7 @@ impl Report {
     }
 
     fn goals(&self, text: &mut String) {
-        let (floor, nothing) = (&self.rows[FLOOR], &self.rows[NOTHING_SUBSCRIBED]);
+        let [floor, durable, nothing] = [FLOOR, DURABLE, NOTHING_SUBSCRIBED].map(|row| &self.rows[row]);
         let mut lines = Vec::new();
         let share = nothing.answered / floor.answered;
         lines.push((
@@ -184,6 +186,16 @@ impl Report {
         for (what, wanted, found, met) in lines {
             let _ = writeln!(text, "| {what} | {wanted} | {found} | {} |", if met { "yes" } else { "no" });
         }
+        let _ = writeln!(
+            text,
+            "\nThe limit on this machine of what stands on hyper and answers when it is durable, by the server that does \
+             nothing else (hyper + HMAC + a file, synced): {:.0} % of the floor's requests/s, {:.2}x its CPU. At 1,000/s its \
+             204 has a p99 of {:.2} ms, and the floor's, which touches no disk, {:.2} ms.",
+            durable.answered / floor.answered * 100.0,
+            us(durable.cpu) / us(floor.cpu),
+            ms(durable.open[0].1[1]),
+            ms(floor.open[0].1[1]),
+        );
     }
 
     /// A bar for each row: answers a second, and confirmed ones where that is less.

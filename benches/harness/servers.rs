@@ -1,8 +1,9 @@
 //! What the bridge is measured beside: servers that do less and less of what it does, each a process of its own.
 
 use std::convert::Infallible;
+use std::io::Write as _;
 use std::process::{Child, Command};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 
 use alma_bridge::alma::{SignatureHeader, Unverified};
 use alma_bridge::config::{NamedSecret, Secret, SecretFrom, SourceName};
@@ -15,6 +16,7 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
 
 use super::{SECRET, Subject, wait};
 
@@ -31,10 +33,14 @@ pub(crate) enum Kind {
     Hyper,
     /// And verifies the signature.
     Verifying,
+    /// And has the body in a file and synced before it answers, many bodies by one sync: what no server of this kind can
+    /// do without. No format, no dedupe, no bounds, nobody who reads.
+    Durable,
 }
 
 impl Kind {
-    const ALL: [(Self, &str); 3] = [(Self::Floor, "floor"), (Self::Hyper, "hyper"), (Self::Verifying, "verifying")];
+    const ALL: [(Self, &str); 4] =
+        [(Self::Floor, "floor"), (Self::Hyper, "hyper"), (Self::Verifying, "verifying"), (Self::Durable, "durable")];
 
     fn name(self) -> &'static str {
         Self::ALL.iter().find(|(kind, _)| *kind == self).expect("all are listed").1
@@ -78,18 +84,22 @@ pub(crate) async fn serve_if_asked() {
     let secret = Some(Secret::new(SECRET.as_bytes()));
     let secrets = Arc::new(vec![NamedSecret { name: "default".into(), from: SecretFrom::Env("X".into()), secret }]);
     let source: SourceName = "alma".parse().expect("a name");
+    let file = (kind == Kind::Durable).then(Synced::start);
     loop {
         let (stream, _) = listener.accept().await.expect("accepted");
         stream.set_nodelay(true).expect("set");
-        let (secrets, source) = (Arc::clone(&secrets), source.clone());
+        let (secrets, source, file) = (Arc::clone(&secrets), source.clone(), file.clone());
         tokio::spawn(async move {
             if kind == Kind::Floor {
                 return serve_floor(stream).await;
             }
-            let verifies = kind == Kind::Verifying;
+            let verifies = matches!(kind, Kind::Verifying | Kind::Durable);
             let service = service_fn(move |request: Request<Incoming>| {
-                let (secrets, source) = (Arc::clone(&secrets), source.clone());
-                async move { Ok::<_, Infallible>(answer(request, verifies.then_some((&source, &secrets))).await) }
+                let (secrets, source, file) = (Arc::clone(&secrets), source.clone(), file.clone());
+                async move {
+                    let verify = verifies.then_some((&source, &*secrets));
+                    Ok::<_, Infallible>(answer(request, verify, file.as_ref()).await)
+                }
             });
             let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
         });
@@ -98,17 +108,50 @@ pub(crate) async fn serve_if_asked() {
 
 async fn answer(
     request: Request<Incoming>,
-    verify: Option<(&SourceName, &Arc<Vec<NamedSecret>>)>,
+    verify: Option<(&SourceName, &Vec<NamedSecret>)>,
+    file: Option<&Synced>,
 ) -> Response<Full<Bytes>> {
     let header = request.headers().get("x-exl-signature").map(|value| value.as_bytes().to_vec());
     let body = request.into_body().collect().await.expect("a body").to_bytes();
     let fits = verify.is_none_or(|(source, secrets)| {
         let signature = SignatureHeader::parse(header.as_deref()).expect("signed");
-        Unverified::new(signature, body).verify(source, secrets).is_ok()
+        Unverified::new(signature, body.clone()).verify(source, secrets).is_ok()
     });
+    if let Some(file) = file {
+        file.store(body).await;
+    }
     let mut answer = Response::new(Full::default());
     *answer.status_mut() = if fits { StatusCode::NO_CONTENT } else { StatusCode::UNAUTHORIZED };
     answer
+}
+
+/// A file with a thread that writes all that is queued at once, syncs it, and says so.
+#[derive(Clone)]
+struct Synced(mpsc::Sender<(Bytes, oneshot::Sender<()>)>);
+
+impl Synced {
+    fn start() -> Self {
+        let (queue, queued) = mpsc::channel::<(Bytes, oneshot::Sender<()>)>();
+        let mut file = tempfile::tempfile_in(env!("CARGO_TARGET_TMPDIR")).expect("a file on a real disk");
+        std::thread::spawn(move || {
+            let mut buffer = Vec::new();
+            while let Ok(first) = queued.recv() {
+                let group: Vec<_> = std::iter::once(first).chain(queued.try_iter()).collect();
+                buffer.clear();
+                group.iter().for_each(|(body, _)| buffer.extend_from_slice(body));
+                file.write_all(&buffer).expect("written");
+                file.sync_data().expect("synced");
+                group.into_iter().for_each(|(_, synced)| drop(synced.send(())));
+            }
+        });
+        Self(queue)
+    }
+
+    async fn store(&self, body: Bytes) {
+        let (synced, is_synced) = oneshot::channel();
+        self.0.send((body, synced)).expect("the thread runs");
+        is_synced.await.expect("synced");
+    }
 }
 
 /// One request after the other, found by its head's end and its Content-Length.
