@@ -146,15 +146,17 @@ fn refuse(bridge: &Bridge, errors: Vec<String>) {
 /// Looks at the files that a configuration is read from.
 ///
 /// Mounted `ConfigMap`s and `Secret`s swap a link; contents are compared, not times. A change counts once nothing more has
-/// changed for a second.
+/// changed between two looks.
 struct Watch {
     files: Vec<PathBuf>,
     in_effect: Vec<Option<Vec<u8>>>,
     seen: Vec<Option<Vec<u8>>>,
 }
 
-/// Between two looks.
+/// Between two looks, for each so many files: a consortium has one for each of a thousand secrets, and looking at them
+/// must not be what an idle bridge is busy with.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+const FILES: usize = 50;
 
 impl Watch {
     fn new(config: &Config) -> Self {
@@ -163,10 +165,10 @@ impl Watch {
         Self { files, in_effect: contents.clone(), seen: contents }
     }
 
-    /// Resolves when something changed and was still for a second.
+    /// Resolves when something changed and was still from one look to the next.
     async fn changed(&mut self) {
         loop {
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(pause(self.files.len())).await;
             let now = read_all(&self.files);
             let still = now == self.seen;
             self.seen = now;
@@ -178,7 +180,22 @@ impl Watch {
     }
 }
 
+fn pause(files: usize) -> Duration {
+    LOOK_EVERY * u32::try_from(files.div_ceil(FILES).max(1)).unwrap_or(u32::MAX)
+}
+
 /// Digests would do; the files are small.
 fn read_all(files: &[PathBuf]) -> Vec<Option<Vec<u8>>> {
     files.iter().map(|file| std::fs::read(file).ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_files_are_looked_at_less_often() {
+        let seconds = [0, 1, 50, 51, 1_000].map(|files| pause(files).as_secs());
+        assert_eq!(seconds, [1, 1, 1, 2, 20]);
+    }
 }
