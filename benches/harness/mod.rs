@@ -170,6 +170,26 @@ impl Subject {
         Duration::from_millis(10 * ticks.sum::<u64>())
     }
 
+    /// Takes what it has now for its `VmHWM`.
+    pub(crate) fn forget_peak(&self) {
+        std::fs::write(format!("/proc/{}/clear_refs", self.pid), "5").expect("it runs");
+    }
+
+    /// Its threads: name, switches of context so far, and the nanoseconds that it ran.
+    pub(crate) fn threads(&self) -> Vec<(String, u64, u64)> {
+        let folders = std::fs::read_dir(format!("/proc/{}/task", self.pid)).expect("it runs");
+        let thread = |folder: std::io::Result<std::fs::DirEntry>| {
+            // One that ends while it is looked at is left out.
+            let read = |file| std::fs::read_to_string(folder.as_ref().ok()?.path().join(file)).ok();
+            let switches = read("status")?;
+            let switches = switches.lines().filter(|line| line.contains("ctxt_switches"));
+            let switches = switches.filter_map(|line| line.rsplit_once('\t')?.1.parse::<u64>().ok()).sum();
+            let ran = read("schedstat")?.split(' ').next()?.parse().ok()?;
+            Some((read("comm")?.trim().to_owned(), switches, ran))
+        };
+        folders.filter_map(thread).collect()
+    }
+
     /// Bytes that it had written to disks so far.
     pub(crate) fn written(&self) -> u64 {
         self.line("io", "write_bytes")
@@ -197,6 +217,13 @@ impl Bridge {
     pub(crate) fn restart(mut self, sink: &str) -> Self {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+        self.child.wait().expect("it ends");
+        Self::start_in(Arc::clone(&self.folder), sink)
+    }
+
+    /// The same, but ends as by a crash.
+    pub(crate) fn crash(mut self, sink: &str) -> Self {
+        self.child.kill().expect("it runs");
         self.child.wait().expect("it ends");
         Self::start_in(Arc::clone(&self.folder), sink)
     }

@@ -1,0 +1,155 @@
+//! Events that wait for a sink that can't be reached: what one more costs, taken and delivered; start and memory.
+
+use std::time::{Duration, Instant};
+
+use super::harness::{Bridge, wait};
+use super::load::{Events, Profile, UNREACHABLE, send};
+use super::report::{Report, grouped, mib, ms, spread, us_each};
+
+/// Events over which a cost is taken.
+const SAMPLE: u64 = 200_000;
+/// Bytes of a body: ten million are 4 GB of journal.
+const SMALL: usize = 300;
+const LARGE: usize = 64 << 10;
+
+/// Figures that differ by no more are the same.
+const FLAT: f64 = 1.15;
+
+/// A bound that nothing here reaches.
+fn with_room(sink: &str) -> String {
+    format!("{sink}\n[journal]\nmax_size = \"1TiB\"\n")
+}
+
+/// A bridge with a backlog.
+struct Backlog {
+    bridge: Bridge,
+    next: u64,
+    bytes: usize,
+}
+
+impl Backlog {
+    fn new(bytes: usize) -> Self {
+        Self { bridge: Bridge::start(&with_room(UNREACHABLE)), next: 0, bytes }
+    }
+
+    fn waiting(&self) -> u64 {
+        waiting(&self.bridge)
+    }
+
+    /// Sends so many more; the CPU that the bridge took.
+    fn grow(&mut self, events: u64) -> Duration {
+        let numbers = self.next..self.next + events;
+        self.next = numbers.end;
+        let cpu = self.bridge.subject.cpu();
+        send(self.bridge.subject.address, &Events { profiles: Profile::only(), numbers, bytes: self.bytes });
+        self.bridge.subject.cpu().saturating_sub(cpu)
+    }
+
+    /// Starts again behind a stop in good order, then behind a kill: from the start until it is ready.
+    fn starts(mut self) -> (Self, [Duration; 2]) {
+        self.bridge = self.bridge.restart(&with_room(UNREACHABLE));
+        let stopped = self.bridge.ready_after;
+        self.bridge = self.bridge.crash(&with_room(UNREACHABLE));
+        let killed = self.bridge.ready_after;
+        (self, [stopped, killed])
+    }
+
+    /// Delivers the oldest of them to files: microseconds of CPU an event, from one look at it to another.
+    fn deliver(mut self) -> (Self, f64) {
+        let file = with_room("type = \"file\"");
+        self.bridge = self.bridge.restart(&file);
+        let look = |bridge: &Bridge| (bridge.subject.cpu(), waiting(bridge));
+        let first = look(&self.bridge);
+        // A look at the very end would count the time in which nothing was left.
+        let enough = SAMPLE.min(first.1) * 9 / 10;
+        let second = wait(|| {
+            // Seldom enough that asking costs the bridge nothing that shows.
+            std::thread::park_timeout(Duration::from_millis(50));
+            Some(look(&self.bridge)).filter(|(_, now)| first.1 - now >= enough)
+        });
+        self.bridge = self.bridge.crash(&with_room(UNREACHABLE));
+        (self, us_each(second.0.saturating_sub(first.0), first.1 - second.1))
+    }
+}
+
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
+fn waiting(bridge: &Bridge) -> u64 {
+    bridge.metric("alma_bridge_sink_waiting_events").iter().map(|(_, events)| *events as u64).sum()
+}
+
+pub(crate) fn events(levels: &[u64], report: &mut Report) {
+    report.section(
+        "Waiting events",
+        "Bodies of 300 bytes; the sink can't be reached. CPU is the bridge's, of the next 200,000 events taken, and of the \
+         oldest when they are delivered to files; resident memory at rest, behind taking them and behind a start.",
+        &["waiting", "CPU us/event taken", "CPU us/event delivered", "ready after a stop, ms", "ready after kill -9, ms", "MiB behind taking", "MiB behind a start"],
+    );
+    let mut backlog = Backlog::new(SMALL);
+    let empty = backlog.bridge.ready_after;
+    let (mut taking, mut delivering) = (Vec::new(), Vec::new());
+    let mut last = ([Duration::ZERO; 2], 0);
+    for level in levels {
+        let missing = level.saturating_sub(backlog.waiting());
+        backlog.grow(missing);
+        // Below a whole ring of known digests each event would only be added to it: another cost.
+        let taken = us_each(backlog.grow(SAMPLE), SAMPLE);
+        rest();
+        let full = backlog.bridge.subject.memory_kib("VmRSS");
+        let (restarted, starts) = backlog.starts();
+        rest();
+        let memory = restarted.bridge.subject.memory_kib("VmRSS");
+        let delivered;
+        (backlog, delivered) = restarted.deliver();
+        taking.push(taken);
+        delivering.push(delivered);
+        last = (starts, full.max(memory));
+        let [stopped, killed] = starts.map(ms);
+        let (taken, delivered) = (format!("{taken:.1}"), format!("{delivered:.1}"));
+        let [full, memory] = [full, memory].map(|kib| format!("{:.1}", mib(kib)));
+        report.row(&[grouped(*level), taken, delivered, stopped, killed, full, memory]);
+    }
+    let most = grouped(levels.iter().copied().max().unwrap_or(0));
+    report.goal("ready after start, empty", "<= 50 ms", &format!("{} ms", ms(empty)), empty.as_millis() <= 50);
+    for (what, figures) in [("taken", taking), ("delivered", delivering)] {
+        let spread = spread(&figures);
+        let what = format!("CPU an event {what}, up to {most} waiting: greatest over least");
+        report.goal(&what, "<= 1.15x", &format!("{spread:.2}x"), spread <= FLAT);
+    }
+    let ([stopped, killed], memory) = last;
+    started(report, &format!("{most} waiting"), stopped.max(killed));
+    let what = format!("resident memory, {most} waiting");
+    report.goal(&what, "<= 48 MiB", &format!("{:.1} MiB", mib(memory)), mib(memory) <= 48.0);
+}
+
+pub(crate) fn bytes(levels: &[u64], report: &mut Report) {
+    report.section(
+        "Waiting bytes",
+        "Bodies of 64 KiB; the sink can't be reached. `taken`: MB/s of bodies while they were taken.",
+        &["GiB waiting", "taken MB/s", "ready after a stop, ms", "ready after kill -9, ms", "MiB at rest"],
+    );
+    let mut backlog = Backlog::new(LARGE);
+    for gib in levels {
+        let missing = (gib * (1 << 30) / LARGE as u64).saturating_sub(backlog.next);
+        let begun = Instant::now();
+        backlog.grow(missing);
+        // Bytes a microsecond.
+        let rate = us_each(begun.elapsed(), missing).recip() * f64::from(u32::try_from(LARGE).expect("small"));
+        let (restarted, starts) = backlog.starts();
+        backlog = restarted;
+        rest();
+        let memory = mib(backlog.bridge.subject.memory_kib("VmRSS"));
+        let [stopped, killed] = starts.map(ms);
+        report.row(&[gib.to_string(), format!("{rate:.0}"), stopped, killed, format!("{memory:.1}")]);
+        started(report, &format!("{gib} GiB waiting"), starts[0].max(starts[1]));
+    }
+}
+
+fn started(report: &mut Report, with: &str, after: Duration) {
+    let what = format!("ready after start, {with}, stopped or killed");
+    report.goal(&what, "<= 250 ms", &format!("{} ms", ms(after)), after <= Duration::from_millis(250));
+}
+
+/// Until what a start sets off is done.
+pub(crate) fn rest() {
+    std::thread::park_timeout(Duration::from_secs(3));
+}
