@@ -25,6 +25,8 @@ mod format;
 mod handle;
 mod keeper;
 mod lock;
+#[doc(hidden)]
+pub mod measured;
 mod open;
 mod reader;
 mod recover;
