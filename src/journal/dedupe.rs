@@ -92,6 +92,13 @@ impl Dedupe {
         }
     }
 
+    /// The newest `count`, or as many as there are; oldest first.
+    pub(super) fn newest(&self, count: usize) -> Vec<Known> {
+        let (newer, older) = self.ring.split_at(self.next);
+        let skip = self.ring.len().saturating_sub(count);
+        older.iter().chain(newer).skip(skip).copied().collect()
+    }
+
     fn forget(&mut self, place: usize) {
         let key = self.ring[place].key;
         if let Ok(found) = self.places.find_entry(hash(&key), |other| *other as usize == place) {
@@ -153,6 +160,8 @@ mod tests {
             if model.len() > 50 {
                 model.pop_front();
             }
+            let newest: Vec<_> = model.iter().skip(model.len().saturating_sub(7)).map(|n| key(*n)).collect();
+            assert_eq!(dedupe.newest(7).iter().map(|known| known.key).collect::<Vec<_>>(), newest);
             let probe = random.u64(0..80);
             assert_eq!(dedupe.knows(&key(probe), at(5)), model.contains(&probe), "{probe}");
             assert!(dedupe.places.len() <= 50);

@@ -325,10 +325,9 @@ impl Writer {
     fn remember(&mut self, stored: &[Append], now: Timestamp) {
         let Some(active) = &mut self.active else { return };
         for append in stored {
-            let known = Known::new(append.key, now);
-            self.dedupe.insert(known);
-            active.known.push(known);
+            self.dedupe.insert(Known::new(append.key, now));
         }
+        active.known += stored.len();
     }
 
     /// Lets readers see what is durable.

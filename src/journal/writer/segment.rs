@@ -9,7 +9,6 @@ use tracing::{error, info, warn};
 use super::{IDLE, Writer};
 use crate::clock::Timestamp;
 use crate::journal::NotTaken;
-use crate::journal::dedupe::Known;
 use crate::journal::disk::{DiskFile, create_in_folder};
 use crate::journal::format::{GROUP_HEADER, GroupHeader, SEGMENT_START, SegmentHeader};
 use crate::journal::state::Segment;
@@ -25,8 +24,8 @@ pub(super) struct Active {
     pub(super) since: Option<Timestamp>,
     /// Whether an empty group names the durable end already.
     pub(super) named: bool,
-    /// For `digests/`, once it is sealed.
-    pub(super) known: Vec<Known>,
+    /// Of the newest events of dedupe, how many are its own: for `digests/`, once it is sealed.
+    pub(super) known: usize,
 }
 
 impl Writer {
@@ -68,11 +67,12 @@ impl Writer {
 
     fn seal(&mut self) {
         let Some(active) = self.active.take() else { return };
+        let known = self.dedupe.newest(active.known);
         let mut state = self.shared.state();
         self.previous = state.segments.back().map(Segment::as_previous);
         // Where the last sync failed, offsets were given that are not in the segment.
         state.next = self.next;
-        state.sealed.push((active.first, active.known));
+        state.sealed.push((active.first, known));
         drop(state);
         self.shared.nudge.wake();
     }
@@ -127,8 +127,7 @@ impl Writer {
             drop(self.shared.disk.remove(&path));
         })?;
         self.shared.state().segments.push_back(Segment::empty(&header));
-        self.active =
-            Some(Active { file, first, seed, length: SEGMENT_START, since: None, named: true, known: Vec::new() });
+        self.active = Some(Active { file, first, seed, length: SEGMENT_START, since: None, named: true, known: 0 });
         Ok(())
     }
 }
