@@ -138,10 +138,14 @@ impl Synced {
             while let Ok(first) = queued.recv() {
                 let group: Vec<_> = std::iter::once(first).chain(queued.try_iter()).collect();
                 buffer.clear();
-                group.iter().for_each(|(body, _)| buffer.extend_from_slice(body));
+                for (body, _) in &group {
+                    buffer.extend_from_slice(body);
+                }
                 file.write_all(&buffer).expect("written");
                 file.sync_data().expect("synced");
-                group.into_iter().for_each(|(_, synced)| drop(synced.send(())));
+                for (_, synced) in group {
+                    synced.send(()).expect("awaited");
+                }
             }
         });
         Self(queue)

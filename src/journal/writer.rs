@@ -21,6 +21,8 @@ use segment::Active;
 
 /// After so long without an event the durable end is named; so long between tries to open a segment.
 const IDLE: Duration = Duration::from_secs(1);
+/// Where the end is named already, nothing is due so soon.
+const NAMED_IDLE: Duration = Duration::from_mins(1);
 /// A segment ends so long after its first record.
 const SEGMENT_AGE: Duration = Duration::from_hours(1);
 /// So long after a group began, for each of its events, the next one begins: under load a group then holds many, and a
@@ -114,7 +116,8 @@ impl Writer {
         self.runtime = runtime;
         let _mark = MarkClosed(Arc::clone(&self.shared));
         while !self.closing {
-            match self.commands.recv_timeout(IDLE) {
+            let named = self.active.as_ref().is_some_and(|active| active.named);
+            match self.commands.recv_timeout(if named { NAMED_IDLE } else { IDLE }) {
                 Ok(command) => {
                     self.pace();
                     self.obey(command);
@@ -147,7 +150,7 @@ impl Writer {
         }
     }
 
-    /// Nothing came for a second.
+    /// Nothing came for a while.
     pub(super) fn idle(&mut self) {
         self.name_end();
         if self.is_old() {
