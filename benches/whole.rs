@@ -3,9 +3,11 @@
 //!     tests/brokers run cargo bench --bench whole
 //!
 //! writes `benches/RESULTS.md` and `benches/results.svg`. With names of rows (`-- floor nothing kafka`, see [`SERVERS`],
-//! [`BRIDGES`] and [`BROKERS`]) only these are run, and nothing is written: for one who is at work on them. Ratios hold; absolute figures hold for that machine alone, whose
-//! cores load, bridge and broker share. Every event is unique and signed beforehand. Bare clients are of the same crates
-//! as the sinks, keep 512 messages in flight and wait for every confirm; they have no HTTP, no journal and no headers.
+//! [`BRIDGES`] and [`BROKERS`]) only these are run, and nothing is written: for one who is at work on them.
+//!
+//! Ratios hold; absolute figures hold for that machine alone, whose cores load, bridge and broker share. Every event is
+//! unique and signed beforehand. Bare clients are of the same crates as the sinks, keep 512 messages in flight and wait
+//! for every confirm; they have no HTTP, no journal and no headers.
 
 #[allow(dead_code, reason = "each bench uses its part")]
 mod harness;

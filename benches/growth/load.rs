@@ -1,18 +1,15 @@
 //! Load without end: events made and signed as they are sent, over all sources in turn.
 
-use std::fmt::Write as _;
-use std::io::Write as _;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use alma_bridge::alma::SignatureHeader;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::harness::{CONNECTIONS, SECRET};
+use super::harness::{CONNECTIONS, SECRET, write_body, write_request};
 
 /// Where nothing listens: all waits.
 pub(crate) const UNREACHABLE: &str = "type = \"nats\"\nservers = [\"nats://127.0.0.1:1\"]\n";
@@ -104,20 +101,8 @@ impl Connection {
     }
 
     fn make(&mut self, profile: &Profile, number: u64, bytes: usize) {
-        let Self { body, request, .. } = self;
-        body.clear();
-        let head = r#"","action":"LOAN","institution":{"value":"01TEST_INST"},"x":""#;
-        let _ = write!(body, "{{\"id\":\"1{number:018}{head}");
-        body.extend(std::iter::repeat_n('x', bytes.saturating_sub(body.len() + 2)));
-        body.push_str("\"}");
-        request.clear();
-        let signature = SignatureHeader::sign(profile.secret.as_bytes(), body.as_bytes()).to_base64();
-        let _ = write!(
-            request,
-            "POST {} HTTP/1.1\r\nHost: bridge\r\nContent-Type: application/json\r\nX-Exl-Signature: {signature}\r\nContent-Length: {}\r\n\r\n{body}",
-            profile.path,
-            body.len()
-        );
+        write_body(&mut self.body, number, bytes);
+        write_request(&mut self.request, &profile.path, &profile.secret, &self.body);
     }
 
     /// What was made; the answer where it is no 204.

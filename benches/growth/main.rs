@@ -65,7 +65,7 @@ fn main() {
         asked.push((*name, if given.is_empty() { usual.to_vec() } else { given }));
     }
     let all = arguments.iter().any(|argument| argument == "all");
-    let mut report = Report::new(all);
+    let mut report = Report::new(all, &arguments);
     for (name, usual, run) in SECTIONS {
         let given = asked.iter().find(|(asked, _)| *asked == name).map(|(_, sizes)| sizes.clone());
         if let Some(sizes) = given.or_else(|| all.then(|| usual.to_vec())) {

@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub(crate) use super::harness::report::mib;
+
 /// Of one run.
 pub(crate) struct Report {
     /// Whether it is written beside the benches, or printed only.
@@ -13,11 +15,13 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    pub(crate) fn new(kept: bool) -> Self {
-        let text = String::from(
-            "# Growth\n\nWritten by `tests/brokers run cargo bench --bench growth -- all`; what is measured and how is \
+    /// `arguments`: those of this run.
+    pub(crate) fn new(kept: bool, arguments: &[String]) -> Self {
+        let text = format!(
+            "# Growth\n\nWritten by `tests/brokers run cargo bench --bench growth -- {}`; what is measured and how is \
              said in the head of `growth/main.rs`.\nOne run on one machine of 2 cores, which load, bridge and brokers \
              share: compare within it, not with others.\n",
+            arguments.join(" "),
         );
         Self { kept, text, goals: String::new() }
     }
@@ -72,12 +76,7 @@ pub(crate) fn us_each(time: Duration, count: u64) -> f64 {
     time.as_secs_f64() * 1e6 / count as f64
 }
 
-#[allow(clippy::cast_precision_loss, reason = "far below 2^52")]
-pub(crate) fn mib(kib: u64) -> f64 {
-    kib as f64 / 1_024.0
-}
-
-/// The greatest over the least, or over 1 where all are less.
+/// The greatest over the least.
 pub(crate) fn spread(figures: &[f64]) -> f64 {
     let least = figures.iter().copied().fold(f64::INFINITY, f64::min);
     figures.iter().copied().fold(0.0, f64::max) / least

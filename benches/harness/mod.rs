@@ -28,8 +28,30 @@ const OPEN_CONNECTIONS: usize = 16;
 
 /// The body of an event; no two numbers give the same.
 pub(crate) fn body(number: usize) -> String {
-    let head = format!(r#"{{"id":"1{number:018}","action":"LOAN","institution":{{"value":"01TEST_INST"}},"x":""#);
-    format!("{head}{}\"}}", "x".repeat(BODY_BYTES - head.len() - 2))
+    let mut body = String::new();
+    write_body(&mut body, number as u64, BODY_BYTES);
+    body
+}
+
+/// The same of another size, in a buffer that is used again.
+pub(crate) fn write_body(body: &mut String, number: u64, bytes: usize) {
+    use std::fmt::Write as _;
+    body.clear();
+    let head = r#"","action":"LOAN","institution":{"value":"01TEST_INST"},"x":""#;
+    let _ = write!(body, "{{\"id\":\"1{number:018}{head}");
+    body.extend(std::iter::repeat_n('x', bytes.saturating_sub(body.len() + 2)));
+    body.push_str("\"}");
+}
+
+/// The signed request of a body, in a buffer that is used again.
+pub(crate) fn write_request(request: &mut Vec<u8>, path: &str, secret: &str, body: &str) {
+    request.clear();
+    let signature = SignatureHeader::sign(secret.as_bytes(), body.as_bytes()).to_base64();
+    let _ = write!(
+        request,
+        "POST {path} HTTP/1.1\r\nHost: bridge\r\nContent-Type: application/json\r\nX-Exl-Signature: {signature}\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
 }
 
 /// Unique signed requests.
@@ -40,13 +62,9 @@ pub(crate) fn requests(count: usize) -> Arc<Vec<Vec<u8>>> {
 /// The same, numbered from `first`.
 pub(crate) fn requests_from(first: usize, count: usize) -> Arc<Vec<Vec<u8>>> {
     let one = |number: usize| {
-        let body = body(number);
-        let signature = SignatureHeader::sign(SECRET.as_bytes(), body.as_bytes()).to_base64();
-        format!(
-            "POST /webhooks HTTP/1.1\r\nHost: bridge\r\nContent-Type: application/json\r\nX-Exl-Signature: {signature}\r\nContent-Length: {}\r\n\r\n{body}",
-            body.len()
-        )
-        .into_bytes()
+        let mut request = Vec::new();
+        write_request(&mut request, "/webhooks", SECRET, &body(number));
+        request
     };
     Arc::new((first..first + count).map(one).collect())
 }

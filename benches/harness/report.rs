@@ -65,7 +65,7 @@ fn us(time: Duration) -> f64 {
 }
 
 #[allow(clippy::cast_precision_loss, reason = "far below 2^52")]
-fn mib(kib: u64) -> f64 {
+pub(crate) fn mib(kib: u64) -> f64 {
     kib as f64 / 1_024.0
 }
 
