@@ -3,6 +3,7 @@
 pub(crate) mod brokers;
 mod client;
 mod load;
+mod wait;
 
 use std::fs::{self, Permissions};
 use std::net::SocketAddr;
@@ -17,32 +18,13 @@ use tempfile::TempDir;
 
 pub(crate) use client::{Answer, Client, client_with_secret, request, signature};
 pub(crate) use load::{Load, number_of};
+pub(crate) use wait::{PATIENCE, wait_for, wait_up_to};
 
 /// The secret that tests share with the bridge.
 pub(crate) const SECRET: &str = "made-up-secret";
 
-/// For what should take a moment; a slow machine may take longer.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
-
 /// Of a failed test's bridge.
 const LOG_LINES: usize = 20;
-
-/// Waits until `look` gives something, or fails saying what was waited for.
-pub(crate) fn wait_for<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
-    wait_up_to(PATIENCE, what, look)
-}
-
-/// As [`wait_for`], for what takes its time.
-pub(crate) fn wait_up_to<T>(patience: Duration, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + patience;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "waited {patience:?} for {what}");
-        std::thread::park_timeout(Duration::from_millis(5));
-    }
-}
 
 /// The binary under test, without the environment of whoever runs the tests.
 pub(crate) fn binary() -> Command {

@@ -1,6 +1,6 @@
 //! TLS and log-in.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use alma_bridge::sinks::{Outcome, Reason, Sink};
 
 use crate::support::{Place, SERVER, reason, timed, var};
 use crate::tools::Tail;
+use crate::wait::wait_up_to;
 
 fn login(user: &str, password: &str) -> NatsAuth {
     NatsAuth::Login(Login { username: user.into(), password: Secret::new(password.as_bytes().to_vec()) })
@@ -93,7 +94,7 @@ async fn what_is_wrong_with_a_log_in_is_told_as_such() {
 #[tokio::test]
 async fn the_least_rights_are_enough_and_quick() {
     let place = Place::new();
-    let server = Server::start(&place).await;
+    let server = Server::start(&place);
     let by = |user| Place {
         settings: Settings { servers: vec![server.url.clone()], auth: login(user, "secret"), ..place.settings.clone() },
         ..place.clone()
@@ -111,7 +112,7 @@ async fn the_least_rights_are_enough_and_quick() {
 #[tokio::test]
 async fn the_least_rights_to_create_and_to_tail_are_enough() {
     let place = Place::new();
-    let server = Server::start(&place).await;
+    let server = Server::start(&place);
     let by = |user| Place {
         settings: Settings { servers: vec![server.url.clone()], auth: login(user, "secret"), ..place.settings.clone() },
         ..place.clone()
@@ -136,7 +137,7 @@ struct Server {
 }
 
 impl Server {
-    async fn start(place: &Place) -> Self {
+    fn start(place: &Place) -> Self {
         let home = tempfile::tempdir().expect("a folder");
         let program = Path::new(&var("NATS_CLI")).with_file_name("nats-server");
         let config = format!(
@@ -165,7 +166,7 @@ impl Server {
         let process =
             Command::new(program).arg("-c").arg(&file).stdout(Stdio::null()).stderr(log).spawn().expect("it runs");
         let ports = home.path().join(format!("nats-server_{}.ports", process.id()));
-        let url = tokio::time::timeout(Duration::from_secs(10), listens(ports)).await.expect("it listens in time");
+        let url = listens(&ports);
         Self { url, process, _home: home }
     }
 }
@@ -178,12 +179,9 @@ impl Drop for Server {
 }
 
 /// The URL, once the server has written where it listens.
-async fn listens(ports: PathBuf) -> String {
-    loop {
-        let written = std::fs::read(&ports).unwrap_or_default();
-        if let Ok(ports) = serde_json::from_slice::<serde_json::Value>(&written) {
-            return ports["nats"][0].as_str().expect("a URL").to_owned();
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+fn listens(ports: &Path) -> String {
+    wait_up_to(Duration::from_secs(10), "where the server listens", || {
+        let ports: serde_json::Value = serde_json::from_slice(&std::fs::read(ports).ok()?).ok()?;
+        Some(ports["nats"][0].as_str().expect("a URL").to_owned())
+    })
 }

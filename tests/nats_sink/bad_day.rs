@@ -4,17 +4,14 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::support::{Place, SERVER, Stored, brokers, client, var};
+use crate::wait::wait_for;
 
 /// Events that each test sends.
 const EVENTS: usize = 10;
-
-/// For what should take a moment.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A bridge with this place as its only sink; killed when dropped.
 struct Bridge {
@@ -78,11 +75,7 @@ fn command(folder: &Path, arguments: &[&str]) -> Command {
 }
 
 fn until(what: &str, holds: impl Fn() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < deadline, "waited {PATIENCE:?} until {what}");
-        std::thread::park_timeout(Duration::from_millis(20));
-    }
+    wait_for(what, || holds().then_some(()));
 }
 
 fn documents(landed: &[Stored]) -> Vec<Value> {

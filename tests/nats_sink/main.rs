@@ -6,6 +6,9 @@ mod brokers;
 #[path = "../harness/events.rs"]
 #[allow(dead_code, reason = "each suite uses its part")]
 mod events;
+#[path = "../harness/wait.rs"]
+#[allow(dead_code, reason = "each suite uses its part")]
+mod wait;
 
 mod access;
 mod bad_day;

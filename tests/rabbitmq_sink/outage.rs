@@ -10,6 +10,7 @@ use crate::support::{
     Alarm, BROKER, bind, brokers, connected, deliver, deliver_though_killed, events, fresh, read_ids, reasons,
     settings, sink,
 };
+use crate::wait::wait_up_to;
 
 /// No thread of the client is left, whatever the broker does.
 fn threads_end() {
@@ -48,11 +49,7 @@ async fn a_death_is_noticed_at_once_and_between_windows_too() {
     let mut live = connected(&settings(&exchange)).await;
     assert!(live.is_up());
     brokers(&["term", "rabbitmq"]);
-    let begun = Instant::now();
-    while live.is_up() {
-        assert!(begun.elapsed() < Duration::from_secs(5), "it is still thought to be up");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    wait_up_to(Duration::from_secs(5), "the death to be noticed", || (!live.is_up()).then_some(()));
     let outcomes = live.publish(&events("alma.loan", 3)).await;
     assert_eq!(reasons(&outcomes), [Some(Reason::Unreachable); 3], "{outcomes:?}");
     let failure = sink(&settings(&exchange)).connect().await.expect_err("the broker is gone");
