@@ -8,8 +8,8 @@ use crate::sinks::{Failure, Reason};
 /// Seconds; a broker that hangs is noticed after two of them. RabbitMQ's guide asks for 5 to 20.
 const HEARTBEAT: u16 = 10;
 
-/// Half of RabbitMQ's own bound: the client keeps 64 frames of room a connection.
-const FRAME_MAX: u32 = 64 * 1024;
+/// An eighth of RabbitMQ's own bound: the client keeps 64 frames of room a connection, and most events fit into one.
+const FRAME_MAX: u32 = 16 * 1024;
 
 /// Longest vhost, exchange or routing key in bytes (AMQP 0-9-1, short string).
 pub(super) const MAX_SHORT: usize = 255;
