@@ -88,6 +88,10 @@ impl Feed for NoFeed {
         std::future::pending().await
     }
 
+    fn has_more(&mut self) -> bool {
+        false
+    }
+
     fn advance(&mut self, _: Offset) {}
 
     fn rewind(&mut self) {}

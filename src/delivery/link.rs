@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +38,8 @@ pub(super) struct Link {
     pub(super) name: SinkName,
     kind: &'static str,
     connected: bool,
+    /// Windows that were begun and not yet published.
+    begun: usize,
     /// When the next connect is due; none: at once.
     next_try: Option<Instant>,
     delays: Delays,
@@ -75,12 +77,31 @@ impl Link {
             confirmed: 0,
             duplicates: 0,
         });
-        Self { sink, name, kind, connected: false, next_try: None, delays, longest, status, metrics, clock }
+        Self { sink, name, kind, connected: false, begun: 0, next_try: None, delays, longest, status, metrics, clock }
     }
 
     /// Whether events may be given to the sink.
     pub(super) fn is_up(&self) -> bool {
         self.connected && self.sink.is_up()
+    }
+
+    /// Whether windows may overlap.
+    pub(super) fn overlaps(&self) -> bool {
+        self.sink.overlaps()
+    }
+
+    /// Whether windows that were begun are still to be published.
+    pub(super) const fn has_begun(&self) -> bool {
+        self.begun > 0
+    }
+
+    /// Sends a window whose outcomes [`Link::attempt`] awaits later; whether it did.
+    pub(super) fn begin(&mut self, window: &[Message]) -> bool {
+        let begun = catch_unwind(AssertUnwindSafe(|| self.sink.begin(window)));
+        // How much of it is on its way is not known: the next connect ends it.
+        let begun = begun.inspect_err(|_| self.connected = false).unwrap_or(false);
+        self.begun += usize::from(begun);
+        begun
     }
 
     /// When the next connect is due; none: at once.
@@ -94,6 +115,7 @@ impl Link {
             tracing::warn!(sink = %self.name, "sink lost its connection");
         }
         self.connected = false;
+        self.begun = 0;
         // One that fails again and again keeps showing why.
         let backing_off = matches!(self.status.borrow().state, SinkState::BackingOff { .. });
         if !backing_off {
@@ -123,8 +145,9 @@ impl Link {
         false
     }
 
-    /// Publishes a window, while `beside` runs. Never gives another number of outcomes than messages.
+    /// Publishes a window, or awaits the oldest that was begun, while `beside` runs. Never gives another number of outcomes than messages.
     pub(super) async fn attempt(&mut self, window: &[Message], beside: impl Future<Output = Infallible>) -> Attempt {
+        self.begun = self.begun.saturating_sub(1);
         let deadline = self.deadline();
         let sink = &mut self.sink;
         let publish = timeout(deadline, AssertUnwindSafe(async { sink.publish(window).await }).catch_unwind());
@@ -231,6 +254,7 @@ impl Link {
     }
 
     async fn end_attempt(&mut self) {
+        self.begun = 0;
         let sink = &mut self.sink;
         // Its panic or delay changes nothing: a connect ends what came before it.
         drop(timeout(CLOSE_WITHIN, AssertUnwindSafe(async { sink.abandon().await }).catch_unwind()).await);

@@ -6,6 +6,10 @@
 //! the oldest event that is not settled; settled is what is confirmed, what the sink does not ask for, and what is a
 //! durable dead letter. The next window is read and made while one is in flight.
 //!
+//! Where the sink says that windows may overlap ([`crate::sinks::Sink::overlaps`]), each has half the size, and the next
+//! is begun before the one in flight is awaited; its own outcomes are awaited next, before anything else is given to
+//! the sink. Two overlap while nothing fails, nobody asks for a turn, and there is more to be read.
+//!
 //! # What becomes of a failure
 //! | what | then |
 //! |---|---|

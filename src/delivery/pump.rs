@@ -15,7 +15,7 @@ use super::chunk::{Chunk, Judge};
 use super::dead_letters::DeadLetters;
 use super::link::{Attempt, Link, LinkParts, until};
 use super::parking::Parked;
-use super::reader::{Filters, Made, MakeMessage, Prepared, Reader, TICK};
+use super::reader::{Filters, Made, MakeMessage, Prepared, Reader, TICK, WINDOW_BYTES, WINDOW_EVENTS};
 use super::status::{PumpHandle, Request};
 use super::work::{SlotId, Work};
 use crate::clock::Clock;
@@ -103,8 +103,10 @@ impl<F: Feed> Pump<F> {
         let (ask, requests) = mpsc::channel(REQUESTS);
         let handle =
             PumpHandle { status: link.status.subscribe(), requests: ask, dead_letters: Some(dead_letters.clone()) };
+        let share = if link.overlaps() { 2 } else { 1 };
+        let bounds = (WINDOW_EVENTS / share, WINDOW_BYTES / share);
         let mut pump = Self {
-            reader: Reader::new(feed, make, filters, config.name, link.status.clone()),
+            reader: Reader::new(feed, bounds, make, filters, config.name, link.status.clone()),
             link,
             dead_letters,
             judge: Judge::of(&config.kind),
@@ -209,23 +211,65 @@ impl<F: Feed> Pump<F> {
         }
     }
 
-    /// Settles a window: all of it is confirmed, unwanted or a durable dead letter at the end.
+    /// Settles a window, and those that overlap it: all is confirmed, unwanted or a durable dead letter at the end.
     async fn deliver(&mut self, prepared: Prepared, stop: &CancellationToken) -> Result<(), Stop> {
-        let unwanted = prepared.unwanted;
-        let mut work = self.sort_in(prepared);
+        let mut work = Work::default();
+        self.sort_in(prepared, &mut work);
         loop {
-            self.bury(&mut work, stop).await?;
-            self.reader.advance(work.settled_until());
-            let Some(chunk) = work.queue.pop_front() else { break };
+            // While letters can't be kept others are tried, and the sink is given nothing before what it has begun.
+            if work.begun.is_none() {
+                self.bury(&mut work, stop).await?;
+            }
+            self.pass(&mut work);
+            let Some(chunk) = work.next() else { return Ok(()) };
+            self.overlap(&chunk, &mut work, stop).await;
             self.send(chunk, &mut work, stop).await?;
         }
+    }
+
+    /// Moves the cursor up to what is not settled.
+    fn pass(&mut self, work: &mut Work) {
+        let (until, unwanted) = work.pass();
+        if let Some(until) = until {
+            self.reader.advance(until);
+        }
         self.link.metrics.unwanted(unwanted);
-        Ok(())
+    }
+
+    /// Begins the next window behind `chunk`, where the sink can and nothing else is to be done.
+    async fn overlap(&mut self, chunk: &Chunk<SlotId>, work: &mut Work, stop: &CancellationToken) {
+        let may =
+            self.link.overlaps() && self.link.is_up() && work.is_clear() && self.is_calm() && !stop.is_cancelled();
+        if !may || !self.reader.has_more() {
+            return;
+        }
+        // It was begun behind the window before it, or is now.
+        if !self.link.has_begun() && !self.link.begin(&chunk.messages) {
+            return;
+        }
+        let Some(prepared) = self.reader.at_hand().await else { return };
+        self.sort_in(prepared, work);
+        if let Some(next) = work.queue.pop_front() {
+            if self.link.begin(&next.messages) {
+                work.begun = Some(next);
+            } else {
+                work.queue.push_front(next);
+            }
+        }
+    }
+
+    /// Whether live events are all there is to do: no topic is in its grace, and nobody waits for a turn between windows.
+    fn is_calm(&self) -> bool {
+        let now = Instant::now();
+        self.mending.is_empty()
+            && self.requests.is_empty()
+            && self.stashed.is_empty()
+            && !self.retry_now
+            && self.parked.values().all(|parked| parked.next_try > now)
     }
 
     /// Tells apart what is to be sent and what is not.
-    fn sort_in(&mut self, prepared: Prepared) -> Work {
-        let mut work = Work::new(prepared.end);
+    fn sort_in(&mut self, prepared: Prepared, work: &mut Work) {
         let mut chunk = Chunk::new();
         for (offset, event, made) in prepared.events {
             let slot = work.add(offset, event);
@@ -244,7 +288,7 @@ impl<F: Feed> Pump<F> {
         if !chunk.is_empty() {
             work.queue.push_back(chunk);
         }
-        work
+        work.end_window(prepared.end, prepared.unwanted);
     }
 
     /// Why messages of this topic are not even sent.
@@ -300,7 +344,7 @@ impl<F: Feed> Pump<F> {
     }
 
     async fn send(&mut self, chunk: Chunk<SlotId>, work: &mut Work, stop: &CancellationToken) -> Result<(), Stop> {
-        let mending = chunk.topic().and_then(|topic| self.mending.get(topic));
+        let mending = chunk.topic().and_then(|topic| self.mending.get(topic)).filter(|_| !self.link.has_begun());
         if let Some((why, next_try)) = mending.map(|mending| (mending.why.clone(), mending.next_try)) {
             let wait = next_try.saturating_duration_since(Instant::now());
             if !wait.is_zero() {
@@ -320,6 +364,9 @@ impl<F: Feed> Pump<F> {
                 Self::judge_refused(chunk, sent, failure.clone(), work);
                 self.link.lost(failure).await;
             }
+        }
+        if !self.link.has_begun() {
+            work.recall();
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::status::SinkStatus;
 use crate::config::SinkName;
@@ -18,6 +18,8 @@ use crate::message::{Message, Messages, StoredEvent};
 pub const WINDOW_EVENTS: usize = 512;
 /// Most bytes of bodies in a window, but that it has one event at least.
 pub const WINDOW_BYTES: usize = 4 << 20;
+/// How long a window that is to overlap the one on its way may take to be read: meanwhile nobody sees its confirms.
+const AT_HAND: Duration = Duration::from_millis(50);
 /// How old what `/status` says of the backlog may get.
 pub(super) const TICK: Duration = Duration::from_secs(1);
 
@@ -92,6 +94,8 @@ pub(super) struct Prepared {
 /// The feed of one pump, read one window ahead.
 pub(super) struct Reader<F> {
     feed: F,
+    /// Most events and most bytes of a window.
+    bounds: (usize, usize),
     pub(super) make: Arc<dyn MakeMessage>,
     filters: Filters,
     sink: SinkName,
@@ -103,12 +107,13 @@ pub(super) struct Reader<F> {
 impl<F: Feed> Reader<F> {
     pub(super) fn new(
         feed: F,
+        bounds: (usize, usize),
         make: Arc<dyn MakeMessage>,
         filters: Filters,
         sink: SinkName,
         status: watch::Sender<SinkStatus>,
     ) -> Self {
-        let mut reader = Self { feed, make, filters, sink, ahead: None, closed: false, status };
+        let mut reader = Self { feed, bounds, make, filters, sink, ahead: None, closed: false, status };
         reader.refresh_backlog();
         reader
     }
@@ -119,6 +124,16 @@ impl<F: Feed> Reader<F> {
             self.read().await;
         }
         self.ahead.take()
+    }
+
+    /// Whether the next window is there, or needs the disk alone.
+    pub(super) fn has_more(&mut self) -> bool {
+        self.ahead.is_some() || (!self.closed && self.feed.has_more())
+    }
+
+    /// The next window, where the disk gives it soon. Cancel-safe.
+    pub(super) async fn at_hand(&mut self) -> Option<Prepared> {
+        timeout(AT_HAND, self.next()).await.ok().flatten()
     }
 
     /// Reads one window ahead and keeps the backlog's figures fresh, for as long as it is driven. Cancel-safe.
@@ -135,7 +150,8 @@ impl<F: Feed> Reader<F> {
     }
 
     async fn read(&mut self) {
-        match self.feed.next_window(WINDOW_EVENTS, WINDOW_BYTES).await {
+        let (events, bytes) = self.bounds;
+        match self.feed.next_window(events, bytes).await {
             Ok(window) => {
                 let mut unwanted = 0;
                 let events = window.events.into_iter().map(|(offset, event)| {

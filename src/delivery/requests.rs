@@ -2,7 +2,7 @@
 //!
 //! A replay goes through the pump, not through a second sink of the same settings: a sink is driven by one task alone
 //! (two file sinks would cut each other's files), and what holds for live events holds for it as well: deadlines,
-//! back-off, one window in flight. It comes window by window, each asked for when the one before is settled, and a pump
+//! back-off, one attempt at a time. It comes window by window, each asked for when the one before is settled, and a pump
 //! that has live events publishes a window of those between two. The cursor does not move by it.
 
 use std::collections::{BTreeMap, VecDeque};

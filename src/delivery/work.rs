@@ -1,4 +1,4 @@
-//! A window while it is worked on: what is settled, what is to be sent, what is to be set aside.
+//! Windows while they are worked on: what is settled, what is to be sent, what is to be set aside.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use crate::journal::Offset;
 use crate::message::{Message, StoredEvent, Topic};
 use crate::sinks::Failure;
 
-/// An event's number in its window.
+/// An event's number, counted from the first of the work.
 pub(super) type SlotId = usize;
 
 struct Slot {
@@ -28,11 +28,25 @@ pub(super) struct Burial {
     message: Option<Message>,
 }
 
-/// A window in work. Every slot is settled, in `queue` or in `burials`.
+/// The end of a window.
+struct End {
+    /// The number of the slot behind it.
+    slot: SlotId,
+    offset: Offset,
+    unwanted: u64,
+}
+
+/// Windows in work, each behind the other. Every slot is settled, being sent, in `begun`, in `queue` or in `burials`.
+#[derive(Default)]
 pub(super) struct Work {
-    slots: Vec<Slot>,
-    first_open: SlotId,
-    end: Offset,
+    /// From the oldest that is not settled.
+    slots: VecDeque<Slot>,
+    /// The number of the first of them.
+    first: SlotId,
+    /// Of the windows that are not settled.
+    ends: VecDeque<End>,
+    /// What is on its way already, behind what is being sent.
+    pub(super) begun: Option<Chunk<SlotId>>,
     /// What is to be sent, in this order.
     pub(super) queue: VecDeque<Chunk<SlotId>>,
     /// What is to be set aside before the cursor passes it.
@@ -40,18 +54,34 @@ pub(super) struct Work {
 }
 
 impl Work {
-    pub(super) const fn new(end: Offset) -> Self {
-        Self { slots: Vec::new(), first_open: 0, end, queue: VecDeque::new(), burials: Vec::new() }
-    }
-
     /// One more event, in the order of offsets.
     pub(super) fn add(&mut self, offset: Offset, event: StoredEvent) -> SlotId {
-        self.slots.push(Slot { offset, event, settled: false });
-        self.slots.len() - 1
+        self.slots.push_back(Slot { offset, event, settled: false });
+        self.first + self.slots.len() - 1
+    }
+
+    /// The window whose events were added ends here; `unwanted` of them count as wanted by nobody.
+    pub(super) fn end_window(&mut self, offset: Offset, unwanted: u64) {
+        self.ends.push_back(End { slot: self.first + self.slots.len(), offset, unwanted });
     }
 
     pub(super) fn settle(&mut self, slot: SlotId) {
-        self.slots[slot].settled = true;
+        self.slots[slot - self.first].settled = true;
+    }
+
+    /// Whether nothing waits behind what is being sent: no failure was met, none is to be set aside.
+    pub(super) fn is_clear(&self) -> bool {
+        self.begun.is_none() && self.queue.is_empty() && self.burials.is_empty()
+    }
+
+    /// What is sent next: what is on its way comes before all else.
+    pub(super) fn next(&mut self) -> Option<Chunk<SlotId>> {
+        self.begun.take().or_else(|| self.queue.pop_front())
+    }
+
+    /// What was on its way is not any more.
+    pub(super) fn recall(&mut self) {
+        self.queue.extend(self.begun.take());
     }
 
     /// To be set aside: a message, for `failure`.
@@ -69,7 +99,7 @@ impl Work {
     pub(super) fn letters(&mut self, died: Timestamp) -> Vec<DeadLetter> {
         self.burials.sort_by_key(|burial| burial.slot);
         let letter = |burial: &Burial| {
-            let slot = &self.slots[burial.slot];
+            let slot = &self.slots[burial.slot - self.first];
             DeadLetter {
                 id: LetterId(0),
                 offset: slot.offset,
@@ -113,11 +143,18 @@ impl Work {
         taken
     }
 
-    /// Up to where everything is settled.
-    pub(super) fn settled_until(&mut self) -> Offset {
-        while self.slots.get(self.first_open).is_some_and(|slot| slot.settled) {
-            self.first_open += 1;
+    /// Lets go of what is settled: up to where everything is, none where nothing is new, and how many events of the
+    /// windows that end there count as wanted by nobody.
+    pub(super) fn pass(&mut self) -> (Option<Offset>, u64) {
+        while self.slots.pop_front_if(|slot| slot.settled).is_some() {
+            self.first += 1;
         }
-        self.slots.get(self.first_open).map_or(self.end, |slot| slot.offset)
+        let (mut passed, mut unwanted) = (None, 0);
+        let first = self.first;
+        while let Some(end) = self.ends.pop_front_if(|end| end.slot <= first) {
+            passed = Some(end.offset);
+            unwanted += end.unwanted;
+        }
+        (self.slots.front().map(|slot| slot.offset).or(passed), unwanted)
     }
 }

@@ -197,6 +197,9 @@ pub trait Feed: Send {
         max_bytes: usize,
     ) -> impl Future<Output = Result<Window, FeedClosed>> + Send;
 
+    /// Whether [`Feed::next_window`] would give one without a wait, but for the disk.
+    fn has_more(&mut self) -> bool;
+
     /// Everything before `to` is settled for this sink: confirmed, unwanted, or a durable dead letter. Never goes back.
     fn advance(&mut self, to: Offset);
 

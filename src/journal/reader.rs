@@ -125,12 +125,6 @@ impl Reader {
         Ok(state.locate(self.place.offset).is_some())
     }
 
-    /// Whether a window would come at once.
-    #[cfg(test)]
-    pub(super) fn has_more(&mut self) -> bool {
-        self.look().unwrap_or(false)
-    }
-
     async fn read(&mut self, bounds: Bounds) -> Result<Option<Window>, FeedClosed> {
         let (shared, place) = (Arc::clone(&self.shared), self.place.clone());
         let read = blocking(move || shared.read(place, bounds)).await.map_err(|_| FeedClosed)?;
@@ -177,6 +171,10 @@ impl Feed for Reader {
                 grown.await;
             }
         }
+    }
+
+    fn has_more(&mut self) -> bool {
+        self.paused.is_none_or(|until| until <= Instant::now()) && self.look().unwrap_or(false)
     }
 
     fn advance(&mut self, to: Offset) {

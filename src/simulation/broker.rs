@@ -1,6 +1,6 @@
 //! A sink at a simulated broker, and a feed that is watched.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -14,12 +14,18 @@ use crate::journal::{Backlog, Feed, FeedClosed, Offset, Reader, Window};
 use crate::message::Message;
 use crate::sinks::{Failure, Outcome, Reason, Sink};
 
+/// The sink whose windows overlap, and how many events they have then: so few that there is a next one.
+const OVERLAPPING: usize = 0;
+const WINDOW: usize = 3;
+
 /// One process's sink.
 pub(super) struct SimSink {
     pub(super) world: World,
     pub(super) index: usize,
     pub(super) random: Rng,
     up: bool,
+    /// What the broker made of windows that were begun.
+    begun: VecDeque<Vec<Outcome>>,
 }
 
 fn failed(reason: Reason) -> Outcome {
@@ -28,7 +34,7 @@ fn failed(reason: Reason) -> Outcome {
 
 impl SimSink {
     pub(super) fn new(world: World, index: usize, seed: u64) -> Self {
-        Self { world, index, random: Rng::with_seed(seed), up: false }
+        Self { world, index, random: Rng::with_seed(seed), up: false, begun: VecDeque::new() }
     }
 
     fn mood(&self) -> Mood {
@@ -90,6 +96,12 @@ impl SimSink {
         answers
     }
 
+    /// Nothing is on its way any more.
+    fn cut(&mut self) {
+        self.up = false;
+        self.begun.clear();
+    }
+
     fn tell(&self, window: &[Message], outcomes: &[Outcome]) {
         let mut known = self.world.lock();
         for (message, outcome) in window.iter().zip(outcomes) {
@@ -102,6 +114,7 @@ impl SimSink {
 
 impl Sink for SimSink {
     fn connect(&mut self) -> BoxFuture<'_, Result<Vec<String>, Failure>> {
+        self.cut();
         Box::pin(async {
             sleep(Duration::from_millis(self.random.u64(1..20))).await;
             self.stay_alive().await;
@@ -121,6 +134,7 @@ impl Sink for SimSink {
             if !self.up {
                 self.world.lock().breaks(|| "a sink that is not connected is given something".to_owned());
             }
+            let begun = self.begun.pop_front();
             sleep(Duration::from_millis(self.random.u64(1..30))).await;
             self.stay_alive().await;
             match self.mood() {
@@ -131,7 +145,10 @@ impl Sink for SimSink {
                 Mood::Hangs => std::future::pending().await,
                 _ => {}
             }
-            let outcomes = self.answer(window);
+            let outcomes = begun.unwrap_or_else(|| self.answer(window));
+            if outcomes.len() != window.len() {
+                self.world.lock().breaks(|| "another window than the oldest that was begun is published".to_owned());
+            }
             // The answer may be on its way when the process dies.
             sleep(Duration::from_millis(self.random.u64(0..10))).await;
             self.stay_alive().await;
@@ -143,13 +160,27 @@ impl Sink for SimSink {
         })
     }
 
+    fn overlaps(&self) -> bool {
+        self.index == OVERLAPPING
+    }
+
+    fn begin(&mut self, window: &[Message]) -> bool {
+        let is_dead = self.world.lock().disk.is_dead();
+        let takes = self.up && !is_dead && !matches!(self.mood(), Mood::Unreachable | Mood::Hangs);
+        if takes {
+            let outcomes = self.answer(window);
+            self.begun.push_back(outcomes);
+        }
+        takes
+    }
+
     fn abandon(&mut self) -> BoxFuture<'_, ()> {
-        self.up = false;
+        self.cut();
         Box::pin(std::future::ready(()))
     }
 
     fn close(&mut self) -> BoxFuture<'_, ()> {
-        self.up = false;
+        self.cut();
         Box::pin(std::future::ready(()))
     }
 
@@ -180,6 +211,7 @@ impl Watched {
 
 impl Feed for Watched {
     async fn next_window(&mut self, max_events: usize, max_bytes: usize) -> Result<Window, FeedClosed> {
+        let max_events = if self.index == OVERLAPPING { WINDOW } else { max_events };
         let window = self.feed.next_window(max_events, max_bytes).await?;
         let mut known = self.world.lock();
         for (offset, event) in &window.events {
@@ -191,6 +223,10 @@ impl Feed for Watched {
             self.read.extend(number.map(|number| (*offset, number)));
         }
         Ok(window)
+    }
+
+    fn has_more(&mut self) -> bool {
+        self.feed.has_more()
     }
 
     fn advance(&mut self, to: Offset) {

@@ -114,8 +114,23 @@ pub trait Sink: Send + Sync {
     /// point by the pump's deadline; [`Sink::abandon`] follows then.
     fn publish<'a>(&'a mut self, window: &'a [Message]) -> BoxFuture<'a, Vec<Outcome>>;
 
-    /// Ends whatever an unfinished [`Sink::publish`] left behind (producer purged, channel closed), so that nothing of
-    /// the old attempt is still being sent when the window is sent again.
+    /// Whether it takes windows that overlap: the next begun while the one before is on its way, so that the broker is
+    /// never without work between two. Each holds half as much then.
+    fn overlaps(&self) -> bool {
+        false
+    }
+
+    /// Sends a window and awaits nothing; whether it did.
+    ///
+    /// What was begun is published next, in that order and with the same messages: [`Sink::publish`] then awaits what
+    /// is on its way. Or it is ended, all of it, by [`Sink::connect`] or [`Sink::abandon`]. Called where the sink is up
+    /// and [`Sink::overlaps`].
+    fn begin(&mut self, _window: &[Message]) -> bool {
+        false
+    }
+
+    /// Ends whatever an unfinished [`Sink::publish`] or a [`Sink::begin`] left behind (producer purged, channel closed),
+    /// so that nothing of the old attempt is still being sent when the window is sent again.
     fn abandon(&mut self) -> BoxFuture<'_, ()>;
 
     /// Closes the connection in good order; bounded in time by the caller.

@@ -69,6 +69,33 @@ pub(super) struct Scene {
     pub(super) closed: usize,
     /// An attempt is under way or was left unfinished.
     unfinished: bool,
+    /// Whether windows may overlap.
+    pub(super) overlaps: bool,
+    /// What was begun and is not yet published: its ids, and what becomes of it.
+    begun: VecDeque<(Vec<String>, Answer)>,
+    /// Most windows that were on their way at once.
+    pub(super) at_once: usize,
+}
+
+impl Scene {
+    /// Notes a window that is sent.
+    fn send(&mut self, window: &[Message]) -> Answer {
+        assert!(self.up, "a sink that is not connected is given nothing");
+        assert!((1..=512).contains(&window.len()), "a window of {}", window.len());
+        self.windows.push(ids(window));
+        (self.script)(window)
+    }
+
+    /// Nothing is on its way any more.
+    fn end(&mut self) {
+        self.unfinished = false;
+        self.begun.clear();
+        self.up = false;
+    }
+}
+
+fn ids(window: &[Message]) -> Vec<String> {
+    window.iter().map(|message| message.id.to_string()).collect()
 }
 
 /// Shared with the test.
@@ -90,6 +117,9 @@ impl ScriptedSink {
             abandoned: 0,
             closed: 0,
             unfinished: false,
+            overlaps: false,
+            begun: VecDeque::new(),
+            at_once: 0,
         })))
     }
 }
@@ -103,6 +133,7 @@ impl Sink for ScriptedSink {
             if let Some(failure) = scene.connects.pop_front() {
                 return Err(failure);
             }
+            scene.end();
             scene.connected += 1;
             scene.up = true;
             Ok(Vec::new())
@@ -113,12 +144,16 @@ impl Sink for ScriptedSink {
         Box::pin(async move {
             let answer = {
                 let mut scene = lock(&self.0);
-                assert!(scene.up, "a sink that is not connected is given nothing");
                 assert!(!scene.unfinished, "the old attempt is ended before the window is sent again");
-                assert!((1..=512).contains(&window.len()), "a window of {}", window.len());
                 scene.unfinished = true;
-                scene.windows.push(window.iter().map(|message| message.id.to_string()).collect());
-                (scene.script)(window)
+                scene.at_once = scene.at_once.max(scene.begun.len().max(1));
+                match scene.begun.pop_front() {
+                    Some((begun, answer)) => {
+                        assert_eq!(begun, ids(window), "what was begun is published first");
+                        answer
+                    }
+                    None => scene.send(window),
+                }
             };
             let outcomes = match answer {
                 Answer::Outcomes(outcomes) => outcomes,
@@ -140,12 +175,23 @@ impl Sink for ScriptedSink {
         })
     }
 
+    fn overlaps(&self) -> bool {
+        lock(&self.0).overlaps
+    }
+
+    fn begin(&mut self, window: &[Message]) -> bool {
+        let mut scene = lock(&self.0);
+        assert!(scene.begun.len() < 2, "two windows overlap");
+        let answer = scene.send(window);
+        scene.begun.push_back((ids(window), answer));
+        true
+    }
+
     fn abandon(&mut self) -> BoxFuture<'_, ()> {
         Box::pin(async {
             let mut scene = lock(&self.0);
             scene.abandoned += 1;
-            scene.unfinished = false;
-            scene.up = false;
+            scene.end();
         })
     }
 
@@ -170,11 +216,13 @@ impl Sink for ScriptedSink {
 pub(super) struct Log {
     events: Vec<(Offset, StoredEvent)>,
     /// Number of the next event to be read.
-    read: usize,
+    pub(super) read: usize,
     pub(super) cursor: Offset,
     pub(super) rewound: usize,
     pub(super) closed: bool,
     pub(super) panics: usize,
+    /// Most events of a window, where it is not what is asked for.
+    pub(super) window: Option<usize>,
     /// At each advance: the cursor, and the letters that were durable by then.
     pub(super) advances: Vec<(Offset, u64)>,
 }
@@ -216,6 +264,7 @@ impl MemoryFeed {
         if log.read == log.events.len() {
             return log.closed.then_some(Err(FeedClosed));
         }
+        let max_events = log.window.map_or(max_events, |window| window.min(max_events));
         let mut window = Window::default();
         let mut bytes = 0;
         for (offset, event) in log.events[log.read..].iter().take(max_events) {
@@ -242,6 +291,11 @@ impl Feed for MemoryFeed {
             }
             came.await;
         }
+    }
+
+    fn has_more(&mut self) -> bool {
+        let log = lock(&self.log);
+        log.read < log.events.len()
     }
 
     fn advance(&mut self, to: Offset) {
