@@ -1,7 +1,8 @@
 //! The sink for RabbitMQ, by lapin.
 //!
 //! One durable topic exchange, the topic as routing key, each message persistent, mandatory and confirmed. A window is
-//! settled once all its confirms are in and its returns are paired with its messages (`window`).
+//! settled once all its confirms are in and its returns are paired with its messages (`flight`). Windows overlap on the
+//! one channel, so that the broker has work while a window is settled.
 //!
 //! The client's own recovery is not used: it leaves confirms pending, and gives up. The pump connects anew, and an old
 //! connection is cut at its socket, so that nothing of it is still sent.
@@ -28,6 +29,7 @@ mod address;
 mod connection;
 mod errors;
 mod exchange;
+mod flight;
 mod greeting;
 mod ledger;
 mod probe;
@@ -36,8 +38,8 @@ mod stream;
 mod tail;
 #[cfg(test)]
 mod tests;
-mod window;
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -50,9 +52,8 @@ use crate::message::Message;
 use address::Address;
 use connection::{Connection, connection_name};
 use exchange::{Found, Names};
+use flight::{End, Flight, Returned};
 use ledger::Ledger;
-use publication::Publication;
-use window::End;
 
 pub use probe::probe;
 pub use tail::tail;
@@ -72,16 +73,34 @@ pub struct RabbitMqSink {
     settings: Settings,
     max_body: usize,
     connection: Option<Connection>,
+    /// Windows that were sent and are to be published, the oldest first.
+    begun: VecDeque<(Ledger, Flight)>,
+    /// What came back of what is on its way.
+    returned: Returned,
 }
 
 impl RabbitMqSink {
     /// Of these settings; `max_body` is the ingress's bound in bytes. Nothing is connected yet.
     pub fn new(name: &SinkName, settings: &Settings, max_body: usize) -> Self {
-        Self { name: name.clone(), settings: settings.clone(), max_body, connection: None }
+        Self {
+            name: name.clone(),
+            settings: settings.clone(),
+            max_body,
+            connection: None,
+            begun: VecDeque::new(),
+            returned: Returned::default(),
+        }
+    }
+
+    /// Ends all that is on its way: the connection is cut.
+    fn cut(&mut self) {
+        self.connection = None;
+        self.begun.clear();
+        self.returned = Returned::default();
     }
 
     async fn connect_anew(&mut self) -> Result<Vec<String>, Failure> {
-        self.connection = None;
+        self.cut();
         let address = Address::of(&self.settings)?;
         let mut connection = Connection::open(&connection_name(&self.name), &address).await?;
         connection.publishing().await?;
@@ -107,36 +126,55 @@ impl RabbitMqSink {
 
     async fn publish_window(&mut self, window: &[Message]) -> Vec<Outcome> {
         let until = Instant::now() + CONFIRM_TIMEOUT;
-        let mut ledger = Ledger::new(window);
+        let (mut ledger, mut begun) = match self.begun.pop_front() {
+            Some((ledger, flight)) => (ledger, Some(flight)),
+            None => (Ledger::new(window), None),
+        };
         let mut may_declare = self.settings.declare;
         while !ledger.is_settled() {
-            let Err(failure) = self.round(&mut ledger, until).await else { continue };
+            let Err(Ended { failure, is_anothers }) = self.round(&mut ledger, begun.take(), until).await else {
+                continue;
+            };
             if failure.reason == Reason::Missing && may_declare {
                 may_declare = false;
                 if self.declare_again(until).await {
                     continue;
                 }
             }
-            if !ledger.pin(&failure) {
+            if !ledger.pin(&failure) && !is_anothers {
                 ledger.fail_open(&failure);
             }
         }
         ledger.into_outcomes(&self.name, self.settings.unroutable)
     }
 
-    /// Publishes what is open. An error is what left some of it open.
-    async fn round(&mut self, ledger: &mut Ledger, until: Instant) -> Result<(), Failure> {
+    /// Sends a window where that needs no wait.
+    fn send_ahead(&mut self, window: &[Message]) -> Option<(Ledger, Flight)> {
+        let connection = self.connection.as_ref().filter(|connection| !connection.is_blocked())?;
+        let channel = connection.open_publishing()?;
+        let exchange = Names::of(&self.settings).ok()?.exchange;
+        let mut ledger = Ledger::new(window);
+        ledger.refuse_larger_than(connection.max_message_size);
+        let flight = Flight::send(&channel, &exchange, ledger.publications());
+        Some((ledger, flight))
+    }
+
+    /// Publishes what is open, or awaits it where it was begun. An error is what left some of it open.
+    async fn round(&mut self, ledger: &mut Ledger, begun: Option<Flight>, until: Instant) -> Result<(), Ended> {
         let connection = self.connection.as_mut().filter(|connection| connection.is_up());
         let connection = connection.ok_or_else(|| Failure::new(Reason::Unreachable, "not connected"))?;
-        ledger.refuse_larger_than(connection.max_message_size);
-        if ledger.is_settled() {
-            return Ok(());
-        }
-        let exchange = Names::of(&self.settings)?.exchange;
-        let channel = timeout_at(until, connection.publishing()).await.map_err(|_| overdue(connection))??;
-        let open: Vec<&Publication> = ledger.publications().collect();
-        let round = window::publish(&channel, &exchange, &open, until).await;
+        let flight = if let Some(flight) = begun {
+            flight
+        } else {
+            ledger.refuse_larger_than(connection.max_message_size);
+            let exchange = Names::of(&self.settings)?.exchange;
+            let channel = timeout_at(until, connection.publishing()).await.map_err(|_| overdue(connection))??;
+            Flight::send(&channel, &exchange, ledger.publications())
+        };
+        let behind = self.begun.iter_mut().map(|(_, flight)| flight).collect();
+        let round = flight.land(ledger.publications(), behind, &mut self.returned, until).await;
         ledger.settle(&round.fates);
+        let is_closed = matches!(round.ended, Some(End::Closed(_)));
         let failure = match round.ended {
             None => return Ok(()),
             Some(End::Late) => overdue(connection),
@@ -145,7 +183,7 @@ impl RabbitMqSink {
         if failure.reason == Reason::TooLarge {
             connection.max_message_size = errors::max_message_size(&failure.detail).or(connection.max_message_size);
         }
-        Err(failure)
+        Err(Ended { failure, is_anothers: is_closed && round.shared && connection.is_up() })
     }
 
     /// The exchange was deleted under us, and may be made again. What still finds none is for an operator.
@@ -176,8 +214,19 @@ impl Sink for RabbitMqSink {
         self.publish_window(window).boxed()
     }
 
+    fn overlaps(&self) -> bool {
+        true
+    }
+
+    fn begin(&mut self, window: &[Message]) -> bool {
+        let ahead = self.send_ahead(window);
+        let has_begun = ahead.is_some();
+        self.begun.extend(ahead);
+        has_begun
+    }
+
     fn abandon(&mut self) -> BoxFuture<'_, ()> {
-        self.connection = None;
+        self.cut();
         std::future::ready(()).boxed()
     }
 
@@ -196,6 +245,19 @@ impl Sink for RabbitMqSink {
 
     fn is_up(&self) -> bool {
         self.connection.as_ref().is_some_and(Connection::is_up)
+    }
+}
+
+/// What left a window open.
+struct Ended {
+    failure: Failure,
+    /// It may be meant for another window on the same channel, unless the words tell.
+    is_anothers: bool,
+}
+
+impl From<Failure> for Ended {
+    fn from(failure: Failure) -> Self {
+        Self { failure, is_anothers: false }
     }
 }
 

@@ -13,6 +13,7 @@ mod wait;
 mod access;
 mod exchange;
 mod outage;
+mod overlap;
 mod publish;
 mod support;
 mod tools;

@@ -1,7 +1,7 @@
 //! One connection to RabbitMQ and the one channel that publishes on it.
 
 use std::net::Shutdown;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -32,7 +32,7 @@ const GOOD_BYE: u16 = 200;
 /// A connection that is logged in. Dropped, it is cut.
 pub(super) struct Connection {
     amqp: lapin::Connection,
-    publishing: Option<Channel>,
+    publishing: Option<Arc<Channel>>,
     /// The largest message in bytes that the broker takes, where it has said so.
     pub(super) max_message_size: Option<usize>,
     line: Line,
@@ -80,15 +80,19 @@ impl Connection {
     }
 
     /// The channel that publishes, in confirm mode; opened anew where the broker closed it.
-    pub(super) async fn publishing(&mut self) -> Result<Channel, Failure> {
-        if let Some(channel) = self.publishing.as_ref().filter(|channel| channel.status().connected()) {
-            return Ok(channel.clone());
+    pub(super) async fn publishing(&mut self) -> Result<Arc<Channel>, Failure> {
+        if let Some(channel) = self.open_publishing() {
+            return Ok(channel);
         }
         self.publishing = None;
         let channel = self.channel().await?;
         ask(channel.confirm_select(ConfirmSelectOptions::default())).await?;
-        self.publishing = Some(channel.clone());
-        Ok(channel)
+        Ok(Arc::clone(self.publishing.insert(Arc::new(channel))))
+    }
+
+    /// The channel that publishes, where it is open.
+    pub(super) fn open_publishing(&self) -> Option<Arc<Channel>> {
+        self.publishing.clone().filter(|channel| channel.status().connected())
     }
 
     /// What the broker says next when it closes a channel. To be called before what it may close it for: a method that

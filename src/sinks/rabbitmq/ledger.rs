@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::errors::{max_message_size, refused_topic};
+use super::flight::Fate;
 use super::publication::Publication;
-use super::window::Fate;
 use crate::config::{SinkName, Unroutable};
 use crate::message::Message;
 use crate::sinks::{Failure, Outcome, Reason};
