@@ -33,6 +33,17 @@ impl<K> Chunk<K> {
         self.messages.extend(other.messages);
     }
 
+    /// In the order of their keys.
+    pub(super) fn in_order(self) -> Self
+    where
+        K: Ord + Copy,
+    {
+        let mut all: Vec<(K, Message)> = self.into_iter().collect();
+        all.sort_by_key(|(key, _)| *key);
+        let (keys, messages) = all.into_iter().unzip();
+        Self { keys, messages }
+    }
+
     /// The topic of all messages, where they have but one.
     pub(super) fn topic(&self) -> Option<&Topic> {
         let (first, rest) = self.messages.split_first()?;

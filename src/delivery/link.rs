@@ -98,8 +98,13 @@ impl Link {
     /// Sends a window whose outcomes [`Link::attempt`] awaits later; whether it did.
     pub(super) fn begin(&mut self, window: &[Message]) -> bool {
         let begun = catch_unwind(AssertUnwindSafe(|| self.sink.begin(window)));
-        // How much of it is on its way is not known: the next connect ends it.
-        let begun = begun.inspect_err(|_| self.connected = false).unwrap_or(false);
+        let Ok(begun) = begun else {
+            // How much of it is on its way is not known: the next connect ends it.
+            self.metrics.publish_error(&self.name, Reason::Panic, window.len() as u64);
+            self.connected = false;
+            self.next_try = Some(Instant::now() + self.delays.after_failure());
+            return false;
+        };
         self.begun += usize::from(begun);
         begun
     }

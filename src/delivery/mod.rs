@@ -7,8 +7,9 @@
 //! durable dead letter. The next window is read and made while one is in flight.
 //!
 //! Where the sink says that windows may overlap ([`crate::sinks::Sink::overlaps`]), each has half the size, and the next
-//! is begun before the one in flight is awaited; its own outcomes are awaited next, before anything else is given to
-//! the sink. Two overlap while nothing fails, nobody asks for a turn, and there is more to be read.
+//! is begun before the one in flight is awaited; its own outcomes are awaited next, before anything but the window behind
+//! it is given to the sink. They overlap while nothing fails, nobody asks for a turn, and there is more to be read; what
+//! is sent alone stays alone, so that no other can be to blame for its outcome.
 //!
 //! # What becomes of a failure
 //! | what | then |

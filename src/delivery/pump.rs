@@ -238,9 +238,9 @@ impl<F: Feed> Pump<F> {
 
     /// Begins the next window behind `chunk`, where the sink can and nothing else is to be done.
     async fn overlap(&mut self, chunk: &Chunk<SlotId>, work: &mut Work, stop: &CancellationToken) {
-        let may =
-            self.link.overlaps() && self.link.is_up() && work.is_clear() && self.is_calm() && !stop.is_cancelled();
-        if !may || !self.reader.has_more() {
+        // What is sent alone stays alone: its outcome is final, and nobody else may be to blame for it.
+        let may = self.link.overlaps() && chunk.len() > 1 && work.is_clear() && self.is_calm();
+        if !may || !self.link.is_up() || stop.is_cancelled() || !self.reader.has_more() {
             return;
         }
         // It was begun behind the window before it, or is now.
@@ -387,12 +387,13 @@ impl<F: Feed> Pump<F> {
         if lost.is_some() {
             work.queue.push_front(retry);
         }
-        // Behind the rest is in the queue: it takes its topics' messages out of there.
-        if !sorted.mend.is_empty() {
-            self.judge_mend(sorted.mend, alone, work);
-        }
         if let Some(failure) = lost {
             self.link.lost(failure).await;
+            work.recall();
+        }
+        // When the rest is in the queue: it takes its topics' messages out of there.
+        if !sorted.mend.is_empty() {
+            self.judge_mend(sorted.mend, alone, work);
         }
         if self.mending.is_empty() {
             self.link.release();
@@ -425,6 +426,7 @@ impl<F: Feed> Pump<F> {
         }
         for (topic, why, mut chunk) in by_topic {
             chunk.extend(work.take_topic(&topic));
+            let chunk = chunk.in_order();
             let delays = self.link.fork_delays();
             let mending = self.mending.entry(topic.clone());
             let mending = mending.or_insert_with(|| Mending { since: now, why: why.clone(), delays, next_try: now });

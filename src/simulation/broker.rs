@@ -25,11 +25,15 @@ pub(super) struct SimSink {
     pub(super) random: Rng,
     up: bool,
     /// What the broker made of windows that were begun.
-    begun: VecDeque<Vec<Outcome>>,
+    begun: VecDeque<(Vec<String>, Vec<Outcome>)>,
 }
 
 fn failed(reason: Reason) -> Outcome {
     Outcome::Failed(Failure::new(reason, "simulated"))
+}
+
+fn ids(window: &[Message]) -> Vec<String> {
+    window.iter().map(|message| message.id.to_string()).collect()
 }
 
 impl SimSink {
@@ -145,8 +149,8 @@ impl Sink for SimSink {
                 Mood::Hangs => std::future::pending().await,
                 _ => {}
             }
-            let outcomes = begun.unwrap_or_else(|| self.answer(window));
-            if outcomes.len() != window.len() {
+            let (begun, outcomes) = begun.unwrap_or_else(|| (ids(window), self.answer(window)));
+            if begun != ids(window) {
                 self.world.lock().breaks(|| "another window than the oldest that was begun is published".to_owned());
             }
             // The answer may be on its way when the process dies.
@@ -169,7 +173,7 @@ impl Sink for SimSink {
         let takes = self.up && !is_dead && !matches!(self.mood(), Mood::Unreachable | Mood::Hangs);
         if takes {
             let outcomes = self.answer(window);
-            self.begun.push_back(outcomes);
+            self.begun.push_back((ids(window), outcomes));
         }
         takes
     }

@@ -22,8 +22,8 @@
 //! | returned: 312 (no route), 313 | [`Reason::Unroutable`], or as `unroutable = "drop"` says |
 //!
 //! A channel is closed for one message. Where the broker's words tell for which (its size, its topic), that one is
-//! refused, and the others are sent again on a new channel at once; else all that was not confirmed is refused, and the
-//! pump sends it apart.
+//! refused, and the others are sent again on a new channel at once, each window by itself; else all that was not confirmed
+//! of a window that had the channel for itself is refused, and the pump sends it apart.
 
 mod address;
 mod connection;
@@ -58,7 +58,7 @@ use ledger::Ledger;
 pub use probe::probe;
 pub use tail::tail;
 
-/// For the confirms of a window, from its first byte.
+/// For the confirms of a window, from when they are awaited.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// For a whole window: its confirms, and a channel or an exchange that is made again.
@@ -151,6 +151,9 @@ impl RabbitMqSink {
     /// Sends a window where that needs no wait.
     fn send_ahead(&mut self, window: &[Message]) -> Option<(Ledger, Flight)> {
         let connection = self.connection.as_ref().filter(|connection| !connection.is_blocked())?;
+        if self.begun.iter().any(|(_, flight)| flight.cut) {
+            return None;
+        }
         let channel = connection.open_publishing()?;
         let exchange = Names::of(&self.settings).ok()?.exchange;
         let mut ledger = Ledger::new(window);
@@ -232,6 +235,7 @@ impl Sink for RabbitMqSink {
 
     fn close(&mut self) -> BoxFuture<'_, ()> {
         async move {
+            self.begun.clear();
             if let Some(connection) = self.connection.take() {
                 connection.close().await;
             }

@@ -182,6 +182,7 @@ impl Sink for ScriptedSink {
     fn begin(&mut self, window: &[Message]) -> bool {
         let mut scene = lock(&self.0);
         assert!(scene.begun.len() < 2, "two windows overlap");
+        assert!(scene.begun.front().is_none_or(|(ids, _)| ids.len() > 1), "what is sent alone stays alone");
         let answer = scene.send(window);
         scene.begun.push_back((ids(window), answer));
         true

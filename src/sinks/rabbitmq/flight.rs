@@ -7,9 +7,11 @@
 //!
 //! Flights that overlap share a channel, and so its returns. The oldest can be settled all the same: it was sent first,
 //! so its returns come first, each before its own confirm, and each confirm takes one along. When its last confirm is
-//! in, the last of its returns is too, with one of its own confirms or with one of a later flight that has come.
+//! in, the last of its returns is too, with one of its own confirms or with one of a later flight that has come. Where a
+//! flight ends early this does not hold for those behind it, and what is sent again would go behind them: nothing is
+//! begun until they have landed.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -64,7 +66,7 @@ pub(super) struct Flight {
     told: Vec<Told>,
     ended: Option<End>,
     /// Its channel was closed while an older flight was looked at: why is known, and need not be of this one's making.
-    cut: bool,
+    pub(super) cut: bool,
 }
 
 /// A publication on its way to its confirm.
@@ -96,7 +98,7 @@ impl Sent {
 }
 
 impl Flight {
-    /// Sends all; what the client can't take at once goes when the flight is awaited.
+    /// Hands all to the client, which sends them in this order.
     pub(super) fn send<'a>(
         channel: &Arc<Channel>,
         exchange: &ShortString,
@@ -133,9 +135,9 @@ impl Flight {
         for flight in &mut behind {
             flight.look(returned);
         }
-        let fates = returned.settle(&self.told, publications.map(Key::of));
+        let fates = returned.settle(&self.told, publications.map(Key::of), self.cut);
         let shared = behind.iter().any(|flight| !flight.cut);
-        let ended = self.ended.filter(|_| !self.cut);
+        let ended = self.ended.filter(|end| !self.cut || matches!(end, End::Late));
         if matches!(ended, Some(End::Closed(_))) {
             for flight in behind {
                 flight.cut = true;
@@ -172,7 +174,9 @@ impl Flight {
             Err(end) => return self.note_end(end),
         };
         self.told[index] = told;
-        returned.0.extend(came.as_ref().map(Key::of_returned));
+        if let Some(came) = came {
+            *returned.0.entry(Key::of_returned(&came)).or_default() += 1;
+        }
     }
 
     fn note_end(&mut self, end: End) {
@@ -198,22 +202,29 @@ impl Key {
     }
 }
 
-/// What came back, and is not paired with its message yet.
+/// What came back, how often, and is not paired with its message yet. Two windows may each have a message of one id and
+/// key: the same body of two sources.
 #[derive(Default)]
-pub(super) struct Returned(HashSet<Key>);
+pub(super) struct Returned(HashMap<Key, usize>);
 
 impl Returned {
-    /// One fate a publication, by what was told of it.
-    fn settle(&mut self, told: &[Told], keys: impl Iterator<Item = Key>) -> Vec<Fate> {
+    /// One fate a publication of the oldest flight, by what was told of it. `cut`: an older one ended early, and may have
+    /// left its returns to this one's confirms.
+    fn settle(&mut self, told: &[Told], keys: impl Iterator<Item = Key>, cut: bool) -> Vec<Fate> {
+        let proves = told.iter().all(|told| *told != Told::Nothing) || (self.0.is_empty() && !cut);
         if self.0.is_empty() {
-            return told.iter().map(|told| told.fate(false, true)).collect();
+            return told.iter().map(|told| told.fate(false, proves)).collect();
         }
         let keys: Vec<Key> = keys.collect();
-        let all_told = told.iter().all(|told| *told != Told::Nothing);
         // Two of the same id and key stand and fall together: which of them came back can't be told.
-        let fates = told.iter().zip(&keys).map(|(told, key)| told.fate(self.0.contains(key), all_told)).collect();
+        let fates = told.iter().zip(&keys).map(|(told, key)| told.fate(self.0.contains_key(key), proves)).collect();
         for key in &keys {
-            self.0.remove(key);
+            if let Some(times) = self.0.get_mut(key) {
+                *times -= 1;
+                if *times == 0 {
+                    self.0.remove(key);
+                }
+            }
         }
         fates
     }
@@ -257,9 +268,17 @@ mod tests {
         ids.iter().map(|id| key(id))
     }
 
+    fn returned(ids: &[&str]) -> Returned {
+        let mut returned = Returned::default();
+        for key in keys(ids) {
+            *returned.0.entry(key).or_default() += 1;
+        }
+        returned
+    }
+
     fn settle(told: &[(Told, Option<&str>)], ids: &[&str]) -> Vec<Fate> {
         let (told, came): (Vec<Told>, Vec<Option<&str>>) = told.iter().copied().unzip();
-        Returned(came.into_iter().flatten().map(key).collect()).settle(&told, keys(ids))
+        returned(&came.into_iter().flatten().collect::<Vec<_>>()).settle(&told, keys(ids), false)
     }
 
     #[test]
@@ -308,10 +327,31 @@ mod tests {
 
     #[test]
     fn a_return_that_came_with_a_confirm_of_another_flight_waits_for_its_own() {
-        let mut returned = Returned(keys(&["2", "3"]).collect());
-        assert_eq!(returned.settle(&[Told::Acked, Told::Acked], keys(&["1", "2"])), [Fate::Confirmed, Fate::Returned]);
-        assert_eq!(returned.settle(&[Told::Acked, Told::Acked], keys(&["3", "4"])), [Fate::Returned, Fate::Confirmed]);
+        let mut returned = returned(&["2", "3"]);
+        assert_eq!(
+            returned.settle(&[Told::Acked, Told::Acked], keys(&["1", "2"]), false),
+            [Fate::Confirmed, Fate::Returned]
+        );
+        assert_eq!(
+            returned.settle(&[Told::Acked, Told::Acked], keys(&["3", "4"]), false),
+            [Fate::Returned, Fate::Confirmed]
+        );
         assert!(returned.0.is_empty());
+    }
+
+    #[test]
+    fn the_same_id_and_key_in_two_flights_came_back_twice() {
+        let mut returned = returned(&["1", "1"]);
+        assert_eq!(returned.settle(&[Told::Acked], keys(&["1"]), false), [Fate::Returned]);
+        assert_eq!(returned.settle(&[Told::Acked], keys(&["1"]), false), [Fate::Returned]);
+        assert!(returned.0.is_empty());
+    }
+
+    #[test]
+    fn behind_a_flight_that_ended_early_a_confirm_proves_nothing_while_others_are_missing() {
+        let told = [Told::Acked, Told::Nothing];
+        assert_eq!(Returned::default().settle(&told, keys(&["1", "2"]), true), [Fate::Unknown, Fate::Unknown]);
+        assert_eq!(Returned::default().settle(&told[..1], keys(&["1"]), true), [Fate::Confirmed]);
     }
 
     #[tokio::test]
