@@ -18,15 +18,18 @@ use std::time::{Duration, Instant};
 use harness::brokers::{Broker, Place};
 use harness::report::{Ends, Report, Row};
 use harness::servers::{Kind, Server, serve_if_asked};
-use harness::{BODY_BYTES, Bridge, Subject, body, load, load_at, rate, requests, within};
+use harness::{BODY_BYTES, Bridge, Subject, body, load, load_at, rate, requests, requests_from, within};
 
 /// Of the closed loop.
 const EVENTS: usize = 40_000;
 /// Of the open loop, at each rate.
 const RATES: [u32; 2] = [1_000, 4_000];
 const SECONDS: u32 = 8;
-/// That wait for a broker.
-const BACKLOG: usize = 100_000;
+/// That wait for a broker, and how many of them are made at once.
+const BACKLOG: usize = 1_000_000;
+const PORTION: usize = 50_000;
+/// Of the bare client: its first thousands are a broker's slowest, and a second or two tell little.
+const BARE: [usize; 2] = [EVENTS, 200_000];
 
 /// By the names that ask for them: what is measured beside the bridge, ...
 const SERVERS: [(&str, Kind, &str); 4] = [
@@ -91,7 +94,7 @@ async fn measured(name: &str, subject: Subject, requests: &Requests, delivered: 
     for (index, per_second) in RATES.into_iter().enumerate() {
         // Others than those before: a repeat would cost less.
         let from = EVENTS + index * 100_000;
-        let some = harness::requests_from(from, usize::try_from(per_second * SECONDS).expect("few"));
+        let some = requests_from(from, usize::try_from(per_second * SECONDS).expect("few"));
         let times = load_at(subject.address, &some, per_second).await;
         delivered();
         open.push((per_second, [500, 990, 999].map(|share| within(&times, share))));
@@ -116,11 +119,10 @@ fn ratio(of: u64, to: usize) -> f64 {
 }
 
 async fn end_to_end(broker: Broker, requests: &Requests, report: &mut Report) {
-    // Twice: a broker's first thousands are its slowest.
     let mut bare = 0.0;
-    for _ in 0..2 {
+    for events in BARE {
         let place = Place::new(broker).await;
-        bare = rate(EVENTS, place.publish_bare((0..EVENTS).map(body).collect()).await);
+        bare = rate(events, place.publish_bare((0..events).map(body).collect()).await);
     }
     let place = Place::new(broker).await;
     let bridge = Bridge::start(&place.sink());
@@ -136,7 +138,7 @@ async fn end_to_end(broker: Broker, requests: &Requests, report: &mut Report) {
     let place = Place::new(broker).await;
     let bridge = Bridge::start(&place.sink());
     bridge.wait_until_up();
-    load_at(bridge.subject.address, &harness::requests_from(0, 10_000), 1_000).await;
+    load_at(bridge.subject.address, &requests_from(0, 10_000), 1_000).await;
     bridge.wait_until_delivered();
     let confirmed = [0.5, 0.99].map(|share| bridge.delivered_within(share));
     drop(bridge);
@@ -162,7 +164,9 @@ async fn end_to_end(broker: Broker, requests: &Requests, report: &mut Report) {
 async fn drain(broker: Broker) -> f64 {
     let place = Place::new(broker).await;
     let bridge = Bridge::start(&place.unreachable_sink());
-    load(bridge.subject.address, &requests(BACKLOG)).await;
+    for first in (0..BACKLOG).step_by(PORTION) {
+        load(bridge.subject.address, &requests_from(first, PORTION)).await;
+    }
     let bridge = bridge.restart(&place.sink());
     let begun = Instant::now();
     bridge.wait_until_delivered();

@@ -1,4 +1,4 @@
-//! What one run found: tables by section, then goals beside figures.
+//! What one run found: a table a section, and its goals beside the figures.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -8,44 +8,56 @@ pub(crate) use super::harness::report::mib;
 
 /// Of one run.
 pub(crate) struct Report {
-    /// Whether it is written beside the benches, or printed only.
+    /// Whether its sections go to the report beside the benches, or are printed only.
     kept: bool,
+    /// What a section was run by.
+    command: String,
+    sections: Vec<Section>,
+}
+
+/// A section of the report.
+#[derive(Default)]
+struct Section {
+    title: String,
     text: String,
     goals: String,
 }
 
+const GOALS: &str = "| what | goal | found | met |\n|---|---|---|---|\n";
+
 impl Report {
     /// `arguments`: those of this run.
     pub(crate) fn new(kept: bool, arguments: &[String]) -> Self {
-        let text = format!(
-            "# Growth\n\nWritten by `tests/brokers run cargo bench --bench growth -- {}`; what is measured and how is \
-             said in the head of `growth/main.rs`.\nOne run on one machine of 2 cores, which load, bridge and brokers \
-             share: compare within it, not with others.\n",
-            arguments.join(" "),
-        );
-        Self { kept, text, goals: String::new() }
+        let command = format!("tests/brokers run cargo bench --bench growth -- {}", arguments.join(" "));
+        Self { kept, command, sections: Vec::new() }
     }
 
     /// Begins a section: its title, what it is, the heads of its columns.
     pub(crate) fn section(&mut self, title: &str, what: &str, columns: &[&str]) {
         println!("{title}: {}", columns.join(" | "));
-        let _ = write!(self.text, "\n## {title}\n{what}\n");
+        let mut text = format!("{what}\n");
         if !columns.is_empty() {
-            let _ = write!(self.text, "\n| {} |\n|{}\n", columns.join(" | "), "---|".repeat(columns.len()));
+            let _ = write!(text, "\n| {} |\n|{}\n", columns.join(" | "), "---|".repeat(columns.len()));
         }
+        self.sections.push(Section { title: title.to_owned(), text, goals: String::new() });
+    }
+
+    /// The section that was begun last.
+    fn last(&mut self) -> &mut Section {
+        self.sections.last_mut().expect("a section was begun")
     }
 
     /// A row of the section's table.
     pub(crate) fn row(&mut self, cells: &[String]) {
         println!("  {}", cells.join(" | "));
-        let _ = writeln!(self.text, "| {} |", cells.join(" | "));
+        let _ = writeln!(self.last().text, "| {} |", cells.join(" | "));
     }
 
-    /// A goal of the closing table.
+    /// A goal, below the section's table.
     pub(crate) fn goal(&mut self, what: &str, wanted: &str, found: &str, met: bool) {
         let met = if met { "yes" } else { "no" };
         println!("  {what}: {wanted}, found {found}: {met}");
-        let _ = writeln!(self.goals, "| {what} | {wanted} | {found} | {met} |");
+        let _ = writeln!(self.last().goals, "| {what} | {wanted} | {found} | {met} |");
     }
 
     /// Where a plot goes: beside the report, or where it harms none.
@@ -58,13 +70,37 @@ impl Report {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("benches")
     }
 
+    /// Puts the sections into the report, in the place of those of the same title.
     pub(crate) fn finish(self) {
-        if self.kept {
-            let goals = format!("\n## Goals\n| what | goal | found | met |\n|---|---|---|---|\n{}", self.goals);
-            std::fs::write(Self::folder().join("GROWTH.md"), self.text + &goals).expect("written");
+        if !self.kept {
+            return;
         }
+        let file = Self::folder().join("GROWTH.md");
+        let written = std::fs::read_to_string(&file).unwrap_or_default();
+        let mut parts: Vec<(String, String)> = Vec::new();
+        for part in written.split("\n## ").skip(1) {
+            let (title, text) = part.split_once('\n').unwrap_or((part, ""));
+            parts.push((title.to_owned(), text.to_owned()));
+        }
+        for Section { title, text, goals } in self.sections {
+            let goals = if goals.is_empty() { goals } else { format!("\n{GOALS}{goals}") };
+            let text = format!("{text}{goals}\nRun by `{}`.\n", self.command);
+            match parts.iter_mut().find(|(known, _)| *known == title) {
+                Some(part) => part.1 = text,
+                None => parts.push((title, text)),
+            }
+        }
+        let mut report = HEAD.to_owned();
+        for (title, text) in parts {
+            let _ = write!(report, "\n## {title}\n{text}");
+        }
+        std::fs::write(file, report).expect("written");
     }
 }
+
+const HEAD: &str = "# Growth\n
+What is measured and how is said in the head of `growth/main.rs`, which writes this. Each section is of one run on one
+machine of 2 cores, which load, bridge and brokers share: compare within it, not with others.\n";
 
 pub(crate) fn ms(time: Duration) -> String {
     format!("{:.0}", time.as_secs_f64() * 1e3)
@@ -74,6 +110,12 @@ pub(crate) fn ms(time: Duration) -> String {
 #[allow(clippy::cast_precision_loss, reason = "far below 2^52")]
 pub(crate) fn us_each(time: Duration, count: u64) -> f64 {
     time.as_secs_f64() * 1e6 / count as f64
+}
+
+/// The middle one of an odd number of figures.
+pub(crate) fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
 }
 
 /// The greatest over the least.

@@ -255,7 +255,7 @@ impl Ends {
                 row.delivered >= 0.8 * ceiling,
             ),
             (
-                format!("{broker}: draining a backlog, of the bare client"),
+                format!("{broker}: draining 1,000,000 waiting events, of the bare client"),
                 ">= 90 %".into(),
                 format!("{:.0} %", self.drained / self.bare * 100.0),
                 self.drained >= 0.9 * self.bare,
