@@ -5,7 +5,8 @@
 //! writes `benches/RESULTS.md` and `benches/results.svg`. With names of rows (`-- floor nothing kafka`, see [`SERVERS`],
 //! [`BRIDGES`] and [`BROKERS`]) only these are run, and nothing is written: for one who is at work on them.
 //!
-//! Ratios hold; absolute figures hold for that machine alone, whose cores load, bridge and broker share. Every event is
+//! Ratios hold; absolute figures hold for that machine alone, whose cores load, bridge and broker share. Closed loops take
+//! turns over [`ROUNDS`] rounds, each with a process of its own; open loops follow in the last of them. Every event is
 //! unique and signed beforehand. Bare clients are of the same crates as the sinks, keep 512 messages in flight and wait
 //! for every confirm; they have no HTTP, no journal and no headers.
 
@@ -18,18 +19,19 @@ use std::time::{Duration, Instant};
 use harness::brokers::{Broker, Place};
 use harness::report::{Ends, Report, Row};
 use harness::servers::{Kind, Server, serve_if_asked};
-use harness::{BODY_BYTES, Bridge, Subject, body, load, load_at, rate, requests, requests_from, within};
+use harness::{BODY_BYTES, Bridge, Subject, body, load, load_at, median, rate, requests, requests_from, within};
 
 /// Of the closed loop.
 const EVENTS: usize = 40_000;
 /// Of the open loop, at each rate.
 const RATES: [u32; 2] = [1_000, 4_000];
 const SECONDS: u32 = 8;
+/// In each round every closed loop has its turn, and the middle one of the rounds counts: a machine that is faster for a
+/// minute is so for all of them.
+const ROUNDS: usize = 3;
 /// That wait for a broker, and how many of them are made at once.
 const BACKLOG: usize = 1_000_000;
 const PORTION: usize = 50_000;
-/// Of the bare client: its first thousands are a broker's slowest, and a second or two tell little.
-const BARE: [usize; 2] = [EVENTS, 200_000];
 
 /// By the names that ask for them: what is measured beside the bridge, ...
 const SERVERS: [(&str, Kind, &str); 4] = [
@@ -61,14 +63,33 @@ async fn whole() {
     let is_asked = |name: &str| asked.is_empty() || asked.iter().any(|asked| asked == name);
     let requests = requests(EVENTS);
     let mut report = Report { sync: sync_of_4_kib(), ..Report::default() };
-    for (_, kind, name) in SERVERS.into_iter().filter(|(name, ..)| is_asked(name)) {
-        let server = Server::start(kind);
-        report.rows.push(measured(name, server.subject, &requests, || {}).await);
+    let servers: Vec<_> = SERVERS.into_iter().filter(|(name, ..)| is_asked(name)).collect();
+    let bridges: Vec<_> = BRIDGES.into_iter().filter(|(name, ..)| is_asked(name)).collect();
+    let mut rounds: Vec<Vec<Closed>> =
+        servers.iter().map(|_| Vec::new()).chain(bridges.iter().map(|_| Vec::new())).collect();
+    let mut open = Vec::new();
+    for round in 1..=ROUNDS {
+        let is_last = round == ROUNDS;
+        let (of_servers, of_bridges) = rounds.split_at_mut(servers.len());
+        for ((_, kind, _), closed) in servers.iter().zip(of_servers) {
+            let server = Server::start(*kind);
+            closed.push(in_a_closed_loop(server.subject, &requests, || {}).await);
+            if is_last {
+                open.push(in_open_loops(server.subject, || {}).await);
+            }
+        }
+        for ((_, sink, _), closed) in bridges.iter().zip(of_bridges) {
+            let bridge = Bridge::start(sink);
+            report.ready.get_or_insert(bridge.ready_after);
+            closed.push(in_a_closed_loop(bridge.subject, &requests, || bridge.wait_until_delivered()).await);
+            if is_last {
+                open.push(in_open_loops(bridge.subject, || bridge.wait_until_delivered()).await);
+            }
+        }
     }
-    for (_, sink, name) in BRIDGES.into_iter().filter(|(name, ..)| is_asked(name)) {
-        let bridge = Bridge::start(sink);
-        report.ready.get_or_insert(bridge.ready_after);
-        report.rows.push(measured(name, bridge.subject, &requests, || bridge.wait_until_delivered()).await);
+    let names = servers.iter().map(|(.., name)| *name).chain(bridges.iter().map(|(.., name)| *name));
+    for ((name, closed), open) in names.zip(rounds).zip(open) {
+        report.rows.push(row(name, &closed, open));
     }
     for (_, broker) in BROKERS.into_iter().filter(|(name, _)| is_asked(name)) {
         end_to_end(broker, &requests, &mut report).await;
@@ -80,16 +101,36 @@ async fn whole() {
     }
 }
 
-/// Closed loop, then open loop at each rate.
-async fn measured(name: &str, subject: Subject, requests: &Requests, delivered: impl Fn()) -> Row {
+/// What a closed loop showed.
+struct Closed {
+    answered: f64,
+    delivered: f64,
+    times: [Duration; 3],
+    cpu: Duration,
+    peak_kib: u64,
+    written: f64,
+}
+
+/// The answers' times at each rate: p50, p99, p99.9.
+type Open = Vec<(u32, [Duration; 3])>;
+
+async fn in_a_closed_loop(subject: Subject, requests: &Requests, delivered: impl Fn()) -> Closed {
     let (cpu, written) = (subject.cpu(), subject.written());
     let begun = Instant::now();
     let (took, times) = load(subject.address, requests).await;
     delivered();
     let all = begun.elapsed();
-    let cpu = subject.cpu().saturating_sub(cpu) / u32::try_from(EVENTS).expect("few");
-    let written = subject.written() - written;
-    let peak_kib = subject.memory_kib("VmHWM");
+    Closed {
+        answered: rate(EVENTS, took),
+        delivered: rate(EVENTS, all),
+        times: [500, 990, 999].map(|share| within(&times, share)),
+        cpu: subject.cpu().saturating_sub(cpu) / u32::try_from(EVENTS).expect("few"),
+        peak_kib: subject.memory_kib("VmHWM"),
+        written: ratio(subject.written() - written, EVENTS * BODY_BYTES),
+    }
+}
+
+async fn in_open_loops(subject: Subject, delivered: impl Fn()) -> Open {
     let mut open = Vec::new();
     for (index, per_second) in RATES.into_iter().enumerate() {
         // Others than those before: a repeat would cost less.
@@ -99,17 +140,28 @@ async fn measured(name: &str, subject: Subject, requests: &Requests, delivered: 
         delivered();
         open.push((per_second, [500, 990, 999].map(|share| within(&times, share))));
     }
+    open
+}
+
+/// Each figure is the middle one of the rounds, but the peak of memory, which is the highest.
+fn row(name: &str, rounds: &[Closed], open: Open) -> Row {
+    let middle = |figure: fn(&Closed) -> f64| median(rounds.iter().map(figure).collect());
+    let time = |index: usize| {
+        let mut times: Vec<Duration> = rounds.iter().map(|closed| closed.times[index]).collect();
+        times.sort_unstable();
+        times[times.len() / 2]
+    };
     let row = Row {
         name: name.to_owned(),
-        answered: rate(EVENTS, took),
-        delivered: rate(EVENTS, all),
-        closed: [500, 990, 999].map(|share| within(&times, share)),
+        answered: middle(|closed| closed.answered),
+        delivered: middle(|closed| closed.delivered),
+        closed: [time(0), time(1), time(2)],
         open,
-        cpu,
-        peak_kib,
-        written: ratio(written, EVENTS * BODY_BYTES),
+        cpu: Duration::from_secs_f64(middle(|closed| closed.cpu.as_secs_f64())),
+        peak_kib: rounds.iter().map(|closed| closed.peak_kib).max().unwrap_or(0),
+        written: middle(|closed| closed.written),
     };
-    println!("{name}: {:.0}/s, {:.1} us CPU", row.answered, cpu.as_secs_f64() * 1e6);
+    println!("{name}: {:.0}/s, {:.1} us CPU", row.answered, row.cpu.as_secs_f64() * 1e6);
     row
 }
 
@@ -119,20 +171,30 @@ fn ratio(of: u64, to: usize) -> f64 {
 }
 
 async fn end_to_end(broker: Broker, requests: &Requests, report: &mut Report) {
-    let mut bare = 0.0;
-    for events in BARE {
+    let (mut bare, mut closed, mut open) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut idle_kib, mut landed) = (0, 0);
+    for round in 0..=ROUNDS {
         let place = Place::new(broker).await;
-        bare = rate(events, place.publish_bare((0..events).map(body).collect()).await);
+        let alone = rate(EVENTS, place.publish_bare((0..EVENTS).map(body).collect()).await);
+        // A broker's first thousands are its slowest.
+        if round == 0 {
+            continue;
+        }
+        bare.push(alone);
+        let place = Place::new(broker).await;
+        let bridge = Bridge::start(&place.sink());
+        bridge.wait_until_up();
+        idle_kib = bridge.subject.memory_kib("VmRSS");
+        closed.push(in_a_closed_loop(bridge.subject, requests, || bridge.wait_until_delivered()).await);
+        if round == ROUNDS {
+            open = in_open_loops(bridge.subject, || bridge.wait_until_delivered()).await;
+            landed = place.landed().await;
+        }
     }
-    let place = Place::new(broker).await;
-    let bridge = Bridge::start(&place.sink());
-    bridge.wait_until_up();
-    let idle_kib = bridge.subject.memory_kib("VmRSS");
+    let bare = median(bare);
     let name = format!("bridge, {broker:?}");
-    let row = measured(&name, bridge.subject, requests, || bridge.wait_until_delivered()).await;
+    let row = row(&name, &closed, open);
     let sent = EVENTS as u64 + u64::from(RATES.iter().sum::<u32>() * SECONDS);
-    let landed = place.landed().await;
-    drop(bridge);
 
     // The delays of a bridge that has had no rush.
     let place = Place::new(broker).await;

@@ -112,12 +112,6 @@ pub(crate) fn us_each(time: Duration, count: u64) -> f64 {
     time.as_secs_f64() * 1e6 / count as f64
 }
 
-/// The middle one of an odd number of figures.
-pub(crate) fn median(mut figures: Vec<f64>) -> f64 {
-    figures.sort_by(f64::total_cmp);
-    figures[figures.len() / 2]
-}
-
 /// The greatest over the least.
 pub(crate) fn spread(figures: &[f64]) -> f64 {
     let least = figures.iter().copied().fold(f64::INFINITY, f64::min);

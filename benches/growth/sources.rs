@@ -5,13 +5,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::harness::Bridge;
+use super::harness::{Bridge, median};
 use super::load::{Events, Profile, send};
-use super::report::{Report, grouped, median, mib, ms, spread, us_each};
+use super::report::{Report, grouped, mib, ms, spread, us_each};
 
 const EVENTS: u64 = 200_000;
 /// Each number of sources takes its turn in each round, so that a machine that slows down slows them all.
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 5;
 const BYTES: usize = 1_536;
 
 /// What one bridge showed.
@@ -43,7 +43,7 @@ pub(crate) fn run(counts: &[u64], report: &mut Report) {
     report.section(
         "Sources",
         "200,000 events of 1.5 KiB in a closed loop over all sources in turn, delivered to files; CPU is the bridge's, the \
-         median of three rounds; start and memory are the most of them.",
+         median of five rounds; start and memory are the most of them.",
         &["sources", "CPU us/event", "ready ms", "peak MiB"],
     );
     let mut all: Vec<Shown> = counts.iter().map(|_| Shown::default()).collect();

@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use super::harness::{Bridge, wait};
+use super::harness::{Bridge, median, wait};
 use super::load::{Events, Profile, UNREACHABLE, send};
-use super::report::{Report, grouped, median, mib, ms, spread, us_each};
+use super::report::{Report, grouped, mib, ms, spread, us_each};
 
 /// Events over which a cost is taken.
 const SAMPLE: u64 = 200_000;
-/// The cost of taking is the median of so many.
+/// A cost is the median of so many, and so is the time of an empty start.
 const SAMPLES: usize = 3;
 /// As many as are known by default: below them each event is only added to what is known, which is another cost.
 const KNOWN: u64 = 500_000;
@@ -94,13 +94,13 @@ pub(crate) fn events(levels: &[u64], report: &mut Report) {
     report.section(
         "Waiting events",
         "Bodies of 300 bytes; the sink can't be reached; as many digests are known as can be. CPU is the bridge's, of the \
-         next events taken (the median of three times 200,000), and of the oldest when they are delivered to files; \
-         resident memory at rest, behind taking them and behind a start.",
+         next events taken, and of the oldest when they are delivered to files, each the median of three times \
+         200,000; resident memory at rest, behind taking them and behind a start.",
         &["waiting", "CPU us/event taken", "CPU us/event delivered", "ready after a stop, ms", "ready after kill -9, ms", "MiB behind taking", "MiB behind a start"],
     );
-    let mut backlog = Backlog::new(SMALL);
-    let empty = backlog.bridge.ready_after;
-    backlog = backlog.full_of_digests();
+    let starts = (0..SAMPLES).map(|_| Backlog::new(SMALL).bridge.ready_after.as_secs_f64());
+    let empty = Duration::from_secs_f64(median(starts.collect()));
+    let mut backlog = Backlog::new(SMALL).full_of_digests();
     let (mut taking, mut delivering) = (Vec::new(), Vec::new());
     let mut last = ([Duration::ZERO; 2], 0);
     for level in levels {
@@ -112,8 +112,14 @@ pub(crate) fn events(levels: &[u64], report: &mut Report) {
         let (restarted, starts) = backlog.starts();
         rest();
         let memory = restarted.bridge.subject.memory_kib("VmRSS");
-        let delivered;
-        (backlog, delivered) = restarted.deliver();
+        backlog = restarted;
+        let mut costs = Vec::new();
+        for _ in 0..SAMPLES {
+            let cost;
+            (backlog, cost) = backlog.deliver();
+            costs.push(cost);
+        }
+        let delivered = median(costs);
         taking.push(taken);
         delivering.push(delivered);
         last = (starts, full.max(memory));

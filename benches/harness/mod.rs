@@ -69,6 +69,12 @@ pub(crate) fn requests_from(first: usize, count: usize) -> Arc<Vec<Vec<u8>>> {
     Arc::new((first..first + count).map(one).collect())
 }
 
+/// The middle one of an odd number of figures.
+pub(crate) fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
+}
+
 /// Of `count` in that time, a second.
 #[allow(clippy::cast_precision_loss, reason = "far below 2^52")]
 pub(crate) fn rate(count: usize, took: Duration) -> f64 {

@@ -101,7 +101,7 @@ impl Report {
     }
 
     fn servers(&self, text: &mut String) {
-        text.push_str("## Servers\n64 connections in a closed loop, 1.5 KiB a body; times in ms.\n\n");
+        text.push_str("## Servers\n64 connections in a closed loop, 1.5 KiB a body, the middle one of three rounds; times in ms.\n\n");
         text.push_str("| | requests/s | p50 | p99 | p99.9 | CPU us/event | peak MiB | bytes written per byte |\n|---|---|---|---|---|---|---|---|\n");
         for row in &self.rows {
             let [p50, p99, p999] = row.closed.map(ms);
