@@ -8,9 +8,10 @@ use alma_bridge::sinks::rabbitmq::RabbitMqSink;
 use alma_bridge::sinks::{Outcome, Reason, Sink};
 use serde_json::{Value, json};
 
+use crate::publish::{assert_each_return_found_its_message, mostly_unroutable};
 use crate::support::{
-    BROKER, Rights, api, bare_exchange, bind, bind_with, connected, event, events, fresh, limited, read_ids, reason,
-    reasons, settings,
+    BROKER, Rights, api, bare_exchange, bind, bind_with, connected, event, events, fresh, limited, read_ids, reasons,
+    settings,
 };
 
 /// As a pump does: each window is begun before the one ahead of it is awaited.
@@ -50,15 +51,10 @@ async fn each_of_3000_returns_finds_its_message_in_its_window() {
     bare_exchange(&exchange);
     bind(&exchange, &exchange, "alma.loan");
     let mut sink = connected(&settings(&exchange)).await;
-    let nowhere = |number: usize| !number.is_multiple_of(4);
-    let topic = |number| if nowhere(number) { "alma.bib" } else { "alma.loan" };
-    let messages: Vec<Message> =
-        (0..4_000).map(|number| event(topic(number), number, 20, Format::CloudEventsBinary)).collect();
+    let messages = mostly_unroutable();
     for size in [256, 7] {
         let windows: Vec<&[Message]> = messages.chunks(size).collect();
-        for (number, outcome) in publish(&mut sink, &windows).await.iter().enumerate() {
-            assert_eq!(reason(outcome), nowhere(number).then_some(Reason::Unroutable), "{number}: {outcome:?}");
-        }
+        assert_each_return_found_its_message(&publish(&mut sink, &windows).await);
         assert_eq!(read_ids(&exchange).len(), 1_000);
     }
 }

@@ -63,6 +63,24 @@ async fn messages_follow_the_binding() {
     assert_eq!(found, expected);
 }
 
+fn goes_nowhere(number: usize) -> bool {
+    !number.is_multiple_of(4)
+}
+
+/// 4,000 of which 1,000 are of `alma.loan`, the topic to be bound.
+pub(crate) fn mostly_unroutable() -> Vec<Message> {
+    let topic = |number| if goes_nowhere(number) { "alma.bib" } else { "alma.loan" };
+    (0..4_000).map(|number| event(topic(number), number, 20, Format::CloudEventsBinary)).collect()
+}
+
+/// Of the outcomes of [`mostly_unroutable`].
+pub(crate) fn assert_each_return_found_its_message(outcomes: &[Outcome]) {
+    assert_eq!(outcomes.len(), 4_000);
+    for (number, outcome) in outcomes.iter().enumerate() {
+        assert_eq!(reason(outcome), goes_nowhere(number).then_some(Reason::Unroutable), "{number}: {outcome:?}");
+    }
+}
+
 /// With 512 in flight lapin pairs some 5 % of the returns with others' confirms.
 #[tokio::test]
 async fn each_of_3000_returns_finds_its_message() {
@@ -71,17 +89,12 @@ async fn each_of_3000_returns_finds_its_message() {
     bare_exchange(&exchange);
     bind(&exchange, &exchange, "alma.loan");
     let mut sink = connected(&settings(&exchange)).await;
-    let nowhere = |number: usize| !number.is_multiple_of(4);
-    let topic = |number| if nowhere(number) { "alma.bib" } else { "alma.loan" };
-    let messages: Vec<Message> =
-        (0..4_000).map(|number| event(topic(number), number, 20, Format::CloudEventsBinary)).collect();
+    let messages = mostly_unroutable();
     let mut outcomes = Vec::new();
     for window in messages.chunks(512) {
         outcomes.extend(sink.publish(window).await);
     }
-    for (number, outcome) in outcomes.iter().enumerate() {
-        assert_eq!(reason(outcome), nowhere(number).then_some(Reason::Unroutable), "{number}: {outcome:?}");
-    }
+    assert_each_return_found_its_message(&outcomes);
     assert_eq!(read_ids(&exchange).len(), 1_000);
     // `drop` takes them for delivered.
     let mut sink = connected(&config::RabbitMqSink { unroutable: Unroutable::Drop, ..settings(&exchange) }).await;
