@@ -150,7 +150,8 @@ impl Link {
         false
     }
 
-    /// Publishes a window, or awaits the oldest that was begun, while `beside` runs. Never gives another number of outcomes than messages.
+    /// Publishes a window, or awaits the oldest that was begun, while `beside` runs. Never gives another number of
+    /// outcomes than messages.
     pub(super) async fn attempt(&mut self, window: &[Message], beside: impl Future<Output = Infallible>) -> Attempt {
         self.begun = self.begun.saturating_sub(1);
         let deadline = self.deadline();

@@ -170,6 +170,9 @@ impl RabbitMqSink {
             flight
         } else {
             ledger.refuse_larger_than(connection.max_message_size);
+            if ledger.is_settled() {
+                return Ok(());
+            }
             let exchange = Names::of(&self.settings)?.exchange;
             let channel = timeout_at(until, connection.publishing()).await.map_err(|_| overdue(connection))??;
             Flight::send(&channel, &exchange, ledger.publications())
@@ -235,8 +238,9 @@ impl Sink for RabbitMqSink {
 
     fn close(&mut self) -> BoxFuture<'_, ()> {
         async move {
-            self.begun.clear();
-            if let Some(connection) = self.connection.take() {
+            let connection = self.connection.take();
+            self.cut();
+            if let Some(connection) = connection {
                 connection.close().await;
             }
         }
