@@ -63,32 +63,28 @@ async fn whole() {
     let is_asked = |name: &str| asked.is_empty() || asked.iter().any(|asked| asked == name);
     let requests = requests(EVENTS);
     let mut report = Report { sync: sync_of_4_kib(), ..Report::default() };
-    let servers: Vec<_> = SERVERS.into_iter().filter(|(name, ..)| is_asked(name)).collect();
-    let bridges: Vec<_> = BRIDGES.into_iter().filter(|(name, ..)| is_asked(name)).collect();
-    let mut rounds: Vec<Vec<Closed>> =
-        servers.iter().map(|_| Vec::new()).chain(bridges.iter().map(|_| Vec::new())).collect();
-    let mut open = Vec::new();
+    let servers = SERVERS.into_iter().map(|(asked, kind, name)| (asked, name, Alone::Server(kind)));
+    let bridges = BRIDGES.into_iter().map(|(asked, sink, name)| (asked, name, Alone::Bridge(sink)));
+    let alone = servers.chain(bridges).filter(|(asked, ..)| is_asked(asked));
+    let mut rows: Vec<_> = alone.map(|(_, name, what)| (name, what, Vec::new(), Vec::new())).collect();
     for round in 1..=ROUNDS {
-        let is_last = round == ROUNDS;
-        let (of_servers, of_bridges) = rounds.split_at_mut(servers.len());
-        for ((_, kind, _), closed) in servers.iter().zip(of_servers) {
-            let server = Server::start(*kind);
-            closed.push(in_a_closed_loop(server.subject, &requests, || {}).await);
-            if is_last {
-                open.push(in_open_loops(server.subject, || {}).await);
-            }
-        }
-        for ((_, sink, _), closed) in bridges.iter().zip(of_bridges) {
-            let bridge = Bridge::start(sink);
-            report.ready.get_or_insert(bridge.ready_after);
-            closed.push(in_a_closed_loop(bridge.subject, &requests, || bridge.wait_until_delivered()).await);
-            if is_last {
-                open.push(in_open_loops(bridge.subject, || bridge.wait_until_delivered()).await);
+        for (_, what, closed, open) in &mut rows {
+            let is_last = round == ROUNDS;
+            match *what {
+                Alone::Server(kind) => {
+                    let server = Server::start(kind);
+                    measure(server.subject, &requests, || {}, closed, is_last.then_some(open)).await;
+                }
+                Alone::Bridge(sink) => {
+                    let bridge = Bridge::start(sink);
+                    report.ready.get_or_insert(bridge.ready_after);
+                    let delivered = || bridge.wait_until_delivered();
+                    measure(bridge.subject, &requests, delivered, closed, is_last.then_some(open)).await;
+                }
             }
         }
     }
-    let names = servers.iter().map(|(.., name)| *name).chain(bridges.iter().map(|(.., name)| *name));
-    for ((name, closed), open) in names.zip(rounds).zip(open) {
+    for (name, _, closed, open) in rows {
         report.rows.push(row(name, &closed, open));
     }
     for (_, broker) in BROKERS.into_iter().filter(|(name, _)| is_asked(name)) {
@@ -98,6 +94,26 @@ async fn whole() {
         report.write();
     } else {
         println!("{}", report.figures());
+    }
+}
+
+/// What is measured without a broker.
+enum Alone {
+    Server(Kind),
+    Bridge(&'static str),
+}
+
+/// A closed loop, and behind it the open ones where they are asked for.
+async fn measure(
+    subject: Subject,
+    requests: &Requests,
+    delivered: impl Fn(),
+    closed: &mut Vec<Closed>,
+    open: Option<&mut Open>,
+) {
+    closed.push(in_a_closed_loop(subject, requests, &delivered).await);
+    if let Some(open) = open {
+        *open = in_open_loops(subject, &delivered).await;
     }
 }
 
@@ -145,21 +161,18 @@ async fn in_open_loops(subject: Subject, delivered: impl Fn()) -> Open {
 
 /// Each figure is the middle one of the rounds, but the peak of memory, which is the highest.
 fn row(name: &str, rounds: &[Closed], open: Open) -> Row {
-    let middle = |figure: fn(&Closed) -> f64| median(rounds.iter().map(figure).collect());
-    let time = |index: usize| {
-        let mut times: Vec<Duration> = rounds.iter().map(|closed| closed.times[index]).collect();
-        times.sort_unstable();
-        times[times.len() / 2]
-    };
+    let middle = |figure: &dyn Fn(&Closed) -> f64| median(rounds.iter().map(figure).collect());
+    let middle_time =
+        |time: &dyn Fn(&Closed) -> Duration| Duration::from_secs_f64(middle(&|closed| time(closed).as_secs_f64()));
     let row = Row {
         name: name.to_owned(),
-        answered: middle(|closed| closed.answered),
-        delivered: middle(|closed| closed.delivered),
-        closed: [time(0), time(1), time(2)],
+        answered: middle(&|closed| closed.answered),
+        delivered: middle(&|closed| closed.delivered),
+        closed: [0, 1, 2].map(|index| middle_time(&|closed| closed.times[index])),
         open,
-        cpu: Duration::from_secs_f64(middle(|closed| closed.cpu.as_secs_f64())),
+        cpu: middle_time(&|closed| closed.cpu),
         peak_kib: rounds.iter().map(|closed| closed.peak_kib).max().unwrap_or(0),
-        written: middle(|closed| closed.written),
+        written: middle(&|closed| closed.written),
     };
     println!("{name}: {:.0}/s, {:.1} us CPU", row.answered, row.cpu.as_secs_f64() * 1e6);
     row
@@ -185,9 +198,10 @@ async fn end_to_end(broker: Broker, requests: &Requests, report: &mut Report) {
         let bridge = Bridge::start(&place.sink());
         bridge.wait_until_up();
         idle_kib = bridge.subject.memory_kib("VmRSS");
-        closed.push(in_a_closed_loop(bridge.subject, requests, || bridge.wait_until_delivered()).await);
-        if round == ROUNDS {
-            open = in_open_loops(bridge.subject, || bridge.wait_until_delivered()).await;
+        let is_last = round == ROUNDS;
+        let delivered = || bridge.wait_until_delivered();
+        measure(bridge.subject, requests, delivered, &mut closed, is_last.then_some(&mut open)).await;
+        if is_last {
             landed = place.landed().await;
         }
     }

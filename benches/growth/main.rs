@@ -19,8 +19,8 @@
 //! | `idle` | seconds | 30 |
 //! | `soak` | seconds | 3,600 |
 //!
-//! Without `all` or `write` figures are printed and nothing is written. Started by `tests/brokers run`, the sections `memory`,
-//! `idle` and `soak` have a sink of each broker; alone they have files. Load is signed as it is sent, in the process of
+//! Without `all` or `write` figures are printed and nothing is written. Started by `tests/brokers run`, the sections
+//! `memory`, `idle` and `soak` have a sink of each broker; alone they have files. Load is signed as it is sent, in the process of
 //! the bench; the CPU that is told is the bridge's alone.
 
 #[allow(dead_code, reason = "each bench uses its part")]

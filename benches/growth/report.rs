@@ -16,14 +16,11 @@ pub(crate) struct Report {
 }
 
 /// A section of the report.
-#[derive(Default)]
 struct Section {
     title: String,
     text: String,
     goals: String,
 }
-
-const GOALS: &str = "| what | goal | found | met |\n|---|---|---|---|\n";
 
 impl Report {
     /// `arguments`: those of this run.
@@ -83,8 +80,8 @@ impl Report {
             parts.push((title.to_owned(), text.to_owned()));
         }
         for Section { title, text, goals } in self.sections {
-            let goals = if goals.is_empty() { goals } else { format!("\n{GOALS}{goals}") };
-            let text = format!("{text}{goals}\nRun by `{}`.\n", self.command);
+            let head = if goals.is_empty() { "" } else { "\n| what | goal | found | met |\n|---|---|---|---|\n" };
+            let text = format!("{text}{head}{goals}\nRun by `{}`.\n", self.command);
             match parts.iter_mut().find(|(known, _)| *known == title) {
                 Some(part) => part.1 = text,
                 None => parts.push((title, text)),
