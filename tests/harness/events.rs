@@ -60,25 +60,31 @@ pub(crate) fn reason(outcome: &Outcome) -> Option<Reason> {
 
 /// Publishes what is left as a pump does, connecting again after each failure, until all is confirmed; counts along.
 pub(crate) async fn deliver(sink: &mut impl Sink, messages: &[Message], confirmed: &AtomicUsize) {
+    let (mut left, mut last) = (messages.to_vec(), None);
     let deliver = async {
-        let mut left: Vec<Message> = messages.to_vec();
         while !left.is_empty() {
             let window: Vec<Message> = left.iter().take(512).cloned().collect();
             let deadline = sink.deadline();
             let outcomes = tokio::time::timeout(deadline, sink.publish(&window)).await.expect("within its deadline");
             let failed = outcomes.iter().filter(|outcome| reason(outcome).is_some()).count();
             confirmed.fetch_add(outcomes.len() - failed, Ordering::Relaxed);
-            let mut outcomes = outcomes.iter();
-            left.retain(|_| outcomes.next().is_none_or(|outcome| reason(outcome).is_some()));
+            let mut of = outcomes.iter();
+            left.retain(|_| of.next().is_none_or(|outcome| reason(outcome).is_some()));
             if failed > 0 {
+                last = outcomes
+                    .into_iter()
+                    .find(|outcome| reason(outcome).is_some())
+                    .map(|outcome| format!("{outcome:?}"));
                 sink.abandon().await;
-                while sink.connect().await.is_err() {
+                while let Err(failure) = sink.connect().await {
+                    last = Some(format!("connect: {failure:?}"));
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }
         }
     };
-    tokio::time::timeout(Duration::from_mins(2), deliver).await.expect("all is delivered in time");
+    let done = tokio::time::timeout(Duration::from_mins(2), deliver).await;
+    assert!(done.is_ok(), "{} are not delivered in time; the last failure: {last:?}", left.len());
 }
 
 /// Delivers all while the broker is killed and started again: after a twentieth of it, and before the last of it.

@@ -8,7 +8,7 @@ use alma_bridge::sinks::{Reason, Sink};
 
 use crate::support::{
     Alarm, BROKER, bind, brokers, connected, deliver, deliver_though_killed, events, fresh, read_ids, reasons,
-    settings, sink,
+    settings, sink, sync_metadata,
 };
 use crate::wait::wait_up_to;
 
@@ -36,6 +36,7 @@ async fn all_lands_though_the_broker_is_killed_under_load() {
     let sink = connected(&settings(&exchange)).await;
     // Not a quorum queue: RabbitMQ 4.0 forgets one that is killed a second after it was made, and never confirms then.
     bind(&exchange, &exchange, "alma.loan");
+    sync_metadata();
     deliver_though_killed(sink, events("alma.loan", LOAD), "rabbitmq").await;
     let ids = read_ids(&exchange);
     assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), LOAD);

@@ -48,6 +48,12 @@ pub(crate) fn bind_with(exchange: &str, queue: &str, key: &str, arguments: &Valu
     api("POST", &format!("bindings/%2f/e/{exchange}/q/{queue}"), &json!({"routing_key": key}));
 }
 
+/// Puts what was declared and bound on the broker's disk: its metadata wait in memory for up to some seconds, and a kill
+/// takes what waits, such as the binding alone.
+pub(crate) fn sync_metadata() {
+    brokers(&["rabbitmqctl", "eval", "ok = mnesia:sync_log()."]);
+}
+
 /// A durable topic exchange without an alternate exchange.
 pub(crate) fn bare_exchange(exchange: &str) {
     api("PUT", &format!("exchanges/%2f/{exchange}"), &json!({"type": "topic", "durable": true}));
