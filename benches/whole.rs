@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use harness::brokers::{Broker, Place};
+use harness::processors::{Processors, Spent};
 use harness::report::{Ends, Report, Row};
 use harness::servers::{Kind, Server, serve_if_asked};
 use harness::{BODY_BYTES, Bridge, Subject, body, load, load_at, median, rate, requests, requests_from, within};
@@ -122,7 +123,7 @@ struct Closed {
     answered: f64,
     delivered: f64,
     times: [Duration; 3],
-    cpu: Duration,
+    spent: Spent,
     peak_kib: u64,
     written: f64,
 }
@@ -132,6 +133,7 @@ type Open = Vec<(u32, [Duration; 3])>;
 
 async fn in_a_closed_loop(subject: Subject, requests: &Requests, delivered: impl Fn()) -> Closed {
     let (cpu, written) = (subject.cpu(), subject.written());
+    let processors = Processors::now();
     let begun = Instant::now();
     let (took, times) = load(subject.address, requests).await;
     delivered();
@@ -140,7 +142,7 @@ async fn in_a_closed_loop(subject: Subject, requests: &Requests, delivered: impl
         answered: rate(EVENTS, took),
         delivered: rate(EVENTS, all),
         times: [500, 990, 999].map(|share| within(&times, share)),
-        cpu: subject.cpu().saturating_sub(cpu) / u32::try_from(EVENTS).expect("few"),
+        spent: processors.spent(subject.cpu().saturating_sub(cpu), EVENTS),
         peak_kib: subject.memory_kib("VmHWM"),
         written: ratio(subject.written() - written, EVENTS * BODY_BYTES),
     }
@@ -170,11 +172,11 @@ fn row(name: &str, rounds: &[Closed], open: Open) -> Row {
         delivered: middle(&|closed| closed.delivered),
         closed: [0, 1, 2].map(|index| middle_time(&|closed| closed.times[index])),
         open,
-        cpu: middle_time(&|closed| closed.cpu),
+        spent: Spent::median(&rounds.iter().map(|closed| closed.spent).collect::<Vec<_>>()),
         peak_kib: rounds.iter().map(|closed| closed.peak_kib).max().unwrap_or(0),
         written: middle(&|closed| closed.written),
     };
-    println!("{name}: {:.0}/s, {:.1} us CPU", row.answered, row.cpu.as_secs_f64() * 1e6);
+    println!("{name}: {:.0}/s, {:.1} us CPU", row.answered, row.spent.subject.as_secs_f64() * 1e6);
     row
 }
 
@@ -184,16 +186,17 @@ fn ratio(of: u64, to: usize) -> f64 {
 }
 
 async fn end_to_end(broker: Broker, requests: &Requests, report: &mut Report) {
-    let (mut bare, mut closed, mut open) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut bare, mut bare_spent, mut closed, mut open) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let (mut idle_kib, mut landed) = (0, 0);
     for round in 0..=ROUNDS {
         let place = Place::new(broker).await;
-        let alone = rate(EVENTS, place.publish_bare((0..EVENTS).map(body).collect()).await);
+        let (took, spent) = place.publish_bare((0..EVENTS).map(body).collect()).await;
         // A broker's first thousands are its slowest.
         if round == 0 {
             continue;
         }
-        bare.push(alone);
+        bare.push(rate(EVENTS, took));
+        bare_spent.push(spent);
         let place = Place::new(broker).await;
         let bridge = Bridge::start(&place.sink());
         bridge.wait_until_up();
@@ -227,6 +230,7 @@ async fn end_to_end(broker: Broker, requests: &Requests, report: &mut Report) {
     report.ends.push(Ends {
         broker: format!("{broker:?}"),
         bare,
+        bare_spent: Spent::median(&bare_spent),
         confirmed,
         bare_delays,
         drained,

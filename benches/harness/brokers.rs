@@ -16,6 +16,8 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 
+use super::processors::{Processors, Spent};
+
 /// In flight at once, as many as a window of the bridge has.
 const WINDOW: usize = 512;
 
@@ -121,13 +123,13 @@ impl Place {
         }
     }
 
-    /// Publishes all by the bare client and waits for the last confirm.
-    pub(crate) async fn publish_bare(&self, messages: Vec<String>) -> Duration {
+    /// Publishes all by the bare client and waits for the last confirm: how long it took, and what it cost.
+    pub(crate) async fn publish_bare(&self, messages: Vec<String>) -> (Duration, Spent) {
         let client = Client::connect(self.broker).await;
-        let begun = Instant::now();
+        let (count, processors, begun) = (messages.len(), Processors::now(), Instant::now());
         let sends = messages.into_iter().map(|message| client.send(self, message));
         stream::iter(sends).buffer_unordered(WINDOW).collect::<()>().await;
-        begun.elapsed()
+        (begun.elapsed(), processors.spent(Duration::ZERO, count))
     }
 
     /// Send to confirm of the bare client at a rate, for ten seconds: p50 and p99.

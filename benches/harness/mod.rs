@@ -1,6 +1,7 @@
 //! What the benches share: signed events, load, and the real binary as a process of its own.
 
 pub(crate) mod brokers;
+pub(crate) mod processors;
 pub(crate) mod report;
 pub(crate) mod servers;
 
@@ -186,12 +187,9 @@ impl Subject {
         self.line("status", name)
     }
 
-    /// Time of the processors so far, its own and the kernel's for it. A tick is 10 ms.
+    /// Time of the processors so far, its own and the kernel's for it.
     pub(crate) fn cpu(&self) -> Duration {
-        let text = self.proc("stat");
-        let fields = text.rsplit_once(')').expect("a name").1;
-        let ticks = fields.split_whitespace().skip(11).take(2).map(|field| field.parse::<u64>().expect("ticks"));
-        Duration::from_millis(10 * ticks.sum::<u64>())
+        processors::time_of(self.pid)
     }
 
     /// Takes what it has now for its `VmHWM`.

@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
+use super::processors::Spent;
+
 /// One server under load.
 pub(crate) struct Row {
     pub(crate) name: String,
@@ -15,8 +17,8 @@ pub(crate) struct Row {
     pub(crate) closed: [Duration; 3],
     /// Rate a second, with p50, p99, p99.9 from when an event was due.
     pub(crate) open: Vec<(u32, [Duration; 3])>,
-    /// Of the server alone, an event.
-    pub(crate) cpu: Duration,
+    /// In the closed loop; the subject is the server.
+    pub(crate) spent: Spent,
     /// After the closed loop.
     pub(crate) peak_kib: u64,
     /// Bytes to the disk for each of a body.
@@ -28,6 +30,7 @@ pub(crate) struct Ends {
     pub(crate) broker: String,
     /// Events a second by its bare client.
     pub(crate) bare: f64,
+    pub(crate) bare_spent: Spent,
     /// Receipt to confirm at 1,000 a second: p50, p99.
     pub(crate) confirmed: [Duration; 2],
     /// The bare client's send to confirm at the same rate: p50, p99.
@@ -110,7 +113,7 @@ impl Report {
                 "| {} | {:.0} | {p50:.2} | {p99:.2} | {p999:.2} | {:.1} | {:.1} | {:.2} |",
                 row.name,
                 row.answered,
-                us(row.cpu),
+                us(row.spent.subject),
                 mib(row.peak_kib),
                 row.written
             );
@@ -144,6 +147,30 @@ impl Report {
                 ends.landed
             );
         }
+        self.processors(text);
+    }
+
+    /// What stands between a bridge and a broker's bare client when all processors are busy.
+    fn processors(&self, text: &mut String) {
+        let count = std::thread::available_parallelism().map_or(1, usize::from);
+        let _ = writeln!(
+            text,
+            "\nWhat the time of the {count} processors goes to meanwhile, us an event; all of it busy, they make the last \
+             column.\n\n| | bridge | load or bare client | broker, kernel | idle | had by other machines | at most/s |\n\
+             |---|---|---|---|---|---|---|"
+        );
+        for (ends, row) in self.ends.iter().zip(self.of_brokers()) {
+            for (name, spent) in [(&row.name, row.spent), (&format!("{}, bare client", ends.broker), ends.bare_spent)] {
+                let [subject, own, others] = [spent.subject, spent.own, spent.others].map(us);
+                let _ = writeln!(
+                    text,
+                    "| {name} | {subject:.1} | {own:.1} | {others:.1} | {:.0} % | {:.0} % | {:.0} |",
+                    spent.idle * 100.0,
+                    spent.stolen * 100.0,
+                    super::rate(count, spent.all()),
+                );
+            }
+        }
     }
 
     /// Their rows are the last.
@@ -161,7 +188,7 @@ impl Report {
             format!("{:.0} %", share * 100.0),
             share >= 0.6,
         ));
-        let times = us(nothing.cpu) / us(floor.cpu);
+        let times = us(nothing.spent.subject) / us(floor.spent.subject);
         lines.push((
             "CPU an event, nothing subscribed, of the floor's".into(),
             "<= 2.5x".into(),
@@ -192,9 +219,18 @@ impl Report {
              nothing else (hyper + HMAC + a file, synced): {:.0} % of the floor's requests/s, {:.2}x its CPU. At 1,000/s its \
              204 has a p99 of {:.2} ms, and the floor's, which touches no disk, {:.2} ms.",
             durable.answered / floor.answered * 100.0,
-            us(durable.cpu) / us(floor.cpu),
+            us(durable.spent.subject) / us(floor.spent.subject),
             ms(durable.open[0].1[1]),
             ms(floor.open[0].1[1]),
+        );
+        let least = |ends: &Ends| {
+            let (ingress, client) = (us(durable.spent.subject), us(ends.bare_spent.own));
+            format!("{} {ingress:.0} + {client:.0} = {:.0} us", ends.broker, ingress + client)
+        };
+        let _ = writeln!(
+            text,
+            "\nThe same limit for a delivered event: that server's CPU and, behind it, the bare client's: {}.",
+            self.ends.iter().map(least).collect::<Vec<_>>().join(", "),
         );
     }
 
@@ -237,7 +273,7 @@ impl Ends {
     fn goals(&self, row: &Row, floor: &Row, nothing: &Row) -> Vec<Line> {
         let broker = &self.broker;
         // On a machine where the floor takes 9 us.
-        let bound = if broker == "RabbitMq" { 60.0 } else { 40.0 } / 9.0 * us(floor.cpu);
+        let bound = if broker == "RabbitMq" { 60.0 } else { 40.0 } / 9.0 * us(floor.spent.subject);
         let ceiling = nothing.answered.min(self.bare);
         let [p50, p99] = self.confirmed;
         let bare_p99 = self.bare_delays[1];
@@ -245,8 +281,8 @@ impl Ends {
             (
                 format!("{broker}: CPU a delivered event"),
                 format!("<= {bound:.0} us"),
-                format!("{:.0} us", us(row.cpu)),
-                us(row.cpu) <= bound,
+                format!("{:.0} us", us(row.spent.subject)),
+                us(row.spent.subject) <= bound,
             ),
             (
                 format!("{broker}: confirmed, of the lesser of durable and bare"),
