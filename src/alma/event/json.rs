@@ -87,6 +87,10 @@ fn depth(text: &str) -> usize {
 fn string(raw: &RawValue) -> Option<Cow<'_, str>> {
     #[derive(Deserialize)]
     struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+    // Institution and event are objects as a rule, and an error that nobody reads is dear to make.
+    if !raw.get().starts_with('"') {
+        return None;
+    }
     serde_json::from_str::<Text>(raw.get()).ok().map(|Text(text)| text)
 }
 
