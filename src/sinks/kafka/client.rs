@@ -100,10 +100,11 @@ fn secure(config: &mut ClientConfig, settings: &KafkaSink) {
 pub(super) fn producing(settings: &KafkaSink, max_body: usize) -> ClientConfig {
     let mut config = common(settings);
     if !["linger.ms", "queue.buffering.max.ms"].iter().any(|key| settings.properties.contains_key(*key)) {
-        // Without it librdkafka sends the first messages of a window alone, and polls without a pause until these are
-        // confirmed: of an idempotent producer it has no second request in flight where the first holds five messages
-        // (rd_kafka_toppar_producer_serve). A lone event takes that much longer.
-        config.set("linger.ms", LINGER_MS);
+        // At 1,000 a second half of the events are confirmed within 0.7 ms of their receipt, and within 4 ms with half a
+        // millisecond of it. A full window would gain by it, 12 % under load: of an idempotent producer librdkafka has no
+        // second request in flight where the first holds five messages (rd_kafka_toppar_producer_serve), so that the
+        // first few of a window go alone, and it polls without a pause until they are confirmed.
+        config.set("linger.ms", "0");
     }
     config.set("enable.idempotence", "true");
     config.set("acks", "all");
@@ -116,9 +117,6 @@ pub(super) fn producing(settings: &KafkaSink, max_body: usize) -> ClientConfig {
     config.set("partitioner", "murmur2_random");
     config
 }
-
-/// In which a window is queued.
-const LINGER_MS: &str = "0.5";
 
 /// How long the thread that serves a producer's callbacks waits for one: so long may a producer outlive its use. rdkafka
 /// spins through the last millisecond of it, which a second made 0.1 % of a processor.
