@@ -20,7 +20,9 @@ use harness::brokers::{Broker, Place};
 use harness::processors::{Processors, Spent};
 use harness::report::{Ends, Report, Row};
 use harness::servers::{Kind, Server, serve_if_asked};
-use harness::{BODY_BYTES, Bridge, Subject, body, load, load_at, median, rate, requests, requests_from, within};
+use harness::{
+    BODY_BYTES, Bridge, Subject, body, load, load_at, median, median_time, rate, requests, requests_from, within,
+};
 
 /// Of the closed loop.
 const EVENTS: usize = 40_000;
@@ -164,13 +166,11 @@ async fn in_open_loops(subject: Subject, delivered: impl Fn()) -> Open {
 /// Each figure is the middle one of the rounds, but the peak of memory, which is the highest.
 fn row(name: &str, rounds: &[Closed], open: Open) -> Row {
     let middle = |figure: &dyn Fn(&Closed) -> f64| median(rounds.iter().map(figure).collect());
-    let middle_time =
-        |time: &dyn Fn(&Closed) -> Duration| Duration::from_secs_f64(middle(&|closed| time(closed).as_secs_f64()));
     let row = Row {
         name: name.to_owned(),
         answered: middle(&|closed| closed.answered),
         delivered: middle(&|closed| closed.delivered),
-        closed: [0, 1, 2].map(|index| middle_time(&|closed| closed.times[index])),
+        closed: [0, 1, 2].map(|index| median_time(rounds.iter().map(|closed| closed.times[index]))),
         open,
         spent: Spent::median(&rounds.iter().map(|closed| closed.spent).collect::<Vec<_>>()),
         peak_kib: rounds.iter().map(|closed| closed.peak_kib).max().unwrap_or(0),

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::harness::{Bridge, median, wait};
+use super::harness::{Bridge, median, median_time, wait};
 use super::load::{Events, Profile, UNREACHABLE, send};
 use super::report::{Report, grouped, mib, ms, spread, us_each};
 
@@ -131,8 +131,7 @@ pub(crate) fn events(levels: &[u64], report: &mut Report) {
          rounds in which every backlog has its turn; resident memory at rest, behind taking them and behind a start.",
         &["waiting", "CPU us/event taken", "CPU us/event delivered", "ready after a stop, ms", "ready after kill -9, ms", "MiB behind taking", "MiB behind a start"],
     );
-    let starts = (0..STARTS).map(|_| Backlog::new(SMALL).bridge.ready_after.as_secs_f64());
-    let empty = Duration::from_secs_f64(median(starts.collect()));
+    let empty = median_time((0..STARTS).map(|_| Backlog::new(SMALL).bridge.ready_after));
     let mut all: Vec<Shown> = levels.iter().map(|level| Shown::of(*level)).collect();
     for _ in 0..ROUNDS {
         all = all.into_iter().map(Shown::round).collect();

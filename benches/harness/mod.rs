@@ -76,6 +76,11 @@ pub(crate) fn median(mut figures: Vec<f64>) -> f64 {
     figures[figures.len() / 2]
 }
 
+/// The same of times.
+pub(crate) fn median_time(times: impl Iterator<Item = Duration>) -> Duration {
+    Duration::from_secs_f64(median(times.map(|time| time.as_secs_f64()).collect()))
+}
+
 /// Of `count` in that time, a second.
 #[allow(clippy::cast_precision_loss, reason = "far below 2^52")]
 pub(crate) fn rate(count: usize, took: Duration) -> f64 {

@@ -15,7 +15,6 @@ fn ticks<'a>(fields: impl Iterator<Item = &'a str>) -> Duration {
 }
 
 /// The time of all processors since the machine started.
-#[derive(Clone, Copy)]
 pub(crate) struct Processors {
     /// This process, which is the load or the bare client.
     own: Duration,
@@ -27,7 +26,7 @@ pub(crate) struct Processors {
 }
 
 /// What it went to while something was measured.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 pub(crate) struct Spent {
     /// By this process, an event.
     pub(crate) own: Duration,
@@ -75,9 +74,7 @@ impl Spent {
     /// Each figure is the middle one of the rounds.
     pub(crate) fn median(rounds: &[Self]) -> Self {
         let share = |of: fn(&Self) -> f64| super::median(rounds.iter().map(of).collect());
-        let time = |of: fn(&Self) -> Duration| {
-            Duration::from_secs_f64(super::median(rounds.iter().map(|spent| of(spent).as_secs_f64()).collect()))
-        };
+        let time = |of: fn(&Self) -> Duration| super::median_time(rounds.iter().map(of));
         Self {
             own: time(|spent| spent.own),
             subject: time(|spent| spent.subject),

@@ -155,8 +155,8 @@ impl Report {
         let count = std::thread::available_parallelism().map_or(1, usize::from);
         let _ = writeln!(
             text,
-            "\nWhat the time of the {count} processors goes to meanwhile, us an event; all of it busy, they make the last \
-             column.\n\n| | bridge | load or bare client | broker, kernel | idle | had by other machines | at most/s |\n\
+            "\nWhat the time of the {count} processors goes to meanwhile, us an event; `at most/s`: what they would make \
+             of it with nothing idle.\n\n| | bridge | load or bare client | broker, kernel | idle | had by other machines | at most/s |\n\
              |---|---|---|---|---|---|---|"
         );
         for (ends, row) in self.ends.iter().zip(self.of_brokers()) {

@@ -68,16 +68,16 @@ pub(crate) async fn deliver(sink: &mut impl Sink, messages: &[Message], confirme
             let outcomes = tokio::time::timeout(deadline, sink.publish(&window)).await.expect("within its deadline");
             let failed = outcomes.iter().filter(|outcome| reason(outcome).is_some()).count();
             confirmed.fetch_add(outcomes.len() - failed, Ordering::Relaxed);
-            let mut of = outcomes.iter();
-            left.retain(|_| of.next().is_none_or(|outcome| reason(outcome).is_some()));
+            let mut of_each = outcomes.iter();
+            left.retain(|_| of_each.next().is_none_or(|outcome| reason(outcome).is_some()));
             if failed > 0 {
-                last = outcomes
-                    .into_iter()
-                    .find(|outcome| reason(outcome).is_some())
-                    .map(|outcome| format!("{outcome:?}"));
+                last = outcomes.into_iter().find_map(|outcome| match outcome {
+                    Outcome::Confirmed { .. } => None,
+                    Outcome::Failed(failure) => Some(failure),
+                });
                 sink.abandon().await;
                 while let Err(failure) = sink.connect().await {
-                    last = Some(format!("connect: {failure:?}"));
+                    last = Some(failure);
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }
