@@ -5,10 +5,10 @@
 //! writes `benches/RESULTS.md` and `benches/results.svg`. With names of rows (`-- floor nothing kafka`, see [`SERVERS`],
 //! [`BRIDGES`] and [`BROKERS`]) only these are run, and nothing is written: for one who is at work on them.
 //!
-//! Ratios hold; absolute figures hold for that machine alone, whose cores load, bridge and broker share. Closed loops take
-//! turns over [`ROUNDS`] rounds, each with a process of its own; open loops follow in the last of them. Every event is
-//! unique and signed beforehand. Bare clients are of the same crates as the sinks, keep 512 messages in flight and wait
-//! for every confirm; they have no HTTP, no journal and no headers.
+//! Ratios hold; absolute figures hold for that machine alone, whose cores load, bridge and broker share. All take turns
+//! over [`ROUNDS`] rounds, each with a process of its own and, where there is a broker, with a topic, queue or stream of its
+//! own, which is removed behind it. Every event is unique and signed beforehand. Bare clients are of the same crates as the
+//! sinks, keep 512 messages in flight and wait for every confirm; they have no HTTP, no journal and no headers.
 
 #[allow(dead_code, reason = "each bench uses its part")]
 mod harness;
@@ -28,13 +28,18 @@ use harness::{
 const EVENTS: usize = 40_000;
 /// Of the open loop, at each rate.
 const RATES: [u32; 2] = [1_000, 4_000];
-const SECONDS: u32 = 8;
-/// In each round every closed loop has its turn, and the middle one of the rounds counts: a machine that is faster for a
-/// minute is so for all of them.
+const SECONDS: u32 = 4;
+/// In each round everything has its turn, and the middle one of the rounds counts: a machine that is faster for a minute is
+/// so for all, and a disk that stalls for a second does so in one of them.
 const ROUNDS: usize = 3;
 /// That wait for a broker, and how many of them are made at once.
 const BACKLOG: usize = 1_000_000;
 const PORTION: usize = 50_000;
+/// Whose delay from receipt to confirm is looked at.
+const DELAYED: usize = 5_000;
+
+/// How long a broker is at work before it is measured.
+const WARM_UP: Duration = Duration::from_secs(40);
 
 /// By the names that ask for them: what is measured beside the bridge, ...
 const SERVERS: [(&str, Kind, &str); 4] = [
@@ -70,25 +75,24 @@ async fn whole() {
     let bridges = BRIDGES.into_iter().map(|(asked, sink, name)| (asked, name, Alone::Bridge(sink)));
     let alone = servers.chain(bridges).filter(|(asked, ..)| is_asked(asked));
     let mut rows: Vec<_> = alone.map(|(_, name, what)| (name, what, Vec::new(), Vec::new())).collect();
-    for round in 1..=ROUNDS {
+    for _ in 0..ROUNDS {
         for (_, what, closed, open) in &mut rows {
-            let is_last = round == ROUNDS;
             match *what {
                 Alone::Server(kind) => {
                     let server = Server::start(kind);
-                    measure(server.subject, &requests, || {}, closed, is_last.then_some(open)).await;
+                    measure(server.subject, &requests, || {}, closed, open).await;
                 }
                 Alone::Bridge(sink) => {
                     let bridge = Bridge::start(sink);
                     report.ready.get_or_insert(bridge.ready_after);
                     let delivered = || bridge.wait_until_delivered();
-                    measure(bridge.subject, &requests, delivered, closed, is_last.then_some(open)).await;
+                    measure(bridge.subject, &requests, delivered, closed, open).await;
                 }
             }
         }
     }
     for (name, _, closed, open) in rows {
-        report.rows.push(row(name, &closed, open));
+        report.rows.push(row(name, &closed, &open));
     }
     for (_, broker) in BROKERS.into_iter().filter(|(name, _)| is_asked(name)) {
         end_to_end(broker, &requests, &mut report).await;
@@ -106,18 +110,16 @@ enum Alone {
     Bridge(&'static str),
 }
 
-/// A closed loop, and behind it the open ones where they are asked for.
+/// A closed loop, and behind it the open ones.
 async fn measure(
     subject: Subject,
     requests: &Requests,
     delivered: impl Fn(),
     closed: &mut Vec<Closed>,
-    open: Option<&mut Open>,
+    open: &mut Vec<Open>,
 ) {
     closed.push(in_a_closed_loop(subject, requests, &delivered).await);
-    if let Some(open) = open {
-        *open = in_open_loops(subject, &delivered).await;
-    }
+    open.push(in_open_loops(subject, &delivered).await);
 }
 
 /// What a closed loop showed.
@@ -130,8 +132,8 @@ struct Closed {
     written: f64,
 }
 
-/// The answers' times at each rate: p50, p99, p99.9.
-type Open = Vec<(u32, [Duration; 3])>;
+/// The answers' times at each of [`RATES`]: p50, p99, p99.9.
+type Open = Vec<[Duration; 3]>;
 
 async fn in_a_closed_loop(subject: Subject, requests: &Requests, delivered: impl Fn()) -> Closed {
     let (cpu, written) = (subject.cpu(), subject.written());
@@ -158,20 +160,21 @@ async fn in_open_loops(subject: Subject, delivered: impl Fn()) -> Open {
         let some = requests_from(from, usize::try_from(per_second * SECONDS).expect("few"));
         let times = load_at(subject.address, &some, per_second).await;
         delivered();
-        open.push((per_second, [500, 990, 999].map(|share| within(&times, share))));
+        open.push([500, 990, 999].map(|share| within(&times, share)));
     }
     open
 }
 
 /// Each figure is the middle one of the rounds, but the peak of memory, which is the highest.
-fn row(name: &str, rounds: &[Closed], open: Open) -> Row {
+fn row(name: &str, rounds: &[Closed], open: &[Open]) -> Row {
     let middle = |figure: &dyn Fn(&Closed) -> f64| median(rounds.iter().map(figure).collect());
+    let slow = |rate: usize| [0, 1, 2].map(|index| median_time(open.iter().map(|open| open[rate][index])));
     let row = Row {
         name: name.to_owned(),
         answered: middle(&|closed| closed.answered),
         delivered: middle(&|closed| closed.delivered),
         closed: [0, 1, 2].map(|index| median_time(rounds.iter().map(|closed| closed.times[index]))),
-        open,
+        open: RATES.into_iter().enumerate().map(|(rate, per_second)| (per_second, slow(rate))).collect(),
         spent: Spent::median(&rounds.iter().map(|closed| closed.spent).collect::<Vec<_>>()),
         peak_kib: rounds.iter().map(|closed| closed.peak_kib).max().unwrap_or(0),
         written: middle(&|closed| closed.written),
@@ -186,58 +189,82 @@ fn ratio(of: u64, to: usize) -> f64 {
 }
 
 async fn end_to_end(broker: Broker, requests: &Requests, report: &mut Report) {
+    warm_up(broker, requests).await;
     let (mut bare, mut bare_spent, mut closed, mut open) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let (mut idle_kib, mut landed) = (0, 0);
-    for round in 0..=ROUNDS {
+    let (mut delays, mut bare_delays) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
         let place = Place::new(broker).await;
-        let (took, spent) = place.publish_bare((0..EVENTS).map(body).collect()).await;
-        // A broker's first thousands are its slowest.
-        if round == 0 {
-            continue;
-        }
+        let (took, spent) = place.publish_bare((0..EVENTS).map(body).collect::<Vec<_>>().into_iter()).await;
         bare.push(rate(EVENTS, took));
         bare_spent.push(spent);
+        place.remove().await;
+
         let place = Place::new(broker).await;
         let bridge = Bridge::start(&place.sink());
         bridge.wait_until_up();
         idle_kib = bridge.subject.memory_kib("VmRSS");
-        let is_last = round == ROUNDS;
-        let delivered = || bridge.wait_until_delivered();
-        measure(bridge.subject, requests, delivered, &mut closed, is_last.then_some(&mut open)).await;
-        if is_last {
-            landed = place.landed().await;
-        }
+        measure(bridge.subject, requests, || bridge.wait_until_delivered(), &mut closed, &mut open).await;
+        landed = place.landed().await;
+        drop(bridge);
+        place.remove().await;
+
+        // Of a bridge that has had no rush.
+        let place = Place::new(broker).await;
+        let bridge = Bridge::start(&place.sink());
+        bridge.wait_until_up();
+        load_at(bridge.subject.address, &requests_from(0, DELAYED), 1_000).await;
+        bridge.wait_until_delivered();
+        delays.push([0.5, 0.99].map(|share| bridge.delivered_within(share)));
+        drop(bridge);
+        place.remove().await;
+
+        let place = Place::new(broker).await;
+        bare_delays.push(place.delays_of_the_bare_client(DELAYED, 1_000).await);
+        place.remove().await;
     }
     let bare = median(bare);
     let name = format!("bridge, {broker:?}");
-    let row = row(&name, &closed, open);
-    let sent = EVENTS as u64 + u64::from(RATES.iter().sum::<u32>() * SECONDS);
+    let row = row(&name, &closed, &open);
+    let middle = |delays: &[[Duration; 2]]| [0, 1].map(|index| median_time(delays.iter().map(|delays| delays[index])));
 
-    // The delays of a bridge that has had no rush.
+    // Of as many events as wait for the bridge: a broker that holds more may take longer.
     let place = Place::new(broker).await;
-    let bridge = Bridge::start(&place.sink());
-    bridge.wait_until_up();
-    load_at(bridge.subject.address, &requests_from(0, 10_000), 1_000).await;
-    bridge.wait_until_delivered();
-    let confirmed = [0.5, 0.99].map(|share| bridge.delivered_within(share));
-    drop(bridge);
-
-    let place = Place::new(broker).await;
-    let bare_delays = place.delays_of_the_bare_client(1_000).await;
-    let drained = drain(broker).await;
-    println!("{name}: confirmed {:.0}/s, bare {bare:.0}/s, drained {drained:.0}/s", row.delivered);
+    let (bare_took, _) = place.publish_bare((0..BACKLOG).map(body)).await;
+    place.remove().await;
+    let (bare_backlog, drained) = (rate(BACKLOG, bare_took), drain(broker).await);
+    println!(
+        "{name}: confirmed {:.0}/s, bare {bare:.0}/s; drained {drained:.0}/s, bare {bare_backlog:.0}/s",
+        row.delivered
+    );
     report.rows.push(row);
     report.ends.push(Ends {
         broker: format!("{broker:?}"),
         bare,
         bare_spent: Spent::median(&bare_spent),
-        confirmed,
-        bare_delays,
+        confirmed: middle(&delays),
+        bare_delays: middle(&bare_delays),
+        bare_backlog,
         drained,
         idle_kib,
-        sent,
+        sent: EVENTS as u64 + u64::from(RATES.iter().sum::<u32>() * SECONDS),
         landed,
     });
+}
+
+/// A broker that compiles as it goes has taken four times as long an event in its first half minute. Both clients publish,
+/// because each takes ways of its own through it.
+async fn warm_up(broker: Broker, requests: &Requests) {
+    let begun = Instant::now();
+    while begun.elapsed() < WARM_UP {
+        let place = Place::new(broker).await;
+        place.publish_bare((0..EVENTS).map(body)).await;
+        let bridge = Bridge::start(&place.sink());
+        load(bridge.subject.address, requests).await;
+        bridge.wait_until_delivered();
+        drop(bridge);
+        place.remove().await;
+    }
 }
 
 /// Events a second of a backlog that waited while the broker could not be reached.
@@ -250,7 +277,10 @@ async fn drain(broker: Broker) -> f64 {
     let bridge = bridge.restart(&place.sink());
     let begun = Instant::now();
     bridge.wait_until_delivered();
-    rate(BACKLOG, begun.elapsed())
+    let took = begun.elapsed();
+    drop(bridge);
+    place.remove().await;
+    rate(BACKLOG, took)
 }
 
 /// What one write of 4 KiB and its fdatasync take on the disk of the journals: the median.

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use async_nats::jetstream;
 use futures_util::{StreamExt as _, stream};
 use lapin::options::{
-    BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
+    BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions,
+    QueueDeclareOptions, QueueDeleteOptions,
 };
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, ExchangeKind};
@@ -123,24 +124,44 @@ impl Place {
         }
     }
 
+    /// Takes back what was made, with all that landed there: what is measured next finds the broker as this did.
+    pub(crate) async fn remove(self) {
+        match self.broker {
+            Broker::Kafka => {
+                let admin: AdminClient<DefaultClientContext> = kafka().create().expect("a client");
+                admin.delete_topics(&[&self.topic()], &AdminOptions::new()).await.expect("deleted");
+            }
+            Broker::RabbitMq => {
+                let (connection, name) = (rabbitmq().await, self.name.as_str());
+                let channel = connection.create_channel().await.expect("a channel");
+                channel.queue_delete(name.into(), QueueDeleteOptions::default()).await.expect("deleted");
+                channel.exchange_delete(name.into(), ExchangeDeleteOptions::default()).await.expect("deleted");
+            }
+            Broker::Nats => {
+                nats().await.delete_stream(&self.name).await.expect("deleted");
+            }
+        }
+    }
+
     /// Publishes all by the bare client and waits for the last confirm: how long it took, and what it cost.
-    pub(crate) async fn publish_bare(&self, messages: Vec<String>) -> (Duration, Spent) {
+    pub(crate) async fn publish_bare(&self, messages: impl ExactSizeIterator<Item = String>) -> (Duration, Spent) {
         let client = Client::connect(self.broker).await;
         let (count, processors, begun) = (messages.len(), Processors::now(), Instant::now());
-        let sends = messages.into_iter().map(|message| client.send(self, message));
+        let sends = messages.map(|message| client.send(self, message));
         stream::iter(sends).buffer_unordered(WINDOW).collect::<()>().await;
         (begun.elapsed(), processors.spent(Duration::ZERO, count))
     }
 
-    /// Send to confirm of the bare client at a rate, for ten seconds: p50 and p99.
-    pub(crate) async fn delays_of_the_bare_client(&self, per_second: u32) -> [Duration; 2] {
+    /// Send to confirm of that many messages of the bare client at a rate: p50 and p99.
+    pub(crate) async fn delays_of_the_bare_client(&self, count: usize, per_second: u32) -> [Duration; 2] {
         let client = Client::connect(self.broker).await;
         let started = tokio::time::Instant::now();
-        let sends = (0..per_second * 10).map(|number| {
-            let (client, due) = (&client, started + Duration::from_secs(1) / per_second * number);
+        let sends = (0..count).map(|number| {
+            let after = Duration::from_secs(1) / per_second * u32::try_from(number).expect("few");
+            let (client, due) = (&client, started + after);
             async move {
                 tokio::time::sleep_until(due).await;
-                client.send(self, super::body(number as usize)).await;
+                client.send(self, super::body(number)).await;
                 due.elapsed()
             }
         });
