@@ -25,11 +25,6 @@ const IDLE: Duration = Duration::from_secs(1);
 const NAMED_IDLE: Duration = Duration::from_mins(1);
 /// A segment ends so long after its first record.
 const SEGMENT_AGE: Duration = Duration::from_hours(1);
-/// So long after a group began, for each of its events, the next one begins: under load a group then holds many, and a
-/// sync costs about as much for many as for one. Events that come one by one never wait for it.
-const PACE_PER_EVENT: Duration = Duration::from_micros(15);
-/// But no longer.
-const PACE_MAX: Duration = Duration::from_micros(500);
 /// A buffer that one large event made larger than this is given back.
 const BUFFER_KEPT: usize = 8 * 1024 * 1024;
 
@@ -78,8 +73,6 @@ pub(super) struct Writer {
     next: u64,
     buffer: Vec<u8>,
     retry_at: Instant,
-    /// When the next group may begin.
-    paced: Instant,
     closing: bool,
     /// Where a group's answers are given; by this thread itself where there is none.
     runtime: Option<Handle>,
@@ -103,7 +96,6 @@ impl Writer {
             next,
             buffer: Vec::new(),
             retry_at: Instant::now(),
-            paced: Instant::now(),
             closing: false,
             runtime: None,
         };
@@ -118,21 +110,13 @@ impl Writer {
         while !self.closing {
             let named = self.active.as_ref().is_some_and(|active| active.named);
             match self.commands.recv_timeout(if named { NAMED_IDLE } else { IDLE }) {
-                Ok(command) => {
-                    self.pace();
-                    self.obey(command);
-                }
+                Ok(command) => self.obey(command),
                 Err(RecvTimeoutError::Disconnected) => self.closing = true,
                 Err(RecvTimeoutError::Timeout) => self.idle(),
             }
         }
         // Whoever sent after the closing sees the channel closed, or its answer dropped.
         self.name_end();
-    }
-
-    #[allow(clippy::disallowed_methods, reason = "what is waited for is the time itself")]
-    fn pace(&self) {
-        std::thread::sleep(self.paced.saturating_duration_since(Instant::now()));
     }
 
     fn obey(&mut self, command: Command) {
@@ -289,7 +273,6 @@ impl Writer {
         let began = Instant::now();
         let written = active.file.write_at(&self.buffer, active.length).and_then(|()| active.file.sync_data());
         self.shared.metrics.journal_sync(began.elapsed());
-        self.paced = began + PACE_MAX.min(PACE_PER_EVENT * header.count);
         self.next += count as u64;
         let outcome = match written {
             Ok(()) => {
