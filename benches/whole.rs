@@ -5,10 +5,11 @@
 //! writes `benches/RESULTS.md` and `benches/results.svg`. With names of rows (`-- floor nothing kafka`, see [`SERVERS`],
 //! [`BRIDGES`] and [`BROKERS`]) only these are run, and nothing is written: for one who is at work on them.
 //!
-//! Ratios hold; absolute figures hold for that machine alone, whose cores load, bridge and broker share. All take turns
-//! over [`ROUNDS`] rounds, each with a process of its own and, where there is a broker, with a topic, queue or stream of its
-//! own, which is removed behind it. Every event is unique and signed beforehand. Bare clients are of the same crates as the
-//! sinks, keep 512 messages in flight and wait for every confirm; they have no HTTP, no journal and no headers.
+//! Ratios hold; absolute figures hold for that machine alone, whose cores load, bridge and broker share. All but the
+//! million events that wait take turns over [`ROUNDS`] rounds, each with a process of its own and, where there is a broker,
+//! with a topic, queue or stream of its own, which is removed behind it. Every event is unique and signed beforehand. Bare
+//! clients are of the same crates as the sinks, keep 512 messages in flight and wait for every confirm; they have no HTTP,
+//! no journal and no headers.
 
 #[allow(dead_code, reason = "each bench uses its part")]
 mod harness;
@@ -21,7 +22,7 @@ use harness::processors::{Processors, Spent};
 use harness::report::{Ends, Report, Row};
 use harness::servers::{Kind, Server, serve_if_asked};
 use harness::{
-    BODY_BYTES, Bridge, Subject, body, load, load_at, median, median_time, rate, requests, requests_from, within,
+    BODY_BYTES, Bridge, Subject, body, load, load_at, median, median_times, rate, requests, requests_from, within,
 };
 
 /// Of the closed loop.
@@ -168,12 +169,12 @@ async fn in_open_loops(subject: Subject, delivered: impl Fn()) -> Open {
 /// Each figure is the middle one of the rounds, but the peak of memory, which is the highest.
 fn row(name: &str, rounds: &[Closed], open: &[Open]) -> Row {
     let middle = |figure: &dyn Fn(&Closed) -> f64| median(rounds.iter().map(figure).collect());
-    let slow = |rate: usize| [0, 1, 2].map(|index| median_time(open.iter().map(|open| open[rate][index])));
+    let slow = |rate: usize| median_times(&open.iter().map(|open| open[rate]).collect::<Vec<_>>());
     let row = Row {
         name: name.to_owned(),
         answered: middle(&|closed| closed.answered),
         delivered: middle(&|closed| closed.delivered),
-        closed: [0, 1, 2].map(|index| median_time(rounds.iter().map(|closed| closed.times[index]))),
+        closed: median_times(&rounds.iter().map(|closed| closed.times).collect::<Vec<_>>()),
         open: RATES.into_iter().enumerate().map(|(rate, per_second)| (per_second, slow(rate))).collect(),
         spent: Spent::median(&rounds.iter().map(|closed| closed.spent).collect::<Vec<_>>()),
         peak_kib: rounds.iter().map(|closed| closed.peak_kib).max().unwrap_or(0),
@@ -194,45 +195,39 @@ async fn end_to_end(broker: Broker, requests: &Requests, report: &mut Report) {
     let (mut idle_kib, mut landed) = (0, 0);
     let (mut delays, mut bare_delays) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        let place = Place::new(broker).await;
-        let (took, spent) = place.publish_bare((0..EVENTS).map(body).collect::<Vec<_>>().into_iter()).await;
+        let messages: Vec<String> = (0..EVENTS).map(body).collect();
+        let (took, spent) = Place::within(broker, async |place| place.publish_bare(messages.into_iter()).await).await;
         bare.push(rate(EVENTS, took));
         bare_spent.push(spent);
-        place.remove().await;
-
-        let place = Place::new(broker).await;
-        let bridge = Bridge::start(&place.sink());
-        bridge.wait_until_up();
-        idle_kib = bridge.subject.memory_kib("VmRSS");
-        measure(bridge.subject, requests, || bridge.wait_until_delivered(), &mut closed, &mut open).await;
-        landed = place.landed().await;
-        drop(bridge);
-        place.remove().await;
-
-        // Of a bridge that has had no rush.
-        let place = Place::new(broker).await;
-        let bridge = Bridge::start(&place.sink());
-        bridge.wait_until_up();
-        load_at(bridge.subject.address, &requests_from(0, DELAYED), 1_000).await;
-        bridge.wait_until_delivered();
-        delays.push([0.5, 0.99].map(|share| bridge.delivered_within(share)));
-        drop(bridge);
-        place.remove().await;
-
-        let place = Place::new(broker).await;
-        bare_delays.push(place.delays_of_the_bare_client(DELAYED, 1_000).await);
-        place.remove().await;
+        Place::within(broker, async |place| {
+            let bridge = Bridge::start(&place.sink());
+            bridge.wait_until_up();
+            idle_kib = bridge.subject.memory_kib("VmRSS");
+            measure(bridge.subject, requests, || bridge.wait_until_delivered(), &mut closed, &mut open).await;
+            landed = place.landed().await;
+        })
+        .await;
+        let of_a_bridge = Place::within(broker, async |place| {
+            // Of one that has had no rush.
+            let bridge = Bridge::start(&place.sink());
+            bridge.wait_until_up();
+            load_at(bridge.subject.address, &requests_from(0, DELAYED), 1_000).await;
+            bridge.wait_until_delivered();
+            [0.5, 0.99].map(|share| bridge.delivered_within(share))
+        });
+        delays.push(of_a_bridge.await);
+        let of_the_bare_client = async |place: &Place| place.delays_of_the_bare_client(DELAYED, 1_000).await;
+        bare_delays.push(Place::within(broker, of_the_bare_client).await);
     }
     let bare = median(bare);
     let name = format!("bridge, {broker:?}");
     let row = row(&name, &closed, &open);
-    let middle = |delays: &[[Duration; 2]]| [0, 1].map(|index| median_time(delays.iter().map(|delays| delays[index])));
 
     // Of as many events as wait for the bridge: a broker that holds more may take longer.
-    let place = Place::new(broker).await;
-    let (bare_took, _) = place.publish_bare((0..BACKLOG).map(body)).await;
-    place.remove().await;
-    let (bare_backlog, drained) = (rate(BACKLOG, bare_took), drain(broker).await);
+    let backlog = async |place: &Place| place.publish_bare((0..BACKLOG).map(body)).await;
+    let (bare_took, _) = Place::within(broker, backlog).await;
+    let bare_backlog = rate(BACKLOG, bare_took);
+    let drained = Place::within(broker, drain).await;
     println!(
         "{name}: confirmed {:.0}/s, bare {bare:.0}/s; drained {drained:.0}/s, bare {bare_backlog:.0}/s",
         row.delivered
@@ -242,8 +237,8 @@ async fn end_to_end(broker: Broker, requests: &Requests, report: &mut Report) {
         broker: format!("{broker:?}"),
         bare,
         bare_spent: Spent::median(&bare_spent),
-        confirmed: middle(&delays),
-        bare_delays: middle(&bare_delays),
+        confirmed: median_times(&delays),
+        bare_delays: median_times(&bare_delays),
         bare_backlog,
         drained,
         idle_kib,
@@ -257,19 +252,18 @@ async fn end_to_end(broker: Broker, requests: &Requests, report: &mut Report) {
 async fn warm_up(broker: Broker, requests: &Requests) {
     let begun = Instant::now();
     while begun.elapsed() < WARM_UP {
-        let place = Place::new(broker).await;
-        place.publish_bare((0..EVENTS).map(body)).await;
-        let bridge = Bridge::start(&place.sink());
-        load(bridge.subject.address, requests).await;
-        bridge.wait_until_delivered();
-        drop(bridge);
-        place.remove().await;
+        Place::within(broker, async |place| {
+            place.publish_bare((0..EVENTS).map(body)).await;
+            let bridge = Bridge::start(&place.sink());
+            load(bridge.subject.address, requests).await;
+            bridge.wait_until_delivered();
+        })
+        .await;
     }
 }
 
 /// Events a second of a backlog that waited while the broker could not be reached.
-async fn drain(broker: Broker) -> f64 {
-    let place = Place::new(broker).await;
+async fn drain(place: &Place) -> f64 {
     let bridge = Bridge::start(&place.unreachable_sink());
     for first in (0..BACKLOG).step_by(PORTION) {
         load(bridge.subject.address, &requests_from(first, PORTION)).await;
@@ -277,10 +271,7 @@ async fn drain(broker: Broker) -> f64 {
     let bridge = bridge.restart(&place.sink());
     let begun = Instant::now();
     bridge.wait_until_delivered();
-    let took = begun.elapsed();
-    drop(bridge);
-    place.remove().await;
-    rate(BACKLOG, took)
+    rate(BACKLOG, begun.elapsed())
 }
 
 /// What one write of 4 KiB and its fdatasync take on the disk of the journals: the median.

@@ -65,6 +65,15 @@ impl Place {
         place
     }
 
+    /// What `work` gives at a place of its own. The place is removed behind it, with all that landed there: what is measured
+    /// next finds the broker as this did.
+    pub(crate) async fn within<T>(broker: Broker, work: impl AsyncFnOnce(&Self) -> T) -> T {
+        let place = Self::new(broker).await;
+        let given = work(&place).await;
+        place.remove().await;
+        given
+    }
+
     async fn make_queue(&self) {
         let (connection, name) = (rabbitmq().await, &self.name);
         let channel = connection.create_channel().await.expect("a channel");
@@ -124,8 +133,7 @@ impl Place {
         }
     }
 
-    /// Takes back what was made, with all that landed there: what is measured next finds the broker as this did.
-    pub(crate) async fn remove(self) {
+    async fn remove(self) {
         match self.broker {
             Broker::Kafka => {
                 let admin: AdminClient<DefaultClientContext> = kafka().create().expect("a client");

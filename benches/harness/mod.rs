@@ -81,6 +81,11 @@ pub(crate) fn median_time(times: impl Iterator<Item = Duration>) -> Duration {
     Duration::from_secs_f64(median(times.map(|time| time.as_secs_f64()).collect()))
 }
 
+/// The same of times side by side, each for itself.
+pub(crate) fn median_times<const N: usize>(rounds: &[[Duration; N]]) -> [Duration; N] {
+    std::array::from_fn(|index| median_time(rounds.iter().map(|times| times[index])))
+}
+
 /// Of `count` in that time, a second.
 #[allow(clippy::cast_precision_loss, reason = "far below 2^52")]
 pub(crate) fn rate(count: usize, took: Duration) -> f64 {

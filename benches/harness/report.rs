@@ -130,7 +130,7 @@ impl Report {
 
     fn brokers(&self, text: &mut String) {
         text.push_str(
-            "\n## Brokers\nConfirmed events a second; receipt (bare client: send) to confirm at 1,000/s in ms.\n\n\
+            "\n## Brokers\nConfirmed events a second, of 1,000,000 once; receipt (bare client: send) to confirm at 1,000/s in ms.\n\n\
              | | bare client/s | bridge/s | bare client, 1,000,000/s | draining/s | p50 | p99 | bare p50 | bare p99 | MiB connected | sent | landed |\n\
              |---|---|---|---|---|---|---|---|---|---|---|---|\n",
         );
