@@ -78,6 +78,7 @@ pub(crate) async fn deliver(sink: &mut impl Sink, messages: &[Message], confirme
                 sink.abandon().await;
                 while let Err(failure) = sink.connect().await {
                     last = Some(failure);
+                    // Not for luck: a pump's shortest back-off between tries, all of them under the deadline below.
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }
