@@ -14,6 +14,9 @@ use crate::config::{Format, Privacy, Secret, Sink, Source, TopicTemplate};
 /// Bytes of an attribute; a longer one is left out.
 const MAX_ATTRIBUTE: usize = 256;
 
+/// As many as a message can have.
+const MOST_ATTRIBUTES: usize = 13;
+
 /// Hex digits of the body's digest that end an id, and that stand in the log.
 const ID_DIGITS: usize = 16;
 
@@ -90,7 +93,7 @@ impl Messages {
             None => ContentType::Opaque,
         };
         let type_action = if event.unparsed().is_some() { UNPARSED } else { &own_action };
-        let attributes = Attributes::default()
+        let attributes = Attributes(Vec::with_capacity(MOST_ATTRIBUTES))
             .always("specversion", "1.0".to_owned())
             .always("id", id.clone())
             .always("source", source(stored, &event))
@@ -201,7 +204,6 @@ fn time(event: &Event<'_>, received: Timestamp) -> String {
 }
 
 /// In the order in which they are written.
-#[derive(Default)]
 struct Attributes(Vec<(&'static str, String)>);
 
 impl Attributes {
