@@ -16,7 +16,7 @@ use super::status::{SinkState, SinkStatus};
 use crate::clock::{Clock, Timestamp};
 use crate::config::SinkName;
 use crate::message::{Message, Topic};
-use crate::sinks::{Failure, Outcome, Reason, Sink};
+use crate::sinks::{Failure, Outcome, Reason, Sink, Windows};
 use crate::telemetry::Metrics;
 
 /// How long a sink may take to end an attempt or to close: past it, it is left to itself.
@@ -85,9 +85,9 @@ impl Link {
         self.connected && self.sink.is_up()
     }
 
-    /// Whether windows may overlap.
-    pub(super) fn overlaps(&self) -> bool {
-        self.sink.overlaps()
+    /// How the sink takes its windows.
+    pub(super) fn windows(&self) -> Windows {
+        self.sink.windows()
     }
 
     /// Whether windows that were begun are still to be published.

@@ -6,10 +6,10 @@
 //! the oldest event that is not settled; settled is what is confirmed, what the sink does not ask for, and what is a
 //! durable dead letter. The next window is read and made while one is in flight.
 //!
-//! Where the sink says that windows may overlap ([`crate::sinks::Sink::overlaps`]), each has half the size, and the next
-//! is begun before the one in flight is awaited; its own outcomes are awaited next, before anything but the window behind
-//! it is given to the sink. They overlap while nothing fails, nobody asks for a turn, and there is more to be read; what
-//! is sent alone stays alone, so that no other can be to blame for its outcome.
+//! A sink may have them smaller, and overlap ([`crate::sinks::Windows`]): then the next is begun before the one in flight
+//! is awaited; its own outcomes are awaited next, before anything but the window behind it is given to the sink. They
+//! overlap while nothing fails, nobody asks for a turn, and there is more to be read; what is sent alone stays alone, so
+//! that no other can be to blame for its outcome.
 //!
 //! # What becomes of a failure
 //! | what | then |

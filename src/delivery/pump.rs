@@ -15,7 +15,7 @@ use super::chunk::{Chunk, Judge};
 use super::dead_letters::DeadLetters;
 use super::link::{Attempt, Link, LinkParts, until};
 use super::parking::Parked;
-use super::reader::{Filters, Made, MakeMessage, Prepared, Reader, TICK, WINDOW_BYTES, WINDOW_EVENTS};
+use super::reader::{Filters, Made, MakeMessage, Prepared, Reader, TICK};
 use super::status::{PumpHandle, Request};
 use super::work::{SlotId, Work};
 use crate::clock::Clock;
@@ -103,10 +103,8 @@ impl<F: Feed> Pump<F> {
         let (ask, requests) = mpsc::channel(REQUESTS);
         let handle =
             PumpHandle { status: link.status.subscribe(), requests: ask, dead_letters: Some(dead_letters.clone()) };
-        let share = if link.overlaps() { 2 } else { 1 };
-        let bounds = (WINDOW_EVENTS / share, WINDOW_BYTES / share);
         let mut pump = Self {
-            reader: Reader::new(feed, bounds, make, filters, config.name, link.status.clone()),
+            reader: Reader::new(feed, link.windows(), make, filters, config.name, link.status.clone()),
             link,
             dead_letters,
             judge: Judge::of(&config.kind),
@@ -239,7 +237,7 @@ impl<F: Feed> Pump<F> {
     /// Begins the next window behind `chunk`, where the sink can and nothing else is to be done.
     async fn overlap(&mut self, chunk: &Chunk<SlotId>, work: &mut Work, stop: &CancellationToken) {
         // What is sent alone stays alone: its outcome is final, and nobody else may be to blame for it.
-        let may = self.link.overlaps() && chunk.len() > 1 && work.is_clear() && self.is_calm();
+        let may = self.link.windows().overlap && chunk.len() > 1 && work.is_clear() && self.is_calm();
         if !may || !self.link.is_up() || stop.is_cancelled() || !self.reader.has_more() {
             return;
         }

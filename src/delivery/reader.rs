@@ -13,11 +13,12 @@ use super::status::SinkStatus;
 use crate::config::SinkName;
 use crate::journal::{Feed, Offset};
 use crate::message::{Message, Messages, StoredEvent};
+use crate::sinks::Windows;
 
-/// Most events of a window.
-pub const WINDOW_EVENTS: usize = 512;
-/// Most bytes of bodies in a window, but that it has one event at least.
-pub const WINDOW_BYTES: usize = 4 << 20;
+/// Most events of a window, whatever the sink.
+pub const WINDOW_EVENTS: usize = Windows::WHOLE.events;
+/// Most bytes of bodies in a window, whatever the sink, but that it has one event at least.
+pub const WINDOW_BYTES: usize = Windows::WHOLE.bytes;
 /// How long a window that is to overlap the one on its way may take to be read: meanwhile nobody sees its confirms.
 const AT_HAND: Duration = Duration::from_millis(50);
 /// How old what `/status` says of the backlog may get.
@@ -94,8 +95,7 @@ pub(super) struct Prepared {
 /// The feed of one pump, read one window ahead.
 pub(super) struct Reader<F> {
     feed: F,
-    /// Most events and most bytes of a window.
-    bounds: (usize, usize),
+    windows: Windows,
     pub(super) make: Arc<dyn MakeMessage>,
     filters: Filters,
     sink: SinkName,
@@ -107,13 +107,13 @@ pub(super) struct Reader<F> {
 impl<F: Feed> Reader<F> {
     pub(super) fn new(
         feed: F,
-        bounds: (usize, usize),
+        windows: Windows,
         make: Arc<dyn MakeMessage>,
         filters: Filters,
         sink: SinkName,
         status: watch::Sender<SinkStatus>,
     ) -> Self {
-        let mut reader = Self { feed, bounds, make, filters, sink, ahead: None, closed: false, status };
+        let mut reader = Self { feed, windows, make, filters, sink, ahead: None, closed: false, status };
         reader.refresh_backlog();
         reader
     }
@@ -150,8 +150,7 @@ impl<F: Feed> Reader<F> {
     }
 
     async fn read(&mut self) {
-        let (events, bytes) = self.bounds;
-        match self.feed.next_window(events, bytes).await {
+        match self.feed.next_window(self.windows.events, self.windows.bytes).await {
             Ok(window) => {
                 let mut unwanted = 0;
                 let events = window.events.into_iter().map(|(offset, event)| {

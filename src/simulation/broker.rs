@@ -12,7 +12,7 @@ use super::schedule::{Mood, Refusal, SINKS};
 use super::world::World;
 use crate::journal::{Backlog, Feed, FeedClosed, Offset, Reader, Window};
 use crate::message::Message;
-use crate::sinks::{Failure, Outcome, Reason, Sink};
+use crate::sinks::{Failure, Outcome, Reason, Sink, Windows};
 
 /// The sink whose windows overlap, and how many events they have then: so few that there is a next one.
 const OVERLAPPING: usize = 0;
@@ -164,8 +164,8 @@ impl Sink for SimSink {
         })
     }
 
-    fn overlaps(&self) -> bool {
-        self.index == OVERLAPPING
+    fn windows(&self) -> Windows {
+        Windows { overlap: self.index == OVERLAPPING, ..Windows::WHOLE }
     }
 
     fn begin(&mut self, window: &[Message]) -> bool {

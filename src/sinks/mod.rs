@@ -97,6 +97,25 @@ pub fn message_limit(max_body: usize) -> usize {
     (max_body.saturating_mul(4) / 3).saturating_add(64 * 1024)
 }
 
+/// How a sink takes its windows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Windows {
+    /// Most events of one.
+    pub events: usize,
+    /// Most bytes of bodies of one, but that it has one event at least.
+    pub bytes: usize,
+    /// Whether the next may be begun while the one before is on its way, so that the broker is never without work between
+    /// two.
+    pub overlap: bool,
+}
+
+impl Windows {
+    /// One after the other, as large as windows get.
+    pub const WHOLE: Self = Self { events: 512, bytes: 4 << 20, overlap: false };
+    /// Two at a time, each half as large.
+    pub const HALVES: Self = Self { events: 256, bytes: 2 << 20, overlap: true };
+}
+
 /// What a pump drives. All methods are called from one task, never two at a time.
 ///
 /// Futures are boxed once a window of up to 512 events, not once an event.
@@ -114,17 +133,16 @@ pub trait Sink: Send + Sync {
     /// point by the pump's deadline; [`Sink::abandon`] follows then.
     fn publish<'a>(&'a mut self, window: &'a [Message]) -> BoxFuture<'a, Vec<Outcome>>;
 
-    /// Whether it takes windows that overlap: the next begun while the one before is on its way, so that the broker is
-    /// never without work between two. Each holds half as much then.
-    fn overlaps(&self) -> bool {
-        false
+    /// How large its windows are, and whether they overlap.
+    fn windows(&self) -> Windows {
+        Windows::WHOLE
     }
 
     /// Sends a window and awaits nothing; whether it did.
     ///
     /// What was begun is published next, in that order and with the same messages: [`Sink::publish`] then awaits what
     /// is on its way. Or it is ended, all of it, by [`Sink::connect`] or [`Sink::abandon`]. Called where the sink is up
-    /// and [`Sink::overlaps`].
+    /// and [`Windows::overlap`].
     fn begin(&mut self, _window: &[Message]) -> bool {
         false
     }

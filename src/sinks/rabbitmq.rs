@@ -46,7 +46,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Failure, Outcome, Reason, Sink, message_limit};
+use super::{Failure, Outcome, Reason, Sink, Windows, message_limit};
 use crate::config::{RabbitMqSink as Settings, SinkName};
 use crate::message::Message;
 use address::Address;
@@ -220,8 +220,8 @@ impl Sink for RabbitMqSink {
         self.publish_window(window).boxed()
     }
 
-    fn overlaps(&self) -> bool {
-        true
+    fn windows(&self) -> Windows {
+        Windows::HALVES
     }
 
     fn begin(&mut self, window: &[Message]) -> bool {

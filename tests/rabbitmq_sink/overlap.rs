@@ -4,41 +4,27 @@ use std::collections::BTreeSet;
 
 use alma_bridge::config::Format;
 use alma_bridge::message::Message;
-use alma_bridge::sinks::rabbitmq::RabbitMqSink;
 use alma_bridge::sinks::{Outcome, Reason, Sink};
 use serde_json::{Value, json};
 
 use crate::publish::{assert_each_return_found_its_message, mostly_unroutable};
 use crate::support::{
-    BROKER, Rights, api, bare_exchange, bind, bind_with, connected, event, events, fresh, limited, read_ids, reasons,
-    settings,
+    BROKER, Rights, api, bare_exchange, bind, bind_with, connected, event, events, fresh, limited, publish_overlapping,
+    read_ids, reasons, settings,
 };
-
-/// As a pump does: each window is begun before the one ahead of it is awaited.
-async fn publish(sink: &mut RabbitMqSink, windows: &[&[Message]]) -> Vec<Outcome> {
-    let (mut outcomes, mut begun) = (Vec::new(), 0);
-    for (index, window) in windows.iter().enumerate() {
-        while begun < windows.len().min(index + 2) && sink.begin(windows[begun]) {
-            begun += 1;
-        }
-        outcomes.extend(sink.publish(window).await);
-        begun = begun.max(index + 1);
-    }
-    outcomes
-}
 
 #[tokio::test]
 async fn all_are_confirmed_once_and_in_order() {
     let _shared = BROKER.read().await;
     let exchange = fresh();
     let mut sink = connected(&settings(&exchange)).await;
-    assert!(sink.overlaps());
+    assert!(sink.windows().overlap);
     bind_with(&exchange, &exchange, "alma.loan", &json!({"x-queue-type": "quorum"}));
     let messages = events("alma.loan", 4_000);
     assert!(sink.begin(&messages[..256]), "a window can be begun");
     assert_eq!(sink.publish(&messages[..256]).await, vec![Outcome::CONFIRMED; 256]);
     let windows: Vec<&[Message]> = messages[256..].chunks(256).collect();
-    assert_eq!(publish(&mut sink, &windows).await, vec![Outcome::CONFIRMED; 4_000 - 256]);
+    assert_eq!(publish_overlapping(&mut sink, &windows).await, vec![Outcome::CONFIRMED; 4_000 - 256]);
     let expected: Vec<String> = messages.iter().map(|message| message.id.to_string()).collect();
     assert_eq!(read_ids(&exchange), expected, "all, once, in order");
 }
@@ -54,7 +40,7 @@ async fn each_of_3000_returns_finds_its_message_in_its_window() {
     let messages = mostly_unroutable();
     for size in [256, 7] {
         let windows: Vec<&[Message]> = messages.chunks(size).collect();
-        assert_each_return_found_its_message(&publish(&mut sink, &windows).await);
+        assert_each_return_found_its_message(&publish_overlapping(&mut sink, &windows).await);
         assert_eq!(read_ids(&exchange).len(), 1_000);
     }
 }
@@ -68,7 +54,7 @@ async fn a_message_that_closes_the_channel_costs_no_other_window() {
     let mut messages = events("alma.bib", 30);
     messages[15] = event("alma.bib", 15, 17 << 20, Format::CloudEvents);
     // What is refused alone becomes a dead letter: the first window must not take the blame.
-    let outcomes = publish(&mut sink, &[&messages[..1], &messages[1..20], &messages[20..]]).await;
+    let outcomes = publish_overlapping(&mut sink, &[&messages[..1], &messages[1..20], &messages[20..]]).await;
     let expected: Vec<_> = (0..30).map(|place| (place == 15).then_some(Reason::TooLarge)).collect();
     assert_eq!(reasons(&outcomes), expected, "{outcomes:?}");
     assert!(sink.is_up(), "the connection stands");
@@ -89,7 +75,7 @@ async fn a_topic_without_the_right_to_write_holds_up_no_other_window() {
         messages[place] = event("alma.item", place, 10, Format::CloudEvents);
     }
     let windows: Vec<&[Message]> = messages.chunks(10).collect();
-    let outcomes = publish(&mut sink, &windows).await;
+    let outcomes = publish_overlapping(&mut sink, &windows).await;
     let expected: Vec<_> = (0..30).map(|place| [2, 15, 16, 29].contains(&place).then_some(Reason::Rights)).collect();
     assert_eq!(reasons(&outcomes), expected, "{outcomes:?}");
     let ids: BTreeSet<String> = read_ids(&exchange).into_iter().collect();
@@ -104,7 +90,7 @@ async fn an_exchange_that_vanished_under_two_windows_is_declared_again() {
     api("DELETE", &format!("exchanges/%2f/{exchange}"), &Value::Null);
     let messages = events("alma.loan", 60);
     let windows: Vec<&[Message]> = messages.chunks(20).collect();
-    assert_eq!(publish(&mut sink, &windows).await, vec![Outcome::CONFIRMED; 60]);
+    assert_eq!(publish_overlapping(&mut sink, &windows).await, vec![Outcome::CONFIRMED; 60]);
     let ids: BTreeSet<String> = read_ids(&format!("{exchange}.unrouted")).into_iter().collect();
     assert_eq!(ids.len(), 60);
 }

@@ -10,7 +10,7 @@ use tokio::sync::RwLock;
 
 use crate::brokers::output;
 pub(crate) use crate::brokers::{brokers, var};
-pub(crate) use crate::events::{deliver, deliver_though_killed, event, events, fresh, reason};
+pub(crate) use crate::events::{deliver, deliver_though_killed, event, events, fresh, publish_overlapping, reason};
 
 /// Tests that stop the broker, block it or change rights hold it alone; all others share it.
 pub(crate) static BROKER: RwLock<()> = RwLock::const_new(());

@@ -11,7 +11,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::delivery::DeadLetters;
 use crate::journal::{Backlog, Feed, FeedClosed, Offset, Window};
 use crate::message::{Message, StoredEvent};
-use crate::sinks::{Failure, Outcome, Reason, Sink};
+use crate::sinks::{Failure, Outcome, Reason, Sink, Windows};
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -175,8 +175,8 @@ impl Sink for ScriptedSink {
         })
     }
 
-    fn overlaps(&self) -> bool {
-        lock(&self.0).overlaps
+    fn windows(&self) -> Windows {
+        Windows { overlap: lock(&self.0).overlaps, ..Windows::WHOLE }
     }
 
     fn begin(&mut self, window: &[Message]) -> bool {
