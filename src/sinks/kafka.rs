@@ -1,7 +1,9 @@
 //! Apache Kafka, by librdkafka: an idempotent producer, confirmed by all in-sync replicas.
 //!
 //! A window is queued at once and its delivery reports are awaited; what is not confirmed within the delivery
-//! time-out counts as unknown and is sent again by the pump. A missing topic is created with its first event, or
+//! time-out counts as unknown and is sent again by the pump. Where a backlog is delivered, the next window is queued
+//! behind the one on its way: librdkafka has one request at a time in flight for a partition of an idempotent producer
+//! (see [`Sink::windows`] below). A missing topic is created with its first event, or
 //! reported. A new connection is a new producer: credentials and certificates are read again, and nothing of an old
 //! attempt is left. Purging an idempotent producer leaves a gap in its sequence numbers; that is harmless, because a
 //! purged producer is never used again.
@@ -29,6 +31,7 @@
 
 mod client;
 mod errors;
+mod flight;
 pub mod probe;
 mod ready;
 mod record;
@@ -42,7 +45,7 @@ mod mocked;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,18 +53,23 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use rdkafka::ClientConfig;
 use rdkafka::error::RDKafkaErrorCode as Code;
-use rdkafka::producer::{BaseRecord, Producer as _};
+use rdkafka::producer::Producer as _;
 
-use client::{DELIVERY_TIMEOUT, Live, NO_OFFSET, Ticket, blocking, message_limit};
+use client::{DELIVERY_TIMEOUT, Live, NO_OFFSET, blocking, message_limit};
+use flight::Flight;
 use reports::{Report, Reports};
 use topics::READY_TIMEOUT;
 
-use super::{Failure, Outcome, Reason, Sink};
+use super::{Failure, Outcome, Reason, Sink, Windows};
 use crate::config::{self, SinkName};
 use crate::message::Message;
 
 /// How long [`Sink::close`] waits for what is still queued.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Two at a time, each in one request of librdkafka's `batch.size` (1,000,000 bytes, what a topic with Kafka's own
+/// limit takes), with up to half a KiB around each body.
+const WINDOWS: Windows = Windows { events: 512, bytes: 720 << 10, overlap: true };
 
 /// How many milliseconds an empty queue may take to give back its room.
 const ROOM_WAITS: usize = 1_000;
@@ -75,6 +83,8 @@ pub struct KafkaSink {
     config: ClientConfig,
     /// None before the first connection and after one has ended.
     live: Option<Live>,
+    /// Windows that were queued and are to be published next, the oldest first.
+    begun: VecDeque<Flight>,
     /// Topics that were seen; others are looked for, and created, before their first event is sent.
     known: BTreeSet<String>,
     /// Topics whose settings were looked at: once each, because it takes a connection of its own.
@@ -92,6 +102,7 @@ impl KafkaSink {
             limit: message_limit(max_body),
             config: client::producing(settings, max_body),
             live: None,
+            begun: VecDeque::new(),
             known: BTreeSet::new(),
             described: BTreeSet::new(),
             surveyed: false,
@@ -117,6 +128,7 @@ impl KafkaSink {
 
     /// Ends the producer; nothing of it is sent afterwards.
     async fn end(&mut self) {
+        self.begun.clear();
         if let Some(live) = &self.live {
             live.purge().await;
         }
@@ -124,70 +136,86 @@ impl KafkaSink {
     }
 
     async fn publish_window(&mut self, window: &[Message]) -> Vec<Outcome> {
+        let mut flight = match self.begun.pop_front() {
+            Some(flight) => flight,
+            None => match self.prepare(window).await {
+                Ok(flight) => flight,
+                Err(failure) => return vec![Outcome::Failed(failure); window.len()],
+            },
+        };
+        self.fly(window, &mut flight, true).await;
+        // What a new partition refused comes back called delivered; once more, and it is there.
+        if let Some(again) = flight.again() {
+            flight = again;
+            self.fly(window, &mut flight, false).await;
+        }
+        flight.into_outcomes()
+    }
+
+    /// Makes ready what a window needs, and fails those of its messages that can't be sent.
+    async fn prepare(&mut self, window: &[Message]) -> Result<Flight, Failure> {
         self.replace_if_fatal().await;
         if self.live.is_none() {
-            return vec![Outcome::Failed(Failure::new(Reason::Unreachable, "not connected")); window.len()];
+            return Err(Failure::new(Reason::Unreachable, "not connected"));
         }
         let not_ready = self.ready_topics(window).await;
-        let mut outcomes: Vec<Option<Outcome>> =
-            window.iter().map(|message| not_ready.get(message.topic.as_str()).cloned().map(Outcome::Failed)).collect();
-        self.send(window, &mut outcomes, true).await;
-        // What a new partition refused comes back called delivered; once more, and it is there.
-        if outcomes.contains(&None) {
-            self.send(window, &mut outcomes, false).await;
+        let failed = |message: &Message| not_ready.get(message.topic.as_str()).cloned().map(Outcome::Failed);
+        Ok(Flight::new(window.iter().map(failed).collect()))
+    }
+
+    /// Queues a window where that needs no wait.
+    fn queue_ahead(&mut self, window: &[Message]) -> Option<Flight> {
+        self.live.as_ref().filter(|live| live.fatal().is_none())?;
+        let is_known = |message: &Message| self.known.contains(message.topic.as_str());
+        if !is_large(window) || !window.iter().all(is_known) || self.begun.iter().any(|ahead| !ahead.is_queued()) {
+            return None;
         }
-        outcomes.into_iter().map(|outcome| outcome.expect("the last try gives each message an outcome")).collect()
+        let mut flight = Flight::new(vec![None; window.len()]);
+        // What finds no room is queued once it is published.
+        self.queue(window, &mut flight);
+        Some(flight)
     }
 
     /// Queues all messages that have no outcome yet, and awaits the report of each. One without an offset is no outcome
     /// where it can be tried again.
-    async fn send(&mut self, window: &[Message], outcomes: &mut [Option<Outcome>], try_again: bool) {
-        let reports = Arc::new(Reports::default());
-        let mut in_flight = 0_usize;
-        for (place, message) in window.iter().enumerate() {
-            if outcomes[place].is_some() {
-                continue;
-            }
-            let mut waits = 0;
-            let queued = loop {
-                match self.queue(message, place, &reports) {
-                    // The queue is bounded by the operator's properties: each report makes room.
-                    Err(Code::QueueFull) if in_flight > 0 => {
-                        in_flight -= self.settle(window, &reports, 1, outcomes, try_again).await;
-                    }
-                    // A report comes a moment before its room.
-                    Err(Code::QueueFull) if waits < ROOM_WAITS => {
-                        waits += 1;
-                        tokio::time::sleep(Duration::from_millis(1)).await;
-                    }
-                    queued => break queued,
-                }
-            };
-            match queued {
-                Ok(()) => in_flight += 1,
-                Err(code) => outcomes[place] = Some(self.outcome(message, Err(code))),
+    async fn fly(&mut self, window: &[Message], flight: &mut Flight, try_again: bool) {
+        let mut waits = 0;
+        while !self.queue(window, flight) {
+            if flight.unreported() > 0 {
+                // The queue is bounded by the operator's properties: each report makes room.
+                self.settle(window, flight, 1, try_again).await;
+                waits = 0;
+            } else if waits < ROOM_WAITS {
+                // A report comes a moment before its room.
+                waits += 1;
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            } else {
+                flight.skip(self.outcome(&window[flight.next()], Err(Code::QueueFull)));
+                waits = 0;
             }
         }
-        self.settle(window, &reports, in_flight, outcomes, try_again).await;
+        self.settle(window, flight, flight.unreported(), try_again).await;
     }
 
-    /// Waits for that many reports and makes all that came outcomes; how many.
-    async fn settle(
-        &mut self,
-        window: &[Message],
-        reports: &Reports,
-        wanted: usize,
-        outcomes: &mut [Option<Outcome>],
-        try_again: bool,
-    ) -> usize {
-        let came = self.reported(reports, wanted).await;
-        let count = came.len();
-        for (place, report) in came {
-            if !(try_again && report == Err(NO_OFFSET)) {
-                outcomes[place] = Some(self.outcome(&window[place], report));
+    /// Queues what there is room for; whether that was all.
+    fn queue(&mut self, window: &[Message], flight: &mut Flight) -> bool {
+        loop {
+            let queued =
+                self.live.as_ref().map_or(Err(Code::BrokerTransportFailure), |live| flight.queue(live, window));
+            match queued {
+                Ok(()) => return true,
+                Err(Code::QueueFull) => return false,
+                Err(code) => flight.skip(self.outcome(&window[flight.next()], Err(code))),
             }
         }
-        count
+    }
+
+    /// Waits for that many reports and makes all that came outcomes.
+    async fn settle(&mut self, window: &[Message], flight: &mut Flight, wanted: usize, try_again: bool) {
+        for (place, report) in self.reported(&flight.reports, wanted).await {
+            let is_open = try_again && report == Err(NO_OFFSET);
+            flight.settle(place, (!is_open).then(|| self.outcome(&window[place], report)));
+        }
     }
 
     /// Waits for reports. Where no broker takes the log-in any more, librdkafka would go on trying until the delivery
@@ -200,18 +228,6 @@ impl KafkaSink {
             () = live.log_in_refused() => live.purge().await,
         }
         reports.take(wanted).await
-    }
-
-    fn queue(&self, message: &Message, place: usize, reports: &Arc<Reports>) -> Result<(), Code> {
-        let live = self.live.as_ref().ok_or(Code::BrokerTransportFailure)?;
-        let value = record::value(message);
-        let ticket = Box::new(Ticket { place, reports: Arc::clone(reports) });
-        let record = BaseRecord::with_opaque_to(message.topic.as_str(), ticket)
-            .key(message.partition_key.as_bytes())
-            .payload(value.as_ref())
-            .timestamp(i64::try_from(message.recorded.as_millis()).unwrap_or(0))
-            .headers(record::headers(message));
-        live.producer.send(record).map_err(|(error, _)| error.rdkafka_error_code().unwrap_or(Code::InvalidArgument))
     }
 
     fn outcome(&mut self, message: &Message, report: Result<(), Code>) -> Outcome {
@@ -270,6 +286,17 @@ impl Sink for KafkaSink {
         self.publish_window(window).boxed()
     }
 
+    fn windows(&self) -> Windows {
+        WINDOWS
+    }
+
+    fn begin(&mut self, window: &[Message]) -> bool {
+        let flight = self.queue_ahead(window);
+        let has_begun = flight.is_some();
+        self.begun.extend(flight);
+        has_begun
+    }
+
     fn abandon(&mut self) -> BoxFuture<'_, ()> {
         self.end().boxed()
     }
@@ -292,4 +319,12 @@ impl Sink for KafkaSink {
     fn is_up(&self) -> bool {
         self.live.as_ref().is_some_and(|live| live.context.is_up())
     }
+}
+
+/// Whether it is worth queueing behind another: what is small goes sooner by itself, and librdkafka polls without a pause
+/// for as long as anything waits behind a request. Never a window of one: a broker condemns a request for one of its
+/// messages, and where two windows share one, the only message of its window would be taken for the culprit.
+fn is_large(window: &[Message]) -> bool {
+    let bytes: usize = window.iter().map(|message| message.data.len()).sum();
+    window.len() > 1 && (window.len() >= WINDOWS.events / 4 || bytes >= WINDOWS.bytes / 4)
 }

@@ -9,6 +9,7 @@ mod events;
 
 mod access;
 mod outage;
+mod overlap;
 mod publish;
 mod support;
 mod tools;

@@ -10,7 +10,9 @@ use alma_bridge::sinks::kafka::KafkaSink;
 use tokio::sync::RwLock;
 
 pub(crate) use crate::brokers::{brokers, var};
-pub(crate) use crate::events::{deliver, deliver_though_killed, event, events, fresh as prefix, reason};
+pub(crate) use crate::events::{
+    deliver, deliver_though_killed, event, events, fresh as prefix, publish_overlapping, reason,
+};
 
 /// Tests that stop the broker hold it alone; all others share it.
 pub(crate) static BROKER: RwLock<()> = RwLock::const_new(());

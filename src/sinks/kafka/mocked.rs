@@ -61,6 +61,17 @@ async fn delivered_without_an_offset_is_not_a_confirm() {
 }
 
 #[tokio::test]
+async fn what_came_without_an_offset_is_sent_again_beside_a_window_that_was_begun() {
+    let (cluster, mut sink) = connected(&[]).await;
+    assert_eq!(sink.publish(&window(1)).await, [Outcome::CONFIRMED]);
+    cluster.request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER]);
+    let large = window(200);
+    assert!(sink.begin(&large) && sink.begin(&large));
+    assert_eq!(sink.publish(&large).await, vec![Outcome::CONFIRMED; 200]);
+    assert_eq!(sink.publish(&large).await, vec![Outcome::CONFIRMED; 200]);
+}
+
+#[tokio::test]
 async fn a_refusal_that_passes_is_waited_out() {
     let outcome = answered(RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION).await;
     assert_eq!(outcome, Outcome::CONFIRMED);
@@ -82,4 +93,19 @@ async fn a_refusal_is_sorted_and_costs_nothing_else() {
 async fn a_full_queue_makes_way_one_by_one() {
     let (_cluster, mut sink) = connected(&[("queue.buffering.max.messages", "3")]).await;
     assert_eq!(sink.publish(&window(50)).await, vec![Outcome::CONFIRMED; 50]);
+}
+
+#[tokio::test]
+async fn a_full_queue_makes_way_for_one_window_after_the_other() {
+    let (cluster, mut sink) = connected(&[("queue.buffering.max.messages", "300")]).await;
+    assert_eq!(sink.publish(&window(1)).await, [Outcome::CONFIRMED]);
+    // So that nothing is confirmed before all three were to begin.
+    cluster.broker_round_trip_time(1, Duration::from_millis(300)).expect("it runs");
+    let large = window(200);
+    assert!(sink.begin(&large) && sink.begin(&large));
+    assert!(!sink.begin(&large), "some of the second still waits for room");
+    for _ in 0..2 {
+        assert_eq!(sink.publish(&large).await, vec![Outcome::CONFIRMED; 200]);
+    }
+    assert!(sink.begin(&large) && sink.publish(&large).await == vec![Outcome::CONFIRMED; 200]);
 }
