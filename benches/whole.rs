@@ -19,10 +19,12 @@ use std::time::{Duration, Instant};
 
 use harness::brokers::{Broker, Place};
 use harness::processors::{Processors, Spent};
-use harness::report::{Ends, Report, Row};
+use harness::report::BACKLOG;
+use harness::report::{Backlog, Ends, Report, Row};
 use harness::servers::{Kind, Server, serve_if_asked};
 use harness::{
-    BODY_BYTES, Bridge, Subject, body, load, load_at, median, median_times, rate, requests, requests_from, within,
+    BODY_BYTES, Bridge, Subject, body, document, load, load_at, median, median_times, rate, requests, requests_from,
+    within,
 };
 
 /// Of the closed loop.
@@ -33,8 +35,7 @@ const SECONDS: u32 = 4;
 /// In each round everything has its turn, and the middle one of the rounds counts: a machine that is faster for a minute is
 /// so for all, and a disk that stalls for a second does so in one of them.
 const ROUNDS: usize = 3;
-/// That wait for a broker, and how many of them are made at once.
-const BACKLOG: usize = 1_000_000;
+/// Of the [`BACKLOG`], how many are made at once.
 const PORTION: usize = 50_000;
 /// Whose delay from receipt to confirm is looked at.
 const DELAYED: usize = 5_000;
@@ -225,12 +226,13 @@ async fn end_to_end(broker: Broker, requests: &Requests, report: &mut Report) {
 
     // Of as many events as wait for the bridge: a broker that holds more may take longer.
     let backlog = async |place: &Place| place.publish_bare((0..BACKLOG).map(body)).await;
-    let (bare_took, _) = Place::within(broker, backlog).await;
-    let bare_backlog = rate(BACKLOG, bare_took);
-    let drained = Place::within(broker, drain).await;
+    let bare_backlog = Backlog::of(Place::within(broker, backlog).await);
+    let drained = Backlog::of(Place::within(broker, drain).await);
+    let backlog = async |place: &Place| place.publish_bare((0..BACKLOG).map(document)).await;
+    let bare_documents = Backlog::of(Place::within(broker, backlog).await);
     println!(
-        "{name}: confirmed {:.0}/s, bare {bare:.0}/s; drained {drained:.0}/s, bare {bare_backlog:.0}/s",
-        row.delivered
+        "{name}: confirmed {:.0}/s, bare {bare:.0}/s; drained {:.0}/s, bare {:.0}/s, as large {:.0}/s",
+        row.delivered, drained.rate, bare_backlog.rate, bare_documents.rate
     );
     report.rows.push(row);
     report.ends.push(Ends {
@@ -240,6 +242,7 @@ async fn end_to_end(broker: Broker, requests: &Requests, report: &mut Report) {
         confirmed: median_times(&delays),
         bare_delays: median_times(&bare_delays),
         bare_backlog,
+        bare_documents,
         drained,
         idle_kib,
         sent: EVENTS as u64 + u64::from(RATES.iter().sum::<u32>() * SECONDS),
@@ -262,16 +265,16 @@ async fn warm_up(broker: Broker, requests: &Requests) {
     }
 }
 
-/// Events a second of a backlog that waited while the broker could not be reached.
-async fn drain(place: &Place) -> f64 {
+/// What a backlog takes that waited while the broker could not be reached.
+async fn drain(place: &Place) -> (Duration, Spent) {
     let bridge = Bridge::start(&place.unreachable_sink());
     for first in (0..BACKLOG).step_by(PORTION) {
         load(bridge.subject.address, &requests_from(first, PORTION)).await;
     }
     let bridge = bridge.restart(&place.sink());
-    let begun = Instant::now();
+    let (begun, cpu, processors) = (Instant::now(), bridge.subject.cpu(), Processors::now());
     bridge.wait_until_delivered();
-    rate(BACKLOG, begun.elapsed())
+    (begun.elapsed(), processors.spent(bridge.subject.cpu().saturating_sub(cpu), BACKLOG))
 }
 
 /// What one write of 4 KiB and its fdatasync take on the disk of the journals: the median.

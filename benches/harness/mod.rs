@@ -8,12 +8,15 @@ pub(crate) mod servers;
 use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use alma_bridge::alma::SignatureHeader;
 use alma_bridge::bridge::Listeners;
+use alma_bridge::clock::{Clock as _, SystemClock};
+use alma_bridge::config;
+use alma_bridge::message::{Messages, StoredEvent};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -32,6 +35,21 @@ pub(crate) fn body(number: usize) -> String {
     let mut body = String::new();
     write_body(&mut body, number as u64, BODY_BYTES);
     body
+}
+
+/// A message as large as the document that the bridge makes of such a body.
+pub(crate) fn document(number: usize) -> String {
+    static BYTES: LazyLock<usize> = LazyLock::new(|| {
+        let config = config::load_defaults(&[]).expect("the defaults are valid").config;
+        let source = config.sources[0].name.clone();
+        let moment = SystemClock.now();
+        let stored = StoredEvent { source, received: moment, recorded: moment, body: body(0).into() };
+        let messages = Messages::new(&config.sinks[0], &config.sources, &config.privacy);
+        messages.make(&stored, None).expect("asked for").structured().len()
+    });
+    let mut document = String::new();
+    write_body(&mut document, number as u64, *BYTES);
+    document
 }
 
 /// The same of another size, in a buffer that is used again.
