@@ -76,7 +76,9 @@ impl SimSink {
     fn answer(&mut self, window: &[Message]) -> Vec<Outcome> {
         let mood = self.mood();
         let is_refused = |message: &Message| event::number(&message.data).is_none_or(event::is_refused);
-        let harsh = mood == Mood::Harsh && window.len() > 1 && window.iter().any(is_refused);
+        // Two windows may share a request, which is refused with all that is in it.
+        let shares = self.begun.back().is_some_and(|(_, ahead)| ahead.contains(&failed(Reason::TooLarge)));
+        let harsh = mood == Mood::Harsh && window.len() > 1 && (shares || window.iter().any(is_refused));
         let mut broken = false;
         let mut answers = Vec::new();
         for message in window {
@@ -165,7 +167,10 @@ impl Sink for SimSink {
     }
 
     fn windows(&self) -> Windows {
-        Windows { overlap: self.index == OVERLAPPING, ..Windows::WHOLE }
+        match self.index {
+            OVERLAPPING => Windows { events: WINDOW, overlap: true, ..Windows::WHOLE },
+            _ => Windows::WHOLE,
+        }
     }
 
     fn begin(&mut self, window: &[Message]) -> bool {
@@ -215,7 +220,6 @@ impl Watched {
 
 impl Feed for Watched {
     async fn next_window(&mut self, max_events: usize, max_bytes: usize) -> Result<Window, FeedClosed> {
-        let max_events = if self.index == OVERLAPPING { WINDOW } else { max_events };
         let window = self.feed.next_window(max_events, max_bytes).await?;
         let mut known = self.world.lock();
         for (offset, event) in &window.events {

@@ -1,12 +1,12 @@
 //! Apache Kafka, by librdkafka: an idempotent producer, confirmed by all in-sync replicas.
 //!
 //! A window is queued at once and its delivery reports are awaited; what is not confirmed within the delivery
-//! time-out counts as unknown and is sent again by the pump. Where a backlog is delivered, the next window is queued
-//! behind the one on its way: librdkafka has one request at a time in flight for a partition of an idempotent producer
-//! (see [`Sink::windows`] below). A missing topic is created with its first event, or
-//! reported. A new connection is a new producer: credentials and certificates are read again, and nothing of an old
-//! attempt is left. Purging an idempotent producer leaves a gap in its sequence numbers; that is harmless, because a
-//! purged producer is never used again.
+//! time-out counts as unknown and is sent again by the pump. A large window, as of a backlog, is queued behind the one on
+//! its way: librdkafka sends a partition no other request of an idempotent producer while one with five messages or more
+//! is not confirmed, and has the next at hand then. A missing topic is created with its first event, or reported. A new
+//! connection is a new producer: credentials and certificates are read again, and nothing of an old attempt is left.
+//! Purging an idempotent producer leaves a gap in its sequence numbers; that is harmless, because a purged producer is
+//! never used again.
 //!
 //! A confirm is a delivery report with an offset. One without is librdkafka's conclusion from sequence numbers, which
 //! has been seen to be wrong: on a partition that was just created, events were called delivered that were in no log.
@@ -27,7 +27,7 @@
 //! | `UNKNOWN_TOPIC_OR_PART`, `_UNKNOWN_TOPIC`, `_UNKNOWN_PARTITION`, `INVALID_TOPIC_EXCEPTION` (a name that collides), `INVALID_REPLICATION_FACTOR`, `INVALID_PARTITIONS`, `INVALID_CONFIG`, `POLICY_VIOLATION` | missing; unreachable, and so created again, where it vanished and may be created |
 //!
 //! A fatal error ends a producer for ever: its messages fail with the fatal code, and a new one takes its place before
-//! the next window.
+//! the next window that was not begun.
 
 mod client;
 mod errors;
@@ -67,9 +67,9 @@ use crate::message::Message;
 /// How long [`Sink::close`] waits for what is still queued.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Two at a time, each in one request of librdkafka's `batch.size` (1,000,000 bytes, what a topic with Kafka's own
-/// limit takes), with up to half a KiB around each body.
-const WINDOWS: Windows = Windows { events: 512, bytes: 720 << 10, overlap: true };
+/// Two at a time. As many events of 1.5 KiB as go in one request to a partition, with what is around their bodies: it has
+/// librdkafka's `batch.size` of 1,000,000 bytes, which a topic with Kafka's own limit takes.
+const WINDOWS: Windows = Windows { events: 480, ..Windows::HALVES };
 
 /// How many milliseconds an empty queue may take to give back its room.
 const ROOM_WAITS: usize = 1_000;
@@ -137,7 +137,7 @@ impl KafkaSink {
 
     async fn publish_window(&mut self, window: &[Message]) -> Vec<Outcome> {
         let mut flight = match self.begun.pop_front() {
-            Some(flight) => flight,
+            Some(flight) => flight.of(window),
             None => match self.prepare(window).await {
                 Ok(flight) => flight,
                 Err(failure) => return vec![Outcome::Failed(failure); window.len()],

@@ -97,7 +97,8 @@ pub fn message_limit(max_body: usize) -> usize {
     (max_body.saturating_mul(4) / 3).saturating_add(64 * 1024)
 }
 
-/// How a sink takes its windows.
+/// How a sink takes windows of live events. Replays and letters that are tried again come in windows of up to
+/// [`Windows::WHOLE`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Windows {
     /// Most events of one.
@@ -138,7 +139,7 @@ pub trait Sink: Send + Sync {
         Windows::WHOLE
     }
 
-    /// Sends a window and awaits nothing; whether it did.
+    /// Sends a window, or as much of it as there is room for, and awaits nothing; whether it has begun.
     ///
     /// What was begun is published next, in that order and with the same messages: [`Sink::publish`] then awaits what
     /// is on its way. Or it is ended, all of it, by [`Sink::connect`] or [`Sink::abandon`]. Called where the sink is up

@@ -59,17 +59,17 @@ pub(crate) fn reason(outcome: &Outcome) -> Option<Reason> {
 }
 
 /// Publishes windows as a pump does where they overlap: each is begun, if the sink takes it, before the one ahead of it is
-/// awaited.
-pub(crate) async fn publish_overlapping(sink: &mut impl Sink, windows: &[&[Message]]) -> Vec<Outcome> {
-    let (mut outcomes, mut begun) = (Vec::new(), 0);
+/// awaited. Gives the outcomes, and how many windows were begun.
+pub(crate) async fn publish_overlapping(sink: &mut impl Sink, windows: &[&[Message]]) -> (Vec<Outcome>, usize) {
+    let (mut outcomes, mut next, mut begun) = (Vec::new(), 0, 0);
     for (index, window) in windows.iter().enumerate() {
-        while begun < windows.len().min(index + 2) && sink.begin(windows[begun]) {
-            begun += 1;
+        while next < windows.len().min(index + 2) && sink.begin(windows[next]) {
+            (next, begun) = (next + 1, begun + 1);
         }
         outcomes.extend(sink.publish(window).await);
-        begun = begun.max(index + 1);
+        next = next.max(index + 1);
     }
-    outcomes
+    (outcomes, begun)
 }
 
 /// Publishes what is left as a pump does, connecting again after each failure, until all is confirmed; counts along.

@@ -24,7 +24,8 @@ async fn all_are_confirmed_once_and_in_order() {
     assert!(sink.begin(&messages[..256]), "a window can be begun");
     assert_eq!(sink.publish(&messages[..256]).await, vec![Outcome::CONFIRMED; 256]);
     let windows: Vec<&[Message]> = messages[256..].chunks(256).collect();
-    assert_eq!(publish_overlapping(&mut sink, &windows).await, vec![Outcome::CONFIRMED; 4_000 - 256]);
+    let (outcomes, begun) = publish_overlapping(&mut sink, &windows).await;
+    assert_eq!((outcomes, begun), (vec![Outcome::CONFIRMED; 4_000 - 256], windows.len()));
     let expected: Vec<String> = messages.iter().map(|message| message.id.to_string()).collect();
     assert_eq!(read_ids(&exchange), expected, "all, once, in order");
 }
@@ -40,7 +41,9 @@ async fn each_of_3000_returns_finds_its_message_in_its_window() {
     let messages = mostly_unroutable();
     for size in [256, 7] {
         let windows: Vec<&[Message]> = messages.chunks(size).collect();
-        assert_each_return_found_its_message(&publish_overlapping(&mut sink, &windows).await);
+        let (outcomes, begun) = publish_overlapping(&mut sink, &windows).await;
+        assert_eq!(begun, windows.len());
+        assert_each_return_found_its_message(&outcomes);
         assert_eq!(read_ids(&exchange).len(), 1_000);
     }
 }
@@ -54,7 +57,7 @@ async fn a_message_that_closes_the_channel_costs_no_other_window() {
     let mut messages = events("alma.bib", 30);
     messages[15] = event("alma.bib", 15, 17 << 20, Format::CloudEvents);
     // What is refused alone becomes a dead letter: the first window must not take the blame.
-    let outcomes = publish_overlapping(&mut sink, &[&messages[..1], &messages[1..20], &messages[20..]]).await;
+    let (outcomes, _) = publish_overlapping(&mut sink, &[&messages[..1], &messages[1..20], &messages[20..]]).await;
     let expected: Vec<_> = (0..30).map(|place| (place == 15).then_some(Reason::TooLarge)).collect();
     assert_eq!(reasons(&outcomes), expected, "{outcomes:?}");
     assert!(sink.is_up(), "the connection stands");
@@ -75,7 +78,7 @@ async fn a_topic_without_the_right_to_write_holds_up_no_other_window() {
         messages[place] = event("alma.item", place, 10, Format::CloudEvents);
     }
     let windows: Vec<&[Message]> = messages.chunks(10).collect();
-    let outcomes = publish_overlapping(&mut sink, &windows).await;
+    let (outcomes, _) = publish_overlapping(&mut sink, &windows).await;
     let expected: Vec<_> = (0..30).map(|place| [2, 15, 16, 29].contains(&place).then_some(Reason::Rights)).collect();
     assert_eq!(reasons(&outcomes), expected, "{outcomes:?}");
     let ids: BTreeSet<String> = read_ids(&exchange).into_iter().collect();
@@ -90,7 +93,7 @@ async fn an_exchange_that_vanished_under_two_windows_is_declared_again() {
     api("DELETE", &format!("exchanges/%2f/{exchange}"), &Value::Null);
     let messages = events("alma.loan", 60);
     let windows: Vec<&[Message]> = messages.chunks(20).collect();
-    assert_eq!(publish_overlapping(&mut sink, &windows).await, vec![Outcome::CONFIRMED; 60]);
+    assert_eq!(publish_overlapping(&mut sink, &windows).await.0, vec![Outcome::CONFIRMED; 60]);
     let ids: BTreeSet<String> = read_ids(&format!("{exchange}.unrouted")).into_iter().collect();
     assert_eq!(ids.len(), 60);
 }

@@ -69,8 +69,8 @@ pub(super) struct Scene {
     pub(super) closed: usize,
     /// An attempt is under way or was left unfinished.
     unfinished: bool,
-    /// Whether windows may overlap.
-    pub(super) overlaps: bool,
+    /// How it takes its windows. Their sizes are asked for when a pump is made.
+    pub(super) takes: Windows,
     /// What was begun and is not yet published: its ids, and what becomes of it.
     begun: VecDeque<(Vec<String>, Answer)>,
     /// Most windows that were on their way at once.
@@ -117,7 +117,7 @@ impl ScriptedSink {
             abandoned: 0,
             closed: 0,
             unfinished: false,
-            overlaps: false,
+            takes: Windows::WHOLE,
             begun: VecDeque::new(),
             at_once: 0,
         })))
@@ -176,7 +176,7 @@ impl Sink for ScriptedSink {
     }
 
     fn windows(&self) -> Windows {
-        Windows { overlap: lock(&self.0).overlaps, ..Windows::WHOLE }
+        lock(&self.0).takes
     }
 
     fn begin(&mut self, window: &[Message]) -> bool {
@@ -222,8 +222,6 @@ pub(super) struct Log {
     pub(super) rewound: usize,
     pub(super) closed: bool,
     pub(super) panics: usize,
-    /// Most events of a window, where it is not what is asked for.
-    pub(super) window: Option<usize>,
     /// At each advance: the cursor, and the letters that were durable by then.
     pub(super) advances: Vec<(Offset, u64)>,
 }
@@ -265,7 +263,6 @@ impl MemoryFeed {
         if log.read == log.events.len() {
             return log.closed.then_some(Err(FeedClosed));
         }
-        let max_events = log.window.map_or(max_events, |window| window.min(max_events));
         let mut window = Window::default();
         let mut bytes = 0;
         for (offset, event) in log.events[log.read..].iter().take(max_events) {

@@ -10,11 +10,12 @@ use super::bench::{Bench, Setup, owned};
 use super::kit::{Answer, ScriptedSink, failed, lock};
 use crate::clock::Timestamp;
 use crate::message::Message;
-use crate::sinks::{Outcome, Reason};
+use crate::sinks::{Outcome, Reason, Windows};
 
 const SLOW: Duration = Duration::from_secs(1);
 
-/// Two events a window.
+const TWO: Windows = Windows { events: 2, overlap: true, ..Windows::WHOLE };
+
 const EVENTS: [&str; 12] =
     ["t 0a", "t 0b", "t 1a", "t 1b", "t 2a", "t 2b", "t 3a", "t 3b", "t 4a", "t 4b", "t 5a", "t 5b"];
 const ALL: &str = "0a 0b 1a 1b 2a 2b 3a 3b 4a 4b 5a 5b";
@@ -25,9 +26,17 @@ fn start(script: impl FnMut(&[Message]) -> Answer + Send + 'static) -> Bench {
 }
 
 fn start_with(setup: Setup, events: &[&str], script: impl FnMut(&[Message]) -> Answer + Send + 'static) -> Bench {
+    start_taking(TWO, setup, events, script)
+}
+
+fn start_taking(
+    takes: Windows,
+    setup: Setup,
+    events: &[&str],
+    script: impl FnMut(&[Message]) -> Answer + Send + 'static,
+) -> Bench {
     let sink = ScriptedSink::new(script);
-    lock(&sink.0).overlaps = true;
-    lock(&setup.feed.log).window = Some(2);
+    lock(&sink.0).takes = takes;
     for event in events {
         setup.feed.push(event, Timestamp::default());
     }
@@ -84,10 +93,18 @@ async fn the_cursor_passes_each_window_when_it_is_confirmed() {
 
 #[tokio::test(start_paused = true)]
 async fn windows_do_not_overlap_where_the_sink_does_not_say_so() {
-    let bench = start(slowly);
-    bench.scene().overlaps = false;
+    let bench = start_taking(Windows { overlap: false, ..TWO }, Setup::new(), &EVENTS, slowly);
     bench.until_settled().await;
     assert!(bench.scene().at_once < 2);
+    assert_eq!(sent(&bench), "0a 1a 2a 3a 4a 5a", "as large as the sink takes them, all the same");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_window_has_no_more_bytes_than_the_sink_takes() {
+    let bytes = EVENTS[0].len() * 4;
+    let bench = start_taking(Windows { events: 512, bytes, overlap: true }, Setup::new(), &EVENTS, slowly);
+    bench.until_settled().await;
+    assert_eq!(sent(&bench), "0a 2a 4a");
 }
 
 #[tokio::test(start_paused = true)]
@@ -187,7 +204,7 @@ async fn no_more_is_read_while_windows_are_sent_in_pieces() {
     let (noted, counted) = (Arc::clone(&most), Arc::clone(&seen));
     let events: Vec<String> = (0..200).map(|id| format!("t {id}")).collect();
     let events: Vec<&str> = events.iter().map(String::as_str).collect();
-    let bench = start_with(setup, &events, move |window| {
+    let bench = start_taking(Windows { events: 4, ..TWO }, setup, &events, move |window| {
         let log = lock(&feed.log);
         let open = log.read - usize::try_from(log.cursor.0 / 2).expect("few");
         noted.fetch_max(open, Ordering::Relaxed);
@@ -195,7 +212,6 @@ async fn no_more_is_read_while_windows_are_sent_in_pieces() {
         let outcome = if window.len() > 1 { failed(Reason::TooLarge) } else { Outcome::CONFIRMED };
         Answer::Outcomes(vec![outcome; window.len()])
     });
-    bench.log().window = Some(4);
     bench.until_settled().await;
     assert!(seen.load(Ordering::Relaxed) > events.len(), "whole windows and their pieces");
     // One in pieces, the one behind it, one read ahead.

@@ -13,7 +13,7 @@ use crate::sinks::Outcome;
 
 /// What of a window is queued, and what became of it.
 pub(super) struct Flight {
-    /// Those of its messages that are on their way come here.
+    /// Where librdkafka's thread tells of them.
     pub(super) reports: Arc<Reports>,
     /// One a message; none while it is open.
     outcomes: Vec<Option<Outcome>>,
@@ -27,6 +27,12 @@ impl Flight {
     /// Of a window of which nothing is queued. What has an outcome is not sent.
     pub(super) fn new(outcomes: Vec<Option<Outcome>>) -> Self {
         Self { reports: Arc::default(), outcomes, next: 0, unreported: 0 }
+    }
+
+    /// This one, which is of `window`: what was begun is published first.
+    pub(super) fn of(self, window: &[Message]) -> Self {
+        assert_eq!(self.outcomes.len(), window.len(), "another window than the oldest that was begun");
+        self
     }
 
     /// Queues what is open, in order. An error is librdkafka's, about the message at [`Flight::next`]; those behind it are

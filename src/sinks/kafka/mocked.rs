@@ -65,10 +65,10 @@ async fn what_came_without_an_offset_is_sent_again_beside_a_window_that_was_begu
     let (cluster, mut sink) = connected(&[]).await;
     assert_eq!(sink.publish(&window(1)).await, [Outcome::CONFIRMED]);
     cluster.request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER]);
-    let large = window(200);
-    assert!(sink.begin(&large) && sink.begin(&large));
-    assert_eq!(sink.publish(&large).await, vec![Outcome::CONFIRMED; 200]);
-    assert_eq!(sink.publish(&large).await, vec![Outcome::CONFIRMED; 200]);
+    let (first, second) = (window(200), window(150));
+    assert!(sink.begin(&first) && sink.begin(&second));
+    assert_eq!(sink.publish(&first).await, vec![Outcome::CONFIRMED; 200]);
+    assert_eq!(sink.publish(&second).await, vec![Outcome::CONFIRMED; 150]);
 }
 
 #[tokio::test]
@@ -101,11 +101,10 @@ async fn a_full_queue_makes_way_for_one_window_after_the_other() {
     assert_eq!(sink.publish(&window(1)).await, [Outcome::CONFIRMED]);
     // So that nothing is confirmed before all three were to begin.
     cluster.broker_round_trip_time(1, Duration::from_millis(300)).expect("it runs");
-    let large = window(200);
-    assert!(sink.begin(&large) && sink.begin(&large));
-    assert!(!sink.begin(&large), "some of the second still waits for room");
-    for _ in 0..2 {
-        assert_eq!(sink.publish(&large).await, vec![Outcome::CONFIRMED; 200]);
-    }
-    assert!(sink.begin(&large) && sink.publish(&large).await == vec![Outcome::CONFIRMED; 200]);
+    let (first, second) = (window(200), window(150));
+    assert!(sink.begin(&first) && sink.begin(&second));
+    assert!(!sink.begin(&first), "some of the second still waits for room");
+    assert_eq!(sink.publish(&first).await, vec![Outcome::CONFIRMED; 200]);
+    assert_eq!(sink.publish(&second).await, vec![Outcome::CONFIRMED; 150]);
+    assert!(sink.begin(&first) && sink.publish(&first).await == vec![Outcome::CONFIRMED; 200]);
 }
