@@ -9,7 +9,8 @@
 //! million events that wait take turns over [`ROUNDS`] rounds, each with a process of its own and, where there is a broker,
 //! with a topic, queue or stream of its own, which is removed behind it. Every event is unique and signed beforehand. Bare
 //! clients are of the same crates as the sinks, keep 512 messages in flight and wait for every confirm; they have no HTTP,
-//! no journal and no headers.
+//! no journal and no headers. Beside the backlog they publish as many bodies, and as many documents as large as those that
+//! the bridge makes of the bodies.
 
 #[allow(dead_code, reason = "each bench uses its part")]
 mod harness;
@@ -19,8 +20,7 @@ use std::time::{Duration, Instant};
 
 use harness::brokers::{Broker, Place};
 use harness::processors::{Processors, Spent};
-use harness::report::BACKLOG;
-use harness::report::{Backlog, Ends, Report, Row};
+use harness::report::{BACKLOG, Backlog, Ends, Report, Row};
 use harness::servers::{Kind, Server, serve_if_asked};
 use harness::{
     BODY_BYTES, Bridge, Subject, body, document, load, load_at, median, median_times, rate, requests, requests_from,

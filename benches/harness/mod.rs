@@ -37,7 +37,7 @@ pub(crate) fn body(number: usize) -> String {
     body
 }
 
-/// A message as large as the document that the bridge makes of such a body.
+/// As large as the document that the bridge makes of such a body.
 pub(crate) fn document(number: usize) -> String {
     static BYTES: LazyLock<usize> = LazyLock::new(|| {
         let config = config::load_defaults(&[]).expect("the defaults are valid").config;
