@@ -225,13 +225,15 @@ async fn end_to_end(broker: Broker, requests: &Requests, report: &mut Report) {
     let row = row(&name, &closed, &open);
 
     // Of as many events as wait for the bridge: a broker that holds more may take longer.
-    let backlog = async |place: &Place| place.publish_bare((0..BACKLOG).map(body)).await;
-    let bare_backlog = Backlog::of(Place::within(broker, backlog).await);
+    let bare_client = async |message: fn(usize) -> String| {
+        let publish = async |place: &Place| place.publish_bare((0..BACKLOG).map(message)).await;
+        Backlog::of(Place::within(broker, publish).await)
+    };
+    let bare_backlog = bare_client(body).await;
     let drained = Backlog::of(Place::within(broker, drain).await);
-    let backlog = async |place: &Place| place.publish_bare((0..BACKLOG).map(document)).await;
-    let bare_documents = Backlog::of(Place::within(broker, backlog).await);
+    let bare_documents = bare_client(document).await;
     println!(
-        "{name}: confirmed {:.0}/s, bare {bare:.0}/s; drained {:.0}/s, bare {:.0}/s, as large {:.0}/s",
+        "{name}: confirmed {:.0}/s, bare {bare:.0}/s; drained {:.0}/s, bare {:.0}/s, documents {:.0}/s",
         row.delivered, drained.rate, bare_backlog.rate, bare_documents.rate
     );
     report.rows.push(row);

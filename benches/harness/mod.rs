@@ -37,7 +37,17 @@ pub(crate) fn body(number: usize) -> String {
     body
 }
 
-/// As large as the document that the bridge makes of such a body.
+/// The same of another size, in a buffer that is used again.
+pub(crate) fn write_body(body: &mut String, number: u64, bytes: usize) {
+    use std::fmt::Write as _;
+    body.clear();
+    let head = r#"","action":"LOAN","institution":{"value":"01TEST_INST"},"x":""#;
+    let _ = write!(body, "{{\"id\":\"1{number:018}{head}");
+    body.extend(std::iter::repeat_n('x', bytes.saturating_sub(body.len() + 2)));
+    body.push_str("\"}");
+}
+
+/// As large as the document that the bridge makes of a body; no two numbers give the same.
 pub(crate) fn document(number: usize) -> String {
     static BYTES: LazyLock<usize> = LazyLock::new(|| {
         let config = config::load_defaults(&[]).expect("the defaults are valid").config;
@@ -50,16 +60,6 @@ pub(crate) fn document(number: usize) -> String {
     let mut document = String::new();
     write_body(&mut document, number as u64, *BYTES);
     document
-}
-
-/// The same of another size, in a buffer that is used again.
-pub(crate) fn write_body(body: &mut String, number: u64, bytes: usize) {
-    use std::fmt::Write as _;
-    body.clear();
-    let head = r#"","action":"LOAN","institution":{"value":"01TEST_INST"},"x":""#;
-    let _ = write!(body, "{{\"id\":\"1{number:018}{head}");
-    body.extend(std::iter::repeat_n('x', bytes.saturating_sub(body.len() + 2)));
-    body.push_str("\"}");
 }
 
 /// The signed request of a body, in a buffer that is used again.

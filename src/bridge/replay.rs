@@ -15,10 +15,10 @@ use super::tools::held;
 use crate::admin::tools::{Progress, ReplayOrder, RunState};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::config::{Config, Sink};
-use crate::delivery::{PumpHandle, WINDOW_BYTES, WINDOW_EVENTS};
+use crate::delivery::PumpHandle;
 use crate::journal::{Journal, Offset, Retained};
 use crate::message::{Message, Messages, Replay, StoredEvent};
-use crate::sinks::Reason;
+use crate::sinks::{Reason, Windows};
 
 /// Events read at once where few of them are published, so that progress shows and a run can be ended.
 const READ_AT_ONCE: u64 = 4096;
@@ -206,7 +206,7 @@ impl Job {
         let mut step = Step::default();
         let mut bytes = 0;
         // The last body may go beyond the bound: it has been read.
-        while step.messages.len() < WINDOW_EVENTS && bytes < WINDOW_BYTES && step.read < READ_AT_ONCE {
+        while step.messages.len() < Windows::WHOLE.events && bytes < Windows::WHOLE.bytes && step.read < READ_AT_ONCE {
             let (offset, event) = match self.retained.next() {
                 Some(Ok(event)) => event,
                 Some(Err(error)) => {

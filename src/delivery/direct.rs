@@ -18,7 +18,7 @@ use tokio::time::{sleep, timeout};
 use super::chunk::{Chunk, Judge};
 use super::handles::Handles;
 use super::link::{Attempt, Link, LinkParts, until};
-use super::reader::{Made, MakeMessage, TICK, WINDOW_BYTES, WINDOW_EVENTS, make_guarded};
+use super::reader::{Made, MakeMessage, TICK, make_guarded};
 use super::status::{PumpHandle, Request, SinkState};
 use super::{BackOff, SinkSetup};
 use crate::alma::Verified;
@@ -26,11 +26,11 @@ use crate::clock::{Clock, Timestamp};
 use crate::config::SinkName;
 use crate::journal::{Intake, NotTaken, Taken};
 use crate::message::{Message, StoredEvent};
-use crate::sinks::Failure;
+use crate::sinks::{Failure, Windows};
 use crate::telemetry::Metrics;
 
 /// Events that wait for one sink; one more is refused.
-const QUEUE: usize = 2 * WINDOW_EVENTS;
+const QUEUE: usize = 2 * Windows::WHOLE.events;
 
 /// The intake that publishes before it answers.
 pub struct Direct {
@@ -287,7 +287,7 @@ impl Worker {
         let mut bytes = first.message.data.len();
         let mut chunk = Chunk::new();
         chunk.push(first.ticket, first.message);
-        while chunk.len() < WINDOW_EVENTS && bytes < WINDOW_BYTES {
+        while chunk.len() < Windows::WHOLE.events && bytes < Windows::WHOLE.bytes {
             let Ok(item) = self.items.try_recv() else { break };
             bytes += item.message.data.len();
             chunk.push(item.ticket, item.message);

@@ -63,7 +63,7 @@ pub use dead_letters::{DeadLetter, DeadLetterError, DeadLetters, LetterBox, Lett
 pub use direct::Direct;
 pub use handles::Handles;
 pub use pump::{Pump, PumpOptions};
-pub use reader::{Filters, MakeMessage, WINDOW_BYTES, WINDOW_EVENTS};
+pub use reader::{Filters, MakeMessage};
 pub use requests::Replayed;
 pub use status::{ParkedTopic, PumpHandle, Retried, SinkState, SinkStatus, Stopped};
 

@@ -10,12 +10,12 @@ use super::chunk::Chunk;
 use super::dead_letters::{DeadLetter, DeadLetterError, LetterId};
 use super::link::Attempt;
 use super::pump::{Pump, Stop};
-use super::reader::{Made, WINDOW_BYTES, WINDOW_EVENTS, make_guarded};
+use super::reader::{Made, make_guarded};
 use super::status::ParkedTopic;
 use crate::clock::Timestamp;
 use crate::journal::Feed;
 use crate::message::Topic;
-use crate::sinks::{Failure, Reason};
+use crate::sinks::{Failure, Reason, Windows};
 
 /// How often a parked topic is tried.
 const RETRY_EVERY: Duration = Duration::from_mins(1);
@@ -109,7 +109,7 @@ impl<F: Feed> Pump<F> {
         let judge = self.judge;
         let mut after = None;
         loop {
-            let (max, bytes) = if after.is_none() { (1, 1) } else { (WINDOW_EVENTS, WINDOW_BYTES) };
+            let (max, bytes) = if after.is_none() { (1, 1) } else { (Windows::WHOLE.events, Windows::WHOLE.bytes) };
             let next = self.dead_letters.next_of(Arc::clone(topic), move |why| judge.parks(why), after, max, bytes);
             let letters = match next.await {
                 Ok(letters) => letters,

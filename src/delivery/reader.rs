@@ -15,10 +15,6 @@ use crate::journal::{Feed, Offset};
 use crate::message::{Message, Messages, StoredEvent};
 use crate::sinks::Windows;
 
-/// Most events of any window.
-pub const WINDOW_EVENTS: usize = Windows::WHOLE.events;
-/// Most bytes of bodies in any window, but that it has one event at least.
-pub const WINDOW_BYTES: usize = Windows::WHOLE.bytes;
 /// How long a window that is to overlap the one on its way may take to be read: meanwhile nobody sees its confirms.
 const AT_HAND: Duration = Duration::from_millis(50);
 /// How old what `/status` says of the backlog may get.
