@@ -55,9 +55,11 @@ impl SimSink {
     /// The broker's answer to one message, where nothing is wrong with the broker.
     fn judge(&self, message: &Message, condemned: bool) -> Outcome {
         let mut known = self.world.lock();
-        let number = event::number(&message.data);
-        let Some(number) = number.filter(|number| message.id.as_str() == number.to_string()) else {
-            known.breaks(|| format!("{} publishes another body under id {}", SINKS[self.index], message.id));
+        let Some(number) = event::number_of(message) else {
+            let sink = SINKS[self.index];
+            known.breaks(|| {
+                format!("{sink} publishes another body under id {} and topic {}", message.id, message.topic)
+            });
             return failed(Reason::Malformed);
         };
         match known.brokers[self.index].topics[event::topic(number)] {

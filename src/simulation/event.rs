@@ -1,30 +1,31 @@
-//! Events of the simulation: a number is all there is to one.
+//! Events of the simulation: a number is all there is to one. The product makes their messages.
 
 use bytes::Bytes;
 
 use super::schedule::TOPICS;
-use crate::alma::{SignatureHeader, Unverified, Verified};
-use crate::config::{NamedSecret, Secret, SecretFrom};
-use crate::message::{Message, StoredEvent};
+use crate::alma::{BodyDigest, SignatureHeader, Unverified, Verified};
+use crate::config::{NamedSecret, Privacy, Secret, SecretFrom, Sink};
+use crate::message::{Message, Messages};
 
 const SECRET: &[u8] = b"made-up";
 
 /// What its body begins with, which no other body does.
 pub(super) fn head(number: u64) -> String {
-    format!(r#"{{"number":"{number}","#)
+    format!(r#"{{"id":"{number}","#)
 }
 
 /// The body of an event: most have a few bytes, some several sectors.
 pub(super) fn body(number: u64) -> Bytes {
     let more = if number.is_multiple_of(9) { 1_300 } else { number * 53 % 290 };
     let more = usize::try_from(more).expect("fits");
-    format!(r#"{}"more":"{:x<more$}"}}"#, head(number), "").into()
+    let (action, event) = (topic(number), if is_for_all(number) { "for_all" } else { "for_main" });
+    format!(r#"{}"action":"A{action}","event":"{event}","more":"{:x<more$}"}}"#, head(number), "").into()
 }
 
 /// The number of a body; none where it is not whole.
 pub(super) fn number(bytes: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(bytes).ok()?;
-    let number = text.strip_prefix(r#"{"number":""#)?.split_once('"')?.0.parse().ok()?;
+    let number = text.strip_prefix(r#"{"id":""#)?.split_once('"')?.0.parse().ok()?;
     (body(number) == bytes).then_some(number)
 }
 
@@ -46,15 +47,32 @@ pub(super) fn is_refused(number: u64) -> bool {
     number % 8 == 5
 }
 
-/// Whether the sink asks for it.
-pub(super) fn is_wanted(sink: usize, number: u64) -> bool {
-    sink == 0 || number % 7 != 3
+fn is_for_all(number: u64) -> bool {
+    number % 7 != 3
 }
 
-/// The sink's message of an event.
-pub(super) fn make(sink: usize, event: &StoredEvent) -> Option<Message> {
-    // A body that is not whole is seen by the broker.
-    let number = number(&event.body).unwrap_or(u64::MAX);
-    let topic = format!("alma.{}", topic(number));
-    is_wanted(sink, number).then(|| Message::sample(&topic, &number.to_string(), &event.body, event.received))
+/// Whether the sink asks for it.
+pub(super) fn is_wanted(sink: usize, number: u64) -> bool {
+    sink == 0 || is_for_all(number)
+}
+
+/// The sink as it is configured.
+pub(super) fn configured(sink: usize, config: Sink) -> Sink {
+    match sink {
+        0 => config,
+        _ => Sink { actions: (0..TOPICS).map(|topic| format!("a{topic}.for_all")).collect(), ..config },
+    }
+}
+
+/// What makes the sink's messages.
+pub(super) fn messages(config: &Sink) -> Messages {
+    Messages::new(config, &[], &Privacy::default())
+}
+
+/// The number of a message whose topic and id are those of its body; `None` if anything is another event's.
+pub(super) fn number_of(message: &Message) -> Option<u64> {
+    let number = number(&message.data)?;
+    let id = format!("{number}.{}", BodyDigest::of(&message.data).hex(16));
+    let topic = format!("alma.a{}", topic(number));
+    (message.id.as_str() == id && message.topic.as_str() == topic).then_some(number)
 }

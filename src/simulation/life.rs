@@ -17,7 +17,6 @@ use crate::clock::{Clock, Timestamp};
 use crate::config::{self, SinkName, Start, Storage};
 use crate::delivery::{Delivery, DeliveryOptions, LetterBox, SinkSetup};
 use crate::journal::{Intake as _, Journal, JournalOptions, Limits, NotTaken, Registration, Steps, Taken};
-use crate::message::StoredEvent;
 use crate::telemetry::Metrics;
 
 /// For a sink to settle what is in flight.
@@ -102,8 +101,10 @@ fn journal_options(start: &Beginning) -> JournalOptions {
 
 fn setup(world: &World, index: usize) -> SinkSetup {
     let config = config::Sink { setup_grace: Duration::from_secs(2), ..config::Sink::sample(name(index)) };
+    let config = event::configured(index, config);
     let sink = SimSink::new(world.clone(), index, fastrand::u64(..));
-    SinkSetup { config, sink: Box::new(sink), make: Arc::new(move |event: &StoredEvent| event::make(index, event)) }
+    let make = Arc::new(event::messages(&config));
+    SinkSetup { config, sink: Box::new(sink), make }
 }
 
 impl Life {
