@@ -1,6 +1,6 @@
 //! Raw HTTP/1.1 over a socket: what is sent is what the test says, byte for byte.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -117,11 +117,16 @@ impl Client {
         }
     }
 
-    /// Whether the server closes the connection, having sent nothing more.
+    /// Whether the server closes the connection without sending anything more. Not if it leaves the connection open until
+    /// [`PATIENCE`] is over.
     pub(crate) fn is_closed(&mut self) -> bool {
         let mut rest = Vec::new();
-        // A reset is a close too.
-        self.stream.read_to_end(&mut rest).map_or(true, |_| rest.is_empty())
+        let closed = match self.stream.read_to_end(&mut rest) {
+            Ok(_) => true,
+            // A reset closes it too.
+            Err(error) => error.kind() == ErrorKind::ConnectionReset,
+        };
+        closed && rest.is_empty()
     }
 
     /// Whether nothing comes for so long, and the connection stays open.
@@ -129,7 +134,7 @@ impl Client {
         self.stream.get_ref().set_read_timeout(Some(time)).expect("set");
         let read = self.stream.get_mut().read(&mut [0]);
         self.stream.get_ref().set_read_timeout(Some(PATIENCE)).expect("set");
-        read.is_err_and(|error| matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut))
+        read.is_err_and(|error| matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut))
     }
 }
 

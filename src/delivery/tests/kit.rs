@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::clock::{Clock, Timestamp};
 use crate::delivery::DeadLetters;
@@ -59,6 +60,8 @@ pub(super) struct Scene {
     /// What the next connects give; none left: they work.
     pub(super) connects: VecDeque<Failure>,
     pub(super) connect_takes: Duration,
+    /// When each connect began.
+    pub(super) tries: Vec<Instant>,
     pub(super) up: bool,
     /// Ids of each window that was published.
     pub(super) windows: Vec<Vec<String>>,
@@ -110,6 +113,7 @@ impl ScriptedSink {
             script: Box::new(script),
             connects: VecDeque::new(),
             connect_takes: Duration::from_millis(1),
+            tries: Vec::new(),
             up: false,
             windows: Vec::new(),
             confirmed: Vec::new(),
@@ -127,6 +131,7 @@ impl ScriptedSink {
 impl Sink for ScriptedSink {
     fn connect(&mut self) -> BoxFuture<'_, Result<Vec<String>, Failure>> {
         Box::pin(async {
+            lock(&self.0).tries.push(Instant::now());
             let takes = lock(&self.0).connect_takes;
             tokio::time::sleep(takes).await;
             let mut scene = lock(&self.0);

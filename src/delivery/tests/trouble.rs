@@ -82,11 +82,23 @@ async fn it_backs_off_between_100_ms_and_5_s_for_ever() {
     let sink = ScriptedSink::new(Answer::confirm);
     super::kit::lock(&sink.0).connects = (0..200).map(|_| Failure::new(Reason::Unreachable, "down")).collect();
     let bench = Setup::new().start_with(sink);
-    let asked = Instant::now();
     bench.push(&["t 1"]);
     bench.until_settled().await;
-    let took = asked.elapsed();
-    assert!((Duration::from_secs(20)..Duration::from_secs(1_000)).contains(&took), "{took:?}");
+    let takes = bench.scene().connect_takes;
+    let waits: Vec<Duration> = bench.scene().tries.windows(2).map(|pair| pair[1] - pair[0] - takes).collect();
+    assert_eq!(waits.len(), 200);
+    let (shortest, longest) = (Duration::from_millis(100), Duration::from_secs(5));
+    // The paused clock counts in milliseconds.
+    let rounding = Duration::from_millis(2);
+    let mut ceiling = 2 * shortest;
+    for (index, wait) in waits.iter().enumerate() {
+        assert!((shortest..=ceiling + rounding).contains(wait), "wait {index} is {wait:?}, the ceiling {ceiling:?}");
+        ceiling = (2 * ceiling).min(longest);
+    }
+    // After the first few, waits are spread over the whole range.
+    let late = &waits[10..];
+    assert!(late.iter().any(|wait| *wait < longest / 4), "{late:?}");
+    assert!(late.iter().any(|wait| *wait > longest / 4 * 3), "{late:?}");
 }
 
 #[tokio::test(start_paused = true)]
