@@ -1,4 +1,4 @@
-//! Faults of the disk under the real binary: full, read-only, truncated, flipped, files and folders gone.
+//! Faults of the disk under the real binary: full, stalled, read-only, truncated, flipped, files and folders gone.
 //!
 //! Disks are mounted for it, which takes root, as all tests here may.
 
@@ -7,6 +7,7 @@ use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use crate::harness::{Bridge, Setup, loan, number_of, text, wait_for};
 
@@ -38,6 +39,22 @@ impl Mount {
 
     fn remount(&self, options: &str) {
         run(Command::new("mount").args(["-o", &format!("remount,{options}")]).arg(&self.0));
+    }
+}
+
+/// Every write to a file system and every sync of it hangs until this is dropped.
+struct Stall(PathBuf);
+
+impl Stall {
+    fn of(mount: &Mount) -> Self {
+        run(Command::new("fsfreeze").arg("--freeze").arg(&mount.0));
+        Self(mount.0.clone())
+    }
+}
+
+impl Drop for Stall {
+    fn drop(&mut self) {
+        let _ = Command::new("fsfreeze").arg("--unfreeze").arg(&self.0).status();
     }
 }
 
@@ -144,6 +161,35 @@ fn a_disk_that_turns_read_only_is_503_and_nothing_that_got_2xx_is_lost() {
     let bridge = setup.start();
     taken.extend(send(&bridge, &mut next, |taken, _| taken == 50));
     wait_until_landed(&setup.path("topics"), &taken);
+}
+
+#[test]
+fn a_disk_that_stalls_is_503_in_time_and_the_repeat_is_delivered_once() {
+    let setup = Setup::new(
+        "[ingress]\nlisten = \"127.0.0.1:0\"\nanswer_within = \"500ms\"\nbody_timeout = \"400ms\"\n[sinks.main]\ntype = \"file\"\ndir = \"DIR/topics\"\n",
+    );
+    let mount = Mount::ext4(&setup);
+    let bridge = setup.start();
+    let mut next = 0;
+    let mut taken = send(&bridge, &mut next, |taken, _| taken == 10);
+    wait_until_landed(&setup.path("topics"), &taken);
+    let stall = Stall::of(&mount);
+    // Alma's first try, and her next one while the first is still on its way to the disk.
+    for attempt in 1..=2 {
+        let begun = Instant::now();
+        let answer = bridge.post(&loan(next));
+        assert_eq!(answer.status, 503, "try {attempt}: {}", answer.text());
+        assert!(begun.elapsed() < Duration::from_secs(5), "try {attempt}: Alma has given up after 5 s");
+    }
+    assert_eq!(bridge.admin_get("/livez").status, 200, "a restart would not help");
+    assert_eq!(landed(&setup.path("topics")), taken, "it is not published before it is durable");
+    drop(stall);
+    wait_for("Alma's repeat to be taken", || (bridge.post(&loan(next)).status == 204).then_some(()));
+    taken.insert(next);
+    taken.extend(send(&bridge, &mut (next + 1), |taken, _| taken == 10));
+    wait_until_landed(&setup.path("topics"), &taken);
+    let times = crate::harness::landed(&setup.path("topics"), "alma.loan").len();
+    assert_eq!(times, taken.len(), "the first copy and the repeat are one event");
 }
 
 #[test]

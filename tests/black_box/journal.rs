@@ -120,6 +120,48 @@ fn a_full_journal_is_503_until_the_sink_is_back() {
 }
 
 #[test]
+fn of_a_best_effort_sink_what_waits_what_was_given_up_and_what_was_delivered_is_all_that_was_taken() {
+    const FIRST: usize = 20;
+    let setup = Setup::new(
+        "[journal]\nmax_size = \"8MiB\"\nmin_free = \"1MiB\"\n[sinks.main]\ntype = \"file\"\n[sinks.optional]\ntype = \"file\"\ndir = \"DIR/optional/topics\"\nbest_effort = true\n",
+    );
+    let bridge = setup.start();
+    let counts = || {
+        let waiting = bridge.metric("alma_bridge_sink_waiting_events{sink=\"optional\"}").expect("a gauge");
+        let given_up = bridge.metric_sum("alma_bridge_given_up_events_total{sink=\"optional\"}");
+        let delivered = bridge.metric_sum("alma_bridge_published_events_total{sink=\"optional\"");
+        (waiting, given_up, delivered)
+    };
+    let mut taken = 0;
+    let mut take = || {
+        // Large enough that the journal is soon full.
+        let body = [loan(taken), vec![b' '; 20_000]].concat();
+        assert_eq!(bridge.post(&body).status, 204, "event {taken}");
+        taken += 1;
+        taken
+    };
+    while take() < FIRST as u64 {}
+    wait_for("the first to land", || (counts().2 == FIRST as u64).then_some(()));
+    // A file where its folder was: the sink can't write.
+    fs::rename(setup.path("optional"), setup.path("before")).expect("renamed");
+    fs::write(setup.path("optional"), "").expect("written");
+    let total = wait_for("the journal to be full twice over", || {
+        let total = take();
+        (counts().1 > 400).then_some(total)
+    });
+    wait_for("the other sink", || (setup.landed("alma.loan").len() as u64 == total).then_some(()));
+    let (waiting, given_up, delivered) = counts();
+    assert!(waiting > 0.0, "what is newest still waits");
+    assert_eq!(waiting + (given_up + delivered) as f64, total as f64, "{waiting} {given_up} {delivered}");
+    fs::remove_file(setup.path("optional")).expect("removed");
+    wait_for("what waits to be delivered", || (counts().0 == 0.0).then_some(()));
+    let (_, still_given_up, delivered) = counts();
+    let landed = crate::harness::landed(&setup.path("optional/topics"), "alma.loan").len() + FIRST;
+    assert_eq!((still_given_up, delivered), (given_up, landed as u64), "what was given up is not delivered");
+    assert_eq!(given_up + delivered, total);
+}
+
+#[test]
 fn files_are_for_the_owner_alone() {
     let setup = Setup::new("");
     let bridge = setup.start();

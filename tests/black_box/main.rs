@@ -2,10 +2,11 @@
 //!
 //! - `http`: every row of the table of answers, and hostile HTTP
 //! - `durability`: what got 204 lands, whatever is done to the process
-//! - `disk`: faults of the disk: full, read-only, truncated, flipped, files and folders gone
+//! - `disk`: faults of the disk: full, stalled, read-only, truncated, flipped, files and folders gone
 //! - `journal`: lock, version, damage, the journal's bound
 //! - `operators`: the admin listener, metrics, logs, stop
 //! - `reload`: the configuration changes while events are taken
+//! - `system_calls`: what is synced before each 204
 //! - `strangers`, `tls`: who does not hold the secret; HTTPS
 //! - `bad_day`, `replay`: the tools for it, at a running bridge and on a stopped one's journal
 //! - `commands`: what a person types and reads
@@ -26,4 +27,5 @@ mod operators;
 mod reload;
 mod replay;
 mod strangers;
+mod system_calls;
 mod tls;

@@ -138,3 +138,19 @@ fn a_stop_is_clean_and_a_second_signal_ends_at_once() {
     bridge.signal(Signal::INT);
     bridge.ended();
 }
+
+#[test]
+fn topics_beyond_64_count_as_other() {
+    let setup = Setup::new("");
+    let bridge = setup.start();
+    for number in 0..70 {
+        let body = format!(r#"{{"id":"{number}","action":"ACTION_{number}"}}"#);
+        assert_eq!(bridge.post(body.as_bytes()).status, 204);
+    }
+    let published = "alma_bridge_published_events_total{sink=\"main\"";
+    wait_for("all to be published", || (bridge.metric_sum(published) == 70).then_some(()));
+    let metrics = bridge.admin_get("/metrics");
+    let named = metrics.text().lines().filter(|line| line.starts_with(published) && !line.contains("topic=\"other\""));
+    assert_eq!(named.count(), 64);
+    assert_eq!(bridge.metric(&format!("{published},topic=\"other\"}}")), Some(6.0));
+}

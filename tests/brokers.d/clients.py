@@ -1,4 +1,4 @@
-"""What tests use beside the brokers: clients that share no code with the bridge (kcat, Python's), a false clock."""
+"""What tests use beside the brokers: clients that share no code with the bridge (kcat, Python's), a false clock, strace."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ def prepare() -> None:
         remarks.append("cached" if had else "fetched")
     need("kcat", "kcat")
     need("faketime", "faketime")
+    need("strace", "strace")
 
 
 def _faketime() -> Path:
@@ -51,4 +52,5 @@ def _faketime() -> Path:
 
 
 def variables() -> dict:
-    return {"PYTHON": _venv()[0] / "bin/python", "KCAT": need("kcat", "kcat"), "FAKETIME": _faketime()}
+    return {"PYTHON": _venv()[0] / "bin/python", "KCAT": need("kcat", "kcat"), "FAKETIME": _faketime(),
+            "STRACE": need("strace", "strace")}

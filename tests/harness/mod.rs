@@ -23,12 +23,17 @@ pub(crate) use wait::{PATIENCE, wait_for, wait_up_to};
 /// The secret that tests share with the bridge.
 pub(crate) const SECRET: &str = "made-up-secret";
 
+const BINARY: &str = env!("CARGO_BIN_EXE_alma-bridge");
+
 /// Of a failed test's bridge.
 const LOG_LINES: usize = 20;
 
 /// The binary under test, without the environment of whoever runs the tests.
 pub(crate) fn binary() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_alma-bridge"));
+    without_environment(Command::new(BINARY))
+}
+
+fn without_environment(mut command: Command) -> Command {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("ALMA_BRIDGE_") {
             command.env_remove(name);
@@ -137,10 +142,26 @@ impl Setup {
 
     /// Starts the bridge and waits until it is alive.
     pub(crate) fn start_unready(&self, arguments: &[&str]) -> Bridge {
+        self.start_as(binary(), arguments)
+    }
+
+    /// The same under strace, which writes what these system calls do to `trace` in this folder.
+    pub(crate) fn start_traced(&self, calls: &str, trace: &str) -> Bridge {
+        let strace = std::env::var_os("ALMA_BRIDGE_TEST_STRACE").unwrap_or_else(|| "strace".into());
+        let found = Command::new(&strace).arg("-V").output();
+        assert!(found.is_ok(), "no strace: install it (apt-get install strace), or run me by `tests/brokers run`");
+        let mut command = Command::new(strace);
+        // -D: the bridge, and not strace, is the process that this one starts. -y: the path behind each descriptor.
+        command.args(["-D", "-f", "-y", "-q", "-s", "4096", "-e", "signal=none", "-e", calls, "-o"]);
+        command.arg(self.path(trace)).arg(BINARY);
+        self.start_as(without_environment(command), &[])
+    }
+
+    fn start_as(&self, mut command: Command, arguments: &[&str]) -> Bridge {
         let log = self.path("log");
         let listeners = self.data().join("listeners.json");
         let _ = fs::remove_file(&listeners);
-        let mut child = binary()
+        let mut child = command
             .arg("run")
             .args(arguments)
             .arg("--config")
@@ -232,6 +253,11 @@ impl Bridge {
 
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).expect("signalled");
+    }
+
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// `kill -9`, and gone.
