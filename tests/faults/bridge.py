@@ -100,7 +100,9 @@ class Bridge:
             await asyncio.sleep(0.01)
 
     def kill(self) -> None:
-        """SIGKILL, and it is gone."""
+        """SIGKILL, and it is gone. Raises if it had ended by itself."""
+        if not self.running:
+            raise RuntimeError(f"the bridge ended by itself with {self._child.returncode}: see {self.log}")
         self._child.kill()
         self._child.wait()
         self._addresses = {}

@@ -25,6 +25,8 @@ RECOVERY_SECONDS = 120
 SETTLE_SECONDS = 240
 # Faults that last: they come once or twice, the others as often as there is time.
 LASTING = ("broker_sigstop", "half_open", "slow", "broker_refuses", "rights_revoked")
+# After these the bridge is not killed until it has got over them: a bridge that comes back only by a restart must show.
+ALONE_AFTER = (*LASTING, "three_at_once")
 # Before the next fault.
 PAUSE = (0.3, 2.0)
 
@@ -72,6 +74,8 @@ class Campaign:
     big_every = 15.0
     # Keys of the journal, in TOML.
     journal = ""
+    # Texts of errors that this run's faults are meant to bring about.
+    expected_errors: tuple = ()
 
     def __init__(self, options: Options, folder: Path) -> None:
         self.options = options
@@ -83,12 +87,14 @@ class Campaign:
         replace_file(self.place.password_file, self.place.password)
         self.bridge = Bridge(options.binary, folder, self.sinks(), self.journal)
         self.ledger = Ledger(folder / "ledger")
-        self.found = Found(self.ledger, folder)
+        self.found = Found(self.ledger, folder, prefix)
         self.load = Load(options.seed, options.rate, self.big_every, self.ledger, self.bridge.address)
         self.tally = Tally()
         # Of what must not be, all that no counter holds.
         self.wrong: list = []
         self.left_over: list = []
+        # Faults that can't be had here, by this user.
+        self.left_out: list = []
         self.world = World(self.bridge, self.place, self.proxy, self.found, self.rng, options.longest, asyncio.Lock())
         # Faults of the other row that are not yet over.
         self._under_way = 0
@@ -153,7 +159,8 @@ class Campaign:
         """Kills of the bridge at random moments, whatever else is going on."""
         rng = random.Random(f"{self.options.seed}/kills")
         looks: list = []
-        while time.monotonic() + (wait := rng.expovariate(1 / self.options.kill_every)) < ends:
+        # One at least, however short the run is.
+        while time.monotonic() + (wait := rng.expovariate(1 / self.options.kill_every)) < ends or not looks:
             await asyncio.sleep(wait)
             await FAULTS["bridge_sigkill"](self.world)
             # The next kill does not wait for it.
@@ -170,7 +177,11 @@ class Campaign:
             self._under_way += 1
             await FAULTS[name](self.world)
             self._under_way -= 1
-            await self._get_over(name)
+            if name in ALONE_AFTER:
+                async with self.world.bridge_lock:
+                    await self._get_over(name)
+            else:
+                await self._get_over(name)
 
     def _deck(self):
         """(turn, fault): every kind once in a random order, then again; those that last only in the first two turns."""
@@ -178,6 +189,7 @@ class Campaign:
         if "broker_refuses" in names and not self.place.can_refuse():
             say("broker_refuses is left out: not as this user")
             names.remove("broker_refuses")
+            self.left_out.append("broker_refuses")
         turn = 0
         while names:
             self.rng.shuffle(names)

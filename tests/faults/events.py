@@ -30,6 +30,8 @@ class Event:
     body: bytes
     signature: str
     digest: str
+    # What takes the place of `{action}` in its topic.
+    action: str
 
     @property
     def digits(self) -> str:
@@ -52,7 +54,7 @@ def _text(rng: random.Random, length: int) -> str:
     return base64.b64encode(rng.randbytes(length * 3 // 4 + 3)).decode("ascii")[:length]
 
 
-def _json(rng: random.Random, name: str, size: int) -> bytes:
+def _json(rng: random.Random, name: str, size: int) -> tuple:
     action, event = rng.choice(ACTIONS)
     head = f'{{"id":"{name}","action":"{action}","institution":{{"value":"01TEST_INST"}},"time":"2026-01-02T03:04:05Z",'
     if event:
@@ -60,7 +62,7 @@ def _json(rng: random.Random, name: str, size: int) -> bytes:
     head += TRICKY + '"filling":"'
     tail = '"}' + rng.choice(["", "\n", " \r\n"])
     filled = size - len(head.encode()) - len(tail)
-    return (head + _text(rng, max(0, filled)) + tail).encode()
+    return (head + _text(rng, max(0, filled)) + tail).encode(), action.lower()
 
 
 def _xml(rng: random.Random, name: str, size: int) -> bytes:
@@ -82,10 +84,10 @@ def make(seed: int, number: int, size: Optional[int] = None) -> Event:
     kind = rng.random()
     length = size or _size(rng)
     if size or kind < 0.90:
-        body = _json(rng, name, length)
+        body, action = _json(rng, name, length)
     elif kind < 0.97:
-        body = _xml(rng, name, length)
+        body, action = _xml(rng, name, length), "job_end"
     else:
-        body = _garbage(rng, length)
+        body, action = _garbage(rng, length), "unparsed"
     signature = base64.b64encode(hmac.new(SECRET, body, hashlib.sha256).digest()).decode("ascii")
-    return Event(number, body, signature, hashlib.sha256(body).hexdigest())
+    return Event(number, body, signature, hashlib.sha256(body).hexdigest(), action)

@@ -38,10 +38,12 @@ class World:
     inflicted: Counter = field(default_factory=Counter)
     # By fault: how often the broker had confirmed nothing for a second when the fault was about to end.
     felt: Counter = field(default_factory=Counter)
+    # By fault: how many processes, connections or pieces of traffic it met. A fault that met none did nothing.
+    met: Counter = field(default_factory=Counter)
 
-    async def place_does(self, method: Callable, *arguments) -> None:
+    async def place_does(self, method: Callable, *arguments):
         """Something that blocks."""
-        await asyncio.to_thread(method, *arguments)
+        return await asyncio.to_thread(method, *arguments)
 
     async def lasts(self, name: str, seconds: float) -> None:
         """The length of a fault that is to hold delivery up, and a look at whether it does."""
@@ -75,6 +77,7 @@ async def bridge_sigkill(world: World) -> None:
     async with world.bridge_lock:
         while True:
             world.bridge.kill()
+            world.met["bridge_sigkill"] += 1
             world.bridge.start()
             if world.rng.random() < 0.8:
                 break
@@ -85,7 +88,7 @@ async def bridge_sigkill(world: World) -> None:
 @fault
 async def broker_sigkill(world: World) -> None:
     """kill -9 of the broker, and a start with the same data."""
-    await world.place_does(world.place.kill)
+    world.met["broker_sigkill"] += await world.place_does(world.place.kill)
     await asyncio.sleep(world.rng.uniform(0.0, 2.0))
     await world.place_does(world.place.start)
 
@@ -105,39 +108,45 @@ async def broker_sigstop(world: World) -> None:
 @fault
 async def connection_cut(world: World) -> None:
     """Every connection to the broker is closed."""
-    world.proxy.cut()
+    world.met["connection_cut"] += world.proxy.cut()
 
 
 @fault
 async def reset(world: World) -> None:
     """Every connection is reset, and for a while each new one too."""
     world.proxy.resetting = True
+    before = world.proxy.was_reset
     try:
-        world.proxy.reset()
+        world.met["reset"] += world.proxy.reset()
         await asyncio.sleep(world.rng.uniform(0.0, min(5.0, world.longest)))
     finally:
         world.proxy.resetting = False
+        world.met["reset"] += world.proxy.was_reset - before
 
 
 @fault
 async def half_open(world: World) -> None:
     """Nothing passes, and neither end is told; the connections of that time never come back to life."""
     world.proxy.swallowing = True
+    before = world.proxy.was_swallowed
     try:
-        world.proxy.forget()
+        world.met["half_open"] += world.proxy.forget()
         await world.lasts("half_open", 15)
     finally:
         world.proxy.swallowing = False
+        world.met["half_open"] += world.proxy.was_swallowed - before
 
 
 @fault
 async def slow(world: World) -> None:
     """1 KB/s each way."""
     world.proxy.slow = True
+    before = world.proxy.was_slowed
     try:
         await world.lasts("slow", 20)
     finally:
         world.proxy.slow = False
+        world.met["slow"] += world.proxy.was_slowed - before
 
 
 # ---------------------------------------------------------------- what an operator has a hand in

@@ -23,27 +23,41 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self._file = open(path, "w", encoding="ascii")
         self._lines: queue.Queue = queue.Queue()
-        # Of every event that was ever sent, acknowledged or not: digits to (number, SHA-256).
+        # Of every event that was ever sent, acknowledged or not: digits to (number, SHA-256, action of its topic).
         self.sent: dict = {}
         # Digits of those that count.
         self.acknowledged: dict = {}
+        # Why the thread has ended early: what is acknowledged from then on would count for nothing.
+        self._broken: Optional[Exception] = None
         self._writer = threading.Thread(target=self._write, name="ledger")
         self._writer.start()
 
     def will_send(self, event: Event) -> None:
-        self.sent[event.digits] = (event.number, event.digest)
+        self.sent[event.digits] = (event.number, event.digest, event.action)
 
     def acknowledge(self, event: Event) -> None:
-        """The bridge answered 2xx."""
+        """The bridge answered 2xx. Raises if the ledger can't keep it."""
+        self._check()
         self._lines.put((event, time.time()))
 
     def close(self) -> None:
-        """Returns once all that was acknowledged counts."""
+        """Returns once all that was acknowledged counts. Raises if something of it does not."""
         self._lines.put(None)
         self._writer.join()
         self._file.close()
+        self._check()
+
+    def _check(self) -> None:
+        if self._broken:
+            raise RuntimeError(f"the ledger can't be written: {self._broken}") from self._broken
 
     def _write(self) -> None:
+        try:
+            self._write_all()
+        except OSError as error:
+            self._broken = error
+
+    def _write_all(self) -> None:
         """One fsync for all lines that came meanwhile."""
         ended = False
         while not ended:
@@ -66,6 +80,8 @@ class Found:
 
     ledger: Ledger
     folder: Path
+    # Of all topics: what stands before the dot and the action.
+    prefix: str
     # Digits to the number of messages.
     times: Counter = field(default_factory=Counter)
     places: Counter = field(default_factory=Counter)
@@ -74,13 +90,17 @@ class Found:
     redelivered: int = 0
 
     def take(self, place: str, event_id: str, data: bytes, redelivered: bool = False) -> None:
-        """A message: where it was, its CloudEvents id, and its data byte for byte."""
+        """A message: its topic, its CloudEvents id, and its data byte for byte."""
         digest = hashlib.sha256(data).hexdigest()
         # Where Alma's id can't be read the id is 32 digits alone.
         digits = event_id.rpartition(".")[2][:16]
         sent = self.ledger.sent.get(digits)
         if sent is None or sent[1] != digest:
             self.damage(place, event_id, data, "no such event was sent" if sent is None else "other bytes than sent")
+            return
+        # Who subscribes to an action never sees what is under another.
+        if place != (topic := f"{self.prefix}.{sent[2]}"):
+            self.damage(place, event_id, data, f"expected under {topic}")
             return
         if redelivered and digits in self.times:
             self.redelivered += 1

@@ -49,6 +49,10 @@ class Proxy:
         # New connections are answered by a reset; new ones are dead too.
         self.resetting = False
         self.swallowing = False
+        # New connections that met one of these, and pieces that were slowed down: whether a fault did anything.
+        self.was_reset = 0
+        self.was_swallowed = 0
+        self.was_slowed = 0
         self._open = asyncio.Event()
         self._open.set()
         self._lines: set = set()
@@ -67,20 +71,25 @@ class Proxy:
 
     # ------------------------------------------------------------ faults
 
-    def cut(self) -> None:
-        """Both ends see each connection close."""
-        for line in list(self._lines):
+    def cut(self) -> int:
+        """Both ends see each connection close; how many there were."""
+        lines = list(self._lines)
+        for line in lines:
             line.end(reset=False)
+        return len(lines)
 
-    def reset(self) -> None:
-        """Both ends see each connection reset."""
-        for line in list(self._lines):
+    def reset(self) -> int:
+        """Both ends see each connection reset; how many there were."""
+        lines = list(self._lines)
+        for line in lines:
             line.end(reset=True)
+        return len(lines)
 
-    def forget(self) -> None:
-        """Half-open: the connections stay, and nothing passes on them ever again."""
+    def forget(self) -> int:
+        """Half-open: the connections stay, and nothing passes on them ever again; how many there were."""
         for line in self._lines:
             line.dead = True
+        return len(self._lines)
 
     def hold(self) -> None:
         """Nothing passes until [release]; nothing is lost."""
@@ -93,6 +102,7 @@ class Proxy:
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.resetting:
+            self.was_reset += 1
             _linger_not(writer)
             writer.transport.abort()
             return
@@ -105,6 +115,7 @@ class Proxy:
             return
         line = _Line((reader, writer), far)
         line.dead = self.swallowing
+        self.was_swallowed += line.dead
         self._lines.add(line)
         try:
             await asyncio.gather(self._pass(line, reader, far[1]), self._pass(line, far[0], writer))
@@ -125,6 +136,7 @@ class Proxy:
                 writer.write(piece)
                 await writer.drain()
                 if self.slow:
+                    self.was_slowed += 1
                     await asyncio.sleep(len(piece) / SLOW)
         # A broker that was killed behind a line that is dead is not seen either.
         if not line.dead:

@@ -30,6 +30,7 @@ class TwoSinks(Campaign):
     # Without the largest: two of them would be the whole journal.
     big_every = float("inf")
     journal = f'max_size = "{MAX_SIZE}B"\n'
+    expected_errors = ("journal full",)
 
     def sinks(self) -> str:
         nobody = common.free_ports(["nobody"])["nobody"]

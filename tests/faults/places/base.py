@@ -73,8 +73,9 @@ class Place:
 
     # ------------------------------------------------------------ its process
 
-    def kill(self) -> None:
-        self.server().end(graceful=False)
+    def kill(self) -> bool:
+        """kill -9; whether there was a process."""
+        return self.server().end(graceful=False)
 
     def start(self) -> None:
         """Starts it and returns once it answers."""

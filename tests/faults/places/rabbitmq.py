@@ -48,7 +48,7 @@ class RabbitMq(Place):
         return (f'type = "rabbitmq"\nurl = "amqp://127.0.0.1:{proxy_port}/%2f"\nexchange = "{self.prefix}"\n'
                 f'username = "limited"\npassword_file = "{self.password_file}"\n')
 
-    def kill(self) -> None:
+    def kill(self) -> bool:
         """A kill that its queues survive: what a broker forgets is not the bridge's loss, and could not be counted."""
         # A bridge makes the alternate's queue when it connects; one that goes on as it was has none to be forgotten.
         deadline = time.monotonic() + STEADY_SECONDS
@@ -57,7 +57,7 @@ class RabbitMq(Place):
                 self._steady_at = time.monotonic() + STEADY_SECONDS
             time.sleep(0.1)
         time.sleep(max(0.0, (self._steady_at or 0.0) - time.monotonic()))
-        super().kill()
+        return super().kill()
 
     # ------------------------------------------------------------ what an operator does
 
