@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::harness::provenance::provenance;
 pub(crate) use super::harness::report::mib;
 
 /// Of one run.
@@ -81,7 +82,7 @@ impl Report {
         }
         for Section { title, text, goals } in self.sections {
             let head = if goals.is_empty() { "" } else { "\n| what | goal | found | met |\n|---|---|---|---|\n" };
-            let text = format!("{text}{head}{goals}\nRun by `{}`.\n", self.command);
+            let text = format!("{text}{head}{goals}\nRun by `{}`. {}\n", self.command, provenance());
             match parts.iter_mut().find(|(known, _)| *known == title) {
                 Some(part) => part.1 = text,
                 None => parts.push((title, text)),
@@ -97,7 +98,8 @@ impl Report {
 
 const HEAD: &str = "# Growth\n
 What is measured and how is said in the head of `growth/main.rs`, which writes this. Each section is of one run on one
-machine of 2 cores, which load, bridge and brokers share: compare within it, not with others.\n";
+machine of 2 cores, which load, bridge and brokers share: compare within it, not with others. A section that does not name
+its binary is older than this rule: it names the commit that published it, and was not measured again since.\n";
 
 pub(crate) fn ms(time: Duration) -> String {
     format!("{:.0}", time.as_secs_f64() * 1e3)

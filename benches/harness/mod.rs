@@ -2,6 +2,7 @@
 
 pub(crate) mod brokers;
 pub(crate) mod processors;
+pub(crate) mod provenance;
 pub(crate) mod report;
 pub(crate) mod servers;
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::processors::Spent;
+use super::provenance::provenance;
 
 /// One server under load.
 pub(crate) struct Row {
@@ -104,8 +105,9 @@ impl Report {
         let mut text = String::from(
             "# Results\n\nWritten by `tests/brokers run cargo bench --bench whole`; what is measured and how is said in the \
              head of `whole.rs`.\nOne run on one machine of 2 cores, which load, server and broker share: compare within \
-             it, not with others.\n\n![requests a second](results.svg)\n\n",
+             it, not with others.\n",
         );
+        let _ = writeln!(text, "{}\n\n![requests a second](results.svg)\n", provenance());
         text.push_str(&self.figures());
         self.goals(&mut text);
         text
@@ -329,7 +331,6 @@ impl Ends {
         // On a machine where the floor takes 9 us.
         let bound = if broker == "RabbitMq" { 60.0 } else { 40.0 } / 9.0 * us(floor.spent.subject);
         let [p50, p99] = self.confirmed;
-        let bare_p99 = self.bare_delays[1];
         vec![
             (
                 format!("{broker}: CPU a delivered event"),
@@ -357,9 +358,10 @@ impl Ends {
             ),
             (
                 format!("{broker}: receipt to confirm at 1,000/s, p99"),
-                format!("<= 5x {:.2} ms", ms(bare_p99)),
+                // Not a multiple of the bare client's p99: one that is itself disturbed is met by anything.
+                "<= 25 ms".into(),
                 format!("{:.2} ms", ms(p99)),
-                p99 <= bare_p99 * 5,
+                p99 <= Duration::from_millis(25),
             ),
             (
                 format!("{broker}: peak memory at full load"),

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import statistics
+import subprocess
+import time
+from pathlib import Path
 
 from campaign import Campaign
 from faults import FAULTS
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 # A fault of these that holds nothing up was none.
 MUST_BITE = ("broker_sigstop", "half_open", "broker_refuses", "rights_revoked", "credentials_changed")
 # A fault of these that met no process, no connection and no traffic was none.
@@ -74,6 +79,19 @@ def failures(campaign: Campaign) -> list:
     return told + campaign.wrong + [f"left over: {what}" for what in campaign.left_over]
 
 
+def provenance(binary: Path) -> str:
+    """When, of what commit and with which binary."""
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=REPOSITORY, capture_output=True, text=True, check=False).stdout.strip()
+
+    commit = git("rev-parse", "--short=7", "HEAD") or "unknown"
+    changes = " with uncommitted changes" if git("status", "--porcelain") else ""
+    name = binary.relative_to(REPOSITORY) if binary.is_relative_to(REPOSITORY) else binary.name
+    digest = hashlib.sha256(binary.read_bytes()).hexdigest()[:16]
+    day = time.strftime("%Y-%m-%d", time.gmtime())
+    return f"on {day} of commit `{commit}`{changes}, with `{name}` (SHA-256 {digest}…)"
+
+
 def _seconds(values: list) -> str:
     if not values:
         return "-"
@@ -88,6 +106,7 @@ def table(campaign: Campaign) -> str:
     brokers = [value for name, values in tally.recoveries.items() if name != "bridge_sigkill" for value in values]
     outcomes = ", ".join(f"{name} {count}" for name, count in sorted(load.outcomes.items())) or "none"
     rows = [
+        ("measured", provenance(options.binary)),
         ("broker, format", f"{options.broker}, {options.format}"),
         ("seed, duration", f"{options.seed}, {options.duration:.0f} s"),
         ("load", f"{options.rate:g}/s, {len(campaign.ledger.sent)} events; worst {load.behind:.2f} s behind, "
