@@ -179,6 +179,7 @@ impl Sink for SimSink {
         let is_dead = self.world.lock().disk.is_dead();
         let takes = self.up && !is_dead && !matches!(self.mood(), Mood::Unreachable | Mood::Hangs);
         if takes {
+            self.world.lock().tally.overlapped += u64::from(!self.begun.is_empty());
             let outcomes = self.answer(window);
             self.begun.push_back((ids(window), outcomes));
         }

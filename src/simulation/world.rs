@@ -37,6 +37,8 @@ pub(super) struct Tally {
     pub(super) repeats: u64,
     pub(super) published: u64,
     pub(super) published_again: u64,
+    /// Windows that were begun while one ahead of them was on its way.
+    pub(super) overlapped: u64,
     pub(super) letters: u64,
     pub(super) kills: u64,
     pub(super) power_cuts: u64,
@@ -47,15 +49,15 @@ pub(super) struct Tally {
 impl Tally {
     pub(super) const fn saw_everything(&self) -> bool {
         let Self { steps, acknowledged, refused_503, repeats, published, published_again, .. } = *self;
-        let Self { letters, parked, kills, power_cuts, failed_starts, .. } = *self;
+        let Self { overlapped, letters, parked, kills, power_cuts, failed_starts, .. } = *self;
         let taken = steps > 0 && acknowledged > 0 && refused_503 > 0 && repeats > 0;
-        let sent = published > 0 && published_again > 0 && letters > 0 && parked > 0;
+        let sent = published > 0 && published_again > 0 && overlapped > 0 && letters > 0 && parked > 0;
         taken && sent && kills > 0 && power_cuts > 0 && failed_starts > 0
     }
 
     pub(super) fn add(&mut self, other: &Self) {
         let Self { steps, acknowledged, refused_503, repeats, published, published_again, .. } = other;
-        let Self { letters, kills, power_cuts, failed_starts, parked, .. } = other;
+        let Self { overlapped, letters, kills, power_cuts, failed_starts, parked, .. } = other;
         for (sum, more) in [
             (&mut self.steps, steps),
             (&mut self.acknowledged, acknowledged),
@@ -63,6 +65,7 @@ impl Tally {
             (&mut self.repeats, repeats),
             (&mut self.published, published),
             (&mut self.published_again, published_again),
+            (&mut self.overlapped, overlapped),
             (&mut self.letters, letters),
             (&mut self.kills, kills),
             (&mut self.power_cuts, power_cuts),
