@@ -166,7 +166,7 @@ fn a_disk_that_turns_read_only_is_503_and_nothing_that_got_2xx_is_lost() {
 #[test]
 fn a_disk_that_stalls_is_503_in_time_and_the_repeat_is_delivered_once() {
     let setup = Setup::new(
-        "[ingress]\nlisten = \"127.0.0.1:0\"\nanswer_within = \"500ms\"\nbody_timeout = \"400ms\"\n[sinks.main]\ntype = \"file\"\ndir = \"DIR/topics\"\n",
+        "[ingress]\nlisten = \"127.0.0.1:0\"\nanswer_within = \"500ms\"\nbody_timeout = \"400ms\"\n[journal]\nmin_free = \"1MiB\"\n[sinks.main]\ntype = \"file\"\ndir = \"DIR/topics\"\n",
     );
     let mount = Mount::ext4(&setup);
     let bridge = setup.start();
