@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Operated as _, Status};
 use crate::clock::SystemClock;
-use crate::config::Config;
+use crate::config::{Config, Secret, Storage};
 use crate::ingress::{self, Sources};
 use crate::telemetry::Metrics;
 
@@ -89,10 +89,10 @@ enum Opened {
 impl Bridge {
     /// Binds both listeners and begins to open the journal. Secrets that are generated must be there already.
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        make_data_dir(&config.data_dir)?;
+        make_data_dir(&config)?;
         let metrics = Metrics::new();
         metrics.name_all(&config);
-        let token = config.admin_token().map_err(|error| file_error(&config.admin.token_file, error))?;
+        let token = token(&config)?;
         let sources = Sources::new(&config.sources);
         let engine = Arc::new(Engine::default());
         let server = ingress::Server::bind(
@@ -111,7 +111,7 @@ impl Bridge {
             ingress: server.local_addr().map_err(|error| listen_error("ingress", config.ingress.listen, error))?,
             admin: admin.local_addr().map_err(|error| listen_error("admin", config.admin.listen, error))?,
         };
-        listeners.write(&config.data_dir).map_err(|error| file_error(&config.data_dir, error))?;
+        publish(&config, listeners)?;
         let view = Arc::new(View::new(config, listeners, metrics, engine));
         let admin_stop = CancellationToken::new();
         tokio::spawn(admin.run(Arc::clone(&view) as _, token, admin_stop.clone()));
@@ -217,7 +217,33 @@ fn file_error(path: &Path, error: io::Error) -> StartError {
     StartError::File { path: path.display().to_string(), error }
 }
 
-/// Makes the data folder, for the owner alone.
-fn make_data_dir(dir: &Path) -> Result<(), StartError> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|error| file_error(dir, error))
+/// Makes the data folder, for the owner alone. Without a journal the bridge can do without it.
+fn make_data_dir(config: &Config) -> Result<(), StartError> {
+    let dir = &config.data_dir;
+    match fs::DirBuilder::new().recursive(true).mode(0o700).create(dir) {
+        Err(_) if config.journal.storage == Storage::None => Ok(()),
+        made => made.map_err(|error| file_error(dir, error)),
+    }
+}
+
+/// The admin token. `None`: what needs it is refused.
+fn token(config: &Config) -> Result<Option<Secret>, StartError> {
+    let path = &config.admin.token_file;
+    if config.does_without_token() {
+        tracing::warn!(path = %path.display(), "no admin token can be made: POST /reload and POST /tools are refused");
+        return Ok(None);
+    }
+    config.admin_token().map(Some).map_err(|error| file_error(path, error))
+}
+
+/// Writes the addresses down for the commands, which find fixed ports without it.
+fn publish(config: &Config, listeners: Listeners) -> Result<(), StartError> {
+    match listeners.write(&config.data_dir) {
+        Err(error) if config.journal.storage == Storage::None => {
+            let path = config.data_dir.display();
+            tracing::warn!(%path, %error, "can't write listeners.json: commands find this bridge by fixed ports alone");
+            Ok(())
+        }
+        written => written.map_err(|error| file_error(&config.data_dir, error)),
+    }
 }

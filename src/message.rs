@@ -5,6 +5,7 @@
 //! published as unparsed. The topic comes only from signed bytes.
 
 mod encoding;
+mod known;
 mod make;
 mod topic;
 
@@ -18,6 +19,7 @@ use crate::config::{Format, SourceName};
 
 pub use encoding::percent_encode;
 pub(crate) use encoding::structured;
+pub use known::known_topics;
 pub use make::Messages;
 
 /// An event as it was made durable.

@@ -10,7 +10,8 @@
 //! | `POST /reload` | 202: the configuration is loaded again |
 //! | `POST /tools` | 200 and JSON: the [`tools`] for the bad day; 409 where it can't be done as things stand |
 //!
-//! A POST wants `Authorization: Bearer` with the admin token, and is not read before that fits.
+//! A POST wants `Authorization: Bearer` with the admin token, and is not read before that fits. It is 403 if there is no
+//! token: `storage = "none"` runs with a `data_dir` that can't be written.
 //!
 //! A GET shows no personal data.
 
@@ -91,8 +92,8 @@ impl Server {
         self.listener.local_addr()
     }
 
-    /// Serves until `stop`; open connections end with it.
-    pub async fn run(self, bridge: Arc<dyn Operated>, token: Secret, stop: CancellationToken) {
+    /// Serves until `stop`; open connections end with it. Without a token nothing can be changed.
+    pub async fn run(self, bridge: Arc<dyn Operated>, token: Option<Secret>, stop: CancellationToken) {
         let free = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let routes = Arc::new(Routes { bridge, token });
         loop {
@@ -136,8 +137,12 @@ async fn serve(stream: TcpStream, routes: Arc<Routes>, stop: CancellationToken) 
 
 struct Routes {
     bridge: Arc<dyn Operated>,
-    token: Secret,
+    /// `None` if there is none and none could be made.
+    token: Option<Secret>,
 }
+
+const NO_TOKEN: &str = "there is no admin token: [admin] token_file does not exist, and data_dir can't be written. Make \
+                        data_dir writable, or set token_file to a file that holds a token";
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
@@ -180,9 +185,10 @@ impl Routes {
         B: Body,
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
+        let Some(token) = &self.token else { return error(StatusCode::FORBIDDEN, NO_TOKEN) };
         let given = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
         let given = given.and_then(|value| value.strip_prefix(b"Bearer ")).unwrap_or_default();
-        if !bool::from(given.ct_eq(self.token.expose())) {
+        if !bool::from(given.ct_eq(token.expose())) {
             let mut answer = error(StatusCode::UNAUTHORIZED, "expected the admin token as a bearer token");
             answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             return answer;
@@ -272,7 +278,7 @@ mod tests {
         token: Option<&str>,
         body: &str,
     ) -> (StatusCode, String) {
-        let routes = Routes { bridge: Arc::clone(bridge) as _, token: Secret::new(*b"token") };
+        let routes = Routes { bridge: Arc::clone(bridge) as _, token: Some(Secret::new(*b"token")) };
         let mut request = Request::builder().method(method).uri(path);
         if let Some(token) = token {
             request = request.header(AUTHORIZATION, token);

@@ -10,3 +10,6 @@ pub mod signature;
 
 pub use event::Event;
 pub use signature::{BodyDigest, SignatureFailure, SignatureHeader, Unverified, Verified};
+
+/// The actions that Alma is known to send, as they stand in a topic. Its own list is open.
+pub const ACTIONS: [&str; 7] = ["job_end", "loan", "request", "bib", "item", "user", "notification"];

@@ -1,6 +1,7 @@
 //! `check`: the configuration; with `--show` each value in effect, with `--connect` all that it names.
 
 mod connect;
+mod disk;
 
 use std::path::Path;
 

@@ -31,13 +31,14 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 const EXAMPLES: &str = "\
 Examples:
   alma-bridge demo                              on files in a temporary folder
-  alma-bridge demo --config config/kafka.toml   on the sinks of that configuration";
+  alma-bridge demo --config config/kafka.toml   on the sinks of that configuration: subscribers get made-up events";
 
 /// Watch a bridge in a temporary folder take and publish one sample of every action
 ///
 /// Starts a bridge of its own on a free port of 127.0.0.1, with a secret made for it; sends Alma's challenge and a
 /// signed sample of every action; shows each as it lands on its topic, with its times. Everything but what was
-/// published to configured sinks is gone afterwards.
+/// published to configured sinks is gone afterwards. With --config those sinks get made-up events, which subscribers
+/// will act on.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {

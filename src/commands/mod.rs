@@ -207,6 +207,16 @@ enum Listener {
     Admin,
 }
 
+impl Listener {
+    /// The key of its address.
+    const fn key(self) -> &'static str {
+        match self {
+            Self::Ingress => "ingress.listen",
+            Self::Admin => "admin.listen",
+        }
+    }
+}
+
 /// Where a listener of the bridge is reached from this machine, as `host:port`.
 ///
 /// An unspecified address is reached by loopback; a port that was left to the system stands in the running bridge's
@@ -219,7 +229,11 @@ fn reachable(config: &Config, listener: Listener) -> Result<SocketAddr, Failure>
     let mut address = configured;
     if configured.port() == 0 {
         let running = Listeners::read(&config.data_dir).map_err(|error| {
-            Failure::failed(format!("no running bridge is found in {}: {error}", config.data_dir.display()))
+            let (dir, key) = (config.data_dir.display(), listener.key());
+            Failure::failed(format!(
+                "no listeners.json of a running bridge in {dir} ({error}): start the bridge, or if it runs on a \
+                 read-only data_dir, give {key} a fixed port"
+            ))
         })?;
         address = match listener {
             Listener::Ingress => running.ingress,

@@ -44,8 +44,9 @@ Exit code 1 where anything was answered other than 2xx.";
 
 /// Play Alma: send the challenge, then signed samples or files
 ///
-/// Secret and address come from the same configuration as the bridge's. Every event gets a fresh id, but for --same
-/// and for files, which are sent byte for byte.
+/// The bridge publishes these made-up events like any others, and subscribers will act on them. Secret and address come
+/// from the same configuration as the bridge's. Every event gets a fresh id, but for --same and for files, which are sent
+/// byte for byte.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {

@@ -6,7 +6,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use super::{Config, NamedSecret, Secret, SecretFrom, Source};
+use super::{Config, NamedSecret, Secret, SecretFrom, Source, Storage};
 
 /// What is added to the name of a generated secret's file for the one before it.
 const PREVIOUS: &str = ".previous";
@@ -169,6 +169,8 @@ fn write(path: &Path, secret: &Secret) -> io::Result<()> {
 
 impl Config {
     /// Makes the secret of the built-in source and the admin token where they are not there yet; gives their paths.
+    ///
+    /// With `storage = "none"` the bridge can do without a token, so that one that can't be made is no error.
     pub fn generate_missing(&mut self) -> io::Result<Vec<PathBuf>> {
         let mut made = Vec::new();
         for named in self.sources.iter_mut().flat_map(|source| &mut source.secrets) {
@@ -176,8 +178,16 @@ impl Config {
                 named.secret = Some(made_or_read(path, &mut made)?);
             }
         }
-        made_or_read(&self.admin.token_file, &mut made)?;
+        match made_or_read(&self.admin.token_file, &mut made) {
+            Err(_) if self.does_without_token() => {}
+            other => drop(other?),
+        }
         Ok(made)
+    }
+
+    /// Whether there is no admin token, and none is needed: `storage = "none"` runs with a read-only `data_dir`.
+    pub fn does_without_token(&self) -> bool {
+        self.journal.storage == Storage::None && !self.admin.token_file.exists()
     }
 
     /// The bearer token of the admin listener.

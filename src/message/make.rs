@@ -24,10 +24,10 @@ const ID_DIGITS: usize = 16;
 const PATH_SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// In the place of `{action}` for what can't be read.
-const UNPARSED: &str = "unparsed";
+pub(super) const UNPARSED: &str = "unparsed";
 
 /// In the place of `{action}` for what names another institution than its source's.
-const MISDIRECTED: &str = "misdirected";
+pub(super) const MISDIRECTED: &str = "misdirected";
 
 /// Makes the messages of one sink.
 #[derive(Clone, Debug)]

@@ -32,6 +32,7 @@
 mod client;
 mod errors;
 mod flight;
+mod hints;
 pub mod probe;
 mod ready;
 mod record;

@@ -2,6 +2,9 @@
 //!
 //! Each sink has a `probe` and a `tail` of these shapes in a file beside its own; both use the sink's credentials.
 
+use std::io::{self, Write as _};
+use std::path::Path;
+
 use tokio::sync::mpsc;
 
 use crate::message::{ContentType, structured};
@@ -41,6 +44,75 @@ impl Check {
     pub fn bad(what: impl Into<String>, found: impl Into<String>, mend: impl Into<String>) -> Self {
         Self { what: what.into(), verdict: Verdict::Bad(found.into(), mend.into()) }
     }
+}
+
+/// Stands for the topic's name in a [`Check`] until [`about_topics`] fills it in.
+pub const TOPIC: &str = "TOPIC";
+
+impl Check {
+    /// With the names of these topics, or of several in an example the placeholder itself.
+    fn filled_in(self, topics: &[String]) -> Self {
+        let name = |text: String| match topics {
+            [only] => text.replace(TOPIC, only),
+            _ => text,
+        };
+        let verdict = match self.verdict {
+            Verdict::Good(found) => Verdict::Good(name(found)),
+            Verdict::Warning(found, mend) => Verdict::Warning(name(found), name(mend)),
+            Verdict::Bad(found, mend) => Verdict::Bad(name(found), name(mend)),
+        };
+        Self { what: self.what.replace(TOPIC, &topics.join(", ")), verdict }
+    }
+}
+
+/// Lines about topics; those with the same finding share one, so that a cause is told once.
+pub fn about_topics(found: impl IntoIterator<Item = (String, Check)>) -> Vec<Check> {
+    let mut lines: Vec<(Check, Vec<String>)> = Vec::new();
+    for (topic, check) in found {
+        match lines.iter_mut().find(|(known, _)| *known == check) {
+            Some((_, topics)) => topics.push(topic),
+            None => lines.push((check, vec![topic])),
+        }
+    }
+    lines.into_iter().map(|(check, topics)| check.filled_in(&topics)).collect()
+}
+
+/// Whether a file can be written and synced in a folder, or in its nearest parent that exists. The file is removed again.
+pub fn try_to_write(dir: &Path) -> io::Result<()> {
+    let there = nearest(dir);
+    let mut file = tempfile::Builder::new().prefix(".alma-bridge-check-").tempfile_in(there)?;
+    file.write_all(b"alma-bridge check --connect\n")?;
+    file.as_file().sync_all()?;
+    file.close()
+}
+
+/// The folder itself, or its nearest parent that exists.
+pub fn nearest(dir: &Path) -> &Path {
+    // The last parent of a relative path is empty, and does not exist: it stands for the working directory.
+    dir.ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("."))
+}
+
+/// What to do about an error of rustls with a broker at `place`. `None` if its words are not about TLS.
+#[cfg(any(feature = "nats", feature = "rabbitmq"))]
+pub(super) fn mend_tls(said: &str, place: &str) -> Option<String> {
+    let any = |words: &[&str]| words.iter().any(|word| said.contains(word));
+    if any(&["not valid for name", "NotValidForName"]) {
+        return Some(format!("connect by a name that the certificate has, or have it made for {place}"));
+    }
+    if any(&["certificate expired", "not valid yet", "Expired", "NotValidYet"]) {
+        return Some("renew the broker's certificate, or set the clocks".to_owned());
+    }
+    if any(&["invalid peer certificate"]) {
+        let mend = "tls.ca_file must hold the authority that signed the broker's certificate";
+        return Some(format!("{mend}; without it the system's authorities count"));
+    }
+    if any(&["InvalidContentType"]) {
+        return Some(format!("{place} does not speak TLS: use the port that does, or leave TLS out"));
+    }
+    if any(&["received fatal alert"]) {
+        return Some("the broker refuses the client's certificate: look at tls.cert_file and tls.key_file".to_owned());
+    }
+    None
 }
 
 /// Which topics a reader asks for; none stands for all under the sink's prefix.
@@ -125,6 +197,37 @@ mod tests {
             assert_eq!(base64::engine::general_purpose::STANDARD.decode(encoded).expect("Base64"), data);
         }
         assert_eq!(structured_from(&[], None, b"x"), br#"{"data_base64":"eA=="}"#);
+    }
+
+    #[test]
+    fn topics_with_the_same_finding_share_a_line() {
+        let found = ["alma.bib", "alma.item", "alma.loan"].map(|topic| {
+            let check = match topic {
+                "alma.item" => Check::good("topic TOPIC", "3 partitions"),
+                _ => Check::bad("topic TOPIC", "missing", "create TOPIC"),
+            };
+            (topic.to_owned(), check)
+        });
+        let lines = about_topics(found);
+        assert_eq!(
+            lines,
+            [
+                Check::bad("topic alma.bib, alma.loan", "missing", "create TOPIC"),
+                Check::good("topic alma.item", "3 partitions"),
+            ]
+        );
+        let alone = about_topics([("alma.bib".to_owned(), Check::bad("topic TOPIC", "missing", "create TOPIC"))]);
+        assert_eq!(alone, [Check::bad("topic alma.bib", "missing", "create alma.bib")]);
+    }
+
+    #[test]
+    fn a_folder_is_tried_without_a_trace() {
+        let folder = tempfile::tempdir().expect("a folder");
+        try_to_write(&folder.path().join("not/there/yet")).expect("its parent can be written");
+        assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 0);
+        std::fs::write(folder.path().join("file"), "").expect("written");
+        assert!(try_to_write(&folder.path().join("file/data")).is_err());
+        assert_eq!(nearest(Path::new("no-such-folder/data")), Path::new("."));
     }
 
     #[test]

@@ -21,7 +21,7 @@ use std::sync::atomic::AtomicU64;
 use crate::alma::SignatureFailure;
 use crate::clock::Timestamp;
 use crate::config::{Config, SinkName, SourceName};
-use crate::message::Topic;
+use crate::message::{Topic, known_topics};
 use crate::sinks::Reason;
 
 /// A gauge of seconds or other fractions.
@@ -298,6 +298,9 @@ impl Metrics {
             drop(self.0.sink_parked_topics.get_or_create(&only));
             drop(self.0.given_up_events.get_or_create(&only));
             drop(self.0.delivery_delay.get_or_create(&only));
+            for topic in known_topics(sink, &config.sources) {
+                self.published(&sink.name, &topic, 0);
+            }
             for reason in Reason::ALL.map(Reason::as_str) {
                 let labels = SinkReasonLabels { sink: label.clone(), reason };
                 drop(self.0.publish_errors.get_or_create(&labels));

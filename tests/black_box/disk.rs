@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Bridge, Setup, loan, number_of, text, wait_for};
+use crate::harness::{Bridge, Client, Setup, loan, number_of, text, wait_for};
 
 /// A file system on the data folder; gone with this.
 struct Mount(PathBuf);
@@ -292,5 +292,96 @@ fn a_folder_that_is_deleted_under_a_running_bridge_gets_no_2xx_into_the_void() {
         bridge.kill();
         let _bridge = setup.start();
         wait_until_landed(&setup.data().join("topics"), &last);
+    }
+}
+
+/// A bridge without a journal on files elsewhere; `listen` is of the operators' listener.
+fn without_storage(setup: &Setup, listen: &str) {
+    setup.configure(&format!(
+        "[admin]\nlisten = \"{listen}\"\n[journal]\nstorage = \"none\"\n\
+         [sinks.main]\ntype = \"file\"\ndir = \"DIR/topics\"\n"
+    ));
+}
+
+/// What such a bridge does all the same, and what it says that it can't.
+fn runs_without_data_dir(setup: &Setup) {
+    let bridge = setup.start_by_log();
+    wait_for("the bridge to be ready", || (bridge.admin_get("/readyz").status == 200).then_some(()));
+    assert_eq!(bridge.post(&loan(1)).status, 204);
+    assert_eq!(landed(&setup.path("topics")).len(), 1);
+    for path in ["/tools", "/reload"] {
+        let request =
+            format!("POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer x\r\ncontent-length: 0\r\n\r\n");
+        let answer = Client::connect(bridge.admin).send(request.as_bytes());
+        assert_eq!(answer.status, 403, "{}", answer.text());
+        assert!(answer.text().contains("data_dir can't be written"), "{}", answer.text());
+    }
+    let why = setup.fails(1, &["status"]);
+    assert!(why.contains("no listeners.json") && why.contains("admin.listen"), "{why}");
+    assert!(bridge.stop().success());
+}
+
+#[test]
+fn without_storage_a_read_only_data_dir_is_enough() {
+    let setup = Setup::unwritten();
+    without_storage(&setup, "127.0.0.1:0");
+    let mount = Mount::tmpfs(&setup, "1m");
+    mount.remount("ro");
+    runs_without_data_dir(&setup);
+    let checked = setup.command(&["check", "--connect"]);
+    let said = text(&checked.stdout);
+    assert!(checked.status.success() && said.contains("warn  data_dir"), "{said}");
+    // One that was given, and a port that is known.
+    setup.write_secret("token", "the-token-of-a-test");
+    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
+    let given = format!("{port}\"\ntoken_file = \"DIR/token");
+    without_storage(&setup, &given);
+    fs::remove_file(setup.path("log")).expect("removed");
+    let _bridge = setup.start_by_log();
+    wait_for("status to find the bridge", || setup.command(&["status", "--ready"]).status.success().then_some(()));
+    let request =
+        "POST /reload HTTP/1.1\r\nhost: x\r\nauthorization: Bearer the-token-of-a-test\r\ncontent-length: 0\r\n\r\n";
+    assert_eq!(Client::connect(port).send(request.as_bytes()).status, 202);
+}
+
+#[test]
+fn without_storage_no_data_dir_is_enough() {
+    let setup = Setup::unwritten();
+    // A file where its parent should be: nobody can make it, root included.
+    fs::write(setup.path("blocked"), "").expect("written");
+    std::os::unix::fs::symlink(setup.path("blocked/data"), setup.data()).expect("linked");
+    without_storage(&setup, "127.0.0.1:0");
+    runs_without_data_dir(&setup);
+}
+
+#[test]
+fn check_tries_to_write_the_data_folder_and_leaves_no_trace() {
+    let setup = Setup::new("[sinks.main]\ntype = \"file\"\ndir = \"DIR/some/topics\"\n");
+    let check = || setup.command(&["check", "--connect"]);
+    let said = text(&check().stdout);
+    assert!(said.contains("ok    data_dir") && said.contains("can be made"), "{said}");
+    assert!(!setup.data().exists() && !setup.path("some").exists(), "nothing is made");
+    let mount = Mount::tmpfs(&setup, "1m");
+    assert!(text(&check().stdout).contains("files can be written in it"));
+    assert_eq!(fs::read_dir(setup.data()).expect("a folder").count(), 0, "and nothing is left");
+    mount.remount("ro");
+    let checked = check();
+    let said = text(&checked.stdout);
+    assert_eq!(checked.status.code(), Some(1), "{said}");
+    assert!(said.contains("FAIL  data_dir") && said.contains("Read-only file system"), "{said}");
+}
+
+#[test]
+fn check_counts_all_that_may_come_to_lie_on_the_disk() {
+    let setup = Setup::new(
+        "[journal]\nmax_size = \"3GiB\"\nretain_size = \"512MiB\"\nmin_free = \"0B\"\ndead_max_size = \"100TiB\"\n\
+         [sinks.main]\ntype = \"file\"\nactions = [\"loan\", \"bib\"]\nrotate = \"1GiB\"\nkeep = 2\n\
+         [sinks.other]\ntype = \"file\"\ndir = \"DIR/other\"\nactions = [\"loan\"]\nrotate = \"1GiB\"\nkeep = 0\n",
+    );
+    let said = text(&setup.command(&["check", "--connect"]).stdout);
+    let line = said.lines().find(|line| line.contains("room on")).unwrap_or_else(|| panic!("{said}"));
+    assert!(line.contains("warn") && line.contains("200.0 TiB"), "{line}");
+    for part in ["2 x dead_max_size", "2 x rotate x (keep + 1)", "1 x rotate x (keep + 1)"] {
+        assert!(line.contains(part), "{part}: {line}");
     }
 }

@@ -45,6 +45,9 @@ fn all_metrics_are_there_from_the_start_at_0() {
     ] {
         expected.push(name.to_owned());
     }
+    for action in ["job_end", "loan", "request", "bib", "item", "user", "notification", "unparsed"] {
+        expected.push(format!("published_events_total{{sink=\"main\",topic=\"alma.{action}\"}}"));
+    }
     for name in expected {
         assert_eq!(bridge.metric(&format!("alma_bridge_{name}")), Some(0.0), "{name}");
     }

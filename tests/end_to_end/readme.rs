@@ -3,6 +3,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::Value;
@@ -22,59 +23,75 @@ fn block(heading: &str, language: &str) -> &'static str {
 }
 
 /// A program of README's; ended when dropped.
-struct Subscriber(Child);
+struct Subscriber {
+    child: Child,
+    lines: Receiver<String>,
+    shown: String,
+}
 
 impl Subscriber {
-    /// Waits until it shows the event.
-    fn shows(mut self, id: &str) {
-        let (seen, lines) = std::sync::mpsc::channel();
-        let out = self.0.stdout.take().expect("piped");
+    fn start(mut command: Command) -> Self {
+        use std::os::unix::process::CommandExt as _;
+        let mut child = command.stdout(Stdio::piped()).process_group(0).spawn().expect("it starts");
+        let out = child.stdout.take().expect("piped");
+        let (seen, lines) = channel();
         std::thread::spawn(move || {
             BufReader::new(out).lines().map_while(Result::ok).try_for_each(|line| seen.send(line))
         });
-        let mut shown = String::new();
-        while !shown.contains(id) {
-            shown += &lines.recv_timeout(PATIENCE).unwrap_or_else(|error| panic!("{error}; it has shown: {shown}"));
+        Self { child, lines, shown: String::new() }
+    }
+
+    /// README's Python of RabbitMQ, once its queue is bound: who is not bound yet gets nothing.
+    fn of_rabbitmq() -> Self {
+        let (from, to) = rabbitmq();
+        let mut python = Command::new(var("PYTHON"));
+        python.args(["-c", &block("RabbitMQ", "python").replace(from, &to)]);
+        let subscriber = Self::start(python);
+        wait_for("the queue to be bound", || {
+            let bindings = rabbitmq_api("GET", "bindings/%2f/e/alma/q/my-service", &Value::Null);
+            bindings.as_array().is_some_and(|bindings| !bindings.is_empty()).then_some(())
+        });
+        subscriber
+    }
+
+    /// Waits until it shows this.
+    fn shows(&mut self, text: &str) {
+        while !self.shown.contains(text) {
+            let line = self.lines.recv_timeout(PATIENCE);
+            let line = line.unwrap_or_else(|error| panic!("{text}: {error}; it has shown:\n{}", self.shown));
+            self.shown += &format!("{line}\n");
         }
     }
+}
+
+/// README's address of the broker, and the one here.
+fn rabbitmq() -> (&'static str, String) {
+    ("127.0.0.1:5672", var("RABBITMQ").split('/').nth(2).expect("a host").into())
 }
 
 impl Drop for Subscriber {
     fn drop(&mut self) {
         // Alone in its group, so that what the shell has started goes too.
-        let _ = kill_process_group(Pid::from_child(&self.0), Signal::KILL);
-        let _ = self.0.wait();
+        let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
+        let _ = self.child.wait();
     }
-}
-
-fn start(mut command: Command) -> Subscriber {
-    use std::os::unix::process::CommandExt as _;
-    Subscriber(command.stdout(Stdio::piped()).process_group(0).spawn().expect("it starts"))
 }
 
 fn a_subscriber_gets_the_event(broker: Broker) {
     let _alone = broker.alone();
-    let (heading, from, to) = match broker {
-        Broker::Kafka => ("Apache Kafka", "127.0.0.1:9092", var("KAFKA")),
-        Broker::RabbitMq => ("RabbitMQ", "127.0.0.1:5672", var("RABBITMQ").split('/').nth(2).expect("a host").into()),
-        Broker::Nats => ("NATS JetStream", "nats://127.0.0.1:4222", var("NATS")),
+    let (heading, (from, to)) = match broker {
+        Broker::Kafka => ("Apache Kafka", ("127.0.0.1:9092", var("KAFKA"))),
+        Broker::RabbitMq => ("RabbitMQ", rabbitmq()),
+        Broker::Nats => ("NATS JetStream", ("nats://127.0.0.1:4222", var("NATS"))),
     };
-    // One broker runs here.
-    let sink = block(heading, "toml").replace(from, &to).replace("replication = 3", "replication = 1");
+    let sink = block(heading, "toml").replace(from, &to);
     assert!(sink.lines().count() == 4 && sink.contains(&to), "{sink}");
-    let setup = Setup::new(&sink.replace("replicas = 3", "replicas = 1"));
+    let setup = Setup::new(&sink);
     let bridge = setup.start();
     wait_until_up(&bridge, "main", broker);
     let send = || assert_eq!(bridge.post(include_bytes!("samples/job_end_2024.json")).status, 204);
-    let subscriber = if broker == Broker::RabbitMq {
-        let mut python = Command::new(var("PYTHON"));
-        python.args(["-c", &block(heading, "python").replace(from, &to)]);
-        let subscriber = start(python);
-        // Who is not bound yet gets nothing.
-        wait_for("the queue to be bound", || {
-            let bindings = rabbitmq_api("GET", "bindings/%2f/e/alma/q/my-service", &Value::Null);
-            bindings.as_array().is_some_and(|bindings| !bindings.is_empty()).then_some(())
-        });
+    let mut subscriber = if broker == Broker::RabbitMq {
+        let subscriber = Subscriber::of_rabbitmq();
         send();
         subscriber
     } else {
@@ -87,9 +104,36 @@ fn a_subscriber_gets_the_event(broker: Broker) {
         );
         shell.args(["-ec", &block(heading, "sh").replace(from, &to)]);
         shell.env("PATH", path.expect("a path")).env("NATS_URL", var("NATS"));
-        start(shell)
+        Subscriber::start(shell)
     };
     subscriber.shows("900000000001235");
+}
+
+/// A subscriber that dies on an event gets it again at every start.
+#[test]
+fn the_rabbitmq_subscriber_survives_what_send_sends_and_a_restart() {
+    let _alone = Broker::RabbitMq.alone();
+    let (from, to) = rabbitmq();
+    let setup = Setup::new(&block("RabbitMQ", "toml").replace(from, &to));
+    let bridge = setup.start();
+    wait_until_up(&bridge, "main", Broker::RabbitMq);
+    let ids = |arguments: &[&str]| -> Vec<String> {
+        let sent = setup.done(arguments);
+        let jobs = sent.lines().filter(|line| line.contains(" job_end"));
+        jobs.map(|line| line.split_whitespace().last().expect("an id").to_owned()).collect()
+    };
+    let mut subscriber = Subscriber::of_rabbitmq();
+    let sent = ids(&["send"]);
+    assert_eq!(sent.len(), 2, "as JSON and as XML: {sent:?}");
+    for id in sent {
+        subscriber.shows(&id);
+    }
+    subscriber.shows("COMPLETED_SUCCESS");
+    drop(subscriber);
+    let mut again = Subscriber::of_rabbitmq();
+    for id in ids(&["send", "job_end_xml", "job_end"]) {
+        again.shows(&id);
+    }
 }
 
 crate::on_each_broker!(a_subscriber_gets_the_event);

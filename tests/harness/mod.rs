@@ -157,10 +157,26 @@ impl Setup {
         self.start_as(without_environment(command), &[])
     }
 
-    fn start_as(&self, mut command: Command, arguments: &[&str]) -> Bridge {
-        let log = self.path("log");
+    fn start_as(&self, command: Command, arguments: &[&str]) -> Bridge {
         let listeners = self.data().join("listeners.json");
         let _ = fs::remove_file(&listeners);
+        self.spawn(command, arguments, || serde_json::from_slice(&fs::read(&listeners).ok()?).ok())
+    }
+
+    /// Starts a bridge that can't write its addresses down, and waits until its log names them.
+    pub(crate) fn start_by_log(&self) -> Bridge {
+        self.spawn(binary(), &[], || {
+            let log = fs::read_to_string(self.path("log")).ok()?;
+            let lines: Vec<Value> = log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+            let named = |what: &str| Some(lines.iter().rfind(|line| line["message"] == what)?["address"].clone());
+            let (ingress, admin) = (named("listening for Alma")?, named("listening for operators")?);
+            Some(serde_json::json!({ "ingress": ingress, "admin": admin }))
+        })
+    }
+
+    /// Starts the bridge and waits until `look` finds the addresses of its listeners.
+    fn spawn(&self, mut command: Command, arguments: &[&str], look: impl Fn() -> Option<Value>) -> Bridge {
+        let log = self.path("log");
         let mut child = command
             .arg("run")
             .args(arguments)
@@ -176,7 +192,7 @@ impl Setup {
         let found = wait_for("the listeners' addresses", || {
             let ended = child.try_wait().expect("waits");
             assert!(ended.is_none(), "the bridge ended: {ended:?}\n{}", fs::read_to_string(&log).unwrap_or_default());
-            serde_json::from_slice::<Value>(&fs::read(&listeners).ok()?).ok()
+            look()
         });
         let address = |name: &str| found[name].as_str().expect("an address").parse().expect("an address");
         Bridge { ingress: address("ingress"), admin: address("admin"), child, log }

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use alma_bridge::config::{self, Format, Login, Secret};
+use alma_bridge::config::{self, ClientTls, Format, Login, Secret};
 use alma_bridge::sinks::Sink;
 use alma_bridge::sinks::kafka::{probe::probe, tail::tail};
 use alma_bridge::sinks::tools::{Check, Landed, Patterns, TailOptions, Verdict};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::support::{BROKER, MAX_BODY, Rights, connected, event, events, kcat, prefix, sasl, settings, sink};
+use crate::forward::by_another_address;
+use crate::support::{BROKER, MAX_BODY, Rights, connected, event, events, kcat, prefix, sasl, settings, sink, var};
 
 fn verdict<'a>(checks: &'a [Check], what: &str) -> &'a Verdict {
     let found = checks.iter().find(|check| check.what.contains(what));
@@ -52,9 +53,8 @@ async fn the_checklist_says_what_is_missing() {
     assert!(matches!(verdict(&checks, "log-in"), Verdict::Good(_)), "{checks:#?}");
     assert!(matches!(verdict(&checks, "producer id"), Verdict::Bad(..)), "{checks:#?}");
     assert!(matches!(verdict(&checks, "right to write"), Verdict::Bad(..)), "{checks:#?}");
-    for untold in ["settings of the brokers", &format!("settings of {topic}")] {
-        assert!(matches!(verdict(&checks, untold), Verdict::Warning(..)), "{checks:#?}");
-    }
+    let untold = format!("settings of the brokers, {topic}");
+    assert!(matches!(verdict(&checks, &untold), Verdict::Warning(..)), "{checks:#?}");
 
     let mut wrong = sasl("ADMIN", "PLAIN");
     wrong.login = Some(Login { username: "admin".into(), password: Secret::new(*b"wrong") });
@@ -62,6 +62,73 @@ async fn the_checklist_says_what_is_missing() {
     assert!(checks.len() == 1 && matches!(verdict(&checks, "log-in"), Verdict::Bad(..)), "{checks:#?}");
     let nowhere = config::KafkaSink { brokers: vec!["127.0.0.1:1".into()], ..settings() };
     assert!(matches!(verdict(&probe(&nowhere, MAX_BODY, &[]).await, "broker reached"), Verdict::Bad(..)));
+}
+
+fn bad(checks: &[Check]) -> Vec<&Check> {
+    checks.iter().filter(|check| matches!(check.verdict, Verdict::Bad(..))).collect()
+}
+
+/// `run` could create no topic at all; that is one cause, and no matter of rights.
+#[tokio::test]
+async fn more_replicas_than_brokers_are_told_once() {
+    let _shared = BROKER.read().await;
+    let prefix = prefix();
+    let topics = ["bib", "item", "loan"].map(|action| format!("{prefix}.{action}"));
+    let checks = probe(&config::KafkaSink { replication: 3, ..settings() }, MAX_BODY, &topics).await;
+    let [Check { what, verdict: Verdict::Bad(found, mend) }] = bad(&checks)[..] else { panic!("{checks:#?}") };
+    assert!(what == "replication of created topics" && found.contains("3, and only 1"), "{checks:#?}");
+    assert!(mend.contains("lower replication") && !mend.contains("right"), "{checks:#?}");
+    assert!(
+        matches!(verdict(&checks, &topics.join(", ")), Verdict::Good(text) if text.contains("may be created")),
+        "the rights were looked at all the same: {checks:#?}"
+    );
+}
+
+#[tokio::test]
+async fn what_may_not_be_described_is_told_once() {
+    let _alone = BROKER.write().await;
+    let prefix = prefix();
+    let topics = ["bib", "item", "loan"].map(|action| format!("{prefix}.{action}"));
+    let mut sink = connected(&settings()).await;
+    for topic in &topics {
+        sink.publish(&events(topic, 1)).await;
+    }
+    let rights = Rights::under(&format!("{prefix}."), &["Write"]);
+    let checks = probe(&sasl("LIMITED", "PLAIN"), MAX_BODY, &topics).await;
+    drop(rights);
+    assert!(bad(&checks).is_empty(), "README's rights are enough: {checks:#?}");
+    let untold: Vec<_> = checks.iter().filter(|check| check.what.starts_with("settings of")).collect();
+    assert_eq!(untold.len(), 1, "{checks:#?}");
+    assert_eq!(untold[0].what, format!("settings of the brokers, {}", topics.join(", ")));
+    let mut whats: Vec<&str> = checks.iter().map(|check| check.what.as_str()).collect();
+    whats.sort_unstable();
+    whats.dedup();
+    assert_eq!(whats.len(), checks.len(), "nothing is told twice: {checks:#?}");
+}
+
+#[tokio::test]
+async fn a_hint_fits_its_cause_and_names_our_key() {
+    let _shared = BROKER.read().await;
+    let tls = |ca: &str| Some(ClientTls { ca_file: Some(ca.into()), ..ClientTls::default() });
+    let at = |broker: &str, tls| config::KafkaSink { brokers: vec![broker.to_owned()], tls, ..settings() };
+    let (plain, sasl_ssl, ssl) = (var("KAFKA"), var("KAFKA_SASL_SSL"), var("KAFKA_SSL"));
+    let (ca, other_ca) = (var("CA"), var("OTHER_CA"));
+    let another = by_another_address(&sasl_ssl).await;
+    let over_sasl = |change: config::KafkaSink| config::KafkaSink { login: sasl("ADMIN", "PLAIN").login, ..change };
+    for (settings, line, parts) in [
+        (over_sasl(at(&sasl_ssl, tls(&other_ca))), "TLS", vec!["tls.ca_file", other_ca.as_str(), "127.0.0.1"]),
+        (over_sasl(at(&another, tls(&ca))), "TLS", vec!["tls.ca_file", "must name 127.0.0.2"]),
+        (at(&sasl_ssl, None), "TLS", vec!["set tls", sasl_ssl.as_str()]),
+        (at(&plain, tls(&ca)), "TLS", vec!["does not speak TLS", plain.as_str()]),
+        (at(&ssl, tls(&ca)), "TLS", vec!["tls.cert_file", "tls.key_file"]),
+        (at(&ssl, tls("/nonexistent/ca.pem")), "TLS", vec!["files of tls"]),
+        (at(&sasl_ssl, tls(&ca)), "log-in", vec!["username", "password_file"]),
+    ] {
+        let checks = probe(&settings, MAX_BODY, &[]).await;
+        let [Check { what, verdict: Verdict::Bad(found, mend) }] = &checks[..] else { panic!("{checks:#?}") };
+        assert!(what == line && parts.iter().all(|part| mend.contains(part)), "{line} {parts:?}: {checks:#?}");
+        assert!(!found.contains("ssl.ca.location") && !found.contains("security.protocol"), "{found}");
+    }
 }
 
 #[tokio::test]

@@ -5,10 +5,11 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use alma_bridge::config::{ClientTls, Login, NatsAuth, NatsSink as Settings, Secret};
+use alma_bridge::sinks::tools::{Check, Verdict};
 use alma_bridge::sinks::{Outcome, Reason, Sink};
 
 use crate::support::{Place, SERVER, reason, timed, var};
-use crate::tools::Tail;
+use crate::tools::{Tail, look};
 use crate::wait::wait_up_to;
 
 fn login(user: &str, password: &str) -> NatsAuth {
@@ -127,6 +128,32 @@ async fn the_least_rights_to_create_and_to_tail_are_enough() {
     tail.end().await;
     let outcomes = by("reader").connected().await.publish(&place.events("loan", 4)).await;
     assert!(outcomes.iter().all(|outcome| reason(outcome) == Some(Reason::Rights)), "{outcomes:?}");
+}
+
+/// `check --connect` finds fault with nothing that `run` can do without.
+#[tokio::test]
+async fn the_least_rights_pass_the_checklist() {
+    let place = Place::new();
+    let server = Server::start(&place);
+    let by = |user| Place {
+        settings: Settings { servers: vec![server.url.clone()], auth: login(user, "secret"), ..place.settings.clone() },
+        ..place.clone()
+    };
+    let topics = ["bib", "loan"].map(|action| place.topic(action));
+    let bad = |checks: &[Check]| checks.iter().filter(|check| matches!(check.verdict, Verdict::Bad(..))).count();
+    // Who publishes only can't make the stream; who may make it is asked for nothing more.
+    let checks = look(&by("bridge"), &topics).await;
+    assert!(bad(&checks) == 1 && format!("{checks:?}").contains("no stream takes it"), "{checks:#?}");
+    let checks = look(&by("creator"), &topics).await;
+    assert_eq!(bad(&checks), 0, "{checks:#?}");
+    let checks = look(&by("reader"), &topics).await;
+    assert!(format!("{checks:?}").contains("does not exist, and can't be created"), "{checks:#?}");
+    by("operator").connected().await.close().await;
+    let checks = look(&by("bridge"), &topics).await;
+    assert_eq!(bad(&checks), 0, "{checks:#?}");
+    let told = |part: &str| checks.iter().any(|check| format!("{check:?}").contains(part));
+    assert!(told("may not look at it") && told("run needs only the right to publish"), "{checks:#?}");
+    assert!(told("allowed"), "{checks:#?}");
 }
 
 /// A server whose users are `operator`, with all rights, and `bridge`, `creator` and `reader`, with the least.

@@ -6,6 +6,8 @@ mod brokers;
 #[path = "../harness/events.rs"]
 #[allow(dead_code, reason = "each suite uses its part")]
 mod events;
+#[path = "../harness/forward.rs"]
+mod forward;
 #[path = "../harness/wait.rs"]
 #[allow(dead_code, reason = "each suite uses its part")]
 mod wait;

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use alma_bridge::config::{Format, Login, NatsAuth, NatsSink as Settings, Secret};
+use alma_bridge::config::{ClientTls, Format, Login, NatsAuth, NatsSink as Settings, Secret};
 use alma_bridge::sinks::nats::{probe, tail};
 use alma_bridge::sinks::tools::{Check, Landed, Patterns, TailOptions, Verdict};
 use alma_bridge::sinks::{Failure, Reason, Sink};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::forward::by_another_address;
 use crate::support::{MAX_BODY, Place, Rights, SERVER, timed, var};
 
 fn verdict<'a>(checks: &'a [Check], what: &str) -> &'a Verdict {
@@ -16,7 +17,7 @@ fn verdict<'a>(checks: &'a [Check], what: &str) -> &'a Verdict {
     &found.unwrap_or_else(|| panic!("no line about {what}: {checks:#?}")).verdict
 }
 
-async fn look(place: &Place, topics: &[String]) -> Vec<Check> {
+pub(crate) async fn look(place: &Place, topics: &[String]) -> Vec<Check> {
     let name = "main".parse().expect("a name");
     let (checks, took) = timed(probe(&name, &place.settings, &place.subjects(), MAX_BODY, topics)).await;
     assert!(took < Duration::from_secs(3), "{took:?}: {checks:#?}");
@@ -77,6 +78,45 @@ async fn the_checklist_says_what_is_missing() {
     let auth = NatsAuth::Token(Secret::new(var("NATS_TOKEN").into_bytes()));
     small.settings = Settings { servers: vec![var("NATS_TOKEN_URL")], auth, ..small.settings };
     assert!(matches!(verdict(&look(&small, &[]).await, "max_payload"), Verdict::Warning(..)));
+}
+
+/// `run` would wait for ever for a stream that nobody can make.
+#[tokio::test]
+async fn replicas_that_a_lone_server_can_not_hold_fail() {
+    let _shared = SERVER.read().await;
+    let mut place = Place::new();
+    place.settings.replicas = 3;
+    let topics = ["bib", "loan"].map(|action| place.topic(action));
+    let checks = look(&place, &topics).await;
+    let Verdict::Bad(found, mend) = verdict(&checks, "replicas") else { panic!("{checks:#?}") };
+    assert!(found.contains("in no cluster") && mend.contains("replicas = 1"), "{checks:#?}");
+    place.settings.replicas = 1;
+    let checks = look(&place, &topics).await;
+    assert!(matches!(verdict(&checks, "stream"), Verdict::Good(_)), "none was created: {checks:#?}");
+    let both = format!("right to publish {}", topics.join(", "));
+    assert!(matches!(verdict(&checks, &both), Verdict::Warning(..)), "told once: {checks:#?}");
+}
+
+#[tokio::test]
+async fn a_hint_fits_its_cause() {
+    let _shared = SERVER.read().await;
+    let place = Place::new();
+    let tls = |ca: &str| Some(ClientTls { ca_file: Some(ca.into()), ..ClientTls::default() });
+    let (over, ca) = (var("NATS_TLS"), var("CA"));
+    let token = NatsAuth::Token(Secret::new(var("NATS_TOKEN").into_bytes()));
+    let another = by_another_address(over.trim_start_matches("tls://")).await;
+    for (server, auth, tls, parts) in [
+        (over.clone(), NatsAuth::None, tls(&var("OTHER_CA")), ["TLS", "tls.ca_file"]),
+        (format!("tls://{another}"), NatsAuth::None, tls(&ca), ["TLS", "a name that the certificate has"]),
+        (var("NATS_TOKEN_URL"), token, tls(&ca), ["TLS", "does not speak TLS"]),
+        (over.clone(), NatsAuth::None, tls("/nonexistent/ca.pem"), ["TLS", "files of tls"]),
+        (var("NATS_TOKEN_URL"), NatsAuth::None, None, ["log-in", "token"]),
+    ] {
+        let settings = Settings { servers: vec![server], auth, tls, ..place.settings.clone() };
+        let checks = look(&Place { settings, ..place.clone() }, &[]).await;
+        let Verdict::Bad(_, mend) = verdict(&checks, parts[0]) else { panic!("{parts:?}: {checks:#?}") };
+        assert!(mend.contains(parts[1]), "{parts:?}: {checks:#?}");
+    }
 }
 
 pub(crate) struct Tail {

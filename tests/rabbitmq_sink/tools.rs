@@ -9,6 +9,7 @@ use alma_bridge::sinks::{Failure, Reason, Sink};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::forward::by_another_address;
 use crate::support::{
     BROKER, MAX_BODY, Rights, api, bind, connected, event, events, fresh, limited, login, over_tls, read_ids, settings,
     sink, var,
@@ -95,6 +96,37 @@ async fn the_checklist_tells_how_far_one_gets() {
     assert_good(&found, "log-in", "user guest");
     assert_bad(&found, "vhost nowhere", "not found");
     assert!(!format!("{found:?}").contains("hunter2"));
+}
+
+#[tokio::test]
+async fn a_hint_fits_its_cause() {
+    let _shared = BROKER.read().await;
+    alma_bridge::tls::install_provider();
+    let exchange = fresh();
+    let at = |url: String, settings| config::RabbitMqSink { url: Secret::new(url.into_bytes()), ..settings };
+    let (plain, over) = (var("RABBITMQ"), var("RABBITMQ_TLS"));
+    let place = |url: &str| url.split('/').nth(2).expect("a place").to_owned();
+    let another = by_another_address(&place(&over)).await;
+    let mut other_authority = over_tls(&exchange, None);
+    other_authority.tls.as_mut().expect("TLS").ca_file = Some(var("OTHER_CA").into());
+    for (settings, part) in [
+        (other_authority, "tls.ca_file"),
+        (at(format!("amqps://{another}/%2f"), over_tls(&exchange, None)), "a name that the certificate has"),
+        (at(plain.replace("amqp://", "amqps://"), over_tls(&exchange, None)), "does not speak TLS"),
+        (at(over.replace("amqps://", "amqp://"), settings(&exchange)), "wants TLS: use amqps://"),
+    ] {
+        let found = checks(&settings, MAX_BODY, &[]).await;
+        assert!(matches!(verdict(&found, "TLS"), Verdict::Bad(_, mend) if mend.contains(part)), "{part}: {found:#?}");
+    }
+}
+
+#[tokio::test]
+async fn a_right_that_is_missing_for_all_topics_is_told_once() {
+    let _alone = BROKER.write().await;
+    let exchange = fresh();
+    connected(&settings(&exchange)).await;
+    let found = checks(&limited(&exchange), MAX_BODY, &["alma.bib", "alma.loan"]).await;
+    assert_bad(&found, "right to publish alma.bib, alma.loan", "ACCESS_REFUSED");
 }
 
 struct Tail {

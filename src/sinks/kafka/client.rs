@@ -207,16 +207,17 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, text: &str) {
+        let ours = errors::with_our_keys(text);
         let mut told = self.told();
         told.last_error = Some(Instant::now());
         match error.rdkafka_error_code() {
             Some(Code::AllBrokersDown) => {
                 told.down_since.get_or_insert_with(Instant::now);
             }
-            Some(code) if errors::reason(code) == Reason::Login => told.refused = Some(text.to_owned()),
+            Some(code) if errors::reason(code) == Reason::Login => told.refused = Some(ours),
             // With TLS 1.3 a broker refuses a client's certificate after the handshake, on what is a transport by then.
-            _ if text.contains("SSL alert") => told.refused = Some(text.to_owned()),
-            _ => told.trouble = Some(text.to_owned()),
+            _ if text.contains("SSL alert") => told.refused = Some(ours),
+            _ => told.trouble = Some(ours),
         }
     }
 }

@@ -79,6 +79,17 @@ pub(super) fn words(code: Code) -> String {
     }
 }
 
+/// What librdkafka says, with our keys in the place of the properties that they set.
+pub(super) fn with_our_keys(said: &str) -> String {
+    const KEYS: [(&str, &str); 4] = [
+        ("ssl.ca.location", "tls.ca_file"),
+        ("ssl.certificate.location", "tls.cert_file"),
+        ("ssl.key.location", "tls.key_file"),
+        ("security.protocol", "tls"),
+    ];
+    KEYS.iter().fold(said.to_owned(), |said, (property, key)| said.replace(property, key))
+}
+
 /// A code as a failure.
 pub(super) fn failure(code: Code) -> Failure {
     Failure::new(reason(code), words(code))
@@ -94,7 +105,7 @@ pub(super) fn client_failure(error: &KafkaError) -> Failure {
             // Never the value: it may be a password.
             Failure::new(configured(key), format!("property {key}: {words}"))
         }
-        KafkaError::ClientCreation(words) => Failure::new(configured(words), words.clone()),
+        KafkaError::ClientCreation(words) => Failure::new(configured(words), with_our_keys(words)),
         other => match other.rdkafka_error_code() {
             Some(code) => failure(code),
             None => Failure::new(Reason::Unreachable, other.to_string()),

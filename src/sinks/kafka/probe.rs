@@ -10,10 +10,10 @@ use rdkafka::producer::BaseRecord;
 
 use super::client::{self, Live, Ticket, blocking, message_limit};
 use super::reports::Reports;
-use super::topics::{self, Admin, Look};
-use super::{errors, survey};
+use super::topics::{self, Admin, Limits, Look};
+use super::{errors, hints, survey};
 use crate::config::KafkaSink;
-use crate::sinks::tools::Check;
+use crate::sinks::tools::{Check, TOPIC, about_topics};
 use crate::sinks::{Failure, Reason};
 
 /// How long a producer id may take once a broker is reached.
@@ -29,47 +29,27 @@ pub async fn probe(settings: &KafkaSink, max_body: usize, topics: &[String]) -> 
     config.set("statistics.interval.ms", "200");
     let live = match start(config).await {
         Ok(live) => live,
-        Err(failure) => return vec![not_reached(&failure)],
+        Err(failure) => return vec![hints::not_reached(settings, &failure)],
     };
     let cluster = match live.reached().await {
         Ok(cluster) => cluster,
-        Err(failure) => return vec![not_reached(&failure)],
+        Err(failure) => return vec![hints::not_reached(settings, &failure)],
     };
     let mut checks = vec![Check::good("broker reached", format!("cluster {cluster}"))];
     checks.extend(secured(settings));
     checks.push(idempotent(&live).await);
-    let limit = message_limit(max_body);
     match Admin::new(&client::common(settings)).await {
-        Ok(mut admin) => {
-            match admin.broker_limits().await {
-                Ok(limits) => checks.extend(survey::of_broker(settings, &limits, limit)),
-                Err(failure) => checks.push(not_described("settings of the brokers", &failure, "cluster")),
-            }
-            check_topics(settings, limit, &live, &admin, topics, &mut checks).await;
+        Ok(admin) => {
+            let limit = message_limit(max_body);
+            checks.extend(Survey { settings, limit, live: &live, admin, undescribed: Vec::new() }.run(topics).await);
         }
-        Err(failure) => checks.push(not_reached(&failure)),
+        Err(failure) => checks.push(hints::not_reached(settings, &failure)),
     }
     checks
 }
 
 async fn start(config: ClientConfig) -> Result<Live, Failure> {
     blocking(move || Live::start("check", &config)).await?
-}
-
-fn not_reached(failure: &Failure) -> Check {
-    let detail = failure.detail.clone();
-    match failure.reason {
-        Reason::Login => Check::bad(
-            "log-in and TLS",
-            detail,
-            "look at username, password_file, the property sasl.mechanism, and the files of tls",
-        ),
-        _ => Check::bad(
-            "broker reached",
-            detail,
-            "look at brokers, at the network between, and at tls: a listener with TLS wants tls = {}",
-        ),
-    }
 }
 
 /// What TLS and log-in prove, once a broker was reached.
@@ -121,72 +101,124 @@ async fn idempotent(live: &Live) -> Check {
     }
 }
 
-fn not_described(what: &str, failure: &Failure, resource: &str) -> Check {
-    Check::warning(
-        what,
-        format!("not told: {}", failure.detail),
-        format!("limits were not compared; it takes the right DescribeConfigs on the {resource}, for this check alone"),
-    )
+/// The part of the checklist that is about the cluster and its topics.
+struct Survey<'a> {
+    settings: &'a KafkaSink,
+    /// The largest message in bytes.
+    limit: usize,
+    live: &'a Live,
+    admin: Admin,
+    /// Whose settings were not told.
+    undescribed: Vec<String>,
 }
 
-async fn check_topics(
-    settings: &KafkaSink,
-    limit: usize,
-    live: &Live,
-    admin: &Admin,
-    topics: &[String],
-    checks: &mut Vec<Check>,
-) {
-    let (mut there, mut missing) = (Vec::new(), Vec::new());
-    for (topic, found) in topics::look_all(live, topics.to_vec()).await {
-        match found {
-            Look::There { partitions, replicas, .. } => there.push((topic, partitions, replicas)),
-            Look::Missing => missing.push(topic),
-            Look::Failed(failure) => checks.push(Check::bad(
-                format!("topic {topic}"),
-                failure.detail,
-                "give the rights Describe and Write on it",
-            )),
+impl Survey<'_> {
+    async fn run(mut self, topics: &[String]) -> Vec<Check> {
+        let mut checks = Vec::new();
+        let can_replicate = self.cluster(&mut checks).await;
+        let (mut there, mut missing, mut failed) = (Vec::new(), Vec::new(), Vec::new());
+        for (topic, found) in topics::look_all(self.live, topics.to_vec()).await {
+            match found {
+                Look::There { partitions, replicas, .. } => there.push((topic, partitions, replicas)),
+                Look::Missing => missing.push(topic),
+                Look::Failed(failure) => {
+                    let mend = "give the rights Describe and Write on it";
+                    failed.push((topic, Check::bad(format!("topic {TOPIC}"), failure.detail, mend)));
+                }
+            }
         }
+        checks.extend(about_topics(failed));
+        checks.extend(about_topics(self.existing(there).await));
+        checks.extend(about_topics(self.missing(missing, can_replicate).await));
+        if !self.undescribed.is_empty() {
+            checks.push(Check::warning(
+                format!("settings of {}", self.undescribed.join(", ")),
+                topics::not_described().detail,
+                "limits were not compared; it takes the right DescribeConfigs on the cluster and on the topics, for this \
+                 check alone",
+            ));
+        }
+        checks
     }
-    if !there.is_empty() {
+
+    /// The brokers, and whether they can hold the replicas of a topic that is created.
+    async fn cluster(&mut self, checks: &mut Vec<Check>) -> bool {
+        let brokers = match self.admin.brokers().await {
+            Ok(brokers) => brokers,
+            Err(failure) => {
+                checks.push(Check::warning("brokers", failure.detail, "look at advertised.listeners of the brokers"));
+                return true;
+            }
+        };
+        let limits = self.admin.broker_limits(brokers[0]).await.unwrap_or_else(|_| {
+            self.undescribed.push("the brokers".to_owned());
+            Limits::default()
+        });
+        checks.extend(survey::of_cluster(self.settings, &limits, brokers.len(), self.limit));
+        survey::can_replicate(self.settings, &limits, brokers.len())
+    }
+
+    async fn existing(&mut self, there: Vec<(String, usize, usize)>) -> Vec<(String, Check)> {
+        if there.is_empty() {
+            return Vec::new();
+        }
         let names: Vec<String> = there.iter().map(|(topic, ..)| topic.clone()).collect();
-        let limits = admin.topic_limits(&names).await.unwrap_or_default();
-        let writer = start(impossible(settings)).await;
+        let limits = self.admin.topic_limits(&names).await.unwrap_or_default();
+        let writer = start(impossible(self.settings)).await;
+        let mut found = Vec::new();
         for (topic, partitions, replicas) in there {
-            checks.push(Check::good(format!("topic {topic}"), format!("{partitions} partitions")));
+            let mut checks = vec![Check::good(format!("topic {TOPIC}"), format!("{partitions} partitions"))];
             checks.push(match &writer {
                 Ok(writer) => may_write(writer, &topic).await,
-                Err(failure) => not_reached(failure),
+                Err(failure) => hints::not_reached(self.settings, failure),
             });
+            checks.extend(survey::of_topic(replicas, limits.get(&topic), self.limit));
             if !limits.contains_key(&topic) {
-                checks.push(not_described(&format!("settings of {topic}"), &topics::not_described(), "topic"));
+                self.undescribed.push(topic.clone());
             }
-            checks.extend(survey::of_topic(&topic, replicas, limits.get(&topic), limit));
+            found.extend(checks.into_iter().map(|check| (topic.clone(), check)));
         }
+        found
     }
-    if missing.is_empty() {
-        return;
-    }
-    if !settings.create_topics {
-        checks.extend(missing.iter().map(|topic| {
-            let mend = format!("create it by kafka-topics.sh --create --topic {topic}, or set create_topics = true");
-            Check::bad(format!("topic {topic}"), "does not exist", mend)
-        }));
-        return;
-    }
-    for (topic, result) in admin.create(settings, limit, &missing, true).await {
-        checks.push(match result {
-            Ok(()) => Check::good(
-                format!("topic {topic}"),
-                "does not exist yet and may be created; whether it may be written to shows with its first event",
-            ),
-            Err(failure) => Check::bad(
-                format!("topic {topic}"),
-                failure.detail,
-                "give the right Create on the cluster or on the prefixed topics, or create it and set create_topics = false",
-            ),
+
+    /// Topics that do not exist. Whether the brokers can hold their replicas has been told of already.
+    async fn missing(&self, missing: Vec<String>, can_replicate: bool) -> Vec<(String, Check)> {
+        let what = format!("topic {TOPIC}");
+        if missing.is_empty() {
+            return Vec::new();
+        }
+        if !self.settings.create_topics {
+            let mend = format!("create it by kafka-topics.sh --create --topic {TOPIC}, or set create_topics = true");
+            let check = Check::bad(what, "does not exist", mend);
+            return missing.into_iter().map(|topic| (topic, check.clone())).collect();
+        }
+        let mut asked = self.settings.clone();
+        if !can_replicate {
+            asked.replication = 1;
+        }
+        let created = self.admin.create(&asked, self.limit, &missing, true).await;
+        let judged = created.into_iter().map(|(topic, result)| {
+            let check = match result {
+                Ok(()) => Check::good(
+                    &*what,
+                    "does not exist yet and may be created; whether it may be written to shows with its first event",
+                ),
+                Err(failure) => Check::bad(&*what, failure.detail, not_created(failure.reason)),
+            };
+            (topic, check)
         });
+        judged.collect()
+    }
+}
+
+/// What to do about a topic that can't be created.
+fn not_created(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Rights => {
+            "give the right Create on the cluster or on the prefixed topics, or create it and set create_topics = false"
+        }
+        Reason::Missing => "mend what the broker names, or create the topic by hand",
+        _ => "the brokers' log says why",
     }
 }
 
@@ -205,7 +237,7 @@ fn impossible(settings: &KafkaSink) -> ClientConfig {
 }
 
 async fn may_write(writer: &Live, topic: &str) -> Check {
-    let what = format!("right to write to {topic}");
+    let what = format!("right to write to {TOPIC}");
     let reports = Arc::new(Reports::default());
     let ticket = Box::new(Ticket { place: 0, reports: Arc::clone(&reports) });
     let record: BaseRecord<'_, (), (), _> = BaseRecord::with_opaque_to(topic, ticket)
@@ -230,7 +262,7 @@ async fn may_write(writer: &Live, topic: &str) -> Check {
             Check::good(what, "given; asked by a record that no broker stores (acks=2), so nothing was written")
         }
         _ if errors::reason(code) == Reason::Rights => {
-            let mend = format!("kafka-acls.sh --add --allow-principal User:… --operation Write --topic {topic}");
+            let mend = format!("kafka-acls.sh --add --allow-principal User:… --operation Write --topic {TOPIC}");
             Check::bad(what, errors::words(code), mend)
         }
         _ => Check::bad(

@@ -6,6 +6,7 @@ use super::client::Live;
 use super::topics::{self, Admin, Look};
 use super::{KafkaSink, client, survey};
 use crate::message::Message;
+use crate::sinks::tools::about_topics;
 use crate::sinks::{Failure, Reason};
 
 impl KafkaSink {
@@ -69,9 +70,10 @@ impl KafkaSink {
     /// What the brokers' defaults fall short of, for topics that have no settings of their own.
     pub(super) async fn shortcomings(&self) -> Vec<String> {
         let Ok(mut admin) = Admin::new(&client::common(&self.settings)).await else { return Vec::new() };
-        // Without the right to describe there is nothing to warn of; `check --connect` says so.
-        let Ok(limits) = admin.broker_limits().await else { return Vec::new() };
-        survey::shortcomings(&survey::of_broker(&self.settings, &limits, self.limit))
+        let Ok(brokers) = admin.brokers().await else { return Vec::new() };
+        // Without the right to describe them nothing is known; `check --connect` says so.
+        let limits = admin.broker_limits(brokers[0]).await.unwrap_or_default();
+        survey::shortcomings(&survey::of_cluster(&self.settings, &limits, brokers.len(), self.limit))
     }
 
     /// Tells of topics that were there before and fall short, once a topic and beside the delivery.
@@ -87,7 +89,9 @@ impl KafkaSink {
                 Err(_) => BTreeMap::new(),
             };
             for (topic, replicas) in there {
-                for text in survey::shortcomings(&survey::of_topic(&topic, replicas, limits.get(&topic), limit)) {
+                let found = survey::of_topic(replicas, limits.get(&topic), limit);
+                let found = about_topics(found.into_iter().map(|check| (topic.clone(), check)));
+                for text in survey::shortcomings(&found) {
                     tracing::warn!(sink = sink.as_str(), "{text}");
                 }
             }

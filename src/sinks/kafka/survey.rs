@@ -3,25 +3,14 @@
 
 use super::topics::Limits;
 use crate::config::KafkaSink;
-use crate::sinks::tools::{Check, Verdict};
+use crate::sinks::tools::{Check, TOPIC, Verdict};
 
-/// A broker's defaults. `limit` is the largest message in bytes.
-pub(super) fn of_broker(settings: &KafkaSink, limits: &Limits, limit: usize) -> Vec<Check> {
+/// The cluster: how many brokers are up, and the defaults of one. `limit` is the largest message in bytes.
+pub(super) fn of_cluster(settings: &KafkaSink, limits: &Limits, brokers: usize, limit: usize) -> Vec<Check> {
     let mut checks = Vec::new();
-    let replicas = match settings.replication {
-        -1 => limits.replicas,
-        given => usize::try_from(given).ok(),
-    };
+    let replicas = asked_for(settings, limits);
     if let Some(replicas) = replicas.filter(|_| settings.create_topics) {
-        checks.push(if replicas > 1 {
-            Check::good("replication of created topics", replicas.to_string())
-        } else {
-            Check::warning(
-                "replication of created topics",
-                "1",
-                "one broker lost is its events lost: set replication = 3, or default.replication.factor on the brokers",
-            )
-        });
+        checks.push(created(settings, replicas, brokers));
     }
     // With one replica a topic can't ask for two.
     if let Some(least) = limits.min_insync.filter(|_| replicas != Some(1)) {
@@ -49,27 +38,62 @@ pub(super) fn of_broker(settings: &KafkaSink, limits: &Limits, limit: usize) -> 
     checks
 }
 
-/// A topic that exists. Without `limits` (no right to describe it) only its replicas are judged.
-pub(super) fn of_topic(topic: &str, replicas: usize, limits: Option<&Limits>, limit: usize) -> Vec<Check> {
-    let mut checks = Vec::new();
-    let what = format!("replication of {topic}");
-    if replicas > 1 {
-        checks.push(Check::good(what, replicas.to_string()));
-    } else {
-        checks.push(Check::warning(
-            what,
-            replicas.to_string(),
-            "one broker lost is its events lost: give it more replicas by kafka-reassign-partitions.sh",
-        ));
+/// Replicas of a topic that the bridge creates. `None` if the brokers decide and do not tell.
+fn asked_for(settings: &KafkaSink, limits: &Limits) -> Option<usize> {
+    match settings.replication {
+        -1 => limits.replicas,
+        given => usize::try_from(given).ok(),
     }
+}
+
+/// Whether so many brokers can hold the replicas of a topic that the bridge creates.
+pub(super) fn can_replicate(settings: &KafkaSink, limits: &Limits, brokers: usize) -> bool {
+    asked_for(settings, limits).is_none_or(|replicas| replicas <= brokers)
+}
+
+/// The replication of topics that the bridge creates.
+fn created(settings: &KafkaSink, replicas: usize, brokers: usize) -> Check {
+    let what = "replication of created topics";
+    let key = if settings.replication == -1 { "default.replication.factor on the brokers" } else { "replication" };
+    if replicas > brokers {
+        let found = format!("{replicas}, and only {brokers} of the cluster's brokers are up");
+        return Check::bad(what, found, format!("no topic can be created: start more brokers, or lower {key}"));
+    }
+    match few(replicas) {
+        Some(found) => Check::warning(what, found, "set replication = 3, or default.replication.factor on the brokers"),
+        None => Check::good(what, replicas.to_string()),
+    }
+}
+
+/// What is wrong with fewer than three replicas.
+fn few(replicas: usize) -> Option<String> {
+    match replicas {
+        0 | 1 => Some(format!("{replicas}: one broker lost is its events lost")),
+        2 => Some(
+            "2: with min.insync.replicas=2 one broker down stops the topic, with 1 its loss can take events".into(),
+        ),
+        _ => None,
+    }
+}
+
+/// A topic that exists. Without `limits` (no right to describe it) only its replicas are judged.
+///
+/// The texts have [`TOPIC`] where its name goes.
+pub(super) fn of_topic(replicas: usize, limits: Option<&Limits>, limit: usize) -> Vec<Check> {
+    let mut checks = Vec::new();
+    let what = format!("replication of {TOPIC}");
+    checks.push(match few(replicas) {
+        Some(found) => Check::warning(what, found, "give it three replicas by kafka-reassign-partitions.sh"),
+        None => Check::good(what, replicas.to_string()),
+    });
     let alter = |setting: &str| {
-        format!("kafka-configs.sh --alter --entity-type topics --entity-name {topic} --add-config {setting}")
+        format!("kafka-configs.sh --alter --entity-type topics --entity-name {TOPIC} --add-config {setting}")
     };
     if let Some(least) = limits.and_then(|limits| limits.min_insync).filter(|_| replicas > 1) {
-        checks.push(min_insync(&format!("min.insync.replicas of {topic}"), least, &alter("min.insync.replicas=2")));
+        checks.push(min_insync(&format!("min.insync.replicas of {TOPIC}"), least, &alter("min.insync.replicas=2")));
     }
     if let Some(most) = limits.and_then(|limits| limits.message_bytes) {
-        let what = format!("max.message.bytes of {topic}");
+        let what = format!("max.message.bytes of {TOPIC}");
         checks.push(if most >= limit {
             Check::good(what, format!("{most} bytes"))
         } else {
@@ -115,21 +139,39 @@ mod tests {
     #[test]
     fn warns_of_what_loses_or_refuses_events() {
         let mut settings = super::super::tests::settings();
-        let weak = shortcomings(&of_broker(&settings, &limits(1_048_588, 1, 1), 11_250_000));
+        let weak = shortcomings(&of_cluster(&settings, &limits(1_048_588, 1, 1), 3, 11_250_000));
         assert_eq!(weak.len(), 2, "{weak:?}");
         assert!(weak[0].contains("default.replication.factor") && weak[1].contains("message.max.bytes=11250000"));
-        assert_eq!(shortcomings(&of_broker(&settings, &limits(11_250_000, 2, 3), 11_250_000)), Vec::<String>::new());
+        assert_eq!(
+            shortcomings(&of_cluster(&settings, &limits(11_250_000, 2, 3), 3, 11_250_000)),
+            Vec::<String>::new()
+        );
+        let weak = shortcomings(&of_cluster(&settings, &limits(11_250_000, 2, 2), 3, 11_250_000));
+        assert!(weak.len() == 1 && weak[0].contains("is 2: "), "README asks for three: {weak:?}");
         // Not our topics, not our replication.
         settings.create_topics = false;
-        let weak = shortcomings(&of_broker(&settings, &limits(11_250_000, 1, 3), 11_250_000));
+        let weak = shortcomings(&of_cluster(&settings, &limits(11_250_000, 1, 3), 3, 11_250_000));
         assert!(weak.len() == 1 && weak[0].starts_with("min.insync.replicas"), "{weak:?}");
     }
 
     #[test]
+    fn more_replicas_than_brokers_can_not_be_had() {
+        let mut settings = super::super::tests::settings();
+        settings.replication = 3;
+        let found = of_cluster(&settings, &Limits::default(), 1, 11_250_000);
+        assert!(matches!(&found[..], [Check { verdict: Verdict::Bad(found, _), .. }] if found.starts_with("3, and")));
+        assert!(!can_replicate(&settings, &Limits::default(), 1) && can_replicate(&settings, &Limits::default(), 3));
+        settings.replication = -1;
+        let found = of_cluster(&settings, &limits(11_250_000, 2, 3), 1, 11_250_000);
+        assert!(matches!(&found[0].verdict, Verdict::Bad(_, mend) if mend.contains("default.replication.factor")));
+        assert!(can_replicate(&settings, &Limits::default(), 1), "what is not told is not judged");
+    }
+
+    #[test]
     fn names_the_topics_own_setting() {
-        let weak = shortcomings(&of_topic("alma.loan", 3, Some(&limits(1_048_588, 1, 3)), 11_250_000));
-        assert!(weak[0].contains("--entity-name alma.loan --add-config min.insync.replicas=2"), "{weak:?}");
+        let weak = shortcomings(&of_topic(3, Some(&limits(1_048_588, 1, 3)), 11_250_000));
+        assert!(weak[0].contains("--entity-name TOPIC --add-config min.insync.replicas=2"), "{weak:?}");
         assert!(weak[1].contains("max.message.bytes=11250000"), "{weak:?}");
-        assert_eq!(of_topic("alma.loan", 1, None, 11_250_000).len(), 1);
+        assert_eq!(of_topic(1, None, 11_250_000).len(), 1);
     }
 }

@@ -117,7 +117,7 @@ async fn a_certificate_that_is_not_there_is_told() {
     let mut sink = KafkaSink::new(&"main".parse().expect("a name"), &settings, 8 << 20);
     let failure = sink.connect().await.expect_err("no such file");
     assert_eq!(failure.reason, Reason::Login);
-    assert!(failure.detail.contains("ssl.ca.location"), "{failure}");
+    assert!(failure.detail.contains("tls.ca_file"), "{failure}");
 }
 
 #[test]

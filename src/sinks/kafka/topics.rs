@@ -162,25 +162,24 @@ impl Admin {
         results.into_iter().map(sorted).collect()
     }
 
-    /// The id of a broker, to ask for its settings.
-    async fn broker(&mut self) -> Option<i32> {
-        let client = self.0.take()?;
+    /// The ids of the brokers that are up.
+    pub(super) async fn brokers(&mut self) -> Result<Vec<i32>, Failure> {
+        let untold = || Failure::new(Reason::Timeout, "no broker told its id");
+        let client = self.0.take().ok_or_else(untold)?;
         let (client, metadata) = blocking(move || {
             let metadata = client.inner().fetch_metadata(Some(ANY_TOPIC), ASK_TIMEOUT);
             (client, metadata)
         })
-        .await
-        .ok()?;
+        .await?;
         self.0 = Some(client);
         // Not the one that answered: by a bootstrap address it has no id yet.
-        metadata.ok()?.brokers().first().map(rdkafka::metadata::MetadataBroker::id)
+        let metadata = metadata.map_err(|error| errors::client_failure(&error))?;
+        let ids: Vec<i32> = metadata.brokers().iter().map(rdkafka::metadata::MetadataBroker::id).collect();
+        if ids.is_empty() { Err(untold()) } else { Ok(ids) }
     }
 
-    /// What a broker's own settings say for topics that have none.
-    pub(super) async fn broker_limits(&mut self) -> Result<Limits, Failure> {
-        let Some(id) = self.broker().await else {
-            return Err(Failure::new(Reason::Timeout, "no broker told its id"));
-        };
+    /// What the settings of a broker say for topics that have none of their own.
+    pub(super) async fn broker_limits(&self, id: i32) -> Result<Limits, Failure> {
         let options = AdminOptions::new().request_timeout(Some(ASK_TIMEOUT));
         let described = self.client().describe_configs(&[ResourceSpecifier::Broker(id)], &options).await;
         let described = described.map_err(|error| errors::client_failure(&error))?;

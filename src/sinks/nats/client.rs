@@ -113,7 +113,7 @@ impl Connection {
     }
 
     /// The answer of JetStream's API, under its deadline; a denial of `subject` is no answer either, but known at once.
-    async fn ask<T>(&self, subject: &str, question: impl Future<Output = T>) -> Result<T, Failure> {
+    pub(super) async fn ask<T>(&self, subject: &str, question: impl Future<Output = T>) -> Result<T, Failure> {
         tokio::select! {
             biased;
             answer = timeout(API_TIMEOUT, question) => {

@@ -8,9 +8,9 @@ use async_nats::jetstream::message::PublishMessage;
 
 use super::client::{Connection, falls_short};
 use crate::config::{NatsAuth, NatsSink as Settings, SinkName};
-use crate::sinks::Reason;
 use crate::sinks::message_limit;
-use crate::sinks::tools::Check;
+use crate::sinks::tools::{Check, TOPIC, about_topics, mend_tls};
+use crate::sinks::{Failure, Reason};
 
 /// Looks at server, log-in, JetStream, stream, limits, replication, and the right to publish to each of `topics`.
 ///
@@ -25,16 +25,7 @@ pub async fn probe(
     let servers = settings.servers.join(", ");
     let connection = match Connection::open(name, settings).await {
         Ok(connection) => connection,
-        Err(failure) if failure.reason == Reason::Login => {
-            return vec![
-                Check::good("server reached", servers),
-                Check::bad("log-in", failure.detail, "check username, password, token, nkey, creds_file and tls"),
-            ];
-        }
-        Err(failure) => {
-            let mend = "check servers, the network between, and that the server runs";
-            return vec![Check::bad("server reached", format!("{servers}: {}", failure.detail), mend)];
-        }
+        Err(failure) => return not_let_in(failure, servers),
     };
     let info = connection.client.server_info();
     let mut checks = vec![Check::good("server reached", format!("{} (nats-server {})", servers, info.version))];
@@ -44,12 +35,30 @@ pub async fn probe(
     });
     checks.push(Check::good("log-in", login(&settings.auth)));
     checks.push(payload(connection.client.max_payload(), message_limit(max_body)));
-    stream(&connection, settings, subjects, max_body, &mut checks).await;
+    let found = stream(&connection, settings, subjects, max_body, &mut checks).await;
+    let mut rights = Vec::new();
     for topic in topics {
-        checks.push(right_to_publish(&connection, topic).await);
+        rights.push((topic.clone(), right_to_publish(&connection, &settings.stream, &found, topic).await));
     }
+    checks.extend(about_topics(rights));
     connection.close().await;
     checks
+}
+
+/// TLS and a log-in are refused by a server that is reached.
+fn not_let_in(failure: Failure, servers: String) -> Vec<Check> {
+    if failure.reason != Reason::Login {
+        let mend = "check servers, the network between, and that the server runs";
+        return vec![Check::bad("server reached", format!("{servers}: {}", failure.detail), mend)];
+    }
+    let refused = match mend_tls(&failure.detail, &servers) {
+        Some(mend) => Check::bad("TLS", failure.detail, mend),
+        None if failure.detail.contains("TLS") => {
+            Check::bad("TLS", failure.detail, "look at the files of tls: PEM, and readable by the bridge's user")
+        }
+        None => Check::bad("log-in", failure.detail, "check username, password, token, nkey and creds_file"),
+    };
+    vec![Check::good("server reached", servers), refused]
 }
 
 fn login(auth: &NatsAuth) -> String {
@@ -70,17 +79,29 @@ fn payload(found: usize, limit: usize) -> Check {
     Check::warning("max_payload", format!("{found} bytes, events can have {limit}"), mend)
 }
 
+/// What there is to publish to.
+enum Found {
+    /// The stream is there.
+    Stream,
+    /// It is not, and the bridge makes it when it connects.
+    ToBeMade,
+    /// It is not, and the bridge can't make it; or nothing is known of it.
+    Nothing,
+}
+
 async fn stream(
     connection: &Connection,
     settings: &Settings,
     subjects: &[String],
     max_body: usize,
     checks: &mut Vec<Check>,
-) {
+) -> Found {
     let name = &settings.stream;
     let what = format!("stream {name}");
-    match connection.jetstream.get_stream(name).await.map_err(|error| error.kind()) {
-        Ok(stream) => {
+    let subject = format!("$JS.API.STREAM.INFO.{name}");
+    let asked = connection.ask(&subject, connection.jetstream.get_stream(name)).await;
+    match asked.map(|stream| stream.map_err(|error| error.kind())) {
+        Ok(Ok(stream)) => {
             let found = stream.cached_info();
             checks.push(Check::good(
                 &*what,
@@ -91,51 +112,116 @@ async fn stream(
                 Check::warning(&*what, short, format!("nats stream edit {name}; the bridge alters no stream"))
             }));
             checks.push(replicas(name, found.config.num_replicas));
+            Found::Stream
         }
-        Err(GetStreamErrorKind::JetStream(error)) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => {
-            checks.push(if settings.create_stream {
-                Check::good(&*what, "does not exist, is created when the bridge connects")
-            } else {
-                let mend =
-                    format!("nats stream add {name} --subjects '{}', or create_stream = true", subjects.join(","));
-                Check::bad(&*what, "does not exist, and create_stream is false", mend)
-            });
-            checks.push(replicas(name, settings.replicas));
+        Ok(Err(GetStreamErrorKind::JetStream(error))) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+            missing(connection, settings, subjects, checks).await
         }
-        Err(GetStreamErrorKind::JetStream(error)) => {
+        Ok(Err(GetStreamErrorKind::JetStream(error))) => {
             checks.push(Check::bad(
                 "JetStream",
                 error.to_string(),
                 "enable JetStream on the server and for the account",
             ));
+            Found::Nothing
         }
-        Err(error) => {
-            let mend = "enable JetStream, and allow the user $JS.API.STREAM.INFO and its _INBOX.>";
+        Ok(Err(error)) => {
+            let mend = "enable JetStream on the server and for the account, and allow the user its _INBOX.>";
             checks.push(Check::bad("JetStream", format!("does not answer ({error})"), mend));
+            Found::Nothing
+        }
+        Err(failure) if failure.reason == Reason::Rights => {
+            let mend =
+                format!("run needs only the right to publish; this check compares more if the user has {subject}");
+            checks.push(Check::warning(&*what, "this user may not look at it", mend));
+            // The bridge tries to make a stream as soon as none takes an event.
+            if settings.create_stream && may_create(connection, name).await.is_ok() {
+                Found::ToBeMade
+            } else {
+                Found::Nothing
+            }
+        }
+        Err(failure) => {
+            checks.push(Check::bad("JetStream", failure.detail, "see the server's log"));
+            Found::Nothing
         }
     }
 }
 
-async fn right_to_publish(connection: &Connection, topic: &str) -> Check {
-    let what = format!("right to publish {topic}");
-    let refused_for_its_sequence = PublishMessage::build().expected_last_sequence(u64::MAX);
+/// A stream that is not there: whether the bridge can make it.
+async fn missing(connection: &Connection, settings: &Settings, subjects: &[String], checks: &mut Vec<Check>) -> Found {
+    let name = &settings.stream;
+    let what = format!("stream {name}");
+    let by_hand = format!("nats stream add {name} --subjects '{}'", subjects.join(","));
+    if !settings.create_stream {
+        let mend = format!("{by_hand}, or create_stream = true");
+        checks.push(Check::bad(what, "does not exist, and create_stream is false", mend));
+        return Found::Nothing;
+    }
+    if let Err(failure) = may_create(connection, name).await {
+        let mend = format!("{by_hand}, or allow the user $JS.API.STREAM.CREATE.{name}");
+        checks.push(Check::bad(what, format!("does not exist, and can't be created: {}", failure.detail), mend));
+        return Found::Nothing;
+    }
+    if settings.replicas > 1 && connection.client.server_info().cluster.is_none() {
+        let found = format!("{}, but the server is in no cluster: the stream can't be created", settings.replicas);
+        let mend = "set replicas = 1, or run at least as many servers in a cluster";
+        checks.push(Check::bad(format!("replicas of {name}"), found, mend));
+        return Found::Nothing;
+    }
+    checks.push(Check::good(what, "does not exist, is created when the bridge connects"));
+    checks.push(replicas(name, settings.replicas));
+    Found::ToBeMade
+}
+
+/// Whether the user may create the stream: asked by a request that names none, which the server refuses for just that.
+async fn may_create(connection: &Connection, stream: &str) -> Result<(), Failure> {
+    let subject = format!("$JS.API.STREAM.CREATE.{stream}");
+    let answer = connection.ask(&subject, connection.client.request(subject.clone(), "{}".into())).await?;
+    answer.map(drop).map_err(|error| Failure::new(Reason::Busy, error.to_string()))
+}
+
+async fn right_to_publish(connection: &Connection, stream: &str, found: &Found, topic: &str) -> Check {
+    let what = format!("right to publish {TOPIC}");
+    let refused_for_its_sequence = PublishMessage::build().expected_stream(stream).expected_last_sequence(u64::MAX);
     let sent = connection.jetstream.send_publish(topic.to_owned(), refused_for_its_sequence).await;
     let answer = match sent {
         Ok(ack) => tokio::select! {
-            answer = ack.into_future() => answer.map_err(|error| error.kind()),
+            answer = ack.into_future() => answer,
             failure = connection.gave_up_on(topic) => {
-                return Check::bad(what, failure.detail, format!("allow the user to publish to {topic}"));
+                let detail = failure.detail.replace(topic, TOPIC);
+                return Check::bad(what, detail, format!("allow the user to publish to {TOPIC}"));
             }
         },
-        Err(error) => Err(error.kind()),
+        Err(error) => Err(error),
     };
-    match answer {
-        Err(PublishErrorKind::WrongLastSequence) => Check::good(what, "allowed"),
-        Err(PublishErrorKind::StreamNotFound) => {
+    let Err(error) = answer else {
+        return Check::bad(what, "the stream ignores the expected sequence", "see the stream's settings");
+    };
+    match (error.kind(), found) {
+        (PublishErrorKind::WrongLastSequence, _) => Check::good(what, "allowed"),
+        (PublishErrorKind::StreamNotFound, Found::ToBeMade) => {
             Check::warning(what, "no stream takes it yet", "it shows once the stream is there")
         }
-        Err(error) => Check::bad(what, error.to_string(), "see the server's log"),
-        Ok(_) => Check::bad(what, "the stream ignores the expected sequence", "see the stream's settings"),
+        (PublishErrorKind::StreamNotFound, Found::Stream) => Check::bad(
+            what,
+            format!("stream {stream} does not take it"),
+            format!("nats stream edit {stream} --subjects"),
+        ),
+        (PublishErrorKind::StreamNotFound, Found::Nothing) => {
+            let mend = format!("make the stream {stream} take it, or give the rights to look at it and to create it");
+            Check::bad(what, "no stream takes it", mend)
+        }
+        _ => {
+            let failure = super::sort(&error);
+            let mend = match failure.reason {
+                Reason::Missing => {
+                    format!("another stream takes it: take {TOPIC} away from that, or name it as stream")
+                }
+                _ => "see the server's log".to_owned(),
+            };
+            Check::bad(what, failure.detail, mend)
+        }
     }
 }
 

@@ -19,6 +19,12 @@ const FRAME_HEAD: usize = 7;
 /// Largest payload that is read. A broker's greeting has some 500 bytes.
 const MAX_PAYLOAD: usize = 64 * 1024;
 
+/// The first two bytes of what a TLS server says to a client that does not speak it: an alert (RFC 8446, section 5.1).
+const TLS_ALERT: [u8; 2] = [21, 3];
+
+/// What such a server's port is called in a failure.
+pub(super) const SPEAKS_TLS: &str = "the port speaks TLS, and this connection does not";
+
 /// A broker before the log-in.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Greeting {
@@ -47,12 +53,15 @@ async fn greet_unbounded(address: &Address) -> Result<Greeting, Failure> {
         let mut head = [0; FRAME_HEAD];
         stream.read_exact(&mut head).await?;
         let size = u32::from_be_bytes([head[3], head[4], head[5], head[6]]) as usize;
+        if tls.is_none() && head[..2] == TLS_ALERT {
+            return Ok(Err(Failure::new(Reason::Unreachable, SPEAKS_TLS)));
+        }
         // Another protocol, or another version of this one, begins otherwise.
         let mut payload = vec![0; if head[0] == 1 && size <= MAX_PAYLOAD { size } else { 0 }];
         stream.read_exact(&mut payload).await?;
-        std::io::Result::Ok(payload)
+        std::io::Result::Ok(Ok(payload))
     };
-    let payload = read.await.map_err(|error| Failure::new(Reason::Unreachable, error.to_string()))?;
+    let payload = read.await.map_err(|error| Failure::new(Reason::Unreachable, error.to_string()))??;
     let greeting = parse(&payload).ok_or_else(|| Failure::new(Reason::Unreachable, "found no AMQP 0-9-1 there"))?;
     Ok(Greeting { tls, ..greeting })
 }

@@ -8,11 +8,11 @@ use super::address::Address;
 use super::connection::{Connection, ask, connection_name};
 use super::errors::{max_message_size, sort};
 use super::exchange::{self, Names};
-use super::greeting::{Greeting, greet};
+use super::greeting::{Greeting, SPEAKS_TLS, greet};
 use super::publication::short;
 use crate::config::{RabbitMqSink as Settings, SinkName, Unroutable};
 use crate::sinks::message_limit;
-use crate::sinks::tools::{Check, Verdict};
+use crate::sinks::tools::{Check, TOPIC, Verdict, about_topics, mend_tls};
 use crate::sinks::{Failure, Reason};
 
 /// Looks at server, TLS, log-in, vhost, exchange, limits, and the right to publish to each of `topics`.
@@ -46,13 +46,18 @@ async fn reach(name: &SinkName, settings: &Settings, checks: &mut Vec<Check>) ->
             checks.extend(mechanism(&greeting, &address));
         }
         Err(failure) if failure.reason == Reason::Login => {
-            let mend = "check tls: ca_file, cert_file, key_file, and that the certificate names this host";
+            let mend = mend_tls(&failure.detail, &place)
+                .unwrap_or_else(|| "look at the files of tls: PEM, and readable by the bridge's user".to_owned());
+            checks.extend([Check::good(reached, place), Check::bad("TLS", failure.detail, mend)]);
+            return None;
+        }
+        Err(failure) if failure.detail == SPEAKS_TLS => {
+            let mend = format!("{place} wants TLS: use amqps:// or set tls = {{ ca_file = \"…\" }}");
             checks.extend([Check::good(reached, place), Check::bad("TLS", failure.detail, mend)]);
             return None;
         }
         Err(failure) => {
-            let mend =
-                "check url, the network between, that the server runs, and that the port is the one for TLS or plain";
+            let mend = "check url, the network between, that the server runs, and that it speaks AMQP at this port";
             checks.push(Check::bad(reached, format!("{place}: {}", failure.detail), mend));
             return None;
         }
@@ -131,13 +136,15 @@ async fn look(
     match exchange::exists(connection, &names.exchange).await {
         Ok(true) => {
             existing(connection, settings, &names, &what, checks).await;
+            let mut rights = Vec::new();
             for topic in topics {
                 let check = right_to_publish(connection, &names.exchange, topic).await;
                 if matches!(check.verdict, Verdict::Good(_)) {
                     by = (names.exchange.clone(), topic);
                 }
-                checks.push(check);
+                rights.push((topic.clone(), check));
             }
+            checks.extend(about_topics(rights));
         }
         Ok(false) if settings.declare => {
             checks.push(Check::good(&*what, "does not exist, is declared when the bridge connects, if its user may"));
@@ -186,14 +193,14 @@ async fn existing(connection: &Connection, settings: &Settings, names: &Names, w
 }
 
 async fn right_to_publish(connection: &Connection, exchange: &ShortString, topic: &str) -> Check {
-    let what = format!("right to publish {topic}");
+    let what = format!("right to publish {TOPIC}");
     match try_to_publish(connection, exchange, topic, &[]).await {
         Ok(()) => Check::good(what, "allowed"),
         Err(failure) if failure.reason == Reason::Rights => {
             let mend = format!(
                 "allow the user to write to exchange {exchange} (set_permissions), and to this routing key (set_topic_permissions)"
             );
-            Check::bad(what, failure.detail, mend)
+            Check::bad(what, failure.detail.replace(&format!("'{topic}'"), &format!("'{TOPIC}'")), mend)
         }
         Err(failure) => Check::bad(what, failure.detail, mend_of(connection)),
     }
