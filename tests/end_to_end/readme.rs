@@ -59,7 +59,7 @@ impl Subscriber {
         while !self.shown.contains(text) {
             let line = self.lines.recv_timeout(PATIENCE);
             let line = line.unwrap_or_else(|error| panic!("{text}: {error}; it has shown:\n{}", self.shown));
-            self.shown += &format!("{line}\n");
+            self.shown.extend([line.as_str(), "\n"]);
         }
     }
 }
