@@ -32,6 +32,7 @@ mod exchange;
 mod flight;
 mod greeting;
 mod ledger;
+mod hosts;
 mod probe;
 mod publication;
 mod stream;

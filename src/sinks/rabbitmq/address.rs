@@ -40,6 +40,11 @@ impl Address {
         } else if host.is_empty() || host.starts_with(':') {
             return Err(bad("no host, expected amqp://host:port/vhost"));
         }
+        // `amqp://host/` names the empty vhost by the letter of the URI scheme. Nobody has such a vhost, and the secrets
+        // that operators generate write it for `/`.
+        if uri.vhost.is_empty() {
+            "/".clone_into(&mut uri.vhost);
+        }
         if uri.vhost.len() > MAX_SHORT {
             return Err(bad("the vhost has more than 255 bytes"));
         }
@@ -114,7 +119,13 @@ mod tests {
         assert_eq!((address.user(), address.uri.authority.userinfo.password.as_str()), ("ann", "s/cret"));
         assert_eq!(address.mechanism(), SASLMechanism::Plain);
         assert!(address.tls().is_none());
-        assert_eq!(of(&with_url("amqp://broker")).vhost(), "/");
+    }
+
+    #[test]
+    fn without_a_path_or_with_an_empty_one_the_vhost_is_the_default_one() {
+        for url in ["amqp://broker", "amqp://broker/", "amqp://broker:5672/?heartbeat=5", "amqps://ann:x@broker/", "amqp://broker/%2f"] {
+            assert_eq!(of(&with_url(url)).vhost(), "/", "{url}");
+        }
     }
 
     #[test]

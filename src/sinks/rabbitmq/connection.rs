@@ -1,10 +1,10 @@
 //! One connection to RabbitMQ and the one channel that publishes on it.
 
-use std::net::Shutdown;
+use std::net::{Shutdown, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
+use futures_util::{FutureExt as _, StreamExt as _};
 use lapin::options::ConfirmSelectOptions;
 use lapin::{AsyncTcpStream, Channel, ConnectionProperties, Event};
 use socket2::{SockRef, Socket};
@@ -13,12 +13,10 @@ use tokio_util::compat::TokioAsyncReadCompatExt as _;
 
 use super::address::Address;
 use super::errors::sort;
+use super::hosts::open_any;
 use super::stream::{Stream, runtime};
 use crate::config::SinkName;
 use crate::sinks::{Failure, Reason};
-
-/// For a connection, its TLS and its log-in.
-pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// For one question to the broker.
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -41,15 +39,12 @@ pub(super) struct Connection {
 impl Connection {
     /// Connects and logs in.
     pub(super) async fn open(name: &str, address: &Address) -> Result<Self, Failure> {
-        match timeout(CONNECT_TIMEOUT, Self::open_unbounded(name, address)).await {
-            Ok(opened) => opened,
-            Err(_) => Err(Failure::new(Reason::Unreachable, format!("no connection within {CONNECT_TIMEOUT:?}"))),
-        }
+        open_any(address, |at| Self::open_at(name, address, at).boxed()).await
     }
 
-    async fn open_unbounded(name: &str, address: &Address) -> Result<Self, Failure> {
-        let stream = Stream::open(address).await?;
-        // Kept from here on: a time-out above drops it, and so ends the client's thread.
+    async fn open_at(name: &str, address: &Address, at: SocketAddr) -> Result<Self, Failure> {
+        let stream = Stream::open(address, at).await?;
+        // Kept from here on: a time-out drops it, and so ends the client's thread.
         let line = Line::of(&stream)?;
         let stream = Mutex::new(Some(AsyncTcpStream::Plain(stream.compat())));
         let give = async move |_, _| {

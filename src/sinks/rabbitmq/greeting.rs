@@ -2,11 +2,13 @@
 //!
 //! lapin reads it and keeps it to itself; the checklist wants version and log-in mechanisms.
 
+use std::net::SocketAddr;
+
+use futures_util::FutureExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::time::timeout;
 
 use super::address::Address;
-use super::connection::CONNECT_TIMEOUT;
+use super::hosts::open_any;
 use super::stream::Stream;
 use crate::sinks::{Failure, Reason};
 
@@ -38,14 +40,11 @@ pub(super) struct Greeting {
 
 /// Connects, listens to the greeting, and hangs up.
 pub(super) async fn greet(address: &Address) -> Result<Greeting, Failure> {
-    match timeout(CONNECT_TIMEOUT, greet_unbounded(address)).await {
-        Ok(greeting) => greeting,
-        Err(_) => Err(Failure::new(Reason::Unreachable, format!("no greeting within {CONNECT_TIMEOUT:?}"))),
-    }
+    open_any(address, |at| greet_at(address, at).boxed()).await
 }
 
-async fn greet_unbounded(address: &Address) -> Result<Greeting, Failure> {
-    let mut stream = Stream::open(address).await?;
+async fn greet_at(address: &Address, at: SocketAddr) -> Result<Greeting, Failure> {
+    let mut stream = Stream::open(address, at).await?;
     let tls = stream.protocol();
     let read = async {
         stream.write_all(PROTOCOL_HEADER).await?;

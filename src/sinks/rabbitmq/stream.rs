@@ -37,11 +37,11 @@ pub(super) enum Stream {
 }
 
 impl Stream {
-    /// Connects, with TLS where the address asks for it. The caller bounds the time.
-    pub(super) async fn open(address: &Address) -> Result<Self, Failure> {
+    /// Connects to `at`, one of the addresses of the host, with TLS if the URL asks for it. The caller bounds the time.
+    pub(super) async fn open(address: &Address, at: SocketAddr) -> Result<Self, Failure> {
         let (host, port) = (address.host(), address.port());
         let unreachable = |error: io::Error| Failure::new(Reason::Unreachable, format!("{host}:{port}: {error}"));
-        let tcp = TcpStream::connect((host, port)).await.map_err(unreachable)?;
+        let tcp = TcpStream::connect(at).await.map_err(unreachable)?;
         tcp.set_nodelay(true).map_err(unreachable)?;
         let Some(tls) = address.tls() else { return Ok(Self::Plain(tcp)) };
         let refused = |error: String| Failure::new(Reason::Login, format!("TLS with {host}:{port}: {error}"));
