@@ -260,13 +260,28 @@ impl TopicTemplate {
         }
     }
 
-    /// Whether a topic can be the prefix alone: where nothing follows it, or one placeholder that can be empty.
-    pub fn may_be_prefix(&self) -> bool {
-        let alone = |literal: &str| literal.trim_end_matches('.') == self.prefix();
-        match self.parts.as_slice() {
-            [TopicPart::Literal(literal)]
-            | [TopicPart::Literal(literal), TopicPart::Event | TopicPart::Institution] => alone(literal),
-            _ => false,
+    /// The literal segments at the beginning: `campus.alma` of `campus.alma.{action}`.
+    pub fn literal_prefix(&self) -> String {
+        let segments = self.segments();
+        let literal: Vec<_> = segments.iter().map(String::as_str).take_while(|segment| *segment != "*").collect();
+        literal.join(".")
+    }
+
+    /// The forms that a topic can take, with `*` in place of each segment that depends on the event: `alma.*` of
+    /// `alma.{action}`; also `alma` of `alma.{event}`, because an empty placeholder at the end is dropped, and
+    /// `alma.unparsed`, which is appended if the template has no action.
+    pub fn shapes(&self) -> Vec<String> {
+        let segments = self.segments();
+        let mut shapes = vec![segments.join(".")];
+        let can_be_empty = matches!(self.parts.last(), Some(TopicPart::Event | TopicPart::Institution));
+        let ends_with_a_dot = matches!(self.parts.iter().nth_back(1), Some(TopicPart::Literal(text)) if text.ends_with('.'));
+        if can_be_empty && ends_with_a_dot {
+            shapes.push(segments[..segments.len() - 1].join("."));
+        }
+        if !self.parts.contains(&TopicPart::Action) {
+            for plain in shapes.clone() {
+                shapes.extend(["unparsed", "misdirected"].map(|special| format!("{plain}.{special}")));
+            }
         }
     }
 }

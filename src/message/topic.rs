@@ -85,10 +85,11 @@ mod tests {
         assert_eq!(topic(&[a.clone(), TopicPart::Action, dot.clone(), TopicPart::Event], &JOB), "alma.job_end");
         assert_eq!(topic(&[a.clone(), TopicPart::Event, dot.clone(), TopicPart::Action], &JOB), "alma.none.job_end");
         assert_eq!(topic(&[a.clone(), TopicPart::Event], &JOB), "alma");
-        let may_be_prefix = |parts: &[TopicPart]| TopicTemplate { parts: parts.to_vec() }.may_be_prefix();
-        assert!(may_be_prefix(&[a.clone(), TopicPart::Event]) && may_be_prefix(&[literal("alma")]));
-        assert!(!may_be_prefix(&[a.clone(), TopicPart::Action, dot.clone(), TopicPart::Event]));
-        assert!(!may_be_prefix(&[literal("alma.x."), TopicPart::Event]) && !may_be_prefix(&[literal("alma.x")]));
+        let shapes = |parts: &[TopicPart]| TopicTemplate { parts: parts.to_vec() }.shapes();
+        assert_eq!(shapes(&[a.clone(), TopicPart::Action, dot.clone(), TopicPart::Event]), ["alma.*.*", "alma.*"]);
+        assert_eq!(shapes(&[literal("alma.x-"), TopicPart::Event])[0], "alma.*");
+        let of_event = shapes(&[a.clone(), TopicPart::Event]);
+        assert!(["alma", "alma.*", "alma.unparsed"].iter().all(|shape| of_event.contains(&(*shape).to_owned())));
         let loan = Fill { action: "loan", event: "loan_created", ..JOB };
         assert_eq!(topic(&[a, TopicPart::Action, dot, TopicPart::Event], &loan), "alma.loan.loan_created");
     }

@@ -42,7 +42,7 @@ pub fn build(sink: &config::Sink, max_body: usize) -> Result<Box<dyn Sink>, NotB
         config::SinkKind::Nats(settings) => Some(Box::new(nats::NatsSink::new(
             sink.name.clone(),
             settings.clone(),
-            nats::subjects(&sink.topic),
+            nats::Subjects::of(&sink.topic),
             max_body,
         ))),
         #[cfg(feature = "rabbitmq")]
@@ -64,7 +64,7 @@ pub async fn tail(sink: &config::Sink, options: TailOptions) -> Result<(), Failu
         #[cfg(feature = "kafka")]
         config::SinkKind::Kafka(settings) => kafka::tail::tail(settings, prefix, options).await,
         #[cfg(feature = "nats")]
-        config::SinkKind::Nats(settings) => nats::tail(&sink.name, settings, prefix, options).await,
+        config::SinkKind::Nats(settings) => nats::tail(&sink.name, settings, &nats::Subjects::of(&sink.topic), options).await,
         #[cfg(feature = "rabbitmq")]
         config::SinkKind::RabbitMq(settings) => rabbitmq::tail(&sink.name, settings, prefix, options).await,
         other => Err(Failure::new(Reason::Malformed, NotBuiltIn(other.as_str()).to_string())),
@@ -84,7 +84,7 @@ pub async fn probe(sink: &config::Sink, max_body: usize, topics: &[String]) -> V
         config::SinkKind::Kafka(settings) => kafka::probe::probe(settings, max_body, topics).await,
         #[cfg(feature = "nats")]
         config::SinkKind::Nats(settings) => {
-            nats::probe(&sink.name, settings, &nats::subjects(&sink.topic), max_body, topics).await
+            nats::probe(&sink.name, settings, &nats::Subjects::of(&sink.topic), max_body, topics).await
         }
         #[cfg(feature = "rabbitmq")]
         config::SinkKind::RabbitMq(settings) => rabbitmq::probe(&sink.name, settings, max_body, topics).await,

@@ -24,6 +24,7 @@
 mod client;
 mod probe;
 mod tail;
+mod subjects;
 
 use std::collections::HashSet;
 use std::future::IntoFuture as _;
@@ -38,12 +39,13 @@ use async_nats::jetstream::{self, ErrorCode};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 
-use super::{Failure, Outcome, Reason, Sink};
-use crate::config::{Format, NatsSink as Settings, SinkName, TopicTemplate};
+use super::{Failure, Outcome, Outcomes, Reason, Sink};
+use crate::config::{Format, NatsSink as Settings, SinkName};
 use crate::message::{Message, Replay, Topic};
 use client::Connection;
 
 pub use probe::probe;
+pub use subjects::Subjects;
 pub use tail::tail;
 
 /// How long a `PubAck` is awaited before its message's fate counts as unknown.
@@ -55,23 +57,11 @@ const WINDOW_DEADLINE: Duration = Duration::from_secs(30);
 /// Media type of structured mode (CloudEvents NATS binding).
 const STRUCTURED: &str = "application/cloudevents+json; charset=UTF-8";
 
-/// The subjects of a stream that takes all topics of a template: all under the prefix, and the prefix itself where it
-/// can be a topic.
-pub fn subjects(template: &TopicTemplate) -> Vec<String> {
-    let prefix = template.prefix();
-    let mut subjects = vec![format!("{prefix}.>")];
-    if template.may_be_prefix() {
-        subjects.push(prefix.to_owned());
-    }
-    subjects
-}
-
 /// Publishes to one stream.
 pub struct NatsSink {
     name: SinkName,
     settings: Settings,
-    /// Of the stream, where we create it.
-    subjects: Vec<String>,
+    subjects: Subjects,
     max_body: usize,
     connection: Option<Connection>,
     /// Topics at which the connection's user may publish: the server answered. At most `max_topics`.
@@ -79,9 +69,9 @@ pub struct NatsSink {
 }
 
 impl NatsSink {
-    /// Of these settings; `subjects` are what the stream must take, by [`subjects`], and `max_body` is the ingress's
-    /// bound in bytes. Nothing is connected yet.
-    pub fn new(name: SinkName, settings: Settings, subjects: Vec<String>, max_body: usize) -> Self {
+    /// Of these settings; `subjects` are what the stream must take, and `max_body` is the ingress's bound in bytes.
+    /// Nothing is connected yet.
+    pub fn new(name: SinkName, settings: Settings, subjects: Subjects, max_body: usize) -> Self {
         Self { name, settings, subjects, max_body, connection: None, answered: HashSet::new() }
     }
 

@@ -9,7 +9,7 @@ use alma_bridge::config::{
     self, Format, Login, NatsAuth, NatsSink as Settings, Privacy, Secret, SinkKind, Start, TopicPart, TopicTemplate,
 };
 use alma_bridge::message::{Message, Messages, StoredEvent};
-use alma_bridge::sinks::nats::NatsSink;
+use alma_bridge::sinks::nats::{NatsSink, Subjects};
 use alma_bridge::sinks::{Outcome, Reason, Sink};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -90,19 +90,19 @@ impl Place {
         format!("{}.{action}", self.prefix)
     }
 
-    /// What its stream takes.
-    pub(crate) fn subjects(&self) -> Vec<String> {
-        vec![format!("{}.>", self.prefix)]
+    /// Its topics by action.
+    fn template(&self) -> TopicTemplate {
+        TopicTemplate { parts: vec![TopicPart::Literal(format!("{}.", self.prefix)), TopicPart::Action] }
+    }
+
+    /// What its stream must take.
+    pub(crate) fn subjects(&self) -> Subjects {
+        Subjects::of(&self.template())
     }
 
     /// A sink that is not connected.
     pub(crate) fn sink(&self) -> NatsSink {
-        NatsSink::new(
-            "main".parse().expect("a name"),
-            self.settings.clone(),
-            vec![format!("{}.>", self.prefix)],
-            MAX_BODY,
-        )
+        NatsSink::new("main".parse().expect("a name"), self.settings.clone(), self.subjects(), MAX_BODY)
     }
 
     /// A sink that is connected.
@@ -117,7 +117,7 @@ impl Place {
         let sink = config::Sink {
             name: "main".parse().expect("a name"),
             kind: SinkKind::Nats(self.settings.clone()),
-            topic: TopicTemplate { parts: vec![TopicPart::Literal(format!("{}.", self.prefix)), TopicPart::Action] },
+            topic: self.template(),
             format,
             actions: vec!["*".into()],
             sources: vec!["*".into()],
@@ -150,7 +150,7 @@ impl Place {
     /// Makes the stream with these settings beside name and subjects, as an operator would.
     pub(crate) fn add(&self, settings: &Value) {
         let mut config = json!({
-            "name": self.settings.stream, "subjects": self.subjects(),
+            "name": self.settings.stream, "subjects": [format!("{}.>", self.prefix)],
             "retention": "limits", "storage": "file", "num_replicas": 1,
         });
         let settings = settings.as_object().expect("an object").clone();

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use alma_bridge::config::{ClientTls, Format, Login, NatsAuth, NatsSink as Settings, Secret};
-use alma_bridge::sinks::nats::{probe, tail};
+use alma_bridge::config::{
+    ClientTls, Format, Login, NatsAuth, NatsSink as Settings, Secret, TopicPart, TopicTemplate,
+};
+use alma_bridge::sinks::nats::{NatsSink, Subjects, probe, tail};
 use alma_bridge::sinks::tools::{Check, Landed, Patterns, TailOptions, Verdict};
 use alma_bridge::sinks::{Failure, Reason, Sink};
 use serde_json::{Value, json};
@@ -129,10 +131,10 @@ impl Tail {
         let (into, landed) = mpsc::channel(64);
         let (ready, begun) = oneshot::channel();
         let topics = Patterns(patterns.iter().map(|&pattern| pattern.to_owned()).collect());
-        let Place { prefix, settings } = place.clone();
+        let (settings, subjects) = (place.settings.clone(), place.subjects());
         let options = TailOptions { topics, from_start, into, ready };
         let name = "main".parse().expect("a name");
-        let task = tokio::spawn(async move { tail(&name, &settings, &prefix, options).await });
+        let task = tokio::spawn(async move { tail(&name, &settings, &subjects, options).await });
         tokio::time::timeout(Duration::from_secs(10), begun).await.expect("in time").expect("reading has begun");
         Self { landed, task }
     }
@@ -195,6 +197,35 @@ async fn tail_of_a_stream_that_is_not_there_says_so() {
     let (ready, _begun) = oneshot::channel();
     let options = TailOptions { topics: Patterns::default(), from_start: true, into, ready };
     let name = "main".parse().expect("a name");
-    let failure = tail(&name, &place.settings, &place.prefix, options).await.expect_err("no stream");
+    let failure = tail(&name, &place.settings, &place.subjects(), options).await.expect_err("no stream");
     assert_eq!(failure.reason, Reason::Missing, "{failure}");
+}
+
+/// A stream that an operator made, on subjects that take every topic, though not all under the prefix.
+#[tokio::test]
+async fn a_stream_on_narrow_subjects_that_are_enough_is_warned_of_nowhere() {
+    let _shared = SERVER.read().await;
+    let place = Place::new();
+    let narrow = json!({ "subjects": [format!("{}.*", place.prefix), format!("others-{}.>", place.prefix)] });
+    place.add(&json!({ "duplicate_window": 7_200_000_000_000_u64, "subjects": narrow["subjects"] }));
+    let mut sink = place.sink();
+    assert_eq!(sink.connect().await, Ok(Vec::new()));
+    let checks = look(&place, &[place.topic("loan")]).await;
+    let warned = checks.iter().find(|check| matches!(&check.verdict, Verdict::Warning(found, _) if found.contains("subjects")));
+    assert!(warned.is_none(), "{checks:#?}");
+    let mut tail = Tail::start(&place, &[], true).await;
+    sink.publish(&[place.event("loan", 1, 10)]).await;
+    assert_eq!(tail.next().await.0, place.topic("loan"));
+    tail.end().await;
+}
+
+#[tokio::test]
+async fn a_stream_is_created_on_no_more_than_the_literal_prefix() {
+    let _shared = SERVER.read().await;
+    let place = Place::new();
+    let parts = vec![TopicPart::Literal(format!("{}.library.alma.", place.prefix)), TopicPart::Action];
+    let subjects = Subjects::of(&TopicTemplate { parts });
+    let mut sink = NatsSink::new("main".parse().expect("a name"), place.settings.clone(), subjects, MAX_BODY);
+    assert_eq!(sink.connect().await, Ok(Vec::new()));
+    assert_eq!(place.info()["subjects"], json!([format!("{}.library.alma.>", place.prefix)]));
 }

@@ -11,7 +11,7 @@ use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, Event, 
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::ACK_TIMEOUT;
+use super::{ACK_TIMEOUT, Subjects, WINDOW_DEADLINE};
 use crate::config::{ClientTls, NatsAuth, NatsSink as Settings, Secret, SinkName};
 use crate::sinks::{Failure, Reason, message_limit};
 
@@ -133,7 +133,7 @@ impl Connection {
     pub(super) async fn prepare_stream(
         &self,
         settings: &Settings,
-        subjects: &[String],
+        subjects: &Subjects,
         max_body: usize,
     ) -> Result<Vec<String>, Failure> {
         let mut warnings = Vec::new();
@@ -170,7 +170,7 @@ impl Connection {
     }
 
     /// Creates the stream on these subjects. Of one that is there already with other settings: false.
-    pub(super) async fn create_stream(&self, settings: &Settings, subjects: &[String]) -> Result<bool, Failure> {
+    pub(super) async fn create_stream(&self, settings: &Settings, subjects: &Subjects) -> Result<bool, Failure> {
         let subject = format!("$JS.API.STREAM.CREATE.{}", settings.stream);
         let created = self.jetstream.create_stream(stream_config(settings, subjects));
         match self.ask(&subject, created).await? {
@@ -188,10 +188,10 @@ impl Connection {
 }
 
 /// The stream as it is created.
-fn stream_config(settings: &Settings, subjects: &[String]) -> StreamConfig {
+fn stream_config(settings: &Settings, subjects: &Subjects) -> StreamConfig {
     StreamConfig {
         name: settings.stream.clone(),
-        subjects: subjects.to_vec(),
+        subjects: subjects.created.clone(),
         storage: StorageType::File,
         num_replicas: settings.replicas,
         max_age: settings.max_age,
@@ -205,14 +205,13 @@ fn stream_config(settings: &Settings, subjects: &[String]) -> StreamConfig {
 pub(super) fn falls_short(
     found: &StreamConfig,
     settings: &Settings,
-    subjects: &[String],
+    subjects: &Subjects,
     max_body: usize,
 ) -> Vec<String> {
     let stream = &settings.stream;
     let mut warnings = Vec::new();
-    let takes = |asked: &String| found.subjects.iter().any(|subject| subject == asked || subject == ">");
-    if !subjects.iter().all(takes) {
-        let (found, asked) = (found.subjects.join(", "), subjects.join(", "));
+    if !subjects.are_taken_by(&found.subjects) {
+        let (found, asked) = (found.subjects.join(", "), subjects.created.join(", "));
         warnings
             .push(format!("stream {stream} takes {found}: subjects outside it can't be published, expected {asked}"));
     }
@@ -344,6 +343,7 @@ mod tests {
     fn finds_the_denied_subject() {
         let said = r#"Permissions Violation for Publish to "alma.loan""#;
         assert_eq!(denied_subject(said), Some("alma.loan"));
+    use crate::config::{TopicPart, TopicTemplate};
         assert_eq!(denied_subject(&said.to_lowercase()), Some("alma.loan"));
         assert_eq!(denied_subject(r#"Permissions Violation for Subscription to "alma.loan""#), None);
         assert_eq!(denied_subject("é"), None);
@@ -351,11 +351,18 @@ mod tests {
 
     #[test]
     fn a_stream_as_we_create_it_falls_short_of_nothing() {
-        let config = stream_config(&settings(), &["alma.>".to_owned()]);
-        assert_eq!(falls_short(&config, &settings(), &["alma.>".to_owned()], 8 << 20), Vec::<String>::new());
+        let mut config = stream_config(&settings(), &subjects());
+        assert_eq!(falls_short(&config, &settings(), &subjects(), 8 << 20), Vec::<String>::new());
+        config.subjects = vec!["alma.*".into()];
+        assert_eq!(falls_short(&config, &settings(), &subjects(), 8 << 20), Vec::<String>::new(), "it takes every topic");
     }
 
     #[test]
+    fn subjects() -> Subjects {
+        let parts = vec![TopicPart::Literal("alma.".to_owned()), TopicPart::Action];
+        Subjects::of(&TopicTemplate { parts })
+    }
+
     fn says_what_falls_short() {
         let found = StreamConfig {
             subjects: vec!["alma.loan".into()],
@@ -366,7 +373,7 @@ mod tests {
             max_bytes: 1 << 20,
             ..StreamConfig::default()
         };
-        let warnings = falls_short(&found, &Settings { replicas: 3, ..settings() }, &["alma.>".to_owned()], 8 << 20);
+        let warnings = falls_short(&found, &Settings { replicas: 3, ..settings() }, &subjects(), 8 << 20);
         for (warning, part) in
             warnings.iter().zip(["alma.loan", "memory", "1 replicas", "2m", "max_msg_size 1000", "discards"])
         {

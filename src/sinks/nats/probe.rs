@@ -6,6 +6,7 @@ use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::{GetStreamErrorKind, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
 
+use super::Subjects;
 use super::client::{Connection, falls_short};
 use crate::config::{NatsAuth, NatsSink as Settings, SinkName};
 use crate::sinks::message_limit;
@@ -18,7 +19,7 @@ use crate::sinks::{Failure, Reason};
 pub async fn probe(
     name: &SinkName,
     settings: &Settings,
-    subjects: &[String],
+    subjects: &Subjects,
     max_body: usize,
     topics: &[String],
 ) -> Vec<Check> {
@@ -29,9 +30,10 @@ pub async fn probe(
     };
     let info = connection.client.server_info();
     let mut checks = vec![Check::good("server reached", format!("{} (nats-server {})", servers, info.version))];
-    checks.push(match (&settings.tls, info.tls_required) {
-        (Some(_), _) => Check::good("TLS", "verified"),
-        (None, _) => Check::warning("TLS", "none", "set tls, unless the network between is yours alone"),
+    checks.push(if is_encrypted(settings, info.tls_required) {
+        Check::good("TLS", "verified")
+    } else {
+        Check::warning("TLS", "none", "use tls:// or set tls, unless the network between is yours alone")
     });
     checks.push(Check::good("log-in", login(&settings.auth)));
     checks.push(payload(connection.client.max_payload(), message_limit(max_body)));
@@ -59,6 +61,13 @@ fn not_let_in(failure: Failure, servers: String) -> Vec<Check> {
         None => Check::bad("log-in", failure.detail, "check username, password, token, nkey and creds_file"),
     };
     vec![Check::good("server reached", servers), refused]
+}
+
+/// Whether the connection is surely encrypted: because of our settings, or because the server insists on it.
+fn is_encrypted(settings: &Settings, server_requires_it: bool) -> bool {
+    settings.tls.is_some()
+        || server_requires_it
+        || settings.servers.iter().all(|server| server.starts_with("tls://"))
 }
 
 fn login(auth: &NatsAuth) -> String {
@@ -92,7 +101,7 @@ enum Found {
 async fn stream(
     connection: &Connection,
     settings: &Settings,
-    subjects: &[String],
+    subjects: &Subjects,
     max_body: usize,
     checks: &mut Vec<Check>,
 ) -> Found {
@@ -149,10 +158,10 @@ async fn stream(
 }
 
 /// A stream that is not there: whether the bridge can make it.
-async fn missing(connection: &Connection, settings: &Settings, subjects: &[String], checks: &mut Vec<Check>) -> Found {
+async fn missing(connection: &Connection, settings: &Settings, subjects: &Subjects, checks: &mut Vec<Check>) -> Found {
     let name = &settings.stream;
     let what = format!("stream {name}");
-    let by_hand = format!("nats stream add {name} --subjects '{}'", subjects.join(","));
+    let by_hand = format!("nats stream add {name} --subjects '{}'", subjects.created.join(","));
     if !settings.create_stream {
         let mend = format!("{by_hand}, or create_stream = true");
         checks.push(Check::bad(what, "does not exist, and create_stream is false", mend));
@@ -233,4 +242,30 @@ fn replicas(stream: &str, found: usize) -> Check {
     }
     let mend = "three replicas in a cluster, or sync_interval: always in the server's jetstream block";
     Check::warning(what, format!("{found}: a PubAck is not on disk yet, unless the server syncs always"), mend)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::ClientTls;
+
+    #[test]
+    fn a_connection_counts_as_encrypted_if_all_servers_or_the_settings_ask_for_tls() {
+        let settings = |servers: &[&str], tls| Settings {
+            servers: servers.iter().map(|&server| server.to_owned()).collect(),
+            stream: "ALMA".into(),
+            create_stream: true,
+            replicas: 1,
+            max_age: Duration::ZERO,
+            duplicate_window: Duration::ZERO,
+            auth: NatsAuth::None,
+            tls,
+        };
+        assert!(is_encrypted(&settings(&["tls://a", "tls://b"], None), false));
+        assert!(is_encrypted(&settings(&["nats://a"], Some(ClientTls::default())), false));
+        assert!(is_encrypted(&settings(&["nats://a"], None), true));
+        assert!(!is_encrypted(&settings(&["tls://a", "nats://b"], None), false));
+    }
 }

@@ -5,13 +5,14 @@ use async_nats::jetstream::consumer::pull::OrderedConfig;
 use async_nats::jetstream::consumer::{DeliverPolicy, ReplayPolicy};
 use futures_util::StreamExt as _;
 
+use super::Subjects;
 use super::client::Connection;
 use crate::config::{NatsSink as Settings, SinkName};
 use crate::sinks::tools::{Landed, TailOptions, structured_from};
 use crate::sinks::{Failure, Reason};
 
 /// Gives what lands on the subjects asked for, until the reader has had enough.
-pub async fn tail(name: &SinkName, settings: &Settings, prefix: &str, options: TailOptions) -> Result<(), Failure> {
+pub async fn tail(name: &SinkName, settings: &Settings, subjects: &Subjects, options: TailOptions) -> Result<(), Failure> {
     let unreachable = |error: String| Failure::new(Reason::Unreachable, error);
     let TailOptions { topics, from_start, into, ready } = options;
     let connection = Connection::open(name, settings).await?;
@@ -20,11 +21,12 @@ pub async fn tail(name: &SinkName, settings: &Settings, prefix: &str, options: T
         .get_stream(&settings.stream)
         .await
         .map_err(|error| Failure::new(Reason::Missing, format!("stream {}: {error}", settings.stream)))?;
+    let filter_subject = subjects.filter(&stream.cached_info().config.subjects);
     let consumer = stream
         .create_consumer(OrderedConfig {
             deliver_policy: if from_start { DeliverPolicy::All } else { DeliverPolicy::New },
             replay_policy: ReplayPolicy::Instant,
-            filter_subject: format!("{prefix}.>"),
+            filter_subject,
             ..OrderedConfig::default()
         })
         .await
@@ -40,7 +42,7 @@ pub async fn tail(name: &SinkName, settings: &Settings, prefix: &str, options: T
         let Some(message) = message else { return Ok(()) };
         let message = message.map_err(|error| unreachable(error.to_string()))?;
         let topic = message.subject.to_string();
-        if !topics.ask_for(&topic) {
+        if !subjects.have(&topic) || !topics.ask_for(&topic) {
             continue;
         }
         let document = document(message.headers.as_ref(), &message.payload);
