@@ -22,7 +22,8 @@
 //! | `_MSG_TIMED_OUT`, `_TIMED_OUT`, `_TIMED_OUT_QUEUE`, `REQUEST_TIMED_OUT`, `_PURGE_QUEUE`, `_PURGE_INFLIGHT`, `OUT_OF_ORDER_SEQUENCE_NUMBER` and what else befalls a producer id, a second report without an offset | timeout; unreachable or login where all brokers are known to be down |
 //! | `_QUEUE_FULL`, `_ISR_INSUFF`, `NOT_ENOUGH_REPLICAS`, `NOT_ENOUGH_REPLICAS_AFTER_APPEND`, `KAFKA_STORAGE_ERROR`, `THROTTLING_QUOTA_EXCEEDED` | busy |
 //! | `MSG_SIZE_TOO_LARGE`, `RECORD_LIST_TOO_LARGE` | too large |
-//! | `INVALID_MSG`, `INVALID_MSG_SIZE`, `INVALID_RECORD`, `INVALID_TIMESTAMP`, `UNSUPPORTED_FOR_MESSAGE_FORMAT`, `UNSUPPORTED_COMPRESSION_TYPE`, `_BAD_MSG`, `_BAD_COMPRESSION` | malformed |
+//! | `INVALID_MSG`, `INVALID_MSG_SIZE`, `INVALID_RECORD` (librdkafka also says so of each of several invalid records of a batch, whatever is wrong with them), `_INVALID_DIFFERENT_RECORD`, `UNSUPPORTED_FOR_MESSAGE_FORMAT`, `UNSUPPORTED_COMPRESSION_TYPE`, `_BAD_MSG`, `_BAD_COMPRESSION` | malformed |
+//! | `INVALID_TIMESTAMP`: `recordedtime` is outside `message.timestamp.after.max.ms` or `message.timestamp.before.max.ms` | clock |
 //! | `TOPIC_AUTHORIZATION_FAILED`, `CLUSTER_AUTHORIZATION_FAILED` (no right to write anywhere, or none to create topics) | rights |
 //! | `UNKNOWN_TOPIC_OR_PART`, `_UNKNOWN_TOPIC`, `_UNKNOWN_PARTITION`, `INVALID_TOPIC_EXCEPTION` (a name that collides), `INVALID_REPLICATION_FACTOR`, `INVALID_PARTITIONS`, `INVALID_CONFIG`, `POLICY_VIOLATION` | missing; unreachable, and so created again, where it vanished and may be created |
 //!
@@ -294,6 +295,15 @@ impl Sink for KafkaSink {
     fn begin(&mut self, window: &[Message]) -> bool {
         let flight = self.queue_ahead(window);
         let has_begun = flight.is_some();
+            Reason::Clock => Failure::new(
+                Reason::Clock,
+                format!(
+                    "{}: recordedtime is further from the broker's clock than the topic's message.timestamp.after.max.ms \
+                     (the bridge's clock is ahead) or message.timestamp.before.max.ms (the event is old) allows; compare \
+                     the clocks of the bridge and the broker",
+                    failure.detail
+                ),
+            ),
         self.begun.extend(flight);
         has_begun
     }

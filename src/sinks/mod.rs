@@ -227,7 +227,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, so that metrics have every label from the start.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Unreachable,
         Self::Login,
         Self::Timeout,
@@ -246,7 +246,7 @@ impl Reason {
         match self {
             Self::Unreachable | Self::Login | Self::Timeout | Self::Busy => Class::Retry,
             Self::TooLarge | Self::Malformed | Self::TooManyTopics | Self::Panic => Class::Refused,
-            Self::Rights | Self::Missing | Self::Unroutable => Class::Mend,
+            Self::Rights | Self::Missing | Self::Unroutable | Self::Nacked | Self::Clock => Class::Mend,
         }
     }
 
@@ -284,3 +284,11 @@ pub enum Class {
     /// An operator mends it: after `setup_grace` the topic is parked and tried again every minute.
     Mend,
 }
+    /// A queue that is bound for it refuses it: it is full, and its policy is to refuse.
+    Nacked,
+    /// Its timestamp is outside what the broker allows, because the clocks of bridge and broker differ.
+    Clock,
+        Self::Nacked,
+        Self::Clock,
+            Self::Nacked => "nacked",
+            Self::Clock => "clock",

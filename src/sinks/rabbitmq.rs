@@ -14,7 +14,8 @@
 //! | connection lost, refused, DNS, no heartbeat, 320 (shut down), 402, 503, 504 | [`Reason::Unreachable`] |
 //! | 403 with "Login was refused", 530 (no access to the vhost), TLS, a certificate refused | [`Reason::Login`] |
 //! | no confirm in time | [`Reason::Timeout`] |
-//! | `connection.blocked` (memory or disk alarm), `basic.nack`, 405, 506, 541, 530 with "limit" | [`Reason::Busy`] |
+//! | `connection.blocked` (memory or disk alarm), 405, 506, 541, 530 with "limit" | [`Reason::Busy`] |
+//! | `basic.nack`: a bound queue is full and refuses, or has failed | [`Reason::Nacked`] |
 //! | 406 with "message size", 311 | [`Reason::TooLarge`] |
 //! | 406 else, 501, 502, 505, 540 | [`Reason::Malformed`] |
 //! | 403 on an exchange or a topic | [`Reason::Rights`] |

@@ -1,16 +1,32 @@
-//! The wall clock jumps by a day, forth and back: what is delivered does not hang on it.
+//! The wall clock jumps: what is delivered does not hang on it, unless a broker refuses what is ahead of its own.
 
 use std::collections::BTreeSet;
 use std::fs;
 
-use crate::harness::brokers::var;
+use rustix::process::Signal;
+
+use crate::harness::brokers::{brokers, var};
 use crate::harness::{Bridge, Setup, landed, loan, number_of, wait_for};
+use crate::places::{Broker, Place, wait_until_delivered, wait_until_metric, wait_until_up};
 
 /// Puts the bridge's clock so far from the machine's.
 fn put_clock(setup: &Setup, offset: &str) {
     let new = setup.path("clock.new");
     fs::write(&new, offset).expect("written");
     fs::rename(new, setup.path("clock")).expect("renamed");
+}
+
+/// The bridges that are started from now on have the clock of [`put_clock`].
+fn let_clock_be_put(setup: &mut Setup) {
+    for (name, value) in [
+        ("LD_PRELOAD", var("FAKETIME")),
+        ("FAKETIME_TIMESTAMP_FILE", setup.path("clock").display().to_string()),
+        ("FAKETIME_NO_CACHE", "1".into()),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1".into()),
+    ] {
+        setup.environment(name, &value);
+    }
+    put_clock(setup, "+0");
 }
 
 fn take(bridge: &Bridge, numbers: std::ops::Range<u64>) {
@@ -28,15 +44,7 @@ fn day_of(bridge: &Bridge) -> String {
 #[test]
 fn a_day_forth_and_back_loses_nothing_and_delivers_all() {
     let mut setup = Setup::new("[sinks.main]\ntype = \"file\"\ndir = \"DIR/blocked/main\"\n");
-    for (name, value) in [
-        ("LD_PRELOAD", var("FAKETIME")),
-        ("FAKETIME_TIMESTAMP_FILE", setup.path("clock").display().to_string()),
-        ("FAKETIME_NO_CACHE", "1".into()),
-        ("FAKETIME_DONT_FAKE_MONOTONIC", "1".into()),
-    ] {
-        setup.environment(name, &value);
-    }
-    put_clock(&setup, "+0");
+    let_clock_be_put(&mut setup);
     // What waits outlives `retain` (24 h) whatever the clock says.
     fs::write(setup.path("blocked"), "").expect("written");
     let bridge = setup.start();
@@ -63,4 +71,28 @@ fn a_day_forth_and_back_loses_nothing_and_delivers_all() {
     take(&bridge, taken..taken + 20);
     assert_eq!(bridge.post(&loan(taken)).outcome(), Some("repeat"));
     wait_for("these too", || (there().len() as u64 == taken + 20).then_some(()));
+}
+
+/// Kafka refuses what is more than an hour ahead of its clock, unless its topic says otherwise.
+#[test]
+fn events_of_a_clock_that_is_two_hours_ahead_wait_until_kafka_takes_them() {
+    let _shared = Broker::Kafka.shared();
+    let place = Place::new(Broker::Kafka);
+    let mut setup = Setup::new(&format!("{}setup_grace = \"1s\"\n", place.sink("main")));
+    let_clock_be_put(&mut setup);
+    let bridge = setup.start();
+    wait_until_up(&bridge, "main", Broker::Kafka);
+    put_clock(&setup, "+2h");
+    take(&bridge, 0..20);
+    wait_until_metric(&bridge, "alma_bridge_sink_parked_topics{sink=\"main\"}", 1);
+    wait_until_delivered(&bridge, "main");
+    assert_eq!(bridge.metric("alma_bridge_dead_letters{sink=\"main\",reason=\"clock\"}"), Some(20.0));
+    let status = String::from_utf8(setup.command(&["status"]).stdout).expect("text");
+    assert!(status.contains("message.timestamp.after.max.ms"), "{status}");
+    put_clock(&setup, "+0");
+    let (topic, longer) = (place.topic("loan"), "message.timestamp.after.max.ms=86400000");
+    brokers(&["kafka-configs", "--alter", "--entity-type", "topics", "--entity-name", &topic, "--add-config", longer]);
+    bridge.signal(Signal::HUP);
+    wait_until_metric(&bridge, "alma_bridge_dead_letters{sink=\"main\"", 0);
+    assert_eq!(place.read_numbers().len(), 20);
 }

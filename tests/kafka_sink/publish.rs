@@ -164,3 +164,29 @@ async fn a_name_that_collides_is_the_operators_matter() {
     let outcomes = sink.publish(&events(&format!("{prefix}.job.end"), 1)).await;
     assert_eq!(reason(&outcomes[0]), Some(Reason::Missing), "{outcomes:?}");
 }
+
+/// As if the broker's clock, or the bridge's, were wrong: the events are of 2024.
+#[tokio::test]
+async fn a_timestamp_that_the_broker_refuses_is_the_operators_matter() {
+    let _shared = BROKER.read().await;
+    let topic = format!("{}.loan", prefix());
+    let limit = "message.timestamp.before.max.ms=60000";
+    crate::support::brokers(&["kafka-topics", "--create", "--topic", &topic, "--config", limit]);
+    let mut sink = connected(&settings()).await;
+    // Of several at once librdkafka says only that they are invalid; the pump sends such a window in pieces.
+    let outcomes = sink.publish(&events(&topic, 3)).await;
+    for outcome in &outcomes {
+        assert!(matches!(reason(outcome), Some(Reason::Clock | Reason::Malformed)), "{outcome:?}");
+    }
+    let outcomes = sink.publish(&events(&topic, 1)).await;
+    let Outcome::Failed(failure) = &outcomes[0] else { panic!("refused") };
+    assert_eq!(failure.reason, Reason::Clock, "{failure}");
+    assert!(
+        failure.detail.contains("clock") && failure.detail.contains("message.timestamp.after.max.ms"),
+        "{failure}"
+    );
+    let of_topic = ["--entity-type", "topics", "--entity-name", &topic];
+    let lifted = ["kafka-configs", "--alter", "--delete-config", "message.timestamp.before.max.ms"];
+    crate::support::brokers(&[&lifted[..], &of_topic].concat());
+    deliver(&mut sink, &events(&topic, 3), &AtomicUsize::new(0)).await;
+}

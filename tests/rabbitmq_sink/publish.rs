@@ -139,14 +139,19 @@ async fn a_message_that_is_too_large_costs_no_other() {
 }
 
 #[tokio::test]
-async fn a_queue_that_is_full_says_busy() {
+async fn a_full_queue_that_refuses_costs_its_own_topic_only() {
     let _shared = BROKER.read().await;
     let exchange = fresh();
     let mut sink = connected(&settings(&exchange)).await;
     bind_with(&exchange, &exchange, "alma.loan", &json!({"x-max-length": 1, "x-overflow": "reject-publish"}));
     assert_eq!(sink.publish(&events("alma.loan", 1)).await, [Outcome::CONFIRMED]);
-    let outcomes = sink.publish(&events("alma.loan", 1)).await;
-    assert_eq!(reasons(&outcomes), [Some(Reason::Busy)], "{outcomes:?}");
+    bind(&exchange, &format!("{exchange}-bib"), "alma.bib");
+    let window = [event("alma.bib", 1, 3, Format::CloudEvents), event("alma.loan", 2, 3, Format::CloudEvents)];
+    let outcomes = sink.publish(&window).await;
+    assert_eq!(reasons(&outcomes), [None, Some(Reason::Nacked)], "{outcomes:?}");
+    let Outcome::Failed(failure) = &outcomes[1] else { panic!("refused") };
+    assert!(failure.detail.contains("reject-publish"), "{failure}");
+    assert!(sink.is_up(), "nothing is wrong with the connection");
 }
 
 #[tokio::test]

@@ -44,9 +44,12 @@ pub(super) const fn reason(code: Code) -> Reason {
         | Code::InvalidMessage
         | Code::InvalidMessageSize
         | Code::InvalidRecord
-        | Code::InvalidTimestamp
+        // Another record of its batch is invalid: sent apart, it is taken.
+        | Code::InvalidDifferentRecord
         | Code::UnsupportedForMessageFormat
         | Code::UnsupportedCompressionType => Reason::Malformed,
+
+        Code::InvalidTimestamp => Reason::Clock,
 
         Code::TopicAuthorizationFailed
         | Code::ClusterAuthorizationFailed
@@ -137,6 +140,8 @@ mod tests {
             (Code::NotEnoughReplicas, Reason::Busy),
             (Code::MessageSizeTooLarge, Reason::TooLarge),
             (Code::InvalidRecord, Reason::Malformed),
+            (Code::InvalidDifferentRecord, Reason::Malformed),
+            (Code::InvalidTimestamp, Reason::Clock),
             (Code::TopicAuthorizationFailed, Reason::Rights),
             (Code::ClusterAuthorizationFailed, Reason::Rights),
             (Code::UnknownTopic, Reason::Missing),

@@ -83,6 +83,7 @@ async fn a_refusal_is_sorted_and_costs_nothing_else() {
         (RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE, Reason::TooLarge),
         (RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_RECORD, Reason::Malformed),
         (RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED, Reason::Rights),
+        (RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_TIMESTAMP, Reason::Clock),
     ] {
         let outcome = answered(error).await;
         assert_eq!(reason(&outcome), Some(expected), "{outcome:?}");

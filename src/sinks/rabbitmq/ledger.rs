@@ -7,7 +7,11 @@ use super::flight::Fate;
 use super::publication::Publication;
 use crate::config::{SinkName, Unroutable};
 use crate::message::Message;
-use crate::sinks::{Failure, Outcome, Reason};
+use crate::sinks::{Failure, Outcome, Outcomes, Reason};
+
+/// RabbitMQ does not say which queue refused a message, nor why.
+const NACKED: &str = "a queue that is bound for it refused it (basic.nack); most likely the queue is full and its policy \
+                      says overflow = reject-publish: drain the queue, or choose drop-head";
 
 /// One entry a message of the window, in its order.
 pub(super) struct Ledger(Vec<Entry>);
@@ -45,7 +49,7 @@ impl Ledger {
         self.replace_open(|publication| match fates.next()? {
             Fate::Confirmed => Some(Entry::Confirmed),
             Fate::Returned => Some(Entry::Returned(publication.routing_key.to_string())),
-            Fate::Nacked => Some(failed(Reason::Busy, "a queue refused it (basic.nack): it is full, or has an error")),
+            Fate::Nacked => Some(failed(Reason::Nacked, NACKED)),
             Fate::NotRequested => Some(failed(Reason::Timeout, "the channel is not in confirm mode")),
             Fate::Unknown => None,
         });
@@ -149,7 +153,7 @@ mod tests {
         assert_eq!(ledger.publications().count(), 1);
         ledger.settle(&[Fate::Nacked]);
         assert!(ledger.is_settled());
-        assert_eq!(reasons(ledger, Unroutable::Keep), [None, Some(Reason::Busy), Some(Reason::Unroutable)]);
+        assert_eq!(reasons(ledger, Unroutable::Keep), [None, Some(Reason::Nacked), Some(Reason::Unroutable)]);
     }
 
     #[test]
