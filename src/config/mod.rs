@@ -198,7 +198,7 @@ pub struct Sink {
     pub start: Start,
     /// The sink whose place this one takes over.
     pub continues: Option<SinkName>,
-    /// How long a topic that an operator must mend holds up its sink before it is parked.
+    /// How long a topic that needs an operator is retried before it is parked.
     pub setup_grace: Duration,
     /// When the journal is full its oldest waiting events are given up instead of a 503.
     pub best_effort: bool,
@@ -274,7 +274,8 @@ impl TopicTemplate {
         let segments = self.segments();
         let mut shapes = vec![segments.join(".")];
         let can_be_empty = matches!(self.parts.last(), Some(TopicPart::Event | TopicPart::Institution));
-        let ends_with_a_dot = matches!(self.parts.iter().nth_back(1), Some(TopicPart::Literal(text)) if text.ends_with('.'));
+        let ends_with_a_dot =
+            matches!(self.parts.iter().nth_back(1), Some(TopicPart::Literal(text)) if text.ends_with('.'));
         if can_be_empty && ends_with_a_dot {
             shapes.push(segments[..segments.len() - 1].join("."));
         }
@@ -283,6 +284,14 @@ impl TopicTemplate {
                 shapes.extend(["unparsed", "misdirected"].map(|special| format!("{plain}.{special}")));
             }
         }
+        shapes
+    }
+
+    /// The segments, with `*` for each that has a placeholder: none holds a dot.
+    fn segments(&self) -> Vec<String> {
+        let text: String =
+            self.parts.iter().map(|part| if let TopicPart::Literal(text) = part { text } else { "*" }).collect();
+        text.split('.').map(|segment| if segment.contains('*') { "*" } else { segment }.to_owned()).collect()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::config::{SinkKind, Unroutable};
 use crate::message::{Message, Topic};
-use crate::sinks::{Class, Failure, Outcome, Reason};
+use crate::sinks::{Class, Failure, Outcome, Reason, Windows};
 
 /// Messages to be sent at once, each with the key of what it was made from. Both vectors are of one length.
 pub(super) struct Chunk<K> {
@@ -62,6 +62,17 @@ impl<K> Chunk<K> {
         let middle = self.len() / 2;
         let behind = Self { keys: self.keys.split_off(middle), messages: self.messages.split_off(middle) };
         Ok(vec![self, behind])
+    }
+
+    /// Leaves no more than fits one of these windows, at least one message, and gives the rest.
+    pub(super) fn cut(&mut self, windows: Windows) -> Option<Self> {
+        let mut bytes = 0;
+        let over = self.messages.iter().position(|message| {
+            bytes += message.data.len();
+            bytes > windows.bytes
+        });
+        let at = over.unwrap_or(usize::MAX).min(windows.events).max(1);
+        (at < self.len()).then(|| Self { keys: self.keys.split_off(at), messages: self.messages.split_off(at) })
     }
 
     /// Takes the messages of a topic out.

@@ -26,7 +26,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::config::SinkName;
 use crate::journal::{Intake, NotTaken, Taken};
 use crate::message::{Message, StoredEvent};
-use crate::sinks::{Failure, Windows};
+use crate::sinks::{Failure, Outcomes, Windows};
 use crate::telemetry::Metrics;
 
 /// Events that wait for one sink; one more is refused.
@@ -58,15 +58,25 @@ struct Item {
 
 /// Who waits for an event.
 struct Ticket {
-    reply: oneshot::Sender<Result<(), Failure>>,
+    /// None once it was told.
+    reply: Option<oneshot::Sender<Result<(), Failure>>>,
     /// Holds the body's share of `body_memory`.
     _event: Arc<Verified>,
 }
 
 impl Ticket {
-    /// Nobody may wait any more.
-    fn tell(self, outcome: Result<(), Failure>) {
-        drop(self.reply.send(outcome));
+    /// Tells what became of the event, unless that was told before. Nobody may wait any more.
+    fn tell(mut self, outcome: Result<(), Failure>) {
+        if let Some(reply) = self.reply.take() {
+            drop(reply.send(outcome));
+        }
+    }
+
+    /// The event is confirmed, whatever becomes of the others of its window.
+    fn confirm(&mut self) {
+        if let Some(reply) = self.reply.take() {
+            drop(reply.send(Ok(())));
+        }
     }
 }
 
@@ -150,7 +160,7 @@ impl Direct {
         // All are made before one is sent: an event that is refused here has gone nowhere.
         let send = |(name, line, message): (&SinkName, &Line, Message)| {
             let (reply, outcome) = oneshot::channel();
-            let item = Item { message, ticket: Ticket { reply, _event: Arc::clone(&event) } };
+            let item = Item { message, ticket: Ticket { reply: Some(reply), _event: Arc::clone(&event) } };
             line.queue.try_send(item).map_err(|error| match error {
                 TrySendError::Full(_) => not_confirmed(name, "too many events wait"),
                 TrySendError::Closed(_) => not_confirmed(name, "it is stopped"),
@@ -287,7 +297,8 @@ impl Worker {
         let mut bytes = first.message.data.len();
         let mut chunk = Chunk::new();
         chunk.push(first.ticket, first.message);
-        while chunk.len() < Windows::WHOLE.events && bytes < Windows::WHOLE.bytes {
+        let most = self.link.fit(Windows::WHOLE);
+        while chunk.len() < most.events && bytes < most.bytes {
             let Ok(item) = self.items.try_recv() else { break };
             bytes += item.message.data.len();
             chunk.push(item.ticket, item.message);
@@ -297,14 +308,23 @@ impl Worker {
 
     async fn publish(&mut self, chunk: Chunk<Ticket>) {
         let mut queue = VecDeque::from([chunk]);
-        while let Some(chunk) = queue.pop_front() {
+        while let Some(mut chunk) = queue.pop_front() {
             if !self.link.is_up() {
                 let why = self.why_down();
                 chunk.into_iter().for_each(|(ticket, _)| ticket.tell(Err(why.clone())));
                 continue;
             }
             let sent = chunk.len();
-            let (refused, failure) = match self.link.attempt(&chunk.messages, std::future::pending()).await {
+            let (outcomes, mut confirmed) = Outcomes::telling(sent);
+            let tickets = &mut chunk.keys;
+            let tell = async {
+                // A slow neighbour does not use up the time that Alma waits for an event.
+                while let Some(place) = confirmed.recv().await {
+                    tickets[place].confirm();
+                }
+                std::future::pending().await
+            };
+            let (refused, failure) = match self.link.attempt_into(&chunk.messages, outcomes, tell).await {
                 Attempt::Outcomes(outcomes) => {
                     let sorted = chunk.sort(outcomes, self.judge);
                     sorted.confirmed.into_iter().for_each(|(ticket, _)| ticket.tell(Ok(())));
@@ -314,11 +334,6 @@ impl Worker {
                         self.link.lost(failure).await;
                     }
                     sorted.refused
-                }
-                Attempt::Unknown(failure) => {
-                    chunk.into_iter().for_each(|(ticket, _)| ticket.tell(Err(failure.clone())));
-                    self.link.lost(failure).await;
-                    continue;
                 }
                 Attempt::Panicked(failure) => {
                     self.link.lost(failure.clone()).await;

@@ -16,18 +16,19 @@ use super::status::{SinkState, SinkStatus};
 use crate::clock::{Clock, Timestamp};
 use crate::config::SinkName;
 use crate::message::{Message, Topic};
-use crate::sinks::{Failure, Outcome, Reason, Sink, Windows};
+use crate::sinks::{Failure, Outcome, Outcomes, Reason, Sink, Windows};
 use crate::telemetry::Metrics;
 
 /// How long a sink may take to end an attempt or to close: past it, it is left to itself.
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 
+/// So many halvings leave one event of [`Windows::WHOLE`].
+const MOST_HALVINGS: u32 = Windows::WHOLE.events.ilog2();
+
 /// What became of an attempt to publish.
 pub(super) enum Attempt {
-    /// One outcome a message.
+    /// One outcome a message. Those that had none by the deadline have [`Reason::Timeout`].
     Outcomes(Vec<Outcome>),
-    /// Nothing is known of any message: past the deadline, or an answer that does not fit the window.
-    Unknown(Failure),
     /// Sending panicked.
     Panicked(Failure),
 }
@@ -40,6 +41,8 @@ pub(super) struct Link {
     connected: bool,
     /// Windows that were begun and not yet published.
     begun: usize,
+    /// How many times windows are halved, because one missed its deadline.
+    halvings: u32,
     /// When the next connect is due; none: at once.
     next_try: Option<Instant>,
     delays: Delays,
@@ -77,7 +80,20 @@ impl Link {
             confirmed: 0,
             duplicates: 0,
         });
-        Self { sink, name, kind, connected: false, begun: 0, next_try: None, delays, longest, status, metrics, clock }
+        Self {
+            sink,
+            name,
+            kind,
+            connected: false,
+            begun: 0,
+            halvings: 0,
+            next_try: None,
+            delays,
+            longest,
+            status,
+            metrics,
+            clock,
+        }
     }
 
     /// Whether events may be given to the sink.
@@ -85,9 +101,14 @@ impl Link {
         self.connected && self.sink.is_up()
     }
 
-    /// How the sink takes its windows.
+    /// How the sink takes its windows now.
     pub(super) fn windows(&self) -> Windows {
-        self.sink.windows()
+        self.fit(self.sink.windows())
+    }
+
+    /// Windows that would be as large as these, now.
+    pub(super) const fn fit(&self, windows: Windows) -> Windows {
+        windows.halved(self.halvings)
     }
 
     /// Whether windows that were begun are still to be published.
@@ -150,27 +171,61 @@ impl Link {
         false
     }
 
-    /// Publishes a window, or awaits the oldest that was begun, while `beside` runs. Never gives another number of
-    /// outcomes than messages.
+    /// Publishes a window, or awaits the oldest that was begun, while `beside` runs. What is confirmed by the deadline
+    /// counts. Never gives another number of outcomes than messages.
     pub(super) async fn attempt(&mut self, window: &[Message], beside: impl Future<Output = Infallible>) -> Attempt {
+        self.attempt_into(window, Outcomes::open(window.len()), beside).await
+    }
+
+    /// The same with outcomes that tell of their own.
+    pub(super) async fn attempt_into(
+        &mut self,
+        window: &[Message],
+        mut outcomes: Outcomes,
+        beside: impl Future<Output = Infallible>,
+    ) -> Attempt {
         self.begun = self.begun.saturating_sub(1);
         let deadline = self.deadline();
+        let begun = Instant::now();
         let sink = &mut self.sink;
-        let publish = timeout(deadline, AssertUnwindSafe(async { sink.publish(window).await }).catch_unwind());
-        let failure = match run_beside(publish, beside).await {
-            Ok(Ok(outcomes)) if outcomes.len() == window.len() => {
-                self.count(window, &outcomes);
-                return Attempt::Outcomes(outcomes);
+        let publish = AssertUnwindSafe(async { sink.publish_into(window, &mut outcomes).await }).catch_unwind();
+        let failure = match run_beside(timeout(deadline, publish), beside).await {
+            Ok(Err(panic)) => {
+                let failure = Failure::new(Reason::Panic, panic_text("sending", &*panic));
+                self.metrics.publish_error(&self.name, failure.reason, window.len() as u64);
+                return Attempt::Panicked(failure);
             }
-            Ok(Ok(outcomes)) => {
-                let detail = format!("the sink gave {} outcomes for {} messages", outcomes.len(), window.len());
-                Failure::new(Reason::Timeout, detail)
+            Ok(Ok(())) => {
+                let (left, of) = (outcomes.count_open(), window.len());
+                Failure::new(Reason::Timeout, format!("the sink gave no outcome for {left} of {of} messages"))
             }
-            Ok(Err(panic)) => Failure::new(Reason::Panic, panic_text("sending", &*panic)),
-            Err(_) => Failure::new(Reason::Timeout, format!("no answer within {deadline:?}")),
+            Err(_) => {
+                let (left, of) = (outcomes.count_open(), window.len());
+                Failure::new(Reason::Timeout, format!("no answer within {deadline:?} for {left} of {of} messages"))
+            }
         };
-        self.metrics.publish_error(&self.name, failure.reason, window.len() as u64);
-        if failure.reason == Reason::Panic { Attempt::Panicked(failure) } else { Attempt::Unknown(failure) }
+        let outcomes = outcomes.close(&failure);
+        self.resize(window, &outcomes, begun.elapsed());
+        self.count(window, &outcomes);
+        Attempt::Outcomes(outcomes)
+    }
+
+    /// Halves the windows after one that missed a deadline, and doubles them after one that was confirmed so soon that
+    /// twice as much is sure to be confirmed in time: clients have deadlines of their own, down to half of the sink's.
+    fn resize(&mut self, window: &[Message], outcomes: &[Outcome], took: Duration) {
+        let is_late = |outcome: &Outcome| matches!(outcome, Outcome::Failed(why) if why.reason == Reason::Timeout);
+        if outcomes.iter().any(is_late) {
+            self.halvings = (self.halvings + 1).min(MOST_HALVINGS);
+        } else if self.halvings > 0 {
+            let windows = self.windows();
+            let bytes: usize = window.iter().map(|message| message.data.len()).sum();
+            // A smaller one says nothing of how long a full one takes.
+            let is_full = window.len() >= windows.events || bytes >= windows.bytes / 2;
+            let is_confirmed = outcomes.iter().all(|outcome| matches!(outcome, Outcome::Confirmed { .. }));
+            if is_full && is_confirmed && took.saturating_mul(4) <= self.deadline() {
+                self.halvings -= 1;
+            }
+        }
     }
 
     /// The connection is of no use any more: what is left of the attempt is ended, and the next connect waits.

@@ -6,6 +6,9 @@
 //! the oldest event that is not settled; settled is what is confirmed, what the sink does not ask for, and what is a
 //! durable dead letter. The next window is read and made while one is in flight.
 //!
+//! After a missed deadline windows are half as large, down to one event. They double again after a full one that was
+//! confirmed within a quarter of its deadline. So a slow link makes progress as long as one event can be confirmed in time.
+//!
 //! A sink may have them smaller, and overlap ([`crate::sinks::Windows`]): then the next is begun before the one in flight
 //! is awaited; its own outcomes are awaited next, before anything but the window behind it is given to the sink. They
 //! overlap while nothing fails, nobody asks for a turn, and there is more to be read; what is sent alone stays alone, so
@@ -14,10 +17,10 @@
 //! # What becomes of a failure
 //! | what | then |
 //! |---|---|
-//! | not connected, deadline passed, an outcome of class retry, an answer that does not fit the window | the attempt is ended ([`crate::sinks::Sink::abandon`]), back-off ([`BackOff`]), connect, and what is not confirmed is sent again, same ids, in order; for ever |
+//! | not connected, deadline passed, an outcome of class retry, no outcome | what is confirmed counts, the attempt is ended ([`crate::sinks::Sink::abandon`]), back-off ([`BackOff`]), connect, and what is not confirmed is sent again, same ids, in order; for ever |
 //! | refused for what it is, or a panic while sending | what was refused is sent apart from the others, in halves where all were refused; what is refused alone is a dead letter |
 //! | a panic while making | dead letter |
-//! | an operator must mend it | each such topic is sent by itself under back-off, behind the others; when that fails past `setup_grace`, it is parked: its events go to the dead letters and the others flow |
+//! | an operator must mend it | each such topic is sent by itself under a back-off of its own, and the others flow meanwhile, up to 8,192 events or 16 MiB past its oldest; when that fails after `setup_grace`, it is parked: its events go to the dead letters |
 //! | one topic more than `max_topics` (counted since the start) | dead letter |
 //! | a dead letter can't be kept (full, disk) | the sink waits as if unreachable; parked topics and asked-for letters are tried meanwhile, since they make room |
 //!

@@ -109,7 +109,8 @@ impl<F: Feed> Pump<F> {
         let judge = self.judge;
         let mut after = None;
         loop {
-            let (max, bytes) = if after.is_none() { (1, 1) } else { (Windows::WHOLE.events, Windows::WHOLE.bytes) };
+            let whole = self.link.fit(Windows::WHOLE);
+            let (max, bytes) = if after.is_none() { (1, 1) } else { (whole.events, whole.bytes) };
             let next = self.dead_letters.next_of(Arc::clone(topic), move |why| judge.parks(why), after, max, bytes);
             let letters = match next.await {
                 Ok(letters) => letters,
@@ -143,10 +144,6 @@ impl<F: Feed> Pump<F> {
         let sent = chunk.len();
         let outcomes = match self.link.attempt(&chunk.messages, self.reader.read_ahead()).await {
             Attempt::Outcomes(outcomes) => outcomes,
-            Attempt::Unknown(failure) => {
-                self.link.lost(failure).await;
-                return Ok(Some(Flushed::Lost));
-            }
             Attempt::Panicked(failure) => {
                 self.link.lost(failure.clone()).await;
                 self.ensure_up(stop).await?;

@@ -76,7 +76,6 @@ pub struct Pump<F> {
 /// A topic within its grace.
 struct Mending {
     since: Instant,
-    why: Failure,
     delays: Delays,
     next_try: Instant,
 }
@@ -148,20 +147,30 @@ impl<F: Feed> Pump<F> {
     }
 
     async fn drive(&mut self, stop: &CancellationToken) {
-        while self.step(stop).await.is_ok() {}
+        let mut work = Work::default();
+        while self.step(&mut work, stop).await.is_ok() {}
     }
 
-    async fn step(&mut self, stop: &CancellationToken) -> Result<(), Stop> {
+    async fn step(&mut self, work: &mut Work, stop: &CancellationToken) -> Result<(), Stop> {
         self.ensure_up(stop).await?;
         self.serve_requests(stop).await?;
         self.retry_parked(stop).await?;
         let next_parked = self.parked.values().map(|parked| parked.next_try).min();
-        let prepared = tokio::select! {
+        let next_mending =
+            work.waiting_topics().filter_map(|topic| self.mending.get(topic)).map(|it| it.next_try).min();
+        // With the feed closed, what waits for an operator is all that is left.
+        let reads = work.has_room() && (work.is_empty() || !self.reader.is_closed());
+        tokio::select! {
             biased;
             () = stop.cancelled() => return Err(Stop),
             // Before the requests, which are looked at first thing in the next step: neither waits for more than one of
             // the other.
-            prepared = self.reader.next() => prepared.ok_or(Stop)?,
+            prepared = self.reader.next(), if reads => match prepared {
+                Some(prepared) => self.sort_in(prepared, work),
+                None if work.is_empty() => return Err(Stop),
+                None => return Ok(()),
+            },
+            () = until(next_mending), if next_mending.is_some() => {}
             Some(request) = self.requests.recv() => {
                 self.note(request);
                 return Ok(());
@@ -172,8 +181,8 @@ impl<F: Feed> Pump<F> {
                 self.reader.refresh_backlog();
                 return Ok(());
             }
-        };
-        self.deliver(prepared, stop).await
+        }
+        self.deliver(work, stop).await
     }
 
     /// Connects, for ever; at once where it is asked to.
@@ -209,19 +218,43 @@ impl<F: Feed> Pump<F> {
         }
     }
 
-    /// Settles a window, and those that overlap it: all is confirmed, unwanted or a durable dead letter at the end.
-    async fn deliver(&mut self, prepared: Prepared, stop: &CancellationToken) -> Result<(), Stop> {
-        let mut work = Work::default();
-        self.sort_in(prepared, &mut work);
+    /// Settles a window, and those that overlap it: at the end all is confirmed, unwanted, a durable dead letter, or of a
+    /// topic that waits for its next try.
+    async fn deliver(&mut self, work: &mut Work, stop: &CancellationToken) -> Result<(), Stop> {
         loop {
             // While letters can't be kept others are tried, and the sink is given nothing before what it has begun.
             if work.begun.is_none() {
-                self.bury(&mut work, stop).await?;
+                self.bury(work, stop).await?;
             }
-            self.pass(&mut work);
-            let Some(chunk) = work.next() else { return Ok(()) };
-            self.overlap(&chunk, &mut work, stop).await;
-            self.send(chunk, &mut work, stop).await?;
+            self.pass(work);
+            let Some(chunk) = self.next_chunk(work) else { break };
+            self.overlap(&chunk, work, stop).await;
+            self.send(chunk, work, stop).await?;
+        }
+        // A topic of which nothing is left begins a new grace with its next failure.
+        self.mending.retain(|topic, _| work.waiting_topics().any(|waiting| waiting == topic));
+        if self.mending.is_empty() {
+            self.link.release();
+        }
+        Ok(())
+    }
+
+    /// What is sent next, no larger than windows are now. What was begun is sent as it was begun.
+    fn next_chunk(&self, work: &mut Work) -> Option<Chunk<SlotId>> {
+        let now = Instant::now();
+        let is_due = |topic: &Topic| self.mending.get(topic).is_none_or(|mending| mending.next_try <= now);
+        if self.link.has_begun() {
+            return work.next(is_due);
+        }
+        loop {
+            let mut chunk = work.next(is_due)?;
+            if let Some(rest) = chunk.cut(self.link.windows()) {
+                work.queue.push_front(rest);
+            }
+            match chunk.topic() {
+                Some(topic) if !is_due(topic) => work.wait(&topic.clone(), chunk),
+                _ => return Some(chunk),
+            }
         }
     }
 
@@ -279,6 +312,8 @@ impl<F: Feed> Pump<F> {
                 }
                 Made::Message(message) => match self.turned_away(&message.topic) {
                     Some(failure) => work.bury(slot, message, failure),
+                    // It would fail as those before it do, and their order is kept.
+                    None if self.mending.contains_key(&message.topic) => work.wait_one(slot, message),
                     None => chunk.push(slot, message),
                 },
             }
@@ -342,21 +377,9 @@ impl<F: Feed> Pump<F> {
     }
 
     async fn send(&mut self, chunk: Chunk<SlotId>, work: &mut Work, stop: &CancellationToken) -> Result<(), Stop> {
-        let mending = chunk.topic().and_then(|topic| self.mending.get(topic)).filter(|_| !self.link.has_begun());
-        if let Some((why, next_try)) = mending.map(|mending| (mending.why.clone(), mending.next_try)) {
-            let wait = next_try.saturating_duration_since(Instant::now());
-            if !wait.is_zero() {
-                self.link.hold(why, wait);
-                self.wait(Some(next_try), stop).await?;
-            }
-        }
         self.ensure_up(stop).await?;
         match self.link.attempt(&chunk.messages, self.reader.read_ahead()).await {
             Attempt::Outcomes(outcomes) => self.judge(chunk, outcomes, work).await,
-            Attempt::Unknown(failure) => {
-                work.queue.push_front(chunk);
-                self.link.lost(failure).await;
-            }
             Attempt::Panicked(failure) => {
                 let sent = chunk.len();
                 Self::judge_refused(chunk, sent, failure.clone(), work);
@@ -372,9 +395,11 @@ impl<F: Feed> Pump<F> {
     async fn judge(&mut self, chunk: Chunk<SlotId>, outcomes: Vec<Outcome>, work: &mut Work) {
         let (sent, alone) = (chunk.len(), chunk.topic().is_some());
         let sorted = chunk.sort(outcomes, self.judge);
+        // A queue that is full may take some of a topic's messages all the time: that ends no grace.
+        let failing: HashSet<&Topic> = sorted.mend.iter().map(|(_, message, _)| &message.topic).collect();
         for (slot, topic) in sorted.confirmed {
             work.settle(slot);
-            if !self.mending.is_empty() {
+            if !self.mending.is_empty() && !failing.contains(&topic) {
                 self.mending.remove(&topic);
             }
         }
@@ -409,8 +434,8 @@ impl<F: Feed> Pump<F> {
         }
     }
 
-    /// What an operator mends is sent again, each topic by itself behind the others; past its grace it is parked, if
-    /// it failed when it was sent by itself.
+    /// What an operator mends is sent again, each topic by itself after a back-off of its own, while the others flow. After
+    /// its grace it is parked, if it failed when it was sent by itself.
     fn judge_mend(&mut self, mend: Vec<(SlotId, Message, Failure)>, alone: bool, work: &mut Work) {
         let now = Instant::now();
         let mut by_topic: Vec<(Topic, Failure, Chunk<SlotId>)> = Vec::new();
@@ -426,8 +451,8 @@ impl<F: Feed> Pump<F> {
             chunk.extend(work.take_topic(&topic));
             let chunk = chunk.in_order();
             let delays = self.link.fork_delays();
-            let mending = self.mending.entry(topic.clone());
-            let mending = mending.or_insert_with(|| Mending { since: now, why: why.clone(), delays, next_try: now });
+            let mending =
+                self.mending.entry(topic.clone()).or_insert_with(|| Mending { since: now, delays, next_try: now });
             let over = mending.since + self.setup_grace;
             if alone && now >= over {
                 self.mending.remove(&topic);
@@ -437,8 +462,9 @@ impl<F: Feed> Pump<F> {
                 }
             } else {
                 mending.next_try = (now + mending.delays.after_failure()).min(over).max(now);
-                mending.why = why;
-                work.queue.push_back(chunk);
+                let wait = mending.next_try - now;
+                self.link.hold(why, wait);
+                work.wait(&topic, chunk);
             }
         }
     }

@@ -122,6 +122,11 @@ impl<F: Feed> Reader<F> {
         self.ahead.take()
     }
 
+    /// Whether the journal is closed and all that it gave was taken.
+    pub(super) const fn is_closed(&self) -> bool {
+        self.closed && self.ahead.is_none()
+    }
+
     /// Whether the next window is there, or needs the disk alone.
     pub(super) fn has_more(&mut self) -> bool {
         self.ahead.is_some() || (!self.closed && self.feed.has_more())

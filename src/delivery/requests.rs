@@ -18,7 +18,7 @@ use super::reader::{Made, make_guarded};
 use super::status::{Request, Retried};
 use crate::journal::Feed;
 use crate::message::Message;
-use crate::sinks::{Class, Outcome, Reason};
+use crate::sinks::{Class, Outcome, Reason, Windows};
 
 /// What became of a replay's window.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -89,7 +89,7 @@ impl<F: Feed> Pump<F> {
                     Some(Outcome::Failed(failure)) => failure,
                     _ => break,
                 },
-                Attempt::Unknown(failure) | Attempt::Panicked(failure) => {
+                Attempt::Panicked(failure) => {
                     self.link.lost(failure.clone()).await;
                     failure
                 }
@@ -136,14 +136,13 @@ impl<F: Feed> Pump<F> {
     }
 
     /// One chunk of a replay; what it leaves to be sent goes to the front of the queue.
-    async fn replay_chunk(&mut self, chunk: Chunk<()>, queue: &mut VecDeque<Chunk<()>>, replayed: &mut Replayed) {
+    async fn replay_chunk(&mut self, mut chunk: Chunk<()>, queue: &mut VecDeque<Chunk<()>>, replayed: &mut Replayed) {
+        if let Some(rest) = chunk.cut(self.link.fit(Windows::WHOLE)) {
+            queue.push_front(rest);
+        }
         let sent = chunk.len();
         let outcomes = match self.link.attempt(&chunk.messages, self.reader.read_ahead()).await {
             Attempt::Outcomes(outcomes) => outcomes,
-            Attempt::Unknown(failure) => {
-                queue.push_front(chunk);
-                return self.link.lost(failure).await;
-            }
             Attempt::Panicked(failure) => {
                 Self::replay_refused(chunk, sent, failure.reason, queue, replayed);
                 return self.link.lost(failure).await;

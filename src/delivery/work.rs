@@ -8,15 +8,22 @@ use super::dead_letters::{DeadLetter, LetterId};
 use crate::clock::Timestamp;
 use crate::journal::Offset;
 use crate::message::{Message, StoredEvent, Topic};
-use crate::sinks::Failure;
+use crate::sinks::{Failure, Windows};
 
 /// An event's number, counted from the first of the work.
 pub(super) type SlotId = usize;
 
+/// How far the newest event may be from the oldest that is not settled, in events: while a topic waits for an operator,
+/// the others flow so far, and a crash publishes them again.
+const MOST_OPEN: usize = 16 * Windows::WHOLE.events;
+
+/// The same in bytes of events that are not settled.
+const MOST_BYTES: usize = 4 * Windows::WHOLE.bytes;
+
 struct Slot {
     offset: Offset,
-    event: StoredEvent,
-    settled: bool,
+    /// `None` once it is settled.
+    event: Option<StoredEvent>,
 }
 
 /// An event that is to become a dead letter.
@@ -36,19 +43,24 @@ struct End {
     unwanted: u64,
 }
 
-/// Windows in work, each behind the other. Every slot is settled, being sent, in `begun`, in `queue` or in `burials`.
+/// Windows in work, each behind the other. Every slot is settled, being sent, in `begun`, in `queue`, in `waiting` or in
+/// `burials`.
 #[derive(Default)]
 pub(super) struct Work {
     /// From the oldest that is not settled.
     slots: VecDeque<Slot>,
     /// The number of the first of them.
     first: SlotId,
+    /// Of the events that are not settled.
+    bytes: usize,
     /// Of the windows that are not settled.
     ends: VecDeque<End>,
     /// What is on its way already, behind what is being sent.
     pub(super) begun: Option<Chunk<SlotId>>,
     /// What is to be sent, in this order.
     pub(super) queue: VecDeque<Chunk<SlotId>>,
+    /// What waits until its topic is due.
+    waiting: Vec<(Topic, Chunk<SlotId>)>,
     /// What is to be set aside before the cursor passes it.
     pub(super) burials: Vec<Burial>,
 }
@@ -56,7 +68,8 @@ pub(super) struct Work {
 impl Work {
     /// One more event, in the order of offsets.
     pub(super) fn add(&mut self, offset: Offset, event: StoredEvent) -> SlotId {
-        self.slots.push_back(Slot { offset, event, settled: false });
+        self.bytes += event.body.len();
+        self.slots.push_back(Slot { offset, event: Some(event) });
         self.first + self.slots.len() - 1
     }
 
@@ -66,7 +79,45 @@ impl Work {
     }
 
     pub(super) fn settle(&mut self, slot: SlotId) {
-        self.slots[slot - self.first].settled = true;
+        if let Some(event) = self.slots[slot - self.first].event.take() {
+            self.bytes -= event.body.len();
+        }
+    }
+
+    /// Whether all is settled.
+    pub(super) fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// Whether one more window may be added though not all is settled.
+    pub(super) fn has_room(&self) -> bool {
+        self.slots.len() < MOST_OPEN && self.bytes < MOST_BYTES
+    }
+
+    /// The topics of which something waits.
+    pub(super) fn waiting_topics(&self) -> impl Iterator<Item = &Topic> {
+        self.waiting.iter().map(|(topic, _)| topic)
+    }
+
+    fn waiting_of(&mut self, topic: &Topic) -> &mut Chunk<SlotId> {
+        let known = self.waiting.iter().position(|(waiting, _)| waiting == topic);
+        let at = known.unwrap_or_else(|| {
+            self.waiting.push((topic.clone(), Chunk::new()));
+            self.waiting.len() - 1
+        });
+        &mut self.waiting[at].1
+    }
+
+    /// Messages of a topic wait until it is due, in the order of arrival.
+    pub(super) fn wait(&mut self, topic: &Topic, mut chunk: Chunk<SlotId>) {
+        let waiting = self.waiting_of(topic);
+        chunk.extend(std::mem::replace(waiting, Chunk::new()));
+        *waiting = chunk.in_order();
+    }
+
+    /// One more message, newer than all others, waits until its topic is due.
+    pub(super) fn wait_one(&mut self, slot: SlotId, message: Message) {
+        self.waiting_of(&message.topic.clone()).push(slot, message);
     }
 
     /// Whether nothing waits behind what is being sent: no failure was met, none is to be set aside.
@@ -74,9 +125,12 @@ impl Work {
         self.begun.is_none() && self.queue.is_empty() && self.burials.is_empty()
     }
 
-    /// What is sent next: what is on its way comes before all else.
-    pub(super) fn next(&mut self) -> Option<Chunk<SlotId>> {
-        self.begun.take().or_else(|| self.queue.pop_front())
+    /// What is sent next: first what is on its way, last what waited and whose topic is due.
+    pub(super) fn next(&mut self, is_due: impl Fn(&Topic) -> bool) -> Option<Chunk<SlotId>> {
+        self.begun.take().or_else(|| self.queue.pop_front()).or_else(|| {
+            let due = self.waiting.iter().position(|(topic, _)| is_due(topic))?;
+            Some(self.waiting.remove(due).1)
+        })
     }
 
     /// What was on its way is not any more.
@@ -100,16 +154,16 @@ impl Work {
         self.burials.sort_by_key(|burial| burial.slot);
         let letter = |burial: &Burial| {
             let slot = &self.slots[burial.slot - self.first];
-            DeadLetter {
+            Some(DeadLetter {
                 id: LetterId(0),
                 offset: slot.offset,
                 died,
                 topic: Arc::clone(&burial.topic),
                 failure: burial.failure.clone(),
-                event: slot.event.clone(),
-            }
+                event: slot.event.clone()?,
+            })
         };
-        self.burials.iter().map(letter).collect()
+        self.burials.iter().filter_map(letter).collect()
     }
 
     /// What was to be set aside is durable.
@@ -133,9 +187,10 @@ impl Work {
         }
     }
 
-    /// Takes the messages of a topic out of the queue, in their order.
+    /// Takes the messages of a topic out of the queue, and those that wait.
     pub(super) fn take_topic(&mut self, topic: &Topic) -> Chunk<SlotId> {
-        let mut taken = Chunk::new();
+        let waiting = self.waiting.iter().position(|(waiting, _)| waiting == topic);
+        let mut taken = waiting.map_or_else(Chunk::new, |at| self.waiting.remove(at).1);
         for chunk in &mut self.queue {
             taken.extend(chunk.take_topic(topic));
         }
@@ -146,7 +201,7 @@ impl Work {
     /// Lets go of what is settled: up to where everything is, none where nothing is new, and how many events of the
     /// windows that end there count as wanted by nobody.
     pub(super) fn pass(&mut self) -> (Option<Offset>, u64) {
-        while self.slots.pop_front_if(|slot| slot.settled).is_some() {
+        while self.slots.pop_front_if(|slot| slot.event.is_none()).is_some() {
             self.first += 1;
         }
         let (mut passed, mut unwanted) = (None, 0);

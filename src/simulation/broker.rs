@@ -1,6 +1,6 @@
 //! A sink at a simulated broker, and a feed that is watched.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -12,7 +12,7 @@ use super::schedule::{Mood, Refusal, SINKS};
 use super::world::World;
 use crate::journal::{Backlog, Feed, FeedClosed, Offset, Reader, Window};
 use crate::message::Message;
-use crate::sinks::{Failure, Outcome, Reason, Sink, Windows};
+use crate::sinks::{Failure, Outcome, Outcomes, Reason, Sink, Windows};
 
 /// The sink whose windows overlap, and how many events they have then: so few that there is a next one.
 const OVERLAPPING: usize = 0;
@@ -26,6 +26,8 @@ pub(super) struct SimSink {
     up: bool,
     /// What the broker made of windows that were begun.
     begun: VecDeque<(Vec<String>, Vec<Outcome>)>,
+    /// Events whose confirms it was told.
+    told: BTreeSet<u64>,
 }
 
 fn failed(reason: Reason) -> Outcome {
@@ -38,7 +40,7 @@ fn ids(window: &[Message]) -> Vec<String> {
 
 impl SimSink {
     pub(super) fn new(world: World, index: usize, seed: u64) -> Self {
-        Self { world, index, random: Rng::with_seed(seed), up: false, begun: VecDeque::new() }
+        Self { world, index, random: Rng::with_seed(seed), up: false, begun: VecDeque::new(), told: BTreeSet::new() }
     }
 
     fn mood(&self) -> Mood {
@@ -53,7 +55,7 @@ impl SimSink {
     }
 
     /// The broker's answer to one message, where nothing is wrong with the broker.
-    fn judge(&self, message: &Message, condemned: bool) -> Outcome {
+    fn judge(&self, message: &Message, condemned: bool, nacks: bool) -> Outcome {
         let mut known = self.world.lock();
         let Some(number) = event::number_of(message) else {
             let sink = SINKS[self.index];
@@ -65,7 +67,8 @@ impl SimSink {
         match known.brokers[self.index].topics[event::topic(number)] {
             Refusal::Rights => return failed(Reason::Rights),
             Refusal::Missing => return failed(Reason::Missing),
-            Refusal::None => {}
+            Refusal::Nacks if nacks => return failed(Reason::Nacked),
+            Refusal::Nacks | Refusal::None => {}
         }
         if event::is_refused(number) || condemned {
             return failed(Reason::TooLarge);
@@ -76,6 +79,7 @@ impl SimSink {
 
     /// What the broker makes of a window, but that nobody is told yet.
     fn answer(&mut self, window: &[Message]) -> Vec<Outcome> {
+        self.see_copies(window);
         let mood = self.mood();
         let is_refused = |message: &Message| event::number(&message.data).is_none_or(event::is_refused);
         // Two windows may share a request, which is refused with all that is in it.
@@ -91,7 +95,8 @@ impl SimSink {
                 _ if broken || deaf => failed(Reason::Unreachable),
                 _ => {
                     let condemned = harsh && self.random.u8(0..3) > 0;
-                    self.judge(message, condemned)
+                    let nacks = self.random.bool();
+                    self.judge(message, condemned, nacks)
                 }
             });
         }
@@ -110,12 +115,26 @@ impl SimSink {
         self.begun.clear();
     }
 
-    fn tell(&self, window: &[Message], outcomes: &[Outcome]) {
+    /// Tells the sink of the first so many messages of a window.
+    fn tell(&mut self, window: &[Message], answers: Vec<Outcome>, count: usize, outcomes: &mut Outcomes) {
         let mut known = self.world.lock();
-        for (message, outcome) in window.iter().zip(outcomes) {
-            if let (Outcome::Confirmed { .. }, Some(number)) = (outcome, event::number(&message.data)) {
+        for (place, (message, answer)) in window.iter().zip(answers).take(count).enumerate() {
+            if let (Outcome::Confirmed { .. }, Some(number)) = (&answer, event::number(&message.data)) {
                 known.brokers[self.index].confirmed.insert(number);
+                self.told.insert(number);
             }
+            outcomes.set(place, answer);
+        }
+    }
+
+    /// As long as no process died and the disk does as it should, nothing that was confirmed is sent again: neither after
+    /// a deadline, nor because another message of its window was refused.
+    fn see_copies(&self, window: &[Message]) {
+        let mut known = self.world.lock();
+        let copy = window.iter().filter_map(|message| event::number(&message.data)).find(|it| self.told.contains(it));
+        let may_repeat = known.forgetful || known.tally.kills + known.tally.power_cuts > 0;
+        if let Some(number) = copy.filter(|_| !may_repeat) {
+            known.breaks(|| format!("event {number} is sent to {} again though it was confirmed", SINKS[self.index]));
         }
     }
 }
@@ -137,7 +156,7 @@ impl Sink for SimSink {
         })
     }
 
-    fn publish<'a>(&'a mut self, window: &'a [Message]) -> BoxFuture<'a, Vec<Outcome>> {
+    fn publish_into<'a>(&'a mut self, window: &'a [Message], outcomes: &'a mut Outcomes) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             if !self.up {
                 self.world.lock().breaks(|| "a sink that is not connected is given something".to_owned());
@@ -148,12 +167,12 @@ impl Sink for SimSink {
             match self.mood() {
                 Mood::Unreachable => {
                     self.up = false;
-                    return vec![failed(Reason::Unreachable); window.len()];
+                    return outcomes.fail_open(&Failure::new(Reason::Unreachable, "simulated"));
                 }
                 Mood::Hangs => std::future::pending().await,
                 _ => {}
             }
-            let (begun, outcomes) = begun.unwrap_or_else(|| (ids(window), self.answer(window)));
+            let (begun, answers) = begun.unwrap_or_else(|| (ids(window), self.answer(window)));
             if begun != ids(window) {
                 self.world.lock().breaks(|| "another window than the oldest that was begun is published".to_owned());
             }
@@ -163,8 +182,12 @@ impl Sink for SimSink {
             if self.mood() == Mood::Deaf {
                 std::future::pending::<()>().await;
             }
-            self.tell(window, &outcomes);
-            outcomes
+            if self.mood() == Mood::Slow {
+                let count = self.random.usize(0..=window.len());
+                self.tell(window, answers, count, outcomes);
+                return std::future::pending().await;
+            }
+            self.tell(window, answers, window.len(), outcomes);
         })
     }
 

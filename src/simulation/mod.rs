@@ -1,10 +1,10 @@
 //! Journal and pumps together on a simulated disk, clock and broker.
 //!
 //! A seed draws a schedule: events that come, time that passes, crashes with and without the power, operations of the
-//! disk that fail, a full disk, brokers that are down, hang, break off, refuse or lie, sinks that are replaced, taken out
-//! and brought back, a wall clock that jumps. Each runs on one thread, with time that is paused: the journal's own
-//! threads are stepped, work that blocks is a task. So a seed gives the same run each time, and one that fails prints
-//! its shortest schedule and what the process said in it.
+//! disk that fail, a full disk, brokers that are down, hang, break off, refuse, refuse in part, lie or are slow, sinks
+//! that are replaced, taken out and brought back, a wall clock that jumps. Each runs on one thread, with time that is
+//! paused: the journal's own threads are stepped, work that blocks is a task. So a seed gives the same run each time,
+//! and one that fails prints its shortest schedule and what the process said in it.
 //!
 //! - `disk`: what is written and what is durable. `broker`: a sink, and a feed that is watched. `event`: events.
 //! - `schedule`: what happens. `life`: one process. `run`: one schedule. `world`: what the promise is held against.
@@ -16,6 +16,7 @@
 //! - No cursor passes an event that is neither confirmed nor a letter that is durable at that moment.
 //! - No offset is two events, no id two bodies, no repeat is stored again while it must be known.
 //! - A crash is no damage. The process always starts where nothing is wrong.
+//! - As long as no process died and the disk does as it should, nothing that a sink was told is confirmed is sent again.
 //! - When all faults are over, in the same process and in the next, events are taken and everything arrives.
 //!
 //! # What it can't see

@@ -76,6 +76,8 @@ pub(super) enum Mood {
     Busy,
     /// It takes all, and says that it did not.
     Liar,
+    /// It confirms some of a window, and the rest too late.
+    Slow,
 }
 
 /// What a broker says of a topic.
@@ -84,6 +86,8 @@ pub(super) enum Refusal {
     None,
     Rights,
     Missing,
+    /// It refuses some of the topic's messages and takes others: a queue that is full most of the time.
+    Nacks,
 }
 
 /// Draws a schedule.
@@ -110,7 +114,7 @@ fn what(random: &mut Rng) -> What {
         44 => What::Low(random.u8(0..3) > 0),
         45..52 => What::Broker(sink, mood(random)),
         52..57 => {
-            let refusal = [Refusal::None, Refusal::Rights, Refusal::Missing][random.usize(0..3)];
+            let refusal = [Refusal::None, Refusal::Rights, Refusal::Missing, Refusal::Nacks][random.usize(0..4)];
             What::Topic(sink, random.usize(0..TOPICS), refusal)
         }
         57..59 => What::Reload(sink),
@@ -136,7 +140,7 @@ fn fail(random: &mut Rng) -> Fail {
 }
 
 fn mood(random: &mut Rng) -> Mood {
-    const MOODS: [Mood; 10] = [
+    const MOODS: [Mood; 11] = [
         Mood::Well,
         Mood::Well,
         Mood::Well,
@@ -147,6 +151,7 @@ fn mood(random: &mut Rng) -> Mood {
         Mood::Breaks,
         Mood::Busy,
         Mood::Liar,
+        Mood::Slow,
     ];
     MOODS[random.usize(0..MOODS.len())]
 }

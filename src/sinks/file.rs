@@ -38,10 +38,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use super::{Failure, Outcome, Reason, Sink};
+use super::{Failure, Outcome, Outcomes, Reason, Sink};
 use crate::config;
 use crate::message::Message;
 use files::Files;
@@ -91,12 +91,23 @@ impl Sink for FileSink {
         Box::pin(async move { self.work(Files::begin).await?.map(|()| Vec::new()) })
     }
 
-    fn publish<'a>(&'a mut self, window: &'a [Message]) -> BoxFuture<'a, Vec<Outcome>> {
+    fn publish_into<'a>(&'a mut self, window: &'a [Message], outcomes: &'a mut Outcomes) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             let lines: Vec<_> = window.iter().map(|message| (message.topic.clone(), line(message))).collect();
-            match self.work(move |files| files.append(&lines)).await {
-                Ok(outcomes) => outcomes,
-                Err(failure) => vec![Outcome::Failed(failure); window.len()],
+            // A topic is told once, and there are no more topics than messages.
+            let (tell, mut told) = mpsc::channel(window.len());
+            let append =
+                self.work(move |files| files.append(&lines, |places, result| drop(tell.try_send((places, result)))));
+            // On a slow disk a topic whose file is synced counts, whatever becomes of those after it.
+            let collect = async {
+                while let Some((places, result)) = told.recv().await {
+                    let outcome = result.map_or_else(Outcome::Failed, |()| Outcome::CONFIRMED);
+                    places.into_iter().for_each(|place| outcomes.set(place, outcome.clone()));
+                }
+            };
+            let (appended, ()) = tokio::join!(append, collect);
+            if let Err(failure) = appended {
+                outcomes.fail_open(&failure);
             }
         })
     }

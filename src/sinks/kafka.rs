@@ -56,13 +56,14 @@ use futures_util::future::BoxFuture;
 use rdkafka::ClientConfig;
 use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::producer::Producer as _;
+use tokio::time::timeout;
 
 use client::{DELIVERY_TIMEOUT, Live, NO_OFFSET, blocking, message_limit};
 use flight::Flight;
 use reports::{Report, Reports};
 use topics::READY_TIMEOUT;
 
-use super::{Failure, Outcome, Reason, Sink, Windows};
+use super::{Failure, LOOK, Outcome, Outcomes, Reason, Sink, Windows};
 use crate::config::{self, SinkName};
 use crate::message::Message;
 
@@ -137,21 +138,23 @@ impl KafkaSink {
         self.live = None;
     }
 
-    async fn publish_window(&mut self, window: &[Message]) -> Vec<Outcome> {
+    async fn publish_window(&mut self, window: &[Message], outcomes: &mut Outcomes) {
         let mut flight = match self.begun.pop_front() {
             Some(flight) => flight.of(window),
             None => match self.prepare(window).await {
                 Ok(flight) => flight,
-                Err(failure) => return vec![Outcome::Failed(failure); window.len()],
+                Err(failure) => return outcomes.fail_open(&failure),
             },
         };
-        self.fly(window, &mut flight, true).await;
+        self.fly(window, &mut flight, true, outcomes).await;
         // What a new partition refused comes back called delivered; once more, and it is there.
         if let Some(again) = flight.again() {
             flight = again;
-            self.fly(window, &mut flight, false).await;
+            self.fly(window, &mut flight, false, outcomes).await;
         }
-        flight.into_outcomes()
+        for (place, outcome) in flight.into_outcomes().into_iter().enumerate() {
+            outcomes.set(place, outcome);
+        }
     }
 
     /// Makes ready what a window needs, and fails those of its messages that can't be sent.
@@ -180,12 +183,12 @@ impl KafkaSink {
 
     /// Queues all messages that have no outcome yet, and awaits the report of each. One without an offset is no outcome
     /// where it can be tried again.
-    async fn fly(&mut self, window: &[Message], flight: &mut Flight, try_again: bool) {
+    async fn fly(&mut self, window: &[Message], flight: &mut Flight, try_again: bool, outcomes: &mut Outcomes) {
         let mut waits = 0;
         while !self.queue(window, flight) {
             if flight.unreported() > 0 {
                 // The queue is bounded by the operator's properties: each report makes room.
-                self.settle(window, flight, 1, try_again).await;
+                self.settle(window, flight, 1, try_again, outcomes).await;
                 waits = 0;
             } else if waits < ROOM_WAITS {
                 // A report comes a moment before its room.
@@ -196,7 +199,7 @@ impl KafkaSink {
                 waits = 0;
             }
         }
-        self.settle(window, flight, flight.unreported(), try_again).await;
+        self.settle(window, flight, flight.unreported(), try_again, outcomes).await;
     }
 
     /// Queues what there is room for; whether that was all.
@@ -212,24 +215,55 @@ impl KafkaSink {
         }
     }
 
-    /// Waits for that many reports and makes all that came outcomes.
-    async fn settle(&mut self, window: &[Message], flight: &mut Flight, wanted: usize, try_again: bool) {
-        for (place, report) in self.reported(&flight.reports, wanted).await {
-            let is_open = try_again && report == Err(NO_OFFSET);
-            flight.settle(place, (!is_open).then(|| self.outcome(&window[place], report)));
+    /// Waits for that many reports and makes all that came outcomes, as they come.
+    async fn settle(
+        &mut self,
+        window: &[Message],
+        flight: &mut Flight,
+        mut wanted: usize,
+        try_again: bool,
+        outcomes: &mut Outcomes,
+    ) {
+        loop {
+            let came = self.reported(&flight.reports, wanted).await;
+            wanted = wanted.saturating_sub(came.len());
+            for (place, report) in came {
+                let is_open = try_again && report == Err(NO_OFFSET);
+                let outcome = (!is_open).then(|| self.outcome(&window[place], report));
+                if let Some(outcome) = &outcome {
+                    outcomes.set(place, outcome.clone());
+                }
+                flight.settle(place, outcome);
+            }
+            if wanted == 0 {
+                return;
+            }
         }
     }
 
-    /// Waits for reports. Where no broker takes the log-in any more, librdkafka would go on trying until the delivery
+    /// Waits for that many reports, but not for long, and gives all that came. Where no broker takes the log-in any more, librdkafka would go on trying until the delivery
     /// time-out, and hold up a reload that brings the new password: what is on its way is taken back instead.
     async fn reported(&self, reports: &Reports, wanted: usize) -> Vec<Report> {
-        let Some(live) = &self.live else { return reports.take(wanted).await };
+        let refused = async {
+            match &self.live {
+                Some(live) => live.log_in_refused().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
-            came = reports.take(wanted) => return came,
-            () = live.log_in_refused() => live.purge().await,
+            came = timeout(LOOK, reports.take(wanted)) => {
+                if let Ok(came) = came {
+                    return came;
+                }
+            }
+            () = refused => {
+                if let Some(live) = &self.live {
+                    live.purge().await;
+                }
+            }
         }
-        reports.take(wanted).await
+        reports.take(0).await
     }
 
     fn outcome(&mut self, message: &Message, report: Result<(), Code>) -> Outcome {
@@ -261,6 +295,15 @@ impl KafkaSink {
                     failure
                 }
             }
+            Reason::Clock => Failure::new(
+                Reason::Clock,
+                format!(
+                    "{}: recordedtime is further from the broker's clock than the topic's message.timestamp.after.max.ms \
+                     (the bridge's clock is ahead) or message.timestamp.before.max.ms (the event is old) allows; compare \
+                     the clocks of the bridge and the broker",
+                    failure.detail
+                ),
+            ),
             Reason::TooLarge => Failure::new(
                 Reason::TooLarge,
                 format!("{}; the topic's max.message.bytes should be {}", failure.detail, self.limit),
@@ -284,8 +327,8 @@ impl Sink for KafkaSink {
         self.connect_anew().boxed()
     }
 
-    fn publish<'a>(&'a mut self, window: &'a [Message]) -> BoxFuture<'a, Vec<Outcome>> {
-        self.publish_window(window).boxed()
+    fn publish_into<'a>(&'a mut self, window: &'a [Message], outcomes: &'a mut Outcomes) -> BoxFuture<'a, ()> {
+        self.publish_window(window, outcomes).boxed()
     }
 
     fn windows(&self) -> Windows {
@@ -295,15 +338,6 @@ impl Sink for KafkaSink {
     fn begin(&mut self, window: &[Message]) -> bool {
         let flight = self.queue_ahead(window);
         let has_begun = flight.is_some();
-            Reason::Clock => Failure::new(
-                Reason::Clock,
-                format!(
-                    "{}: recordedtime is further from the broker's clock than the topic's message.timestamp.after.max.ms \
-                     (the bridge's clock is ahead) or message.timestamp.before.max.ms (the event is old) allows; compare \
-                     the clocks of the bridge and the broker",
-                    failure.detail
-                ),
-            ),
         self.begun.extend(flight);
         has_begun
     }

@@ -19,6 +19,7 @@ pub mod tools;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use tokio::sync::mpsc;
 
 use crate::config;
 use crate::message::Message;
@@ -64,7 +65,9 @@ pub async fn tail(sink: &config::Sink, options: TailOptions) -> Result<(), Failu
         #[cfg(feature = "kafka")]
         config::SinkKind::Kafka(settings) => kafka::tail::tail(settings, prefix, options).await,
         #[cfg(feature = "nats")]
-        config::SinkKind::Nats(settings) => nats::tail(&sink.name, settings, &nats::Subjects::of(&sink.topic), options).await,
+        config::SinkKind::Nats(settings) => {
+            nats::tail(&sink.name, settings, &nats::Subjects::of(&sink.topic), options).await
+        }
         #[cfg(feature = "rabbitmq")]
         config::SinkKind::RabbitMq(settings) => rabbitmq::tail(&sink.name, settings, prefix, options).await,
         other => Err(Failure::new(Reason::Malformed, NotBuiltIn(other.as_str()).to_string())),
@@ -98,7 +101,7 @@ pub fn message_limit(max_body: usize) -> usize {
 }
 
 /// How a sink takes windows of live events. Replays and letters that are tried again come in windows of up to
-/// [`Windows::WHOLE`].
+/// [`Windows::WHOLE`]. All are smaller for a while after one missed its deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Windows {
     /// Most events of one.
@@ -115,6 +118,12 @@ impl Windows {
     pub const WHOLE: Self = Self { events: 512, bytes: 4 << 20, overlap: false };
     /// Two at a time, each half as large.
     pub const HALVES: Self = Self { events: 256, bytes: 2 << 20, overlap: true };
+
+    /// Halved so many times, to one event at least; what is halved does not overlap.
+    pub const fn halved(self, times: u32) -> Self {
+        let events = if self.events >> times == 0 { 1 } else { self.events >> times };
+        Self { events, bytes: self.bytes >> times, overlap: self.overlap && times == 0 }
+    }
 }
 
 /// What a pump drives. All methods are called from one task, never two at a time.
@@ -128,11 +137,22 @@ pub trait Sink: Send + Sync {
     /// one sentence without personal data.
     fn connect(&mut self) -> BoxFuture<'_, Result<Vec<String>, Failure>>;
 
-    /// Publishes a window and awaits the broker's confirm of each message.
+    /// Publishes a window, awaits the broker's confirm of each message, and puts each outcome into `outcomes` once it is
+    /// known.
     ///
-    /// Returns one outcome a message, in the window's order. The window is never empty. May be dropped at any await
-    /// point by the pump's deadline; [`Sink::abandon`] follows then.
-    fn publish<'a>(&'a mut self, window: &'a [Message]) -> BoxFuture<'a, Vec<Outcome>>;
+    /// The window is never empty, and `outcomes` has a place for each of its messages, all open. The pump's deadline may
+    /// drop the future at any await point. [`Sink::abandon`] follows then, and what is in `outcomes` counts: on a slow
+    /// link, what was confirmed is not sent again. A confirm may be put in up to [`LOOK`] after it arrived.
+    fn publish_into<'a>(&'a mut self, window: &'a [Message], outcomes: &'a mut Outcomes) -> BoxFuture<'a, ()>;
+
+    /// The same without a deadline. Returns one outcome for each message, in the window's order.
+    fn publish<'a>(&'a mut self, window: &'a [Message]) -> BoxFuture<'a, Vec<Outcome>> {
+        Box::pin(async move {
+            let mut outcomes = Outcomes::open(window.len());
+            self.publish_into(window, &mut outcomes).await;
+            outcomes.close(&Failure::new(Reason::Timeout, "the sink gave no outcome"))
+        })
+    }
 
     /// How large its windows are, and whether they overlap.
     fn windows(&self) -> Windows {
@@ -141,14 +161,14 @@ pub trait Sink: Send + Sync {
 
     /// Sends a window, or as much of it as there is room for, and awaits nothing; whether it has begun.
     ///
-    /// What was begun is published next, in that order and with the same messages: [`Sink::publish`] then awaits what
+    /// What was begun is published next, in that order and with the same messages: [`Sink::publish_into`] then awaits what
     /// is on its way. Or it is ended, all of it, by [`Sink::connect`] or [`Sink::abandon`]. Called where the sink is up
     /// and [`Windows::overlap`].
     fn begin(&mut self, _window: &[Message]) -> bool {
         false
     }
 
-    /// Ends whatever an unfinished [`Sink::publish`] or a [`Sink::begin`] left behind (producer purged, channel closed),
+    /// Ends whatever an unfinished [`Sink::publish_into`] or a [`Sink::begin`] left behind (producer purged, channel closed),
     /// so that nothing of the old attempt is still being sent when the window is sent again.
     fn abandon(&mut self) -> BoxFuture<'_, ()>;
 
@@ -179,6 +199,69 @@ pub enum Outcome {
 impl Outcome {
     /// Confirmed for the first time.
     pub const CONFIRMED: Self = Self::Confirmed { duplicate: false };
+}
+
+/// How often a sink that collects confirms in bulk looks for those that have arrived.
+pub const LOOK: Duration = Duration::from_millis(100);
+
+/// What became of a window so far: a place for each message, in the window's order.
+#[derive(Debug)]
+pub struct Outcomes {
+    places: Vec<Option<Outcome>>,
+    /// Whoever does not wait for the whole window.
+    confirmed: Option<mpsc::UnboundedSender<usize>>,
+}
+
+impl Outcomes {
+    /// Of so many messages, none of which has an outcome yet.
+    pub fn open(messages: usize) -> Self {
+        Self { places: vec![None; messages], confirmed: None }
+    }
+
+    /// The same, and the places of those that are confirmed, at once.
+    pub fn telling(messages: usize) -> (Self, mpsc::UnboundedReceiver<usize>) {
+        // Holds a number for each message at most.
+        let (confirmed, told) = mpsc::unbounded_channel();
+        (Self { confirmed: Some(confirmed), ..Self::open(messages) }, told)
+    }
+
+    /// One is known. It replaces what was known before.
+    pub fn set(&mut self, place: usize, outcome: Outcome) {
+        let is_news = matches!(outcome, Outcome::Confirmed { .. }) && self.places[place].as_ref() != Some(&outcome);
+        if let Some(confirmed) = self.confirmed.as_ref().filter(|_| is_news) {
+            // Nobody may listen any more.
+            let _ = confirmed.send(place);
+        }
+        self.places[place] = Some(outcome);
+    }
+
+    /// A message is sent again: what was known of it does not count any more.
+    pub fn reopen(&mut self, place: usize) {
+        self.places[place] = None;
+    }
+
+    /// What is known of one message.
+    pub fn get(&self, place: usize) -> Option<&Outcome> {
+        self.places[place].as_ref()
+    }
+
+    /// How many messages have no outcome.
+    pub fn count_open(&self) -> usize {
+        self.places.iter().filter(|outcome| outcome.is_none()).count()
+    }
+
+    /// Gives this failure to each message that has no outcome.
+    pub fn fail_open(&mut self, failure: &Failure) {
+        for outcome in &mut self.places {
+            outcome.get_or_insert_with(|| Outcome::Failed(failure.clone()));
+        }
+    }
+
+    /// One outcome for each message: this failure for those that have none.
+    pub fn close(mut self, failure: &Failure) -> Vec<Outcome> {
+        self.fail_open(failure);
+        self.places.into_iter().flatten().collect()
+    }
 }
 
 /// Why a message, or a connection, failed.
@@ -219,6 +302,10 @@ pub enum Reason {
     Missing,
     /// No queue is bound for it.
     Unroutable,
+    /// A queue that is bound for it refuses it: it is full, and its policy is to refuse.
+    Nacked,
+    /// Its timestamp is outside what the broker allows, because the clocks of bridge and broker differ.
+    Clock,
     /// One topic more than `max_topics`.
     TooManyTopics,
     /// Making or sending it panicked.
@@ -237,6 +324,8 @@ impl Reason {
         Self::Rights,
         Self::Missing,
         Self::Unroutable,
+        Self::Nacked,
+        Self::Clock,
         Self::TooManyTopics,
         Self::Panic,
     ];
@@ -262,6 +351,8 @@ impl Reason {
             Self::Rights => "rights",
             Self::Missing => "missing",
             Self::Unroutable => "unroutable",
+            Self::Nacked => "nacked",
+            Self::Clock => "clock",
             Self::TooManyTopics => "too_many_topics",
             Self::Panic => "panic",
         }
@@ -284,11 +375,3 @@ pub enum Class {
     /// An operator mends it: after `setup_grace` the topic is parked and tried again every minute.
     Mend,
 }
-    /// A queue that is bound for it refuses it: it is full, and its policy is to refuse.
-    Nacked,
-    /// Its timestamp is outside what the broker allows, because the clocks of bridge and broker differ.
-    Clock,
-        Self::Nacked,
-        Self::Clock,
-            Self::Nacked => "nacked",
-            Self::Clock => "clock",

@@ -22,19 +22,18 @@
 //! | all else from JetStream: no leader, no room (10077, 10047, 10002, 10023), too many requests | [`Reason::Busy`] |
 
 mod client;
+mod flight;
 mod probe;
-mod tail;
 mod subjects;
+mod tail;
 
 use std::collections::HashSet;
-use std::future::IntoFuture as _;
 use std::str::FromStr as _;
 use std::time::Duration;
 
 use async_nats::HeaderValue;
-use async_nats::jetstream::context::{PublishAckFuture, PublishError, PublishErrorKind};
+use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::{self, ErrorCode};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -43,12 +42,14 @@ use super::{Failure, Outcome, Outcomes, Reason, Sink};
 use crate::config::{Format, NatsSink as Settings, SinkName};
 use crate::message::{Message, Replay, Topic};
 use client::Connection;
+use flight::Flight;
 
 pub use probe::probe;
 pub use subjects::Subjects;
 pub use tail::tail;
 
-/// How long a `PubAck` is awaited before its message's fate counts as unknown.
+/// After so long without any `PubAck`, the fates of the messages on their way count as unknown. On a slow link, a window
+/// may take longer than that.
 const ACK_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// For a whole window: sending it, and the last acknowledgement.
@@ -97,14 +98,16 @@ impl NatsSink {
         })
     }
 
-    async fn publish_window(&mut self, window: &[Message]) -> Vec<Outcome> {
-        let mut outcomes = self.publish_once(window).await;
-        let missing = |outcome: &Outcome| reason_in(outcome) == Some(Reason::Missing);
-        if !self.settings.create_stream || !outcomes.iter().any(missing) {
-            return outcomes;
+    async fn publish_window(&mut self, window: &[Message], outcomes: &mut Outcomes) {
+        let all: Vec<usize> = (0..window.len()).collect();
+        self.publish_once(window, &all, outcomes).await;
+        let is_missing = |place: &usize| outcomes.get(*place).and_then(reason_in) == Some(Reason::Missing);
+        let missing: Vec<usize> = all.into_iter().filter(is_missing).collect();
+        if !self.settings.create_stream || missing.is_empty() {
+            return;
         }
         // The stream was deleted under us, and may be made again. What still finds none is for an operator.
-        let Some(connection) = &self.connection else { return outcomes };
+        let Some(connection) = &self.connection else { return };
         match connection.create_stream(&self.settings, &self.subjects).await {
             Ok(true) => {
                 tracing::warn!(sink = %self.name, stream = self.settings.stream, "the stream was gone and is created again");
@@ -113,55 +116,46 @@ impl NatsSink {
             Ok(false) => {}
             Err(failure) => {
                 tracing::warn!(sink = %self.name, stream = self.settings.stream, %failure, "can't create the stream again");
-                return outcomes;
+                return;
             }
         }
-        let (indices, again): (Vec<usize>, Vec<Message>) =
-            outcomes.iter().enumerate().filter(|(_, o)| missing(o)).map(|(i, _)| (i, window[i].clone())).unzip();
-        for (index, outcome) in indices.into_iter().zip(self.publish_once(&again).await) {
-            outcomes[index] = outcome;
-        }
-        outcomes
+        missing.iter().for_each(|place| outcomes.reopen(*place));
+        self.publish_once(window, &missing, outcomes).await;
     }
 
-    /// Sends all and awaits all; the first message of a topic alone.
+    /// Sends the messages at `places` and awaits all; the first message of a topic alone.
     ///
     /// That one shows whether the user may publish there. The server answers each denied message with an error, and of
     /// many at once the client drops some (its queue has 128 places), so that the denial of another topic would be lost.
-    async fn publish_once(&mut self, window: &[Message]) -> Vec<Outcome> {
+    async fn publish_once(&mut self, window: &[Message], places: &[usize], outcomes: &mut Outcomes) {
         let Some(connection) = &self.connection else {
-            return vec![failed(Reason::Unreachable, "not connected"); window.len()];
+            return outcomes.fail_open(&Failure::new(Reason::Unreachable, "not connected"));
         };
         connection.forget_denials();
-        let stream = &self.settings.stream;
-        let mut sent = Vec::with_capacity(window.len());
-        for message in window {
-            let state = match connection.hopeless(message.topic.as_str()).map_or_else(|| self.prepare(message), Err) {
-                Ok(publish) => Sent::from(connection.jetstream.send_publish(message.topic.to_string(), publish).await),
-                Err(failure) => Sent::Settled(Outcome::Failed(failure)),
+        let mut flight = Flight::new(connection, &self.settings.stream, window, outcomes);
+        for &place in places {
+            let message = &window[place];
+            let publish = connection.hopeless(message.topic.as_str()).map_or_else(|| self.prepare(message), Err);
+            let was_sent = match publish {
+                Ok(publish) => flight.send(place, publish).await,
+                Err(failure) => flight.fail(place, failure),
             };
             if self.answered.contains(&message.topic) {
-                sent.push(state);
                 continue;
             }
-            let was_sent = matches!(state, Sent::Awaited(_));
-            let outcome = state.settle(connection, stream, message).await;
-            let reason = reason_in(&outcome);
-            sent.push(Sent::Settled(outcome.clone()));
-            if reason.is_some_and(|reason| SILENT.contains(&reason)) {
+            flight.land(Some(place)).await;
+            let failure = flight.failure(place).cloned();
+            let reason = failure.as_ref().map(|failure| failure.reason);
+            if let Some(failure) = failure.filter(|failure| SILENT.contains(&failure.reason)) {
                 // Who does not answer is not asked once more for each topic.
-                sent.resize_with(window.len(), || Sent::Settled(outcome.clone()));
-                break;
+                flight.land(None).await;
+                return outcomes.fail_open(&failure);
             }
             if was_sent && reason != Some(Reason::Rights) {
                 self.answered.insert(message.topic.clone());
             }
         }
-        let mut outcomes = Vec::with_capacity(window.len());
-        for (sent, message) in sent.into_iter().zip(window) {
-            outcomes.push(sent.settle(connection, stream, message).await);
-        }
-        outcomes
+        flight.land(None).await;
     }
 }
 
@@ -178,8 +172,8 @@ impl Sink for NatsSink {
         .boxed()
     }
 
-    fn publish<'a>(&'a mut self, window: &'a [Message]) -> BoxFuture<'a, Vec<Outcome>> {
-        self.publish_window(window).boxed()
+    fn publish_into<'a>(&'a mut self, window: &'a [Message], outcomes: &'a mut Outcomes) -> BoxFuture<'a, ()> {
+        self.publish_window(window, outcomes).boxed()
     }
 
     fn abandon(&mut self) -> BoxFuture<'_, ()> {
@@ -210,53 +204,11 @@ impl Sink for NatsSink {
 /// What a server that does not answer leaves of a message.
 const SILENT: [Reason; 2] = [Reason::Timeout, Reason::Unreachable];
 
-/// A message on its way, or what became of it.
-enum Sent {
-    Awaited(PublishAckFuture),
-    Settled(Outcome),
-}
-
-impl From<Result<PublishAckFuture, PublishError>> for Sent {
-    fn from(sent: Result<PublishAckFuture, PublishError>) -> Self {
-        match sent {
-            Ok(ack) => Self::Awaited(ack),
-            Err(error) => Self::Settled(Outcome::Failed(sort(&error))),
-        }
-    }
-}
-
-impl Sent {
-    /// The outcome: its `PubAck`, or what makes waiting for it pointless.
-    async fn settle(self, connection: &Connection, stream: &str, message: &Message) -> Outcome {
-        match self {
-            Self::Settled(outcome) => outcome,
-            Self::Awaited(ack) => tokio::select! {
-                // An acknowledgement that is there counts, even if the connection was lost behind it.
-                biased;
-                ack = ack.into_future() => judge(stream, ack),
-                failure = connection.gave_up_on(message.topic.as_str()) => Outcome::Failed(failure),
-            },
-        }
-    }
-}
-
-fn judge(stream: &str, ack: Result<PublishAck, PublishError>) -> Outcome {
-    match ack {
-        Ok(ack) if ack.stream == stream => Outcome::Confirmed { duplicate: ack.duplicate },
-        Ok(ack) => failed(Reason::Missing, format!("landed in stream {}, expected {stream}", ack.stream)),
-        Err(error) => Outcome::Failed(sort(&error)),
-    }
-}
-
 fn reason_in(outcome: &Outcome) -> Option<Reason> {
     match outcome {
         Outcome::Confirmed { .. } => None,
         Outcome::Failed(failure) => Some(failure.reason),
     }
-}
-
-fn failed(reason: Reason, detail: impl Into<String>) -> Outcome {
-    Outcome::Failed(Failure::new(reason, detail))
 }
 
 /// A header's value; the client's own conversion panics on a line break.

@@ -32,8 +32,8 @@ mod errors;
 mod exchange;
 mod flight;
 mod greeting;
-mod ledger;
 mod hosts;
+mod ledger;
 mod probe;
 mod publication;
 mod stream;
@@ -48,7 +48,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Failure, Outcome, Reason, Sink, Windows, message_limit};
+use super::{Failure, Outcome, Outcomes, Reason, Sink, Windows, message_limit};
 use crate::config::{RabbitMqSink as Settings, SinkName};
 use crate::message::Message;
 use address::Address;
@@ -126,7 +126,7 @@ impl RabbitMqSink {
         Ok(warnings)
     }
 
-    async fn publish_window(&mut self, window: &[Message]) -> Vec<Outcome> {
+    async fn publish_window(&mut self, window: &[Message], outcomes: &mut Outcomes) {
         let until = Instant::now() + CONFIRM_TIMEOUT;
         let (mut ledger, mut begun) = match self.begun.pop_front() {
             Some((ledger, flight)) => (ledger, Some(flight)),
@@ -134,9 +134,9 @@ impl RabbitMqSink {
         };
         let mut may_declare = self.settings.declare;
         while !ledger.is_settled() {
-            let Err(Ended { failure, is_anothers }) = self.round(&mut ledger, begun.take(), until).await else {
-                continue;
-            };
+            let round = self.round(&mut ledger, begun.take(), until, outcomes).await;
+            ledger.tell_confirmed(outcomes);
+            let Err(Ended { failure, is_anothers }) = round else { continue };
             if failure.reason == Reason::Missing && may_declare {
                 may_declare = false;
                 if self.declare_again(until).await {
@@ -147,7 +147,9 @@ impl RabbitMqSink {
                 ledger.fail_open(&failure);
             }
         }
-        ledger.into_outcomes(&self.name, self.settings.unroutable)
+        for (place, outcome) in ledger.into_outcomes(&self.name, self.settings.unroutable).into_iter().enumerate() {
+            outcomes.set(place, outcome);
+        }
     }
 
     /// Sends a window where that needs no wait.
@@ -165,7 +167,13 @@ impl RabbitMqSink {
     }
 
     /// Publishes what is open, or awaits it where it was begun. An error is what left some of it open.
-    async fn round(&mut self, ledger: &mut Ledger, begun: Option<Flight>, until: Instant) -> Result<(), Ended> {
+    async fn round(
+        &mut self,
+        ledger: &mut Ledger,
+        begun: Option<Flight>,
+        until: Instant,
+        outcomes: &mut Outcomes,
+    ) -> Result<(), Ended> {
         let connection = self.connection.as_mut().filter(|connection| connection.is_up());
         let connection = connection.ok_or_else(|| Failure::new(Reason::Unreachable, "not connected"))?;
         let flight = if let Some(flight) = begun {
@@ -180,7 +188,9 @@ impl RabbitMqSink {
             Flight::send(&channel, &exchange, ledger.publications())
         };
         let behind = self.begun.iter_mut().map(|(_, flight)| flight).collect();
-        let round = flight.land(ledger.publications(), behind, &mut self.returned, until).await;
+        let places = ledger.open_places();
+        let proven = |index: usize| outcomes.set(places[index], Outcome::CONFIRMED);
+        let round = flight.land(ledger.publications(), behind, &mut self.returned, until, proven).await;
         ledger.settle(&round.fates);
         let is_closed = matches!(round.ended, Some(End::Closed(_)));
         let failure = match round.ended {
@@ -218,8 +228,8 @@ impl Sink for RabbitMqSink {
         self.connect_anew().boxed()
     }
 
-    fn publish<'a>(&'a mut self, window: &'a [Message]) -> BoxFuture<'a, Vec<Outcome>> {
-        self.publish_window(window).boxed()
+    fn publish_into<'a>(&'a mut self, window: &'a [Message], outcomes: &'a mut Outcomes) -> BoxFuture<'a, ()> {
+        self.publish_window(window, outcomes).boxed()
     }
 
     fn windows(&self) -> Windows {

@@ -111,6 +111,63 @@ fn parks_and_lands(broker: Broker) {
     }
 }
 
+/// A queue, bound for one action, that refuses more messages than this.
+fn refuse_more_than(place: &Place, queue: &str, action: &str, most: usize) {
+    let definition = json!({ "max-length": most, "overflow": "reject-publish" });
+    let policy = json!({ "pattern": format!("^{queue}$"), "definition": definition, "apply-to": "queues" });
+    rabbitmq_api("PUT", &format!("policies/%2f/{queue}"), &policy);
+    bind(place, queue, action);
+    let is_in_effect = || rabbitmq_api("GET", &format!("queues/%2f/{queue}"), &json!({}))["policy"] == queue;
+    wait_for("the policy to be in effect", || is_in_effect().then_some(()));
+}
+
+fn bind(place: &Place, queue: &str, action: &str) {
+    rabbitmq_api("PUT", &format!("queues/%2f/{queue}"), &json!({ "durable": true }));
+    let binding = json!({ "routing_key": place.topic(action) });
+    rabbitmq_api("POST", &format!("bindings/%2f/e/{}/q/{queue}", place.prefix), &binding);
+}
+
+/// One subscriber's queue is full. That is its own affair.
+#[test]
+fn a_full_queue_that_refuses_holds_up_no_other_topic_and_copies_nothing() {
+    let _shared = Broker::RabbitMq.shared();
+    let place = Place::new(Broker::RabbitMq);
+    let setup = Setup::new(&format!("{}setup_grace = \"10s\"\n", place.sink("main")));
+    let bridge = setup.start();
+    wait_until_up(&bridge, "main", Broker::RabbitMq);
+    let [full, free] = ["full", "free"].map(|name| format!("{}-{name}", place.prefix));
+    refuse_more_than(&place, &full, "bib", 5);
+    bind(&place, &free, "loan");
+    let begun = std::time::Instant::now();
+    for number in 0..50 {
+        take(&bridge, &event("BIB", number));
+        take(&bridge, &event("LOAN", number));
+    }
+    let loans = format!("alma_bridge_published_events_total{{sink=\"main\",topic=\"{}\"}}", place.topic("loan"));
+    wait_until_metric(&bridge, &loans, 50);
+    assert!(
+        begun.elapsed() < std::time::Duration::from_secs(10),
+        "within the grace of the other: {:?}",
+        begun.elapsed()
+    );
+    wait_until_metric(&bridge, "alma_bridge_sink_parked_topics{sink=\"main\"}", 1);
+    wait_until_delivered(&bridge, "main");
+    for number in 50..60 {
+        take(&bridge, &event("LOAN", number));
+    }
+    wait_until_delivered(&bridge, "main");
+    assert_eq!(read("rabbitmq", &free).len(), 60, "each once");
+    let (letters, taken) = (bridge.metric_sum("alma_bridge_dead_letters{sink=\"main\""), read("rabbitmq", &full).len());
+    assert!(taken >= 5 && letters + taken as u64 == 50, "{letters} letters, {taken} were taken");
+    let status = String::from_utf8(setup.command(&["status"]).stdout).expect("text");
+    assert!(status.contains("reject-publish"), "{status}");
+    rabbitmq_api("DELETE", &format!("policies/%2f/{full}"), &json!({}));
+    bridge.signal(rustix::process::Signal::HUP);
+    wait_until_metric(&bridge, "alma_bridge_dead_letters{sink=\"main\"", 0);
+    let ids: BTreeSet<_> = read("rabbitmq", &full).into_iter().filter_map(|landed| landed.id).collect();
+    assert_eq!(ids.len(), 50);
+}
+
 fn an_event_of_eight_mebibytes_lands(broker: Broker) {
     const MAX_BODY: usize = 8 << 20;
     let _shared = broker.shared();

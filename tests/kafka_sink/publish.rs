@@ -181,10 +181,7 @@ async fn a_timestamp_that_the_broker_refuses_is_the_operators_matter() {
     let outcomes = sink.publish(&events(&topic, 1)).await;
     let Outcome::Failed(failure) = &outcomes[0] else { panic!("refused") };
     assert_eq!(failure.reason, Reason::Clock, "{failure}");
-    assert!(
-        failure.detail.contains("clock") && failure.detail.contains("message.timestamp.after.max.ms"),
-        "{failure}"
-    );
+    assert!(failure.detail.contains("clock") && failure.detail.contains("message.timestamp.after.max.ms"), "{failure}");
     let of_topic = ["--entity-type", "topics", "--entity-name", &topic];
     let lifted = ["kafka-configs", "--alter", "--delete-config", "message.timestamp.before.max.ms"];
     crate::support::brokers(&[&lifted[..], &of_topic].concat());

@@ -17,5 +17,6 @@ mod bad_day;
 mod outage;
 mod publish;
 mod refusals;
+mod slow;
 mod support;
 mod tools;

@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use alma_bridge::config::{
-    ClientTls, Format, Login, NatsAuth, NatsSink as Settings, Secret, TopicPart, TopicTemplate,
-};
+use alma_bridge::config::{ClientTls, Format, Login, NatsAuth, NatsSink as Settings, Secret, TopicPart, TopicTemplate};
 use alma_bridge::sinks::nats::{NatsSink, Subjects, probe, tail};
 use alma_bridge::sinks::tools::{Check, Landed, Patterns, TailOptions, Verdict};
 use alma_bridge::sinks::{Failure, Reason, Sink};
@@ -211,7 +209,8 @@ async fn a_stream_on_narrow_subjects_that_are_enough_is_warned_of_nowhere() {
     let mut sink = place.sink();
     assert_eq!(sink.connect().await, Ok(Vec::new()));
     let checks = look(&place, &[place.topic("loan")]).await;
-    let warned = checks.iter().find(|check| matches!(&check.verdict, Verdict::Warning(found, _) if found.contains("subjects")));
+    let warned =
+        checks.iter().find(|check| matches!(&check.verdict, Verdict::Warning(found, _) if found.contains("subjects")));
     assert!(warned.is_none(), "{checks:#?}");
     let mut tail = Tail::start(&place, &[], true).await;
     sink.publish(&[place.event("loan", 1, 10)]).await;

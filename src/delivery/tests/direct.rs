@@ -135,6 +135,34 @@ async fn a_sink_that_does_not_answer_is_a_503_in_time_and_recovers() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_confirmed_in_time_is_taken_though_its_neighbours_are_not() {
+    let mut first = true;
+    let (bench, sink) = Bench::with(move |window| {
+        // Meanwhile three events come, and make one window.
+        if std::mem::take(&mut first) {
+            return Answer::After(Duration::from_secs(1), vec![Outcome::CONFIRMED; window.len()]);
+        }
+        let known = |message: &Message| (message.id.as_str() != "2").then_some(Outcome::CONFIRMED);
+        Answer::Part(window.iter().map(known).collect())
+    })
+    .await;
+    let others = async {
+        while lock(&sink.0).windows.is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let taken = ["t 1", "t 2", "t 3"].map(|text| async {
+            let asked = Instant::now();
+            (bench.take(text).await.is_ok(), asked.elapsed() < Duration::from_secs(2))
+        });
+        futures_util::future::join_all(taken).await
+    };
+    let (first, others) = tokio::join!(bench.take("t 0"), others);
+    assert_eq!(first, Ok(Taken::Stored));
+    assert_eq!(others, [(true, true), (false, false), (true, true)], "taken at once, or not at all");
+    assert_eq!(lock(&sink.0).windows[1], ["1", "2", "3"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_sink_that_is_down_refuses_at_once_and_is_not_ready() {
     let bench = Bench::new();
     let sink = ScriptedSink::new(Answer::confirm);

@@ -12,7 +12,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::delivery::DeadLetters;
 use crate::journal::{Backlog, Feed, FeedClosed, Offset, Window};
 use crate::message::{Message, StoredEvent};
-use crate::sinks::{Failure, Outcome, Reason, Sink, Windows};
+use crate::sinks::{Failure, Outcome, Outcomes, Reason, Sink, Windows};
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -36,6 +36,10 @@ pub(super) enum Answer {
     Outcomes(Vec<Outcome>),
     /// Never answers.
     Hang,
+    /// Tells what is known of each, and then nothing more.
+    Part(Vec<Option<Outcome>>),
+    /// Confirms one after the other, each after so long, as on a slow link.
+    Paced(Duration),
     /// Answers after a while.
     After(Duration, Vec<Outcome>),
     Panic,
@@ -145,7 +149,7 @@ impl Sink for ScriptedSink {
         })
     }
 
-    fn publish<'a>(&'a mut self, window: &'a [Message]) -> BoxFuture<'a, Vec<Outcome>> {
+    fn publish_into<'a>(&'a mut self, window: &'a [Message], told: &'a mut Outcomes) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             let answer = {
                 let mut scene = lock(&self.0);
@@ -160,23 +164,42 @@ impl Sink for ScriptedSink {
                     None => scene.send(window),
                 }
             };
+            let mut hangs = false;
             let outcomes = match answer {
-                Answer::Outcomes(outcomes) => outcomes,
+                Answer::Outcomes(outcomes) => outcomes.into_iter().map(Some).collect(),
                 Answer::Hang => std::future::pending().await,
+                Answer::Part(outcomes) => {
+                    hangs = true;
+                    outcomes
+                }
+                Answer::Paced(pace) => {
+                    for (place, message) in window.iter().enumerate() {
+                        tokio::time::sleep(pace).await;
+                        lock(&self.0).confirmed.push(message.id.to_string());
+                        told.set(place, Outcome::CONFIRMED);
+                    }
+                    Vec::new()
+                }
                 Answer::After(wait, outcomes) => {
                     tokio::time::sleep(wait).await;
-                    outcomes
+                    outcomes.into_iter().map(Some).collect()
                 }
                 Answer::Panic => panic!("scripted"),
             };
-            let mut scene = lock(&self.0);
-            scene.unfinished = false;
-            for (message, outcome) in window.iter().zip(&outcomes) {
-                if matches!(outcome, Outcome::Confirmed { .. }) {
-                    scene.confirmed.push(message.id.to_string());
+            {
+                let mut scene = lock(&self.0);
+                scene.unfinished = hangs;
+                for (place, (message, outcome)) in window.iter().zip(outcomes).enumerate() {
+                    let Some(outcome) = outcome else { continue };
+                    if matches!(outcome, Outcome::Confirmed { .. }) {
+                        scene.confirmed.push(message.id.to_string());
+                    }
+                    told.set(place, outcome);
                 }
             }
-            outcomes
+            if hangs {
+                std::future::pending::<()>().await;
+            }
         })
     }
 

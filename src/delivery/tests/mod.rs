@@ -8,4 +8,5 @@ mod overlap;
 mod parking;
 mod pump;
 mod replay;
+mod slow;
 mod trouble;

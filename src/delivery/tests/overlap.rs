@@ -121,7 +121,7 @@ async fn a_lost_connection_costs_what_is_on_its_way_one_more_try() {
 async fn a_window_that_hangs_takes_the_one_behind_it_along() {
     let bench = start(once("2a", |_| Answer::Hang));
     bench.until_settled().await;
-    assert_eq!(sent(&bench), "0a 1a 2a 3a 2a 3a 4a 5a");
+    assert_eq!(sent(&bench), "0a 1a 2a 3a 2a 2b 3a 4a 5a", "the first window after a deadline is half as large");
     assert_eq!(confirmed(&bench), ALL);
 }
 
@@ -157,7 +157,7 @@ async fn a_topic_within_its_grace_is_tried_until_it_is_taken_and_the_others_flow
         if begins_with(window, "2a") && tries < 3 { all_fail(window, Reason::Missing) } else { slowly(window) }
     });
     bench.until_settled().await;
-    assert_eq!(sent(&bench), "0a 1a 2a 3a 2a 2a 4a 5a");
+    assert_eq!(sent(&bench), "0a 1a 2a 3a 2a 4a 2a 5a");
     assert_eq!(bench.scene().confirmed.len(), EVENTS.len());
     assert!(bench.letters().await.is_empty());
 }
@@ -183,7 +183,7 @@ async fn what_waits_for_an_operator_in_two_windows_is_tried_in_order() {
     });
     bench.until_settled().await;
     assert_eq!(confirmed(&bench), ALL);
-    assert_eq!(bench.scene().windows[4], ["2a", "2b", "3a", "3b"]);
+    assert_eq!(bench.scene().windows[4..6], [["2a", "2b"], ["3a", "3b"]]);
 }
 
 #[tokio::test(start_paused = true)]

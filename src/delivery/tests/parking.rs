@@ -81,6 +81,94 @@ async fn past_its_grace_a_topic_is_parked_and_the_others_flow() {
     assert_eq!((bench.status().state, parked(&bench)), (SinkState::Up, vec![("alma.user".to_owned(), 3)]));
 }
 
+/// RabbitMQ's full queue of one subscriber is none of the others' business.
+#[tokio::test(start_paused = true)]
+async fn a_topic_within_its_grace_holds_up_no_other_and_costs_it_no_copy() {
+    let bench = Bench::start(|window| {
+        Answer::each(window, |message| match message.topic.as_str() {
+            "full" => failed(Reason::Nacked),
+            _ => Outcome::CONFIRMED,
+        })
+    });
+    bench.push(&["full 0", "free 1"]);
+    bench.until("the first is refused", |bench| bench.scene().confirmed.len() == 1).await;
+    for number in 2..20 {
+        let (text, asked) = (format!("{} {number}", if number % 3 == 0 { "full" } else { "free" }), Instant::now());
+        bench.push(&[&text]);
+        if number % 3 > 0 {
+            let arrived = |bench: &Bench| bench.scene().confirmed.last() == Some(&number.to_string());
+            bench.until("it is confirmed", arrived).await;
+            assert!(asked.elapsed() < Duration::from_millis(100), "{number} took {:?}", asked.elapsed());
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert!(parked(&bench).is_empty(), "its grace is a minute");
+    bench.until_settled().await;
+    assert_eq!(parked(&bench), [("full".to_owned(), 7)]);
+    let scene = bench.scene();
+    let is_free = |id: &&String| id.parse::<u32>().is_ok_and(|number| number % 3 > 0);
+    assert_eq!(scene.windows.iter().flatten().filter(is_free).count(), 13, "each once: {:?}", scene.windows);
+    assert_eq!(scene.abandoned, 0, "nothing is wrong with the connection");
+    let last = scene.windows.iter().rev().find(|window| window.len() > 1).expect("a window");
+    assert_eq!(*last, ["0", "3", "6", "9", "12", "15", "18"], "what waited is sent in order");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_topic_of_which_some_is_taken_each_time_is_parked_after_its_grace_all_the_same() {
+    let bench = Bench::start(|window| {
+        let mut outcomes = vec![failed(Reason::Nacked); window.len()];
+        outcomes[0] = Outcome::CONFIRMED;
+        Answer::Outcomes(outcomes)
+    });
+    let events: Vec<_> = (0..200).map(|number| format!("full {number}")).collect();
+    bench.push(&events.iter().map(String::as_str).collect::<Vec<_>>());
+    let asked = Instant::now();
+    bench.until("parked", |bench| !parked(bench).is_empty()).await;
+    assert!(asked.elapsed() < Duration::from_secs(61), "{:?}", asked.elapsed());
+    bench.until_settled().await;
+    let (left, taken) = (parked(&bench)[0].1, bench.scene().confirmed.len() as u64);
+    assert!(taken > 5 && left + taken == 200, "{left} are left, {taken} were taken");
+    // What is taken of its letters is removed, too.
+    tokio::time::sleep(Duration::from_mins(3)).await;
+    assert!(parked(&bench)[0].1 < left, "{} of {left} are left", parked(&bench)[0].1);
+    bench.script(Answer::confirm);
+    bench.until("unparked", |bench| parked(bench).is_empty()).await;
+    let mut confirmed = bench.scene().confirmed.clone();
+    confirmed.sort_by_key(|id| id.parse::<u32>().expect("a number"));
+    assert_eq!(confirmed, (0..200).map(|number| number.to_string()).collect::<Vec<_>>(), "each once");
+}
+
+/// What waits stays in memory, and a crash publishes again what flowed past it.
+#[tokio::test(start_paused = true)]
+async fn the_others_flow_only_so_far_past_a_topic_within_its_grace() {
+    let (_, script) = without_rights("t");
+    let bench = Bench::start(script);
+    bench.push(&["t 0"]);
+    bench.until("it is refused", |bench| !bench.scene().windows.is_empty()).await;
+    let events: Vec<_> = (1..=20_000).map(|number| format!("free {number}")).collect();
+    bench.push(&events.iter().map(String::as_str).collect::<Vec<_>>());
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    let flowed = bench.scene().confirmed.len();
+    assert!((8_192..8_192 + 512).contains(&flowed), "{flowed}");
+    bench.until_settled().await;
+    assert_eq!(bench.scene().confirmed.len(), 20_000);
+    assert_eq!(parked(&bench), [("t".to_owned(), 1)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_closed_journal_ends_the_pump_once_a_topic_is_out_of_its_grace() {
+    let (rights, script) = without_rights("t");
+    let bench = Bench::start(script);
+    bench.push(&["t 0", "free 1"]);
+    bench.until("it is refused", |bench| bench.scene().confirmed.len() == 1).await;
+    bench.setup.feed.close();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_ne!(bench.status().state, SinkState::Stopped);
+    rights.store(true, Ordering::SeqCst);
+    bench.until("stopped", |bench| bench.status().state == SinkState::Stopped).await;
+    assert_eq!(bench.scene().confirmed, ["1", "0"]);
+}
+
 /// Letters that can't be read for a moment are no reason for others to be letters.
 #[tokio::test(start_paused = true)]
 async fn a_disk_that_fails_does_not_change_why_a_topic_is_parked() {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::{failure, folders};
 use crate::config;
 use crate::message::Topic;
-use crate::sinks::{Failure, Outcome};
+use crate::sinks::Failure;
 
 /// Files open at once, whatever the number of topics.
 pub(super) const MAX_OPEN: usize = 64;
@@ -72,21 +72,17 @@ impl Files {
         self.open.len()
     }
 
-    /// Appends each line to its topic and makes all durable; one outcome a line.
-    pub(super) fn append(&mut self, lines: &[(Topic, Bytes)]) -> Vec<Outcome> {
+    /// Appends each line to its topic and makes all durable. Tells of each topic, by the places of its lines, once it is
+    /// done.
+    pub(super) fn append(&mut self, lines: &[(Topic, Bytes)], tell: impl Fn(Vec<usize>, Result<(), Failure>)) {
         let mut by_topic: BTreeMap<&Topic, Vec<usize>> = BTreeMap::new();
         for (at, (topic, _)) in lines.iter().enumerate() {
             by_topic.entry(topic).or_default().push(at);
         }
-        let mut outcomes = vec![Outcome::CONFIRMED; lines.len()];
         for (topic, places) in by_topic {
-            if let Err(failed) = self.append_topic(topic, places.iter().map(|at| &*lines[*at].1)) {
-                for at in places {
-                    outcomes[at] = Outcome::Failed(failed.clone());
-                }
-            }
+            let appended = self.append_topic(topic, places.iter().map(|at| &*lines[*at].1));
+            tell(places, appended);
         }
-        outcomes
     }
 
     fn append_topic<'a>(&mut self, topic: &Topic, lines: impl Iterator<Item = &'a [u8]>) -> Result<(), Failure> {

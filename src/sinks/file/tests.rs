@@ -268,3 +268,47 @@ async fn a_disk_that_hangs_keeps_one_thread_and_is_waited_for() {
     assert_eq!(bench.ids("t.jsonl"), ["1", "2"]);
     bench.sink.close().await;
 }
+
+/// Its second file is synced only once somebody lets it.
+static SLOW_DISK: Mutex<(usize, bool)> = Mutex::new((0, false));
+static SLOW_DISK_MOVED: std::sync::Condvar = std::sync::Condvar::new();
+
+fn sync_the_first_file_only(_: &fs::File) -> io::Result<()> {
+    let mut disk = SLOW_DISK.lock().expect("not poisoned");
+    disk.0 += 1;
+    if disk.0 == 2 {
+        SLOW_DISK_MOVED.notify_all();
+        while !disk.1 {
+            disk = SLOW_DISK_MOVED.wait(disk).expect("not poisoned");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_a_slow_disk_a_topic_that_is_synced_counts_before_the_next_one_is() {
+    let mut bench = Bench::new().await;
+    bench.fail_sync(sync_the_first_file_only);
+    let window = ["a", "b"].map(|topic| Message::sample(topic, "1", b"{}", Timestamp::from_micros(1)));
+    let mut outcomes = Outcomes::open(2);
+    {
+        let mut publish = bench.sink.publish_into(&window, &mut outcomes);
+        let second_is_begun = tokio::task::spawn_blocking(|| {
+            let mut disk = SLOW_DISK.lock().expect("not poisoned");
+            while disk.0 < 2 {
+                disk = SLOW_DISK_MOVED.wait(disk).expect("not poisoned");
+            }
+        });
+        tokio::select! {
+            () = &mut publish => panic!("the second file is not synced"),
+            begun = second_is_begun => begun.expect("begun"),
+        }
+        // The first was told before the second was begun.
+        assert_eq!(futures_util::FutureExt::now_or_never(&mut publish), None);
+    }
+    assert_eq!((outcomes.get(0), outcomes.get(1)), (Some(&Outcome::CONFIRMED), None));
+    SLOW_DISK.lock().expect("not poisoned").1 = true;
+    SLOW_DISK_MOVED.notify_all();
+    bench.sink.abandon().await;
+    assert_eq!((bench.ids("a.jsonl"), bench.ids("b.jsonl")), (vec!["1".to_owned()], vec!["1".to_owned()]));
+}

@@ -47,6 +47,18 @@ impl Told {
     }
 }
 
+/// News of a connection.
+pub(super) struct Watch(watch::Receiver<Told>);
+
+impl Watch {
+    /// Returns once there is news since this was called last.
+    pub(super) async fn changed(&mut self) {
+        if self.0.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
 /// One connection. The client ends with it.
 pub(super) struct Connection {
     pub(super) client: Client,
@@ -81,7 +93,8 @@ impl Connection {
         // What was told while other servers were tried is not about this connection.
         told.send_modify(|told| *told = Told::default());
         let jetstream = jetstream::ContextBuilder::new()
-            .timeout(ACK_TIMEOUT)
+            // Longer than a window: whether acknowledgements still come is for who awaits them.
+            .timeout(WINDOW_DEADLINE * 2)
             .ack_timeout(ACK_TIMEOUT)
             .max_ack_inflight(MAX_ACKS_PENDING)
             .build(client.clone());
@@ -90,6 +103,11 @@ impl Connection {
 
     pub(super) fn is_up(&self) -> bool {
         self.told.borrow().lost.is_none() && self.client.connection_state() == State::Connected
+    }
+
+    /// Wakes when there is news of the connection.
+    pub(super) fn watch(&self) -> Watch {
+        Watch(self.told.subscribe())
     }
 
     /// Denials are told once a message; those of the last window say nothing of the next.
@@ -325,6 +343,7 @@ pub(super) fn sort(error: &ConnectError) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{TopicPart, TopicTemplate};
 
     fn settings() -> Settings {
         Settings {
@@ -339,11 +358,15 @@ mod tests {
         }
     }
 
+    fn subjects() -> Subjects {
+        let parts = vec![TopicPart::Literal("alma.".to_owned()), TopicPart::Action];
+        Subjects::of(&TopicTemplate { parts })
+    }
+
     #[test]
     fn finds_the_denied_subject() {
         let said = r#"Permissions Violation for Publish to "alma.loan""#;
         assert_eq!(denied_subject(said), Some("alma.loan"));
-    use crate::config::{TopicPart, TopicTemplate};
         assert_eq!(denied_subject(&said.to_lowercase()), Some("alma.loan"));
         assert_eq!(denied_subject(r#"Permissions Violation for Subscription to "alma.loan""#), None);
         assert_eq!(denied_subject("é"), None);
@@ -354,15 +377,14 @@ mod tests {
         let mut config = stream_config(&settings(), &subjects());
         assert_eq!(falls_short(&config, &settings(), &subjects(), 8 << 20), Vec::<String>::new());
         config.subjects = vec!["alma.*".into()];
-        assert_eq!(falls_short(&config, &settings(), &subjects(), 8 << 20), Vec::<String>::new(), "it takes every topic");
+        assert_eq!(
+            falls_short(&config, &settings(), &subjects(), 8 << 20),
+            Vec::<String>::new(),
+            "it takes every topic"
+        );
     }
 
     #[test]
-    fn subjects() -> Subjects {
-        let parts = vec![TopicPart::Literal("alma.".to_owned()), TopicPart::Action];
-        Subjects::of(&TopicTemplate { parts })
-    }
-
     fn says_what_falls_short() {
         let found = StreamConfig {
             subjects: vec!["alma.loan".into()],

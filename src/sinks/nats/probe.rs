@@ -65,9 +65,7 @@ fn not_let_in(failure: Failure, servers: String) -> Vec<Check> {
 
 /// Whether the connection is surely encrypted: because of our settings, or because the server insists on it.
 fn is_encrypted(settings: &Settings, server_requires_it: bool) -> bool {
-    settings.tls.is_some()
-        || server_requires_it
-        || settings.servers.iter().all(|server| server.starts_with("tls://"))
+    settings.tls.is_some() || server_requires_it || settings.servers.iter().all(|server| server.starts_with("tls://"))
 }
 
 fn login(auth: &NatsAuth) -> String {

@@ -118,7 +118,9 @@ mod tests {
         assert!(with_event.are_taken_by(&found(&["alma.*.*", "alma.*"])));
         // `alma.{source}` appends `unparsed` to the source.
         let by_source = of(&[literal("alma."), Source]);
-        assert!(!by_source.are_taken_by(&found(&["alma.*"])) && by_source.are_taken_by(&found(&["alma.*", "alma.*.*"])));
+        assert!(
+            !by_source.are_taken_by(&found(&["alma.*"])) && by_source.are_taken_by(&found(&["alma.*", "alma.*.*"]))
+        );
     }
 
     #[test]

@@ -12,7 +12,12 @@ use crate::sinks::tools::{Landed, TailOptions, structured_from};
 use crate::sinks::{Failure, Reason};
 
 /// Gives what lands on the subjects asked for, until the reader has had enough.
-pub async fn tail(name: &SinkName, settings: &Settings, subjects: &Subjects, options: TailOptions) -> Result<(), Failure> {
+pub async fn tail(
+    name: &SinkName,
+    settings: &Settings,
+    subjects: &Subjects,
+    options: TailOptions,
+) -> Result<(), Failure> {
     let unreachable = |error: String| Failure::new(Reason::Unreachable, error);
     let TailOptions { topics, from_start, into, ready } = options;
     let connection = Connection::open(name, settings).await?;

@@ -123,7 +123,13 @@ mod tests {
 
     #[test]
     fn without_a_path_or_with_an_empty_one_the_vhost_is_the_default_one() {
-        for url in ["amqp://broker", "amqp://broker/", "amqp://broker:5672/?heartbeat=5", "amqps://ann:x@broker/", "amqp://broker/%2f"] {
+        for url in [
+            "amqp://broker",
+            "amqp://broker/",
+            "amqp://broker:5672/?heartbeat=5",
+            "amqps://ann:x@broker/",
+            "amqp://broker/%2f",
+        ] {
             assert_eq!(of(&with_url(url)).vhost(), "/", "{url}");
         }
     }

@@ -25,6 +25,7 @@ use lapin::{Channel, Confirmation, PublisherConfirm};
 use tokio::time::{Instant, timeout_at};
 
 use super::publication::Publication;
+use crate::sinks::LOOK;
 
 /// What became of one publication in a round.
 #[derive(Clone, Debug, PartialEq)]
@@ -123,15 +124,32 @@ impl Flight {
     }
 
     /// Awaits all confirms until `until`, and settles. `publications` are those that were sent, `behind` are the flights
-    /// that were sent behind it on its channel, `returned` is what came back of them all and is not settled yet.
+    /// that were sent behind it on its channel, `returned` is what came back of them all and is not settled yet. `proven`
+    /// is told of those that are known to be confirmed before the others are, by their places in the flight.
     pub(super) async fn land<'a>(
         mut self,
         publications: impl Iterator<Item = &'a Publication>,
         mut behind: Vec<&mut Self>,
         returned: &mut Returned,
         until: Instant,
+        mut proven: impl FnMut(usize),
     ) -> Round {
-        self.wait(until, returned).await;
+        while !self.wait(until.min(Instant::now() + LOOK), returned).await {
+            let is_late = Instant::now() >= until;
+            self.look(returned);
+            for flight in &mut behind {
+                flight.look(returned);
+            }
+            // Nothing that has arrived is left with the client: had one of these come back, its return would be here.
+            if !self.cut && returned.0.is_empty() {
+                let acked = self.told.iter().enumerate().filter(|(_, told)| **told == Told::Acked);
+                acked.for_each(|(index, _)| proven(index));
+            }
+            if is_late {
+                self.note_end(End::Late);
+                break;
+            }
+        }
         for flight in &mut behind {
             flight.look(returned);
         }
@@ -146,15 +164,16 @@ impl Flight {
         Round { fates, ended, shared }
     }
 
-    async fn wait(&mut self, until: Instant, returned: &mut Returned) {
+    /// Waits for all confirms until `until`; whether all are in.
+    async fn wait(&mut self, until: Instant, returned: &mut Returned) -> bool {
         for index in 0..self.sent.len() {
             if !matches!(self.sent[index], Sent::Over) {
-                // A confirm that is there counts, even past the time.
                 let confirm = timeout_at(until, poll_fn(|context| self.sent[index].poll(context))).await;
-                let confirm = confirm.map_err(|_| End::Late).and_then(|confirm| confirm.map_err(End::Closed));
-                self.note(index, confirm, returned);
+                let Ok(confirm) = confirm else { return false };
+                self.note(index, confirm.map_err(End::Closed), returned);
             }
         }
+        true
     }
 
     /// Notes what has come by now.
@@ -360,12 +379,12 @@ mod tests {
         let failing = || flight(vec![Sent::Writing(Box::pin(std::future::ready(Err(closed()))))]);
         let (mut returned, soon) = (Returned::default(), Instant::now());
         let mut behind = failing();
-        let round = failing().land([].into_iter(), vec![&mut behind], &mut returned, soon).await;
+        let round = failing().land([].into_iter(), vec![&mut behind], &mut returned, soon, |_| ()).await;
         assert_eq!(round.fates, [Fate::Unknown]);
         assert!(round.shared && matches!(round.ended, Some(End::Closed(_))));
         let mut last = flight(Vec::new());
         last.cut = true;
-        let round = behind.land([].into_iter(), vec![&mut last], &mut returned, soon).await;
+        let round = behind.land([].into_iter(), vec![&mut last], &mut returned, soon, |_| ()).await;
         assert_eq!(round.fates, [Fate::Unknown]);
         assert!(!round.shared && round.ended.is_none());
     }

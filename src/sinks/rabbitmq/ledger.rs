@@ -43,6 +43,21 @@ impl Ledger {
         })
     }
 
+    /// The places in the window of those that are open.
+    pub(super) fn open_places(&self) -> Vec<usize> {
+        let is_open = |(place, entry): (usize, &Entry)| matches!(entry, Entry::Open(_)).then_some(place);
+        self.0.iter().enumerate().filter_map(is_open).collect()
+    }
+
+    /// Puts in what is confirmed so far.
+    pub(super) fn tell_confirmed(&self, outcomes: &mut Outcomes) {
+        for (place, entry) in self.0.iter().enumerate() {
+            if matches!(entry, Entry::Confirmed) {
+                outcomes.set(place, Outcome::CONFIRMED);
+            }
+        }
+    }
+
     /// One fate of each that is open, in their order. What is unknown stays open.
     pub(super) fn settle(&mut self, fates: &[Fate]) {
         let mut fates = fates.iter();
