@@ -118,7 +118,7 @@ async fn a_hint_fits_its_cause_and_names_our_key() {
     for (settings, line, parts) in [
         (over_sasl(at(&sasl_ssl, tls(&other_ca))), "TLS", vec!["tls.ca_file", other_ca.as_str(), "127.0.0.1"]),
         (over_sasl(at(&another, tls(&ca))), "TLS", vec!["tls.ca_file", "must name 127.0.0.2"]),
-        (at(&sasl_ssl, None), "TLS", vec!["set tls", sasl_ssl.as_str()]),
+        (at(&sasl_ssl, None), "broker reached", vec!["set tls", sasl_ssl.as_str()]),
         (at(&plain, tls(&ca)), "TLS", vec!["does not speak TLS", plain.as_str()]),
         (at(&ssl, tls(&ca)), "TLS", vec!["tls.cert_file", "tls.key_file"]),
         (at(&ssl, tls("/nonexistent/ca.pem")), "TLS", vec!["files of tls"]),

@@ -30,6 +30,10 @@ pub(super) fn not_reached(settings: &KafkaSink, failure: &Failure) -> Check {
         ("TLS", "look at the files of tls: PEM, and readable by the bridge's user".to_owned())
     } else if failure.reason == Reason::Login {
         ("log-in", "look at username, password_file and the property sasl.mechanism".to_owned())
+    } else if settings.tls.is_none() && said(&["no broker answered"]) {
+        // It waits for the rest of a TLS record.
+        let mend = "look at the network between, and at tls: a listener with TLS is silent to a client without";
+        ("broker reached", format!("{mend}, so set tls = {{ ca_file = \"…\" }} if {place} is one"))
     } else {
         ("broker reached", "look at brokers, at the network between, and that the broker runs".to_owned())
     };
