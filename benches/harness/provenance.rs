@@ -24,7 +24,7 @@ fn commit() -> String {
     };
     let Some(commit) = git(&["rev-parse", "--short=7", "HEAD"]) else { return "unknown (no git)".to_owned() };
     // The reports themselves are written by the benches.
-    let changed = git(&["status", "--porcelain", "--", ".", ":!benches/*.md", ":!benches/*.svg"]);
-    let changes = if changed.is_some_and(|changed| changed.is_empty()) { "" } else { " with uncommitted changes" };
-    format!("`{commit}`{changes}")
+    let status = git(&["status", "--porcelain", "--", ".", ":!benches/*.md", ":!benches/*.svg"]);
+    let is_clean = status.is_some_and(|status| status.is_empty());
+    format!("`{commit}`{}", if is_clean { "" } else { " with uncommitted changes" })
 }
