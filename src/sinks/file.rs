@@ -14,18 +14,20 @@
 //!   that is taken for durable, and its lines are written again.
 //! - A file that somebody removes or replaces is noticed with the next window, and made anew.
 //! - At most 64 files are open.
+//! - One sink writes to a folder: the folder is locked while the sink is connected. Reading needs no lock.
 //!
 //! # Errors
 //! | what | reason |
 //! |---|---|
 //! | no room: disk, quota, largest file | busy |
-//! | all else: rights, a folder that is a file, I/O errors | unreachable |
+//! | all else: rights, a folder that is a file, a folder that another sink has, I/O errors | unreachable |
 //! | a write that the disk has not ended | timeout |
 //!
 //! All are tried again for ever: the message is never at fault.
 
 mod files;
 mod folders;
+mod lock;
 mod probe;
 mod tail;
 #[cfg(test)]
@@ -40,6 +42,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
 
 use super::{Failure, Outcome, Outcomes, Reason, Sink};
 use crate::config;
@@ -51,6 +54,12 @@ pub use tail::tail;
 
 /// How long a window may take: a slow disk's fsync of every topic in it.
 const DEADLINE: Duration = Duration::from_secs(30);
+
+/// For another sink of this process, which is being replaced by this one, to let go of the folder.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Between two tries at the lock.
+const LOCK_RETRY: Duration = Duration::from_millis(20);
 
 /// Writes topics to files.
 pub struct FileSink {
@@ -88,7 +97,16 @@ impl FileSink {
 
 impl Sink for FileSink {
     fn connect(&mut self) -> BoxFuture<'_, Result<Vec<String>, Failure>> {
-        Box::pin(async move { self.work(Files::begin).await?.map(|()| Vec::new()) })
+        Box::pin(async move {
+            let deadline = Instant::now() + LOCK_PATIENCE;
+            while !self.work(Files::begin).await?? {
+                if Instant::now() >= deadline {
+                    return Err(self.work(|files| files.in_use()).await?);
+                }
+                sleep(LOCK_RETRY).await;
+            }
+            Ok(Vec::new())
+        })
     }
 
     fn publish_into<'a>(&'a mut self, window: &'a [Message], outcomes: &'a mut Outcomes) -> BoxFuture<'a, ()> {

@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
+use super::lock::FolderLock;
 use super::{failure, folders};
 use crate::config;
 use crate::message::Topic;
-use crate::sinks::Failure;
+use crate::sinks::{Failure, Reason};
 
 /// Files open at once, whatever the number of topics.
 pub(super) const MAX_OPEN: usize = 64;
@@ -24,6 +25,8 @@ pub(super) struct Files {
     dir: PathBuf,
     rotate: u64,
     keep: usize,
+    /// Nothing is written without it.
+    lock: Option<FolderLock>,
     /// At most [`MAX_OPEN`], the longest unused first.
     open: Vec<TopicFile>,
     /// Topics whose last write or fsync failed, with their file and the length of it that was durable before.
@@ -33,7 +36,7 @@ pub(super) struct Files {
 }
 
 /// Device and inode, to notice that a path leads to another file.
-type Identity = (u64, u64);
+pub(super) type Identity = (u64, u64);
 
 struct TopicFile {
     topic: Topic,
@@ -51,20 +54,39 @@ impl Files {
             dir: settings.dir.clone(),
             rotate: settings.rotate,
             keep: settings.keep,
+            lock: None,
             open: Vec::new(),
             suspect: HashMap::new(),
             sync: File::sync_data,
         }
     }
 
-    /// Makes the folder.
-    pub(super) fn begin(&mut self) -> Result<(), Failure> {
-        self.close();
-        folders::create_dirs(&self.dir).map_err(|error| failure(&self.dir, &error))
+    /// Makes the folder and locks it. `false` if another process or sink holds the lock.
+    pub(super) fn begin(&mut self) -> Result<bool, Failure> {
+        self.open.clear();
+        let failed = |error| failure(&self.dir, &error);
+        folders::create_dirs(&self.dir).map_err(failed)?;
+        if !self.is_locked() {
+            self.lock = FolderLock::acquire(&self.dir).map_err(failed)?;
+        }
+        Ok(self.lock.is_some())
     }
 
+    fn is_locked(&self) -> bool {
+        self.lock.as_ref().is_some_and(|lock| lock.is_on(&self.dir))
+    }
+
+    /// The folder is used by someone else.
+    pub(super) fn in_use(&self) -> Failure {
+        let why = "another bridge or sink writes to this folder, and a folder belongs to one sink: give this sink \
+                   another dir, or stop the other process";
+        Failure::new(Reason::Unreachable, format!("{}: {why}", self.dir.display()))
+    }
+
+    /// Lets go of the files and of the folder.
     pub(super) fn close(&mut self) {
         self.open.clear();
+        self.lock = None;
     }
 
     #[cfg(test)]
@@ -75,6 +97,10 @@ impl Files {
     /// Appends each line to its topic and makes all durable. Tells of each topic, by the places of its lines, once it is
     /// done.
     pub(super) fn append(&mut self, lines: &[(Topic, Bytes)], tell: impl Fn(Vec<usize>, Result<(), Failure>)) {
+        if !self.is_locked() {
+            let why = format!("{}: the folder was removed or replaced", self.dir.display());
+            return tell((0..lines.len()).collect(), Err(Failure::new(Reason::Unreachable, why)));
+        }
         let mut by_topic: BTreeMap<&Topic, Vec<usize>> = BTreeMap::new();
         for (at, (topic, _)) in lines.iter().enumerate() {
             by_topic.entry(topic).or_default().push(at);
@@ -202,7 +228,7 @@ impl Files {
     }
 }
 
-fn identity(metadata: &fs::Metadata) -> Identity {
+pub(super) fn identity(metadata: &fs::Metadata) -> Identity {
     (metadata.dev(), metadata.ino())
 }
 

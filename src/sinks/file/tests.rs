@@ -245,6 +245,47 @@ async fn a_folder_that_can_not_be_made_is_unreachable() {
 }
 
 #[tokio::test]
+async fn a_folder_belongs_to_one_sink_until_it_is_closed() {
+    let mut bench = Bench::new().await;
+    // Another path to it.
+    let link = bench.dir.path().join("link");
+    symlink(bench.dir.path().join("data"), &link).expect("links");
+    let settings = config::FileSink { dir: link.join("topics"), rotate: 1 << 20, keep: 16 };
+    let mut other = FileSink::new(&settings);
+    bench.confirm(&[("t", "1")]).await;
+    let half = fs::OpenOptions::new().append(true).open(bench.path("t.jsonl")).expect("opens");
+    (&half).write_all(b"{\"id\":\"half").expect("writes");
+    let failure = other.connect().await.expect_err("it is taken");
+    assert_eq!(failure.reason, Reason::Unreachable);
+    assert!(failure.detail.contains("link/topics") && failure.detail.contains("one sink"), "{failure}");
+    let sample = Message::sample("t", "2", b"{}", Timestamp::from_micros(1));
+    assert_eq!(reason(&other.publish(std::slice::from_ref(&sample)).await[0]), Some(Reason::Unreachable));
+    assert!(fs::read(bench.path("t.jsonl")).expect("reads").ends_with(b"half"), "the other cuts nothing off");
+    bench.sink.close().await;
+    assert_eq!(other.connect().await, Ok(Vec::new()));
+    assert_eq!(other.publish(&[sample]).await, [Outcome::CONFIRMED]);
+    assert_eq!(bench.ids("t.jsonl"), ["1", "2"]);
+    // The one that let go does not write any more, and gets its turn when the other one ends.
+    assert_eq!(reason(&bench.publish(&[("t", "3")]).await[0]), Some(Reason::Unreachable));
+    let (connected, ()) = tokio::join!(bench.sink.connect(), async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        drop(other);
+    });
+    assert_eq!(connected, Ok(Vec::new()));
+}
+
+#[tokio::test]
+async fn a_folder_that_is_replaced_is_locked_anew() {
+    let mut bench = Bench::new().await;
+    bench.confirm(&[("t", "1")]).await;
+    fs::rename(bench.path(""), bench.dir.path().join("moved")).expect("moves");
+    assert_eq!(reason(&bench.publish(&[("t", "2")]).await[0]), Some(Reason::Unreachable));
+    bench.connect().await;
+    bench.confirm(&[("t", "2")]).await;
+    assert_eq!(bench.ids("t.jsonl"), ["2"]);
+}
+
+#[tokio::test]
 async fn a_disk_that_hangs_keeps_one_thread_and_is_waited_for() {
     let mut bench = Bench::new().await;
     let files = Arc::clone(&bench.sink.files);
