@@ -9,7 +9,8 @@
 mod drain;
 mod engine;
 mod listeners;
-mod pumps;
+pub(crate) mod pumps;
+mod reload;
 mod replay;
 mod stopped;
 mod tools;
@@ -23,12 +24,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::{self, Operated as _, Status};
+use crate::admin::{self, Operated as _, Reloaded, Status};
 use crate::clock::SystemClock;
 use crate::config::{Config, Secret, Storage};
 use crate::ingress::{self, Sources};
@@ -37,6 +38,7 @@ use crate::telemetry::Metrics;
 pub use drain::Drain;
 pub use engine::{Engine, OpenError};
 pub use listeners::Listeners;
+use reload::Reloads;
 pub use stopped::Stopped;
 use view::View;
 
@@ -69,7 +71,8 @@ pub enum StartError {
 /// A running bridge. To be ended by [`Bridge::stop`]; dropped, its tasks go on until the runtime ends.
 pub struct Bridge {
     view: Arc<View>,
-    sources: Sources,
+    reloads: Arc<Reloads>,
+    retries: JoinHandle<()>,
     ingress: JoinHandle<()>,
     ingress_stop: ingress::StopHandle,
     admin_stop: CancellationToken,
@@ -118,8 +121,11 @@ impl Bridge {
         let ingress_stop = server.stop_handle();
         let ingress = tokio::spawn(server.run());
         let (tell, opened) = watch::channel(Opened::Waiting);
-        tokio::spawn(open(Arc::clone(&view), tell));
-        Ok(Self { view, sources, ingress, ingress_stop, admin_stop, listeners, opened })
+        let reloads = Arc::new(Reloads::new(Arc::clone(&view), sources));
+        tokio::spawn(open(Arc::clone(&reloads), tell));
+        let retrying = Arc::clone(&reloads);
+        let retries = tokio::spawn(async move { retrying.keep_trying().await });
+        Ok(Self { view, reloads, retries, ingress, ingress_stop, admin_stop, listeners, opened })
     }
 
     /// Resolves once the journal is open and the pumps run, or can't be.
@@ -147,9 +153,9 @@ impl Bridge {
         self.view.status()
     }
 
-    /// Resolves when somebody asks on the admin listener for the configuration to be loaded again.
-    pub async fn reload_asked(&self) {
-        self.view.reload_asked().await;
+    /// Resolves when an operator requests a reload on the admin listener: where to send what became of it.
+    pub async fn reload_asked(&self) -> oneshot::Sender<Reloaded> {
+        self.view.reload_asked().await
     }
 
     /// The configuration in effect.
@@ -157,20 +163,10 @@ impl Bridge {
         self.view.config()
     }
 
-    /// Puts a newer configuration in effect, as far as that goes without a restart; gives what did not go.
+    /// Puts a newer configuration in effect, as far as that goes without a restart; gives what is not in effect. The
+    /// bridge goes on trying that by itself.
     pub async fn apply(&self, new: Config) -> Vec<String> {
-        let old = self.view.config();
-        self.sources.replace(&new.sources);
-        let institutions = |config: &Config| -> Vec<_> {
-            config.sources.iter().map(|source| (source.name.clone(), source.institution.clone())).collect()
-        };
-        let remake = institutions(&old) != institutions(&new) || old.privacy != new.privacy;
-        let problems = match self.view.engine.get() {
-            Some(open) => open.pumps.apply(&new, remake).await,
-            None => vec!["the journal is not open yet; the sinks stay as they were".to_owned()],
-        };
-        self.view.loaded(new);
-        problems
+        self.reloads.apply(new).await
     }
 
     /// A reload was refused, with all that is wrong.
@@ -194,6 +190,7 @@ impl Bridge {
                 "requests did not finish in time; what was answered is durable"
             );
         }
+        self.retries.abort();
         self.view.engine.close(Instant::now() + STOP_PATIENCE).await;
         Listeners::remove(&self.view.config().data_dir);
         self.admin_stop.cancel();
@@ -201,8 +198,8 @@ impl Bridge {
     }
 }
 
-async fn open(view: Arc<View>, tell: watch::Sender<Opened>) {
-    let opened = match view.engine.open(&view.config(), &view.metrics).await {
+async fn open(reloads: Arc<Reloads>, tell: watch::Sender<Opened>) {
+    let opened = match reloads.open().await {
         Ok(()) => Opened::Open,
         Err(error) => Opened::Failed(Arc::new(error)),
     };

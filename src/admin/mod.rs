@@ -7,7 +7,7 @@
 //! | `GET /metrics` | OpenMetrics text |
 //! | `GET /status` | JSON, the shape of [`Status`] |
 //! | `GET /` | the same for people |
-//! | `POST /reload` | 202: the configuration is loaded again |
+//! | `POST /reload` | loads the configuration again: 200 once it is in effect, 422 with all that is wrong; [`Reloaded`] as JSON |
 //! | `POST /tools` | 200 and JSON: the [`tools`] for the bad day; 409 where it can't be done as things stand |
 //!
 //! A POST wants `Authorization: Bearer` with the admin token, and is not read before that fits. It is 403 if there is no
@@ -43,7 +43,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Secret;
-pub use status::Status;
+pub use status::{ReloadOutcome, Reloaded, Status};
 pub use tools::Order;
 
 /// Connections at once: kubelet, Prometheus, a few people.
@@ -69,8 +69,8 @@ pub trait Operated: Send + Sync + 'static {
     fn status(&self) -> Status;
     /// All metrics, as text.
     fn metrics(&self) -> String;
-    /// Loads the configuration again, as SIGHUP does.
-    fn reload(&self);
+    /// Loads the configuration again, as SIGHUP does, and tells what became of it; else why that can't be told.
+    fn reload(&self) -> BoxFuture<'_, Result<Reloaded, String>>;
     /// Carries out an order: the answer's JSON, or why it can't be done as things stand.
     fn operate(&self, order: Order) -> BoxFuture<'_, Result<Value, String>>;
 }
@@ -194,10 +194,10 @@ impl Routes {
             return answer;
         }
         match request.uri().path() {
-            "/reload" => {
-                self.bridge.reload();
-                text(StatusCode::ACCEPTED, JSON, "{}")
-            }
+            "/reload" => match self.bridge.reload().await {
+                Ok(reloaded) => reload_answer(&reloaded),
+                Err(why) => error(StatusCode::SERVICE_UNAVAILABLE, &why),
+            },
             "/tools" => match read_order(request.into_body()).await {
                 Ok(order) => match self.bridge.operate(order).await {
                     Ok(answer) => text(StatusCode::OK, JSON, answer.to_string()),
@@ -208,6 +208,16 @@ impl Routes {
             _ => error(StatusCode::NOT_FOUND, "expected /reload or /tools"),
         }
     }
+}
+
+fn reload_answer(reloaded: &Reloaded) -> Response<Full<Bytes>> {
+    let mut answer = json!(reloaded);
+    if reloaded.outcome == ReloadOutcome::Applied {
+        return text(StatusCode::OK, JSON, answer.to_string());
+    }
+    // Every error body of the bridge has it.
+    answer["errorMessage"] = reloaded.errors.join("; ").into();
+    text(StatusCode::UNPROCESSABLE_ENTITY, JSON, answer.to_string())
 }
 
 async fn read_order<B>(body: B) -> Result<Order, String>
@@ -240,6 +250,7 @@ mod tests {
     #[derive(Default)]
     struct Scripted {
         reloads: AtomicUsize,
+        wrong: Vec<String>,
         orders: AtomicUsize,
         unready: Option<&'static str>,
     }
@@ -254,8 +265,12 @@ mod tests {
         fn metrics(&self) -> String {
             "# EOF\n".to_owned()
         }
-        fn reload(&self) {
+        fn reload(&self) -> BoxFuture<'_, Result<Reloaded, String>> {
             self.reloads.fetch_add(1, Ordering::Relaxed);
+            let errors = self.wrong.clone();
+            let outcome = if errors.is_empty() { ReloadOutcome::Applied } else { ReloadOutcome::Refused };
+            let reloaded = Reloaded { outcome, errors, needs_restart: Vec::new(), warnings: Vec::new() };
+            Box::pin(std::future::ready(Ok(reloaded)))
         }
         fn operate(&self, order: Order) -> BoxFuture<'_, Result<Value, String>> {
             self.orders.fetch_add(1, Ordering::Relaxed);
@@ -312,9 +327,22 @@ mod tests {
             assert_eq!(ask(&bridge, "POST", "/reload", wrong).await, 401, "{wrong:?}");
         }
         assert_eq!(bridge.reloads.load(Ordering::Relaxed), 0);
-        assert_eq!(ask(&bridge, "POST", "/reload", Some("Bearer token")).await, 202);
+        assert_eq!(ask(&bridge, "POST", "/reload", Some("Bearer token")).await, 200);
         assert_eq!(bridge.reloads.load(Ordering::Relaxed), 1);
         assert_eq!(ask(&bridge, "POST", "/other", Some("Bearer token")).await, 404);
+    }
+
+    #[tokio::test]
+    async fn a_reload_answers_with_all_that_is_wrong() {
+        let wrong = vec!["a: first".to_owned(), "b: second".to_owned()];
+        let bridge = Arc::new(Scripted { wrong: wrong.clone(), ..Scripted::default() });
+        let (status, body) = send(&bridge, "POST", "/reload", Some("Bearer token"), "").await;
+        let body: Value = serde_json::from_str(&body).expect("JSON");
+        assert_eq!(
+            (status, &body["errors"], &body["outcome"]),
+            (StatusCode::UNPROCESSABLE_ENTITY, &json!(wrong), &json!("refused"))
+        );
+        assert_eq!(body["errorMessage"], "a: first; b: second");
     }
 
     #[tokio::test]

@@ -51,6 +51,34 @@ pub struct ConfigStatus {
     /// What was wrong with the last reload that was refused since.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub refused: Vec<String>,
+    /// What of it could not be put in effect yet; the bridge keeps trying.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub not_in_effect: Vec<String>,
+}
+
+/// What became of a reload: the answer to `POST /reload`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// In one word.
+    pub outcome: ReloadOutcome,
+    /// Everything that is wrong; empty if the outcome is `applied`.
+    pub errors: Vec<String>,
+    /// Keys whose change takes effect with the next start.
+    pub needs_restart: Vec<String>,
+    /// What is allowed and better changed.
+    pub warnings: Vec<String>,
+}
+
+/// See [`Reloaded`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReloadOutcome {
+    /// The new configuration is in effect, but for what needs a restart.
+    Applied,
+    /// The new configuration is in effect, but for the errors; the bridge keeps trying.
+    AppliedInPart,
+    /// The configuration is as it was before.
+    Refused,
 }
 
 /// One integration profile.

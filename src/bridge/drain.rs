@@ -1,5 +1,6 @@
 //! What waits is delivered, and nothing new is taken: the bridge without its listeners.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -16,15 +17,17 @@ const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// The journal and all sinks of a configuration, without the listeners.
 pub struct Drain {
     engine: Engine,
-    config: Config,
+    config: Arc<Config>,
 }
 
 impl Drain {
     /// Opens the journal, which waits up to 30 s for its lock, and starts the sinks.
     pub async fn start(config: &Config) -> Result<Self, OpenError> {
         let engine = Engine::default();
-        engine.open(config, &Metrics::new()).await?;
-        Ok(Self { engine, config: config.clone() })
+        let config = Arc::new(config.clone());
+        let open = engine.prepare(|| Arc::clone(&config), &Metrics::new()).await?;
+        engine.set(open);
+        Ok(Self { engine, config })
     }
 
     /// Resolves once no event waits for a sink of the configuration, and parked topics were tried. Cancel-safe.

@@ -80,30 +80,40 @@ impl Open {
 }
 
 impl Engine {
-    /// Opens the journal once no other process holds it, and starts the sinks.
-    pub(super) async fn open(&self, config: &Config, metrics: &Metrics) -> Result<(), OpenError> {
+    /// Opens the journal once no other process holds it, and starts the sinks. `config` is asked after the wait for the
+    /// journal's lock, because it may be newer by then.
+    pub(super) async fn prepare(&self, config: impl Fn() -> Arc<Config>, metrics: &Metrics) -> Result<Open, OpenError> {
+        let before = config();
+        let lock = match before.journal.storage {
+            Storage::Disk => Some(lock(before.journal_dir()).await?),
+            Storage::None => None,
+        };
+        let config = &config();
         let letters = letter_box(config, metrics);
-        let (intake, way) = match config.journal.storage {
-            Storage::Disk => {
-                let journal = open_journal(config, metrics).await?;
+        let (intake, way) = match lock {
+            Some(lock) => {
+                let journal = open_journal(config, metrics, lock).await?;
                 (Way::Journal(journal.clone()), pumps::Way::journal(journal, letters.clone(), metrics))
             }
-            Storage::None => {
+            None => {
                 let deadline = config.ingress.answer_within;
                 let direct = Arc::new(Direct::new(deadline, metrics.clone(), SystemClock::shared()));
                 (Way::Direct(Arc::clone(&direct)), pumps::Way::Direct(direct))
             }
         };
-        let pumps = Pumps::start(way, config).await?;
+        let pumps = Pumps::start(way, Arc::new(pumps::setup), config).await?;
         let tools = match &intake {
             Way::Journal(journal) => {
                 Some(Tools::new(journal.clone(), pumps.handles().clone(), letters, metrics.clone()))
             }
             Way::Direct(_) => None,
         };
-        // Set once: nobody else opens.
-        let _ = self.0.set(Open { intake, pumps, tools });
-        Ok(())
+        Ok(Open { intake, pumps, tools })
+    }
+
+    /// From now on events are taken. To be called once: a second call changes nothing.
+    pub(super) fn set(&self, open: Open) {
+        let _ = self.0.set(open);
     }
 
     /// Where it is open.
@@ -160,8 +170,7 @@ pub(super) fn journal_options(config: &Config, metrics: &Metrics, lock: JournalL
     }
 }
 
-async fn open_journal(config: &Config, metrics: &Metrics) -> Result<Journal, OpenError> {
-    let lock = lock(config.journal_dir()).await?;
+async fn open_journal(config: &Config, metrics: &Metrics, lock: JournalLock) -> Result<Journal, OpenError> {
     let sinks = config.sinks.iter().map(Registration::from).collect();
     let options = JournalOptions { sinks, ..journal_options(config, metrics, lock) };
     Ok(blocking(move || Journal::open(options)).await??)

@@ -2,16 +2,18 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use serde_json::Value;
-use tokio::sync::Notify;
+use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::time::timeout;
 
 use super::Listeners;
 use super::engine::{Engine, Open};
 use super::tools::NO_JOURNAL;
 use crate::admin::status::{ConfigStatus, JournalStatus, ParkedTopic, SinkStatus, SourceStatus};
-use crate::admin::{self, Operated, Order, Status};
+use crate::admin::{self, Operated, Order, Reloaded, Status};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::config::Config;
 use crate::delivery::{self, SinkState};
@@ -21,31 +23,52 @@ use crate::telemetry::Metrics;
 /// A sink's oldest event has waited for this long: somebody should look.
 const LONG_WAIT_SECONDS: f64 = 300.0;
 
+/// Reloads that wait for their turn.
+const RELOADS: usize = 8;
+
+/// For a reload to be done: sinks that are replaced may take 45 s each to settle what they are sending.
+const RELOAD_PATIENCE: Duration = Duration::from_mins(5);
+
+/// How the last reload went.
+#[derive(Clone)]
+struct LastReload {
+    /// When the configuration was loaded that is in effect.
+    loaded: Timestamp,
+    /// What was wrong with a later one that was refused.
+    refused: Vec<String>,
+    /// What of the one that was loaded is not in effect yet.
+    not_in_effect: Vec<String>,
+}
+
 /// Shared by the bridge and its admin listener.
 pub(super) struct View {
     config: RwLock<Arc<Config>>,
-    loaded: RwLock<(Timestamp, Vec<String>)>,
+    last_reload: RwLock<LastReload>,
     started: Timestamp,
     listeners: Listeners,
     pub(super) metrics: Metrics,
     pub(super) engine: Arc<Engine>,
     stopping: AtomicBool,
-    reload: Notify,
+    reloads: mpsc::Sender<oneshot::Sender<Reloaded>>,
+    reloads_asked: Mutex<mpsc::Receiver<oneshot::Sender<Reloaded>>>,
 }
 
 impl View {
     pub(super) fn new(config: Config, listeners: Listeners, metrics: Metrics, engine: Arc<Engine>) -> Self {
         let now = SystemClock.now();
         metrics.config_loaded(now);
+        let (reloads, reloads_asked) = mpsc::channel(RELOADS);
+        let last_reload = LastReload { loaded: now, refused: Vec::new(), not_in_effect: Vec::new() };
         Self {
             config: RwLock::new(Arc::new(config)),
-            loaded: RwLock::new((now, Vec::new())),
+            last_reload: RwLock::new(last_reload),
             started: now,
             listeners,
             metrics,
             engine,
             stopping: AtomicBool::new(false),
-            reload: Notify::new(),
+            reloads,
+            reloads_asked: Mutex::new(reloads_asked),
         }
     }
 
@@ -54,19 +77,34 @@ impl View {
         Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// A newer one is in effect.
+    /// A newer one is accepted, and is about to be put in effect.
     pub(super) fn loaded(&self, config: Config) {
-        let now = SystemClock.now();
         self.metrics.name_all(&config);
-        self.metrics.config_loaded(now);
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
-        *self.loaded.write().unwrap_or_else(PoisonError::into_inner) = (now, Vec::new());
+        let mut last = self.last_reload.write().unwrap_or_else(PoisonError::into_inner);
+        (last.loaded, last.refused) = (SystemClock.now(), Vec::new());
+    }
+
+    /// The accepted one is in effect, but for this.
+    pub(super) fn in_effect(&self, but_for: Vec<String>) {
+        let mut last = self.last_reload.write().unwrap_or_else(PoisonError::into_inner);
+        last.not_in_effect = but_for;
+        if !last.not_in_effect.is_empty() {
+            self.metrics.config_refused();
+        } else if last.refused.is_empty() {
+            self.metrics.config_loaded(SystemClock.now());
+        }
+    }
+
+    /// What of the accepted one is not in effect yet.
+    pub(super) fn not_in_effect(&self) -> Vec<String> {
+        self.last_reload.read().unwrap_or_else(PoisonError::into_inner).not_in_effect.clone()
     }
 
     /// A newer one was refused.
     pub(super) fn refused(&self, errors: Vec<String>) {
         self.metrics.config_refused();
-        self.loaded.write().unwrap_or_else(PoisonError::into_inner).1 = errors;
+        self.last_reload.write().unwrap_or_else(PoisonError::into_inner).refused = errors;
     }
 
     /// From now on it is not ready.
@@ -74,8 +112,10 @@ impl View {
         self.stopping.store(true, Ordering::Relaxed);
     }
 
-    pub(super) async fn reload_asked(&self) {
-        self.reload.notified().await;
+    /// Resolves when an operator requests a reload: where to send what became of it. Cancel-safe.
+    pub(super) async fn reload_asked(&self) -> oneshot::Sender<Reloaded> {
+        let asked = self.reloads_asked.lock().await.recv().await;
+        asked.expect("the sender lives as long as the receiver")
     }
 
     fn sources(&self, config: &Config) -> Vec<SourceStatus> {
@@ -204,6 +244,12 @@ fn attention(status: &Status) -> Vec<String> {
     if !status.config.refused.is_empty() {
         lines.push(format!("the last reload was refused: {}", status.config.refused.join("; ")));
     }
+    if !status.config.not_in_effect.is_empty() {
+        lines.push(format!(
+            "the configuration is in effect only in part, the bridge keeps trying: {}",
+            status.config.not_in_effect.join("; ")
+        ));
+    }
     lines
 }
 
@@ -217,7 +263,7 @@ impl Operated for View {
 
     fn status(&self) -> Status {
         let (config, now) = (self.config(), SystemClock.now());
-        let (loaded, refused) = self.loaded.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let last = self.last_reload.read().unwrap_or_else(PoisonError::into_inner).clone();
         let open = self.engine.get();
         let ready = self.ready();
         let mut status = Status {
@@ -231,8 +277,9 @@ impl Operated for View {
             },
             config: ConfigStatus {
                 file: config.file.as_ref().map(|file| file.display().to_string()),
-                loaded: loaded.to_string(),
-                refused,
+                loaded: last.loaded.to_string(),
+                refused: last.refused,
+                not_in_effect: last.not_in_effect,
             },
             sources: self.sources(&config),
             journal: open.and_then(Open::journal).map(|journal| Self::journal(&config, journal)),
@@ -254,8 +301,22 @@ impl Operated for View {
         self.metrics.encode()
     }
 
-    fn reload(&self) {
-        self.reload.notify_one();
+    fn reload(&self) -> BoxFuture<'_, Result<Reloaded, String>> {
+        Box::pin(async {
+            if self.stopping.load(Ordering::Relaxed) {
+                return Err("the bridge is stopping".to_owned());
+            }
+            let (reply, done) = oneshot::channel();
+            self.reloads.try_send(reply).map_err(|_| "too many reloads wait already".to_owned())?;
+            match timeout(RELOAD_PATIENCE, done).await {
+                Ok(Ok(reloaded)) => Ok(reloaded),
+                Ok(Err(_)) => Err("the bridge is stopping".to_owned()),
+                Err(_) => Err(format!(
+                    "the reload is not done within {} s; /status tells how it went",
+                    RELOAD_PATIENCE.as_secs()
+                )),
+            }
+        })
     }
 
     fn operate(&self, order: Order) -> BoxFuture<'_, Result<Value, String>> {

@@ -16,7 +16,7 @@ use super::{Failure, environment};
 use crate::alma::{BodyDigest, samples};
 use crate::bridge::Bridge;
 use crate::clock::{Clock as _, SystemClock};
-use crate::config::{self, Config, Secret};
+use crate::config::{self, Config, Secret, SinkKind};
 use crate::message::{Messages, StoredEvent};
 use crate::sinks;
 use crate::sinks::tools::{Landed, Patterns, TailOptions};
@@ -36,9 +36,9 @@ Examples:
 /// Watch a bridge in a temporary folder take and publish one sample of every action
 ///
 /// Starts a bridge of its own on a free port of 127.0.0.1, with a secret made for it; sends Alma's challenge and a
-/// signed sample of every action; shows each as it lands on its topic, with its times. Everything but what was
-/// published to configured sinks is gone afterwards. With --config those sinks get made-up events, which subscribers
-/// will act on.
+/// signed sample of every action; shows each as it lands on its topic, with its times. Afterwards everything is gone
+/// except what was published to configured brokers: with --config they get made-up events, which subscribers will act on.
+/// A configured file sink writes to the temporary folder instead of its own.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
@@ -59,7 +59,8 @@ pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
     result
 }
 
-/// The configured sinks (the built-in one without a file), all else in the folder and on free ports.
+/// The configured sinks (the built-in one without a file), all else in the folder and on free ports. Files are written
+/// to the folder too: those of the configuration belong to the bridge that runs with it.
 fn demo_config(file: Option<&Path>, folder: &Path) -> Result<Config, Failure> {
     let mut env = environment();
     env.retain(|(name, _)| file.is_some() || !name.starts_with(config::ENV_PREFIX));
@@ -74,6 +75,12 @@ fn demo_config(file: Option<&Path>, folder: &Path) -> Result<Config, Failure> {
     folder.clone_into(&mut config.data_dir);
     config.sources = config::built_in_sources(folder);
     config.admin.token_file = folder.join("admin.token");
+    let topics = folder.join("topics");
+    for sink in &mut config.sinks {
+        if let SinkKind::File(file) = &mut sink.kind {
+            file.dir = if config.built_in.sinks { topics.clone() } else { topics.join(sink.name.as_str()) };
+        }
+    }
     config.ingress.tls = None;
     for listen in [&mut config.ingress.listen, &mut config.admin.listen] {
         *listen = ([127, 0, 0, 1], 0).into();

@@ -1,13 +1,15 @@
 //! `run`: take events from Alma and publish them, until a signal.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{Failure, load_silently};
+use super::{Failure, environment, load_silently};
+use crate::admin::{ReloadOutcome, Reloaded};
 use crate::bridge::Bridge;
-use crate::config::{Config, SecretFrom};
+use crate::config::{self, Config, SecretFrom};
 use crate::telemetry::logs::{self, LevelHandle};
 use crate::{ingress, tls};
 
@@ -34,17 +36,23 @@ pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
     for path in made {
         tracing::info!(path = %path.display(), "made");
     }
+    let watch = Watch::new(&config);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::failed)?;
-    runtime.block_on(serve(file, config, &level, args.stop_delay))
+    runtime.block_on(serve(file, config, watch, &level, args.stop_delay))
 }
 
 /// Serves until a signal; then stops in good order.
-async fn serve(file: Option<&Path>, config: Config, level: &LevelHandle, stop_delay: Duration) -> Result<(), Failure> {
+async fn serve(
+    file: Option<&Path>,
+    config: Config,
+    mut watch: Watch,
+    level: &LevelHandle,
+    stop_delay: Duration,
+) -> Result<(), Failure> {
     let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
     let mut hang_up = listen(SignalKind::hangup())?;
     tell_secret(&config);
     let bridge = Bridge::start(config).await.map_err(Failure::failed)?;
-    let mut watch = Watch::new(&bridge.config());
     tracing::info!(address = %bridge.ingress_addr(), "listening for Alma");
     tracing::info!(address = %bridge.admin_addr(), "listening for operators");
     let mut open = false;
@@ -57,9 +65,12 @@ async fn serve(file: Option<&Path>, config: Config, level: &LevelHandle, stop_de
                 }
                 Err(error) => return Err(Failure::failed(error)),
             },
-            _ = hang_up.recv() => reload(&bridge, file, level, Cause::Asked, &mut watch).await,
-            () = bridge.reload_asked() => reload(&bridge, file, level, Cause::Asked, &mut watch).await,
-            () = watch.changed() => reload(&bridge, file, level, Cause::FileChanged, &mut watch).await,
+            _ = hang_up.recv() => drop(reload(&bridge, file, level, Cause::Asked, &mut watch).await),
+            reply = bridge.reload_asked() => {
+                // Whoever asked may have gone.
+                drop(reply.send(reload(&bridge, file, level, Cause::Asked, &mut watch).await));
+            }
+            () = watch.changed() => drop(reload(&bridge, file, level, Cause::FileChanged, &mut watch).await),
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         }
@@ -98,16 +109,20 @@ enum Cause {
 }
 
 /// Loads the configuration again and puts in effect what can be. A bad one changes nothing.
-async fn reload(bridge: &Bridge, file: Option<&Path>, level: &LevelHandle, cause: Cause, watch: &mut Watch) {
+async fn reload(
+    bridge: &Bridge,
+    file: Option<&Path>,
+    level: &LevelHandle,
+    cause: Cause,
+    watch: &mut Watch,
+) -> Reloaded {
     let old = bridge.config();
-    let loaded = match load_silently(file) {
+    let before = watch.look();
+    let loaded = match config::reload(&old, file, &environment()) {
         Ok(loaded) => loaded,
-        Err(failure) => return refuse(bridge, failure.lines()),
+        Err(errors) => return refuse(bridge, Failure::Config(errors).lines()),
     };
     let mut new = loaded.config;
-    if let Err(error) = new.generate_missing() {
-        return refuse(bridge, vec![error.to_string()]);
-    }
     // Cut at the start, and not to be taken for a change.
     new.ingress.max_connections = old.ingress.max_connections.min(new.ingress.max_connections);
     let changes = old.changes(&new);
@@ -115,7 +130,9 @@ async fn reload(bridge: &Bridge, file: Option<&Path>, level: &LevelHandle, cause
         let gone = changes.taken_away.join(", ");
         return refuse(
             bridge,
-            vec![format!("{gone} would be taken away, which a half-written file can do: SIGHUP does it")],
+            vec![format!(
+                "{gone} would be taken away, which a half-written file can do: if you mean it, send SIGHUP or POST /reload"
+            )],
         );
     }
     if let Err(error) = level.set(&new.log.level) {
@@ -127,20 +144,27 @@ async fn reload(bridge: &Bridge, file: Option<&Path>, level: &LevelHandle, cause
     for key in &changes.need_restart {
         tracing::warn!(key, "changed, but takes a restart to be in effect");
     }
-    *watch = Watch::new(&new);
-    let problems = bridge.apply(new.keeping_fixed(&old)).await;
-    if problems.is_empty() {
+    watch.follow(&new, before);
+    let errors = bridge.apply(new.keeping_fixed(&old)).await;
+    for error in &errors {
+        tracing::error!("reload not complete: {error}");
+    }
+    let outcome = if errors.is_empty() { ReloadOutcome::Applied } else { ReloadOutcome::AppliedInPart };
+    if outcome == ReloadOutcome::Applied {
         tracing::info!("configuration reloaded");
     } else {
-        refuse(bridge, problems);
+        tracing::warn!("reload applied in part; the bridge keeps trying what is not in effect");
     }
+    let needs_restart = changes.need_restart.into_iter().map(str::to_owned).collect();
+    Reloaded { outcome, errors, needs_restart, warnings: loaded.warnings }
 }
 
-fn refuse(bridge: &Bridge, errors: Vec<String>) {
+fn refuse(bridge: &Bridge, errors: Vec<String>) -> Reloaded {
     for error in &errors {
         tracing::error!("reload refused: {error}");
     }
-    bridge.refuse(errors);
+    bridge.refuse(errors.clone());
+    Reloaded { outcome: ReloadOutcome::Refused, errors, needs_restart: Vec::new(), warnings: Vec::new() }
 }
 
 /// Looks at the files that a configuration is read from.
@@ -163,6 +187,24 @@ impl Watch {
         let files = config.files();
         let contents = read_all(&files);
         Self { files, in_effect: contents.clone(), seen: contents }
+    }
+
+    /// What the files hold now: to be asked before a configuration is read from them.
+    fn look(&self) -> Vec<Option<Vec<u8>>> {
+        read_all(&self.files)
+    }
+
+    /// Looks at the files of a newer configuration from now on. `before`: what was seen before it was read, so that no
+    /// later change is taken for what is in effect.
+    fn follow(&mut self, config: &Config, before: Vec<Option<Vec<u8>>>) {
+        let known: HashMap<PathBuf, Option<Vec<u8>>> =
+            std::mem::take(&mut self.files).into_iter().zip(before).collect();
+        *self = Self::new(config);
+        for (file, contents) in self.files.iter().zip(&mut self.in_effect) {
+            if let Some(before) = known.get(file) {
+                contents.clone_from(before);
+            }
+        }
     }
 
     /// Resolves when something changed and was still from one look to the next.

@@ -5,11 +5,14 @@
 //! module asks whether a value is set. Config is read by all other modules and reads none of them.
 
 mod changes;
+mod folders;
 pub mod names;
 mod secrets;
 mod settings;
+#[cfg(test)]
+mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -17,7 +20,9 @@ use std::time::Duration;
 pub use changes::Changes;
 pub use names::{SinkName, SourceName};
 pub use secrets::{built_in_sources, fresh_secret, renew_generated};
-pub use settings::{ConfigError, ConfigErrors, ENV_PREFIX, Effective, Loaded, load, load_defaults, parse_action};
+pub use settings::{
+    ConfigError, ConfigErrors, ENV_PREFIX, Effective, Loaded, load, load_defaults, parse_action, reload,
+};
 
 /// The whole configuration.
 #[derive(Clone, Debug)]
@@ -40,6 +45,19 @@ pub struct Config {
     pub privacy: Privacy,
     /// The program's own log.
     pub log: Log,
+    /// What nobody wrote, so that a reload can tell it from what somebody did.
+    pub built_in: BuiltIn,
+}
+
+/// What of a configuration is the program's own, because the operator wrote nothing in its place.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BuiltIn {
+    /// No source was named: the only one is the built-in one.
+    pub sources: bool,
+    /// No sink was named: the only one is the built-in one.
+    pub sinks: bool,
+    /// Keys that have their default, such as `sinks.main.topic`.
+    pub keys: BTreeSet<String>,
 }
 
 impl Config {

@@ -10,7 +10,7 @@ mod sources;
 mod table;
 mod values;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -84,11 +84,8 @@ impl std::error::Error for ConfigErrors {}
 
 /// The configuration of a file (without one, the default file where it exists) and these environment variables.
 pub fn load(file: Option<&Path>, env: &[(String, String)]) -> Result<Loaded, ConfigErrors> {
-    let default = Path::new(DEFAULT_FILE);
-    let file = file.or_else(|| default.exists().then_some(default));
-    let Some(path) = file else { return load_defaults(env) };
-    let text = std::fs::read_to_string(path).map_err(|error| unreadable(path, &format!("can't be read: {error}")))?;
-    from_text(Some((path, &text)), env)
+    let Some(path) = file.or_else(default_file) else { return load_defaults(env) };
+    from_text(Some((path, &read_file(path)?)), env)
 }
 
 /// The built-in defaults and these environment variables, no file.
@@ -96,11 +93,42 @@ pub fn load_defaults(env: &[(String, String)]) -> Result<Loaded, ConfigErrors> {
     from_text(None, env)
 }
 
+/// The configuration that is to follow `running`, read from the same file and these environment variables.
+///
+/// A file that is emptied or cut is valid TOML. Nothing built in therefore replaces something configured here: if
+/// `running` names its sources or sinks, so must its successor, and a file that `running` was read from must still be
+/// there. `{data_dir}` keeps its meaning, because a new `data_dir` takes effect only at the next start.
+pub fn reload(running: &Config, file: Option<&Path>, env: &[(String, String)]) -> Result<Loaded, ConfigErrors> {
+    let file = file.or(running.file.as_deref()).or_else(default_file);
+    let text = file.map(read_file).transpose()?;
+    let loaded = read(file.zip(text.as_deref()), env, Some(&running.data_dir))?;
+    let errors = running.not_replaced_by(&loaded.config);
+    if errors.is_empty() { Ok(loaded) } else { Err(ConfigErrors(errors)) }
+}
+
+fn default_file<'a>() -> Option<&'a Path> {
+    let default = Path::new(DEFAULT_FILE);
+    default.exists().then_some(default)
+}
+
+fn read_file(path: &Path) -> Result<String, ConfigErrors> {
+    std::fs::read_to_string(path).map_err(|error| unreadable(path, &format!("can't be read: {error}")))
+}
+
 fn unreadable(path: &Path, problem: &str) -> ConfigErrors {
     ConfigErrors(vec![ConfigError { key: None, origin: path.display().to_string(), problem: problem.to_owned() }])
 }
 
 fn from_text(file: Option<(&Path, &str)>, env: &[(String, String)]) -> Result<Loaded, ConfigErrors> {
+    read(file, env, None)
+}
+
+/// `data_dir`: what `{data_dir}` stands for, if not for the value that is written.
+fn read(
+    file: Option<(&Path, &str)>,
+    env: &[(String, String)],
+    data_dir: Option<&Path>,
+) -> Result<Loaded, ConfigErrors> {
     let root = merge(file, env)?;
     let mut walk = Walk {
         file: file.map(|(path, _)| path.to_owned()),
@@ -108,10 +136,12 @@ fn from_text(file: Option<(&Path, &str)>, env: &[(String, String)]) -> Result<Lo
         errors: Vec::new(),
         warnings: Vec::new(),
         values: BTreeMap::new(),
-        data_dir: PathBuf::new(),
+        defaults: BTreeSet::new(),
+        data_dir: data_dir.map(Path::to_owned),
     };
-    let config = sections::read(Table::new("", root), &mut walk);
+    let mut config = sections::read(Table::new("", root), &mut walk);
     if walk.errors.is_empty() {
+        config.built_in.keys = walk.defaults;
         let values = walk.values.into_values().collect();
         return Ok(Loaded { config, values, warnings: walk.warnings });
     }
@@ -144,11 +174,18 @@ pub(in crate::config) struct Walk {
     errors: Vec<ConfigError>,
     warnings: Vec<String>,
     values: BTreeMap<String, Effective>,
+    /// Keys that have their default.
+    defaults: BTreeSet<String>,
     /// For `{data_dir}` in paths.
-    data_dir: PathBuf,
+    data_dir: Option<PathBuf>,
 }
 
 impl Walk {
+    /// What `{data_dir}` stands for.
+    fn data_dir(&self) -> &Path {
+        self.data_dir.as_deref().unwrap_or(Path::new(""))
+    }
+
     /// The environment variable of a key.
     fn variable(key: &str) -> String {
         format!("{ENV_PREFIX}{}", key.to_uppercase().replace('.', "__"))
@@ -177,6 +214,9 @@ impl Walk {
     /// A value in effect; `written` tells whether it is other than the default.
     fn note(&mut self, key: &str, shown: impl Into<String>, written: bool) {
         let origin = if written { self.origin(key) } else { "default".to_owned() };
+        if !written {
+            self.defaults.insert(key.to_owned());
+        }
         let effective = Effective { key: key.to_owned(), shown: shown.into(), origin };
         self.values.insert(key.to_owned(), effective);
     }

@@ -4,9 +4,9 @@
 //! sink that is not connected refuses at once. A window is still judged like a pump's: what is refused among others is
 //! sent alone, so that one bad event does not turn its neighbours away.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -34,12 +34,30 @@ const QUEUE: usize = 2 * Windows::WHOLE.events;
 
 /// The intake that publishes before it answers.
 pub struct Direct {
-    lines: RwLock<BTreeMap<SinkName, Line>>,
+    lines: RwLock<Lines>,
     handles: Handles,
     /// How long an event may take; no attempt takes longer either, because nobody waits for its outcome.
     deadline: Duration,
     metrics: Metrics,
     clock: Arc<dyn Clock>,
+}
+
+/// The ways to all sinks.
+#[derive(Default)]
+struct Lines {
+    by_sink: BTreeMap<SinkName, Line>,
+    /// Sinks without which no event is taken: one that is missing may be the one that wants it.
+    expected: BTreeSet<SinkName>,
+}
+
+impl Lines {
+    /// Whether every sink that is configured is there, so that it can be told whether one wants an event.
+    fn complete(&self) -> Result<(), NotTaken> {
+        match self.expected.iter().find(|name| !self.by_sink.contains_key(name)) {
+            Some(name) => Err(not_confirmed(name, "it is configured and does not run")),
+            None => Ok(()),
+        }
+    }
 }
 
 /// The way to one sink.
@@ -91,9 +109,51 @@ impl Direct {
         self.handles.clone()
     }
 
-    /// Starts a sink, or another in the place of the one of that name: events wait while the old one ends, at most
-    /// `within`. Needs tokio's runtime.
-    pub async fn set(&self, setup: SinkSetup, within: Duration) {
+    fn lines(&self) -> RwLockReadGuard<'_, Lines> {
+        self.lines.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lines_mut(&self) -> RwLockWriteGuard<'_, Lines> {
+        self.lines.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on the sinks are `all`. Those of `new` start, or take the place of the one of their name, for which
+    /// events wait while the old one ends; the others stay as they are, and those that are not in `all` end. What waits
+    /// for a sink that ends is published first, at most `within`. Needs tokio's runtime.
+    ///
+    /// It is one change: every event finds either all sinks as they were or all as they are now, so that none falls
+    /// between a sink that does not ask for it any more and one that does not ask for it yet.
+    pub async fn apply(&self, new: Vec<SinkSetup>, all: BTreeSet<SinkName>, within: Duration) {
+        let (mut starts, mut ending) = (BTreeMap::new(), Vec::new());
+        let prepared: Vec<_> = new.into_iter().map(|setup| self.prepare(setup)).collect();
+        {
+            let mut lines = self.lines_mut();
+            for (name, line, start) in prepared {
+                self.handles.set(&name, line.handle.clone());
+                ending.extend(lines.by_sink.insert(name.clone(), line).map(|old| (name.clone(), old)));
+                starts.insert(name, start);
+            }
+            let gone: Vec<SinkName> = lines.by_sink.keys().filter(|name| !all.contains(*name)).cloned().collect();
+            for name in gone {
+                self.handles.unset(&name);
+                ending.extend(lines.by_sink.remove_entry(&name));
+            }
+            lines.expected = all;
+        }
+        let ends = ending.into_iter().map(|(name, old)| (starts.remove(&name), name, old)).collect::<Vec<_>>();
+        // Those that follow nobody start at once. A task can't have ended before it started.
+        for start in starts.into_values() {
+            start.send(()).ok();
+        }
+        join_all(ends.into_iter().map(|(start, name, old)| async move {
+            end(&name, old, within).await;
+            start.map(|start| start.send(()))
+        }))
+        .await;
+    }
+
+    /// A sink that waits for the word to start. It starts all the same if the word never comes.
+    fn prepare(&self, setup: SinkSetup) -> (SinkName, Line, oneshot::Sender<()>) {
         let SinkSetup { config, sink, make } = setup;
         let link = Link::new(LinkParts {
             sink,
@@ -110,32 +170,15 @@ impl Direct {
         let worker = Worker { link, items, requests, judge: Judge::of(&config.kind) };
         let (start, started) = oneshot::channel();
         let task = tokio::spawn(async move {
-            // Dropped without a word where the caller went away: the sink runs all the same.
             drop(started.await);
             worker.run().await;
         });
-        self.handles.set(&config.name, handle.clone());
-        let new = Line { make, queue, handle, task };
-        let old = self.lines.write().unwrap_or_else(PoisonError::into_inner).insert(config.name.clone(), new);
-        if let Some(old) = old {
-            end(&config.name, old, within).await;
-        }
-        // The task cannot have ended before it started.
-        start.send(()).ok();
-    }
-
-    /// Ends a sink: what waits for it is published first, at most `within`.
-    pub async fn remove(&self, name: &SinkName, within: Duration) {
-        let line = self.lines.write().unwrap_or_else(PoisonError::into_inner).remove(name);
-        self.handles.unset(name);
-        if let Some(line) = line {
-            end(name, line, within).await;
-        }
+        (config.name, Line { make, queue, handle, task }, start)
     }
 
     /// Ends all sinks.
     pub async fn stop(&self, within: Duration) {
-        let lines = std::mem::take(&mut *self.lines.write().unwrap_or_else(PoisonError::into_inner));
+        let lines = std::mem::take(&mut self.lines_mut().by_sink);
         join_all(lines.into_iter().map(|(name, line)| async move { end(&name, line, within).await })).await;
     }
 
@@ -148,9 +191,10 @@ impl Direct {
             recorded: self.clock.now(),
             body: event.body().clone(),
         };
-        let lines = self.lines.read().unwrap_or_else(PoisonError::into_inner);
+        let lines = self.lines();
+        lines.complete()?;
         let mut made = Vec::new();
-        for (name, line) in &*lines {
+        for (name, line) in &lines.by_sink {
             match make_guarded(&*line.make, &stored) {
                 Made::Message(message) => made.push((name, line, message)),
                 Made::Unwanted => {}
@@ -216,8 +260,9 @@ impl Intake for Direct {
     }
 
     fn ready(&self) -> Result<(), NotTaken> {
-        let lines = self.lines.read().unwrap_or_else(PoisonError::into_inner);
-        for (name, line) in &*lines {
+        let lines = self.lines();
+        lines.complete()?;
+        for (name, line) in &lines.by_sink {
             match &line.handle.status.borrow().state {
                 SinkState::Up => {}
                 SinkState::BackingOff { why, .. } => return Err(not_confirmed(name, why)),

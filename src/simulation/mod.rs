@@ -7,6 +7,7 @@
 //! and one that fails prints its shortest schedule and what the process said in it.
 //!
 //! - `disk`: what is written and what is durable. `broker`: a sink, and a feed that is watched. `event`: events.
+//! - `reloads`: reloads with `storage = "none"`, which have no journal; schedules of their own.
 //! - `schedule`: what happens. `life`: one process. `run`: one schedule. `world`: what the promise is held against.
 //!
 //! # What must hold
@@ -56,6 +57,7 @@ mod broker;
 pub(crate) mod disk;
 mod event;
 mod life;
+mod reloads;
 mod run;
 mod schedule;
 mod world;

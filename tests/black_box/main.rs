@@ -7,6 +7,8 @@
 //! - `operators`: the admin listener, metrics, logs, stop
 //! - `reload`: the configuration changes while events are taken
 //! - `system_calls`: what is synced before each 204
+//! - `half_written`: a configuration that lost something; reloads that are refused or apply in part
+//! - `folders`: a folder of files belongs to one sink
 //! - `strangers`, `tls`: who does not hold the secret; HTTPS
 //! - `bad_day`, `replay`: the tools for it, at a running bridge and on a stopped one's journal
 //! - `commands`: what a person types and reads
@@ -21,6 +23,8 @@ mod commands;
 mod configuration;
 mod disk;
 mod durability;
+mod folders;
+mod half_written;
 mod http;
 mod journal;
 mod operators;

@@ -245,6 +245,13 @@ impl Bridge {
         Client::connect(self.admin).send(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes())
     }
 
+    /// `POST /reload`: its answer, once the reload is done.
+    pub(crate) fn post_reload(&self, setup: &Setup) -> Answer {
+        let token = fs::read_to_string(setup.data().join("admin.token")).expect("a token");
+        let head = format!("Authorization: Bearer {}\r\nContent-Length: 0", token.trim());
+        Client::connect(self.admin).send(format!("POST /reload HTTP/1.1\r\nHost: x\r\n{head}\r\n\r\n").as_bytes())
+    }
+
     pub(crate) fn status(&self) -> Value {
         serde_json::from_slice(&self.admin_get("/status").body).expect("a JSON document")
     }

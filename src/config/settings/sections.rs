@@ -1,8 +1,10 @@
 //! The sections that are there once.
 
+use std::path::PathBuf;
+
 use super::table::Table;
 use super::{Walk, sinks, sources, values};
-use crate::config::{Admin, ClientTls, Config, Ingress, Journal, Log, LogFormat, Privacy, ServerTls, Storage};
+use crate::config::{Admin, BuiltIn, ClientTls, Config, Ingress, Journal, Log, LogFormat, Privacy, ServerTls, Storage};
 
 /// Alma gives up after this; an answer must be there before.
 const ALMA_WAITS: std::time::Duration = std::time::Duration::from_secs(5);
@@ -12,20 +14,21 @@ pub(super) fn read(mut root: Table, walk: &mut Walk) -> Config {
     let file = walk.file.clone();
     let state = walk.env.get("STATE_DIRECTORY").and_then(|dirs| dirs.split(':').next()).unwrap_or_default();
     let default_dir = if state.is_empty() { "data".to_owned() } else { state.to_owned() };
-    walk.data_dir = root.text("data_dir", &default_dir, walk).into();
-    let data_dir = walk.data_dir.clone();
+    let data_dir = PathBuf::from(root.text("data_dir", &default_dir, walk));
+    walk.data_dir.get_or_insert_with(|| data_dir.clone());
     let ingress = ingress(root.table("ingress", walk), walk);
     let admin = admin(root.table("admin", walk), walk);
-    let sources = sources::read(&mut root, walk);
+    let mut built_in = BuiltIn::default();
+    let sources = sources::read(&mut root, &mut built_in, walk);
     let journal = journal(root.table("journal", walk), walk);
-    let sinks = sinks::read(&mut root, &sources, walk);
+    let sinks = sinks::read(&mut root, &sources, &mut built_in, walk);
     let privacy = privacy(root.table("privacy", walk), walk);
     let log = log(root.table("log", walk), walk);
     root.finish(walk, |_| None);
     if ingress.listen == admin.listen && ingress.listen.port() != 0 {
         walk.error("admin.listen", format!("found {}, which is ingress.listen too, expected another", admin.listen));
     }
-    Config { file, data_dir, ingress, admin, sources, journal, sinks, privacy, log }
+    Config { file, data_dir, ingress, admin, sources, journal, sinks, privacy, log, built_in }
 }
 
 fn ingress(mut table: Table, walk: &mut Walk) -> Ingress {

@@ -1,13 +1,16 @@
 //! `[sinks.NAME]`: where events are published, and the keys of each type.
 
+use std::path::PathBuf;
+
 use super::Walk;
 use super::sections::client_tls;
 use super::table::Table;
 use super::values::{self, suggestion};
+use crate::config::folders;
 use crate::config::names::NotAName;
 use crate::config::{
-    FileSink, Format, KafkaSink, Login, NatsAuth, NatsSink, RabbitMqSink, Secret, Sink, SinkKind, SinkName, Source,
-    Start, Unroutable,
+    BuiltIn, FileSink, Format, KafkaSink, Login, NatsAuth, NatsSink, RabbitMqSink, Secret, Sink, SinkKind, SinkName,
+    Source, Start, Unroutable,
 };
 
 /// The types, and whether this binary has them.
@@ -84,21 +87,53 @@ const OWNED_PROPERTIES: [(&str, &str); 38] = [
 ];
 
 /// All sinks; the built-in `file` sink `main` where none is named.
-pub(super) fn read(root: &mut Table, sources: &[Source], walk: &mut Walk) -> Vec<Sink> {
+pub(super) fn read(root: &mut Table, sources: &[Source], built_in: &mut BuiltIn, walk: &mut Walk) -> Vec<Sink> {
     let mut tables = root.named_tables("sinks", walk);
-    let built_in = tables.is_empty();
-    if built_in {
+    built_in.sinks = tables.is_empty();
+    if built_in.sinks {
         tables = vec![("main".to_owned(), Table::new("sinks.main", config::Map::new()))];
     }
     let sinks: Vec<Sink> =
-        tables.into_iter().filter_map(|(name, table)| sink(&name, table, built_in, sources, walk)).collect();
-    for sink in &sinks {
+        tables.into_iter().filter_map(|(name, table)| sink(&name, table, built_in.sinks, sources, walk)).collect();
+    check_continues(&sinks, walk);
+    check_folders(&sinks, walk);
+    sinks
+}
+
+/// The sink that is continued must be gone, and only one can take its place.
+fn check_continues(sinks: &[Sink], walk: &mut Walk) {
+    for (index, sink) in sinks.iter().enumerate() {
         if sink.continues.as_ref().is_some_and(|continued| sinks.iter().any(|other| other.name == *continued)) {
             let problem = "names a sink that is configured itself, expected one that was taken out, or nothing";
             walk.error(&format!("sinks.{}.continues", sink.name), problem);
         }
+        let other = sinks[..index].iter().find(|other| other.continues.is_some() && other.continues == sink.continues);
+        if let (Some(other), Some(continued)) = (other, &sink.continues) {
+            let problem = format!(
+                "found \"{continued}\", which sink {} continues too; only one sink can take its place, expected \
+                 start = \"oldest\" or nothing for the others",
+                other.name
+            );
+            walk.error(&format!("sinks.{}.continues", sink.name), problem);
+        }
     }
-    sinks
+}
+
+/// A folder belongs to one sink: two would cut off each other's half-written lines.
+fn check_folders(sinks: &[Sink], walk: &mut Walk) {
+    let mut seen: Vec<(PathBuf, &SinkName)> = Vec::new();
+    for sink in sinks {
+        let SinkKind::File(FileSink { dir, .. }) = &sink.kind else { continue };
+        let folder = folders::resolve(dir);
+        if let Some((_, other)) = seen.iter().find(|(known, _)| *known == folder) {
+            let problem = format!(
+                "found {}, which is the folder of sink {other} too; a folder belongs to one sink, expected another dir",
+                dir.display()
+            );
+            walk.error(&format!("sinks.{}.dir", sink.name), problem);
+        }
+        seen.push((folder, &sink.name));
+    }
 }
 
 fn sink(name: &str, mut table: Table, built_in: bool, sources: &[Source], walk: &mut Walk) -> Option<Sink> {

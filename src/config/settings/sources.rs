@@ -7,16 +7,17 @@ use super::table::Table;
 use super::values;
 use crate::config::names::NotAName;
 use crate::config::secrets::{self, built_in_sources};
-use crate::config::{NamedSecret, SecretFrom, Source};
+use crate::config::{BuiltIn, NamedSecret, SecretFrom, Source};
 
 /// Each secret costs one HMAC for every stranger.
 const MAX_SECRETS: usize = 4;
 
 /// All sources; the built-in one where none is named.
-pub(super) fn read(root: &mut Table, walk: &mut Walk) -> Vec<Source> {
+pub(super) fn read(root: &mut Table, built_in: &mut BuiltIn, walk: &mut Walk) -> Vec<Source> {
     let tables = root.named_tables("sources", walk);
-    if tables.is_empty() {
-        let sources = built_in_sources(&walk.data_dir);
+    built_in.sources = tables.is_empty();
+    if built_in.sources {
+        let sources = built_in_sources(walk.data_dir());
         for source in &sources {
             walk.note(&format!("sources.{}.path", source.name), &source.path, false);
             walk.note(&format!("sources.{}.secret_file", source.name), "{data_dir}/webhook.secret", false);

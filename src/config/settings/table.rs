@@ -258,12 +258,12 @@ impl Table {
     /// A path, `{data_dir}` filled in.
     pub(super) fn path(&mut self, name: &str, default: &str, walk: &mut Walk) -> PathBuf {
         let text = self.text(name, default, walk);
-        fill_data_dir(&text, &walk.data_dir)
+        fill_data_dir(&text, walk.data_dir())
     }
 
     pub(super) fn optional_path(&mut self, name: &str, walk: &mut Walk) -> Option<PathBuf> {
         let text = self.optional_text(name, walk)?;
-        Some(fill_data_dir(&text, &walk.data_dir))
+        Some(fill_data_dir(&text, walk.data_dir()))
     }
 
     /// A path to a file that must be there and readable.

@@ -1,5 +1,6 @@
 //! `storage = "none"`.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use super::bench::sink_config;
 use super::kit::{Answer, ScriptedSink, TestClock, failed, lock, make};
 use crate::alma::{SignatureHeader, Unverified, Verified};
 use crate::clock::Clock as _;
-use crate::config::{NamedSecret, Secret, SecretFrom};
+use crate::config::{NamedSecret, Secret, SecretFrom, SinkName};
 use crate::delivery::{Direct, SinkSetup, SinkState};
 use crate::journal::{Intake as _, NotTaken, Taken};
 use crate::message::Message;
@@ -46,7 +47,13 @@ impl Bench {
 
     async fn set(&self, name: &str, sink: ScriptedSink) {
         let setup = SinkSetup { config: sink_config(name), sink: Box::new(sink), make: Arc::new(make) };
-        self.direct.set(setup, Duration::from_secs(10)).await;
+        let mut all = self.names();
+        all.insert(setup.config.name.clone());
+        self.direct.apply(vec![setup], all, Duration::from_secs(10)).await;
+    }
+
+    fn names(&self) -> BTreeSet<SinkName> {
+        self.direct.handles().statuses().into_iter().map(|sink| sink.name).collect()
     }
 
     async fn up(&self) {
@@ -254,8 +261,47 @@ async fn a_replaced_sink_loses_and_refuses_nothing() {
     );
     assert_eq!((first.await.expect("runs"), second), (Ok(Taken::Stored), Ok(Taken::Stored)));
     assert_eq!((lock(&old.0).confirmed.clone(), lock(&new.0).confirmed.clone()), (vec!["1".into()], vec!["2".into()]));
-    bench.direct.remove(&"main".parse().expect("a name"), Duration::from_secs(1)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_event_is_unwanted_while_a_sink_is_missing() {
+    let (bench, _) = Bench::with(Answer::confirm).await;
+    let other: SinkName = "other".parse().expect("a name");
+    // Its start failed.
+    bench.direct.apply(Vec::new(), BTreeSet::from([other]), Duration::from_secs(1)).await;
     assert!(bench.direct.handles().all().is_empty());
+    let missing = "sink other: it is configured and does not run";
+    assert_eq!(why(bench.take("t 1").await), missing);
+    assert_eq!(why(bench.direct.ready().map(|()| Taken::Stored)), missing);
+    bench.sink("other", Answer::confirm).await;
+    assert_eq!(bench.take("t 1").await, Ok(Taken::Stored));
+    bench.direct.stop(Duration::from_secs(1)).await;
+    assert_eq!(why(bench.take("t 2").await), missing, "a request that comes too late is not taken either");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renamed_sink_loses_and_refuses_nothing() {
+    let slow = |window: &[Message]| Answer::After(Duration::from_secs(1), vec![Outcome::CONFIRMED; window.len()]);
+    let (bench, old) = Bench::with(slow).await;
+    let new = ScriptedSink::new(Answer::confirm);
+    lock(&new.0).connect_takes = Duration::from_secs(1);
+    let (direct, now) = (Arc::clone(&bench.direct), bench.clock.now());
+    let load = tokio::spawn(async move {
+        let mut taken = Vec::new();
+        for id in 0..60 {
+            taken.push(direct.take(verified(&format!("t {id}")), now));
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        futures_util::future::join_all(taken).await
+    });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let setup = SinkSetup { config: sink_config("other"), sink: Box::new(new.clone()), make: Arc::new(make) };
+    let all = BTreeSet::from([setup.config.name.clone()]);
+    bench.direct.apply(vec![setup], all, Duration::from_secs(10)).await;
+    let taken = load.await.expect("runs");
+    assert_eq!(taken, vec![Ok(Taken::Stored); 60]);
+    let [old, new] = [&old, &new].map(|sink| lock(&sink.0).confirmed.len());
+    assert!(old > 0 && new > 0 && old + new == 60, "{old} and {new}");
 }
 
 #[tokio::test(start_paused = true)]

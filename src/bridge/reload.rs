@@ -1,0 +1,151 @@
+//! A newer configuration is put in effect: sources that are known, sinks, then new sources.
+//!
+//! A new source takes events only once every sink is in effect: a sink of the old configuration would not ask for them,
+//! and an event that no sink asks for is gone. The secrets of a source that is known change at once, because Alma never
+//! sends again what got a 401.
+//!
+//! A sink that can't be started (the journal has no room for its place, its dead letters can't be read) is tried again
+//! until it runs.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Mutex, Notify};
+use tokio::time::sleep;
+
+use super::engine::OpenError;
+use super::view::View;
+use crate::config::{Config, SinkName, Source};
+use crate::ingress::Sources;
+
+/// Between two tries of what is not in effect yet.
+const RETRY_EVERY: Duration = Duration::from_secs(2);
+
+/// Puts configurations in effect, one at a time.
+pub(super) struct Reloads {
+    view: Arc<View>,
+    sources: Sources,
+    /// The sources that take events.
+    in_effect: Mutex<Vec<Source>>,
+    /// Something is not in effect yet.
+    unfinished: Notify,
+}
+
+impl Reloads {
+    /// The sources of the view's configuration are in effect.
+    pub(super) fn new(view: Arc<View>, sources: Sources) -> Self {
+        let in_effect = Mutex::new(view.config().sources.clone());
+        Self { view, sources, in_effect, unfinished: Notify::new() }
+    }
+
+    /// Opens the journal and starts the sinks of whatever configuration is the newest by then.
+    pub(super) async fn open(&self) -> Result<(), OpenError> {
+        let open = self.view.engine.prepare(|| self.view.config(), &self.view.metrics).await?;
+        let mut in_effect = self.in_effect.lock().await;
+        // A reload may have come while the journal was opened.
+        open.pumps.apply(&self.view.config()).await;
+        self.view.engine.set(open);
+        self.finish(&mut in_effect).await;
+        Ok(())
+    }
+
+    /// Puts a newer configuration in effect, as far as that goes without a restart; gives what is not in effect yet.
+    pub(super) async fn apply(&self, new: Config) -> Vec<String> {
+        let mut in_effect = self.in_effect.lock().await;
+        *in_effect = meanwhile(&in_effect, &new.sources);
+        self.sources.replace(&in_effect);
+        self.view.loaded(new);
+        let problems = self.finish(&mut in_effect).await;
+        if let Some(open) = self.view.engine.get() {
+            open.pumps.handles().retry_parked();
+        }
+        problems
+    }
+
+    /// Sinks, then sources; gives what is not in effect.
+    async fn finish(&self, in_effect: &mut Vec<Source>) -> Vec<String> {
+        let config = self.view.config();
+        let failed = match self.view.engine.get() {
+            Some(open) => open.pumps.apply(&config).await,
+            // It is opened with the newest configuration, and takes no event before.
+            None => BTreeMap::<SinkName, String>::new(),
+        };
+        let waits = |source: &&Source| !failed.is_empty() && !in_effect.iter().any(|known| known.name == source.name);
+        let (waiting, live): (Vec<&Source>, Vec<&Source>) = config.sources.iter().partition(waits);
+        let mut problems: Vec<String> = failed.iter().map(|(name, why)| format!("sink {name}: {why}")).collect();
+        problems.extend(
+            waiting
+                .iter()
+                .map(|source| format!("source {}: takes no event until every sink is in effect", source.name)),
+        );
+        *in_effect = live.into_iter().cloned().collect();
+        self.sources.replace(in_effect);
+        self.view.in_effect(problems.clone());
+        if !problems.is_empty() {
+            self.unfinished.notify_one();
+        }
+        problems
+    }
+
+    /// Tries again what is not in effect. Never ends.
+    pub(super) async fn keep_trying(&self) {
+        loop {
+            self.unfinished.notified().await;
+            sleep(RETRY_EVERY).await;
+            let mut in_effect = self.in_effect.lock().await;
+            let before = self.view.not_in_effect();
+            if before.is_empty() {
+                continue;
+            }
+            let problems = self.finish(&mut in_effect).await;
+            drop(in_effect);
+            if problems.is_empty() {
+                tracing::info!("all of the configuration is in effect");
+            } else if problems != before {
+                for problem in &problems {
+                    tracing::error!("reload not complete: {problem}");
+                }
+            }
+        }
+    }
+}
+
+/// The sources until all sinks are in effect: those that are known, with their new settings, and those that are going,
+/// unless another has their path.
+fn meanwhile(live: &[Source], new: &[Source]) -> Vec<Source> {
+    let is_in = |sources: &[Source], source: &Source| sources.iter().any(|other| other.name == source.name);
+    let mut all: Vec<Source> = new.iter().filter(|source| is_in(live, source)).cloned().collect();
+    let going = live.iter().filter(|source| !is_in(new, source));
+    let kept: Vec<Source> =
+        going.filter(|source| !all.iter().any(|known| known.path == source.path)).cloned().collect();
+    all.extend(kept);
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(name: &str, path: &str) -> Source {
+        let name = name.parse().expect("a name");
+        Source { name, path: path.into(), secrets: Vec::new(), institution: None, silence: None }
+    }
+
+    #[test]
+    fn until_the_sinks_are_in_effect_no_source_is_new_and_none_is_missed() {
+        let paths = |live: &[(&str, &str)], new: &[(&str, &str)]| -> Vec<(String, String)> {
+            let [live, new] =
+                [live, new].map(|all| all.iter().map(|(name, path)| source(name, path)).collect::<Vec<_>>());
+            meanwhile(&live, &new).into_iter().map(|source| (source.name.to_string(), source.path)).collect()
+        };
+        let pair = |name: &str, path: &str| (name.to_owned(), path.to_owned());
+        assert_eq!(paths(&[("a", "/a")], &[("a", "/a"), ("b", "/b")]), [pair("a", "/a")]);
+        assert_eq!(paths(&[("a", "/a")], &[("b", "/a")]), [pair("a", "/a")], "a new name takes over without a gap");
+        assert_eq!(
+            paths(&[("a", "/a"), ("b", "/b")], &[("a", "/b")]),
+            [pair("a", "/b")],
+            "a path belongs to one source"
+        );
+    }
+}
