@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use sha2::{Digest as _, Sha256};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{Failure, environment, load_silently};
@@ -170,12 +171,15 @@ fn refuse(bridge: &Bridge, errors: Vec<String>) -> Reloaded {
 /// Looks at the files that a configuration is read from.
 ///
 /// Mounted `ConfigMap`s and `Secret`s swap a link; contents are compared, not times. A change counts once nothing more has
-/// changed between two looks.
+/// changed between two looks. Only digests are kept: the files hold secrets.
 struct Watch {
     files: Vec<PathBuf>,
-    in_effect: Vec<Option<Vec<u8>>>,
-    seen: Vec<Option<Vec<u8>>>,
+    in_effect: Vec<Option<FileDigest>>,
+    seen: Vec<Option<FileDigest>>,
 }
+
+/// SHA-256 of what is in a file.
+type FileDigest = [u8; 32];
 
 /// Between two looks, for each so many files: a consortium has one for each of a thousand secrets, and looking at them
 /// must not be what an idle bridge is busy with.
@@ -185,8 +189,8 @@ const FILES: usize = 50;
 impl Watch {
     fn new(config: &Config) -> Self {
         let files = config.files();
-        let contents = read_all(&files);
-        Self { files, in_effect: contents.clone(), seen: contents }
+        let digests = digest_all(&files);
+        Self { files, in_effect: digests.clone(), seen: digests }
     }
 
     /// What the files hold now: to be asked before a configuration is read from them.
@@ -211,7 +215,7 @@ impl Watch {
     async fn changed(&mut self) {
         loop {
             tokio::time::sleep(pause(self.files.len())).await;
-            let now = read_all(&self.files);
+            let now = digest_all(&self.files);
             let still = now == self.seen;
             self.seen = now;
             if still && self.seen != self.in_effect {
@@ -226,9 +230,9 @@ fn pause(files: usize) -> Duration {
     LOOK_EVERY * u32::try_from(files.div_ceil(FILES).max(1)).unwrap_or(u32::MAX)
 }
 
-/// Digests would do; the files are small.
-fn read_all(files: &[PathBuf]) -> Vec<Option<Vec<u8>>> {
-    files.iter().map(|file| std::fs::read(file).ok()).collect()
+/// `None` if a file can't be read.
+fn digest_all(files: &[PathBuf]) -> Vec<Option<FileDigest>> {
+    files.iter().map(|file| std::fs::read(file).ok().map(|content| Sha256::digest(content).into())).collect()
 }
 
 #[cfg(test)]

@@ -1,16 +1,17 @@
 //! `secret`: a source's secret, to paste into Alma's integration profile.
 
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::{Failure, load, pick_source};
-use crate::config::{self, SecretFrom, SourceName};
+use crate::config::{self, SecretFrom, Source, SourceName};
 
 const EXAMPLES: &str = "\
 Examples:
   alma-bridge secret                     of the only source
   alma-bridge secret --source alma-prod  of one of several
-  alma-bridge secret --new               a fresh one; the built-in source takes it over and still accepts the last one";
+  alma-bridge secret --new               a fresh one; the built-in source takes it over and still accepts the last one
+  alma-bridge secret --revoke            the last one is no longer accepted";
 
 /// Print a source's secret, to paste into Alma's integration profile
 ///
@@ -29,6 +30,12 @@ pub(super) struct Args {
     /// for a source with secrets of its own it is only printed.
     #[arg(long)]
     new: bool,
+
+    /// End the secret before the present one at once, as after a leak
+    ///
+    /// For the built-in source, whose secret before the last --new is accepted until then. Prints no secret.
+    #[arg(long, conflicts_with = "new")]
+    revoke: bool,
 }
 
 pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
@@ -40,11 +47,14 @@ pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
         SecretFrom::Generated(path) => Some(path),
         _ => None,
     });
+    if args.revoke {
+        return revoke(source, generated);
+    }
     let shown = match (args.new, generated, current) {
         (true, Some(path), _) => {
             let secret = config::renew_generated(path).map_err(Failure::failed)?;
-            eprintln!("written to {}; a running bridge takes it over on SIGHUP or restart", path.display());
-            eprintln!("paste it into Alma's profile now: the one before is accepted until the next --new");
+            eprintln!("written to {}; a running bridge takes it over within a few seconds", path.display());
+            eprintln!("paste it into Alma's profile now: the one before is accepted until the next --new or --revoke");
             secret
         }
         (true, None, _) => {
@@ -57,4 +67,20 @@ pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
     };
     let mut out = std::io::stdout().lock();
     out.write_all(shown.expose()).and_then(|()| out.write_all(b"\n")).map_err(Failure::failed)
+}
+
+fn revoke(source: &Source, generated: Option<&PathBuf>) -> Result<(), Failure> {
+    let Some(path) = generated else {
+        return Err(Failure::Usage(format!(
+            "source {} has secrets of its own: take the old one out of the configuration, and a running bridge no \
+             longer accepts it",
+            source.name
+        )));
+    };
+    if config::revoke_previous(path).map_err(|error| Failure::failed(format!("can't revoke it: {error}")))? {
+        eprintln!("the secret before the present one is removed; a running bridge refuses it within a few seconds");
+    } else {
+        eprintln!("there is no secret before the present one");
+    }
+    Ok(())
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::settings::ConfigError;
-use super::{Config, Secret, SecretFrom, SinkKind, secrets};
+use super::{Config, Secret, SecretFrom, secrets};
 
 /// How a new configuration differs, as far as a reload is concerned.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -112,23 +112,6 @@ impl Config {
 
     /// Every file that this configuration was read from: a change of one of them may change it.
     pub fn files(&self) -> Vec<PathBuf> {
-        let mut files: Vec<PathBuf> = self.file.iter().cloned().collect();
-        for secret in self.sources.iter().flat_map(|source| &source.secrets) {
-            if let SecretFrom::File(path) | SecretFrom::Generated(path) = &secret.from {
-                files.push(path.clone());
-            }
-        }
-        for sink in &self.sinks {
-            let tls = match &sink.kind {
-                SinkKind::File(_) => None,
-                SinkKind::Kafka(kafka) => kafka.tls.as_ref(),
-                SinkKind::RabbitMq(rabbitmq) => rabbitmq.tls.as_ref(),
-                SinkKind::Nats(nats) => nats.tls.as_ref(),
-            };
-            files.extend(
-                tls.into_iter().flat_map(|tls| [&tls.ca_file, &tls.cert_file, &tls.key_file]).flatten().cloned(),
-            );
-        }
-        files
+        self.file.iter().chain(&self.files).cloned().collect()
     }
 }

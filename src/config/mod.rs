@@ -14,12 +14,12 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use changes::Changes;
 pub use names::{SinkName, SourceName};
-pub use secrets::{built_in_sources, fresh_secret, renew_generated};
+pub use secrets::{built_in_sources, fresh_secret, renew_generated, revoke_previous};
 pub use settings::{
     ConfigError, ConfigErrors, ENV_PREFIX, Effective, Loaded, load, load_defaults, parse_action, reload,
 };
@@ -45,6 +45,8 @@ pub struct Config {
     pub privacy: Privacy,
     /// The program's own log.
     pub log: Log,
+    /// Every other file that it was read from: secrets, keys, certificates, credentials.
+    pub files: Vec<PathBuf>,
     /// What nobody wrote, so that a reload can tell it from what somebody did.
     pub built_in: BuiltIn,
 }
@@ -143,6 +145,16 @@ pub enum SecretFrom {
     Env(String),
     /// Generated into this file at the first start, 0600.
     Generated(PathBuf),
+}
+
+impl SecretFrom {
+    /// The file, where it is one.
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Self::File(path) | Self::Generated(path) => Some(path),
+            Self::Env(_) => None,
+        }
+    }
 }
 
 /// Bytes that never show: not in a log, an error, `/status` or a Debug print.
@@ -375,7 +387,7 @@ pub struct KafkaSink {
     pub partitions: i32,
     /// Of a topic that is created; -1 is the broker's own default.
     pub replication: i32,
-    /// librdkafka's own properties, but those that the bridge owns.
+    /// librdkafka's own properties, those that are known to be harmless.
     pub properties: BTreeMap<String, String>,
     /// SASL, where given.
     pub login: Option<Login>,
@@ -444,7 +456,12 @@ pub enum NatsAuth {
     /// An nkey seed.
     Nkey(Secret),
     /// A credentials file (JWT and seed).
-    Creds(PathBuf),
+    Creds {
+        /// Where it was read from.
+        file: PathBuf,
+        /// What was in it.
+        secret: Secret,
+    },
 }
 
 /// User and password.

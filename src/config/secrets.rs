@@ -43,9 +43,9 @@ pub(super) enum BadSecret {
     /// Not the name of a variable; what was found may be the secret itself, and is not shown.
     #[error("expected the name of an environment variable (A-Z, 0-9 and _)")]
     NoVariableName,
-    /// No such variable.
-    #[error("environment variable {0} is not set")]
-    NotSet(String),
+    /// No such variable; its name may be the secret itself, and is not shown.
+    #[error("the environment variable that it names is not set")]
+    NotSet,
 }
 
 impl BadSecret {
@@ -53,7 +53,7 @@ impl BadSecret {
     pub(super) fn is_absent(&self) -> bool {
         match self {
             Self::Unreadable { error, .. } => error.kind() == io::ErrorKind::NotFound,
-            Self::NotSet(_) => true,
+            Self::NotSet => true,
             _ => false,
         }
     }
@@ -61,29 +61,39 @@ impl BadSecret {
 
 /// From a file. One trailing line end is not part of the secret, all else is.
 pub(super) fn from_file(path: &Path) -> Result<Found, BadSecret> {
-    let shown = path.display().to_string();
-    let unreadable = |error| BadSecret::Unreadable { path: shown.clone(), error };
-    let mode = fs::metadata(path).map_err(unreadable)?.permissions().mode() & 0o7777;
-    if mode & 0o002 != 0 {
-        return Err(BadSecret::Writable { path: shown, mode });
-    }
-    let mut bytes = fs::read(path).map_err(unreadable)?;
+    let (mut bytes, warnings) = bytes_of(path)?;
     if bytes.pop_if(|last| *last == b'\n').is_some() {
         bytes.pop_if(|last| *last == b'\r');
     }
-    let mut found = checked(bytes, &shown)?;
+    let mut found = checked(bytes, &path.display().to_string())?;
+    found.warnings.extend(warnings);
+    Ok(found)
+}
+
+/// What is in a file that others must not write, and what would better be changed about its mode.
+pub(super) fn bytes_of(path: &Path) -> Result<(Vec<u8>, Vec<String>), BadSecret> {
+    let unreadable = |error| BadSecret::Unreadable { path: shown(path), error };
+    let mode = fs::metadata(path).map_err(unreadable)?.permissions().mode() & 0o7777;
+    let shown = path.display();
+    if mode & 0o002 != 0 {
+        return Err(BadSecret::Writable { path: shown.to_string(), mode });
+    }
+    let bytes = fs::read(path).map_err(unreadable)?;
+    let mut warnings = Vec::new();
     if mode & 0o020 != 0 {
         // Not refused: Kubernetes gives a volume's files to the Pod's fsGroup with the right to write.
-        found
-            .warnings
+        warnings
             .push(format!("{shown} can be written by its group (mode {mode:04o}); chmod g-w where nothing needs it"));
     }
     if mode & 0o004 != 0 {
-        found
-            .warnings
-            .push(format!("{shown} can be read by everybody (mode {mode:04o}); chmod o-r where nothing needs it"));
+        warnings.push(format!("{shown} can be read by everybody (mode {mode:04o}); chmod o-r where nothing needs it"));
     }
-    Ok(found)
+    Ok((bytes, warnings))
+}
+
+/// The path of a file that is there. Where there is none, the path may be a secret that somebody pasted.
+fn shown(path: &Path) -> String {
+    if path.exists() { path.display().to_string() } else { "the file that it names".to_owned() }
 }
 
 /// From a variable of this environment.
@@ -93,7 +103,7 @@ pub(super) fn from_variable(name: &str, env: &HashMap<String, String>) -> Result
     if !fits || name.is_empty() {
         return Err(BadSecret::NoVariableName);
     }
-    let value = env.get(name).ok_or_else(|| BadSecret::NotSet(name.to_owned()))?;
+    let value = env.get(name).ok_or(BadSecret::NotSet)?;
     checked(value.clone().into_bytes(), &format!("environment variable {name}"))
 }
 
@@ -151,9 +161,23 @@ pub fn renew_generated(path: &Path) -> io::Result<Secret> {
     Ok(secret)
 }
 
+/// Ends the generated secret before this one; whether there was one.
+pub fn revoke_previous(path: &Path) -> io::Result<bool> {
+    match fs::remove_file(previous_of(path)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        removed => removed?,
+    }
+    fs::File::open(folder_of(path))?.sync_all()?;
+    Ok(true)
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// Writes a secret for the owner alone, at once and durably.
 fn write(path: &Path, secret: &Secret) -> io::Result<()> {
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let dir = folder_of(path);
     DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     let mut new = path.as_os_str().to_owned();
     new.push(".new");
@@ -196,15 +220,19 @@ impl Config {
     }
 }
 
+/// A file that the bridge itself makes. Its path is no secret, and is left to whoever tells of the error.
 fn read(path: &Path) -> io::Result<Secret> {
-    from_file(path).map(|found| found.secret).map_err(io::Error::other)
+    from_file(path).map(|found| found.secret).map_err(|problem| match problem {
+        BadSecret::Unreadable { error, .. } => error,
+        other => io::Error::other(other),
+    })
 }
 
 fn made_or_read(path: &Path, made: &mut Vec<PathBuf>) -> io::Result<Secret> {
-    if path.exists() {
-        return read(path);
-    }
     let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+    if path.exists() {
+        return read(path).map_err(named);
+    }
     let secret = fresh_secret()?;
     write(path, &secret).map_err(named)?;
     made.push(path.to_owned());
@@ -253,8 +281,10 @@ mod tests {
         let env = HashMap::from([("A".to_owned(), "s".to_owned())]);
         assert_eq!(from_variable("A", &env).expect("set").secret.expose(), b"s");
         assert!(from_variable("B", &env).expect_err("not set").is_absent());
-        let shown = from_variable("my secret!", &env).expect_err("no name").to_string();
-        assert!(!shown.contains("my secret"), "{shown}");
+        for pasted in ["my secret!", "mysecret"] {
+            let shown = from_variable(pasted, &env).expect_err("no name").to_string();
+            assert!(!shown.contains(pasted), "{shown}");
+        }
     }
 
     #[test]
@@ -269,6 +299,11 @@ mod tests {
         let second = renew_generated(&path).expect("renewed");
         let accepted: Vec<_> =
             built_in_sources(&folder.path().join("data"))[0].secrets.iter().filter_map(|s| s.secret.clone()).collect();
-        assert_eq!(accepted, [second, first]);
+        assert_eq!(accepted, [second.clone(), first]);
+        assert!(revoke_previous(&path).expect("revoked"));
+        assert!(!revoke_previous(&path).expect("nothing to do"));
+        let accepted: Vec<_> =
+            built_in_sources(&folder.path().join("data"))[0].secrets.iter().filter_map(|s| s.secret.clone()).collect();
+        assert_eq!(accepted, [second]);
     }
 }

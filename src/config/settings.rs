@@ -4,6 +4,7 @@
 //! once, with its default written as in a file, and notes what it finds: the value in effect and where it comes from,
 //! and everything that is wrong. Unknown keys, the list for `check --show` and the reference all come from it.
 
+mod properties;
 mod sections;
 mod sinks;
 mod sources;
@@ -138,10 +139,12 @@ fn read(
         values: BTreeMap::new(),
         defaults: BTreeSet::new(),
         data_dir: data_dir.map(Path::to_owned),
+        files: Vec::new(),
     };
     let mut config = sections::read(Table::new("", root), &mut walk);
     if walk.errors.is_empty() {
         config.built_in.keys = walk.defaults;
+        config.files = walk.files;
         let values = walk.values.into_values().collect();
         return Ok(Loaded { config, values, warnings: walk.warnings });
     }
@@ -162,9 +165,28 @@ fn merge(file: Option<(&Path, &str)>, env: &[(String, String)]) -> Result<Map<St
     }
     let origin = file.map_or(Path::new("the environment"), |(path, _)| path);
     let merged = builder.add_source(environment).build();
-    // The parser's own words name line and column.
-    let merged = merged.map_err(|error| unreadable(origin, error.to_string().trim()))?;
-    merged.cache.into_table().map_err(|error| unreadable(origin, &error.to_string()))
+    let merged = merged.map_err(|error| unreadable(origin, &syntax_problem(&error)))?;
+    merged.cache.into_table().map_err(|_| unreadable(origin, "expected a table at the top"))
+}
+
+/// What is wrong with the text as TOML: line, column and reason, without the line itself, which may hold a secret.
+fn syntax_problem(error: &config::ConfigError) -> String {
+    let config::ConfigError::FileParse { cause, .. } = error else {
+        // Other errors show values.
+        return "file and environment variables do not fit together: one of them has a table where the other has a value"
+            .to_owned();
+    };
+    let text = cause.to_string();
+    // The parser's error is: place, margin, the line, a mark under it, reason.
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    match lines.as_slice() {
+        [place, margin, _, mark, reason @ ..] if margin.starts_with('|') && mark.starts_with('|') => {
+            let place = place.trim_start_matches("TOML parse error ");
+            format!("not valid TOML {place}: {}", reason.join("; "))
+        }
+        [reason] => format!("not valid TOML: {reason}"),
+        _ => "not valid TOML".to_owned(),
+    }
 }
 
 /// What the walk carries along.
@@ -178,6 +200,8 @@ pub(in crate::config) struct Walk {
     defaults: BTreeSet<String>,
     /// For `{data_dir}` in paths.
     data_dir: Option<PathBuf>,
+    /// Every file that is named and read.
+    files: Vec<PathBuf>,
 }
 
 impl Walk {
@@ -191,10 +215,22 @@ impl Walk {
         format!("{ENV_PREFIX}{}", key.to_uppercase().replace('.', "__"))
     }
 
+    /// The environment variable that a key is written in, or one that goes deeper where there should be a value.
+    fn written_variable(&self, key: &str) -> Option<&String> {
+        let wanted = Self::variable(key);
+        let deeper = format!("{wanted}__");
+        let exact = self.env.keys().find(|name| name.eq_ignore_ascii_case(&wanted));
+        exact.or_else(|| self.env.keys().find(|name| name.to_uppercase().starts_with(&deeper)))
+    }
+
+    /// Whether a key is written in an environment variable.
+    fn is_variable(&self, key: &str) -> bool {
+        self.written_variable(key).is_some()
+    }
+
     /// Where a key that is written is written.
     fn origin(&self, key: &str) -> String {
-        let wanted = Self::variable(key);
-        match (self.env.keys().find(|name| name.eq_ignore_ascii_case(&wanted)), &self.file) {
+        match (self.written_variable(key), &self.file) {
             (Some(variable), _) => variable.clone(),
             (None, Some(file)) => file.display().to_string(),
             (None, None) => "the environment".to_owned(),
@@ -217,6 +253,11 @@ impl Walk {
         if !written {
             self.defaults.insert(key.to_owned());
         }
+        self.note_from(key, shown, origin);
+    }
+
+    /// A value in effect that is written there.
+    fn note_from(&mut self, key: &str, shown: impl Into<String>, origin: String) {
         let effective = Effective { key: key.to_owned(), shown: shown.into(), origin };
         self.values.insert(key.to_owned(), effective);
     }

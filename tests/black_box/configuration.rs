@@ -23,7 +23,8 @@ fn everything_that_is_wrong_is_said_at_once() {
             "body_timeout",
             "soon",
             "sources.alma.path",
-            "missing",
+            "sources.alma.secret_file",
+            "the file that it names can't be read",
             "Other",
             "kafkaa",
             "config.toml",
@@ -79,4 +80,59 @@ fn a_named_source_without_a_secret_is_never_accept_all() {
     let output = setup.command(&["run"]);
     assert_eq!(output.status.code(), Some(78));
     assert!(text(&output.stderr).contains("empty"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_secret_in_the_wrong_place_is_not_shown() {
+    let source = "[sources.alma]\npath = \"/webhooks\"\n";
+    for more in [
+        format!("{source}secrets = [\"hush\"]\n"),
+        format!("{source}secret_file = \"hush\"\n"),
+        format!("{source}secret_env = \"hush\"\n"),
+        format!("{source}secret_file = hush\n"),
+    ] {
+        let setup = Setup::new(&more);
+        for command in ["run", "check", "status"] {
+            let output = setup.command(&[command]);
+            assert_eq!(output.status.code(), Some(78), "{output:?}");
+            let said = text(&[output.stdout, output.stderr].concat());
+            assert!(said.contains("config.toml") && !said.contains("hush"), "{said}");
+        }
+    }
+}
+
+#[cfg(feature = "kafka")]
+#[test]
+fn properties_that_are_not_allowed_or_refused_end_check_and_run_at_once() {
+    for (property, part) in [
+        ("\"enable.ssl.certificate.verification\" = false", "always checked"),
+        ("\"ssl.engine.location\" = \"/tmp/evil.so\"", "no foreign code"),
+        ("\"bootstrap.servers\" = \"a:1\"", "use brokers"),
+        ("\"compresion.type\" = \"zstd\"", "did you mean `compression.type`"),
+        ("\"compression.type\" = \"zstandard\"", "librdkafka refuses it"),
+        ("\"sasl.mechanism\" = \"SCRAM-SHA-256\"", "without a log-in"),
+    ] {
+        let setup = Setup::new(&format!("[sinks.main]\ntype = \"kafka\"\nproperties = {{ {property} }}\n"));
+        for command in ["check", "run"] {
+            let said = setup.fails(78, &[command]);
+            assert!(said.contains("sinks.main.properties") && said.contains(part), "{said}");
+        }
+    }
+}
+
+#[cfg(feature = "kafka")]
+#[test]
+fn a_property_in_a_variable_is_in_effect_or_refused() {
+    let setup = Setup::new("[sinks.main]\ntype = \"kafka\"\n");
+    let check = |name: &str, value: &str| {
+        let variable = format!("ALMA_BRIDGE__SINKS__MAIN__PROPERTIES__{name}");
+        let output = setup.prepared(&["check", "--show"]).env(&variable, value).output().expect("runs");
+        (output.status.code(), text(&[output.stdout, output.stderr].concat()))
+    };
+    let (code, said) = check("COMPRESSION_TYPE", "zstd");
+    assert_eq!(code, Some(0), "{said}");
+    let line = said.lines().find(|line| line.starts_with("sinks.main.properties.compression.type"));
+    assert!(line.is_some_and(|line| line.ends_with("PROPERTIES__COMPRESSION_TYPE")), "{said}");
+    let (code, said) = check("COMPRESSION_TIPE", "zstd");
+    assert!(code == Some(78) && said.contains("ALMA_BRIDGE__SINKS__MAIN__PROPERTIES__COMPRESSION_TIPE"), "{said}");
 }

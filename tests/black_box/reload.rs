@@ -135,3 +135,63 @@ fn the_log_level_changes_and_what_needs_a_restart_is_named() {
     let log = bridge.log();
     assert!(log.contains("takes a restart") && log.contains("\"journal\""), "{log}");
 }
+
+#[cfg(feature = "nats")]
+#[test]
+fn changed_passwords_credentials_and_pseudonym_keys_are_picked_up_by_themselves() {
+    // Nobody listens there: what is looked at is that the sink is started anew.
+    let setup = Setup::unwritten();
+    for name in ["password", "creds", "pseudonyms"] {
+        setup.write_secret(name, "first");
+    }
+    let broker = "type = \"nats\"\nservers = [\"nats://127.0.0.1:9\"]\n";
+    setup.configure(&format!(
+        "[privacy]\nkey_file = \"DIR/pseudonyms\"\n[sinks.main]\ntype = \"file\"\n\
+         [sinks.by-password]\n{broker}username = \"x\"\npassword_file = \"DIR/password\"\n\
+         [sinks.by-creds]\n{broker}creds_file = \"DIR/creds\"\n"
+    ));
+    let bridge = setup.start();
+    let started = || {
+        let log = bridge.log();
+        let of = |sink: &str| {
+            log.lines().filter(|line| line.contains("sink in effect") && line.contains(&format!("\"{sink}\""))).count()
+        };
+        (of("by-password"), of("by-creds"), of("main"))
+    };
+    assert_eq!(started(), (0, 0, 0));
+    setup.write_secret("password", "second");
+    wait_for("the new password", || (started() == (1, 0, 0)).then_some(()));
+    setup.write_secret("creds", "second");
+    wait_for("the new credentials", || (started() == (1, 1, 0)).then_some(()));
+    setup.write_secret("pseudonyms", "second");
+    wait_for("the new key, with which all messages are made", || (started() == (2, 2, 1)).then_some(()));
+    let log = bridge.log();
+    assert!(!log.contains("first") && !log.contains("second"), "{log}");
+}
+
+#[test]
+fn the_secret_before_the_generated_one_is_revoked_at_once() {
+    // The built-in source; the harness would name one of its own.
+    let setup = Setup::new("# instead of [sources.alma]\n");
+    let bridge = setup.start();
+    let secret = |arguments: &[&str]| setup.done(&[&["secret"][..], arguments].concat()).trim().to_owned();
+    let mut number = 0;
+    let mut post = |secret: &str| {
+        number += 1;
+        client_with_secret(bridge.ingress, secret, &loan(number)).status
+    };
+    let first = secret(&[]);
+    assert_eq!(post(&first), 204);
+    let second = secret(&["--new"]);
+    wait_for("the new one", || (post(&second) == 204).then_some(()));
+    assert_eq!(post(&first), 204, "still accepted");
+    let revoked = setup.command(&["secret", "--revoke"]);
+    assert!(revoked.status.success() && revoked.stdout.is_empty(), "{revoked:?}");
+    wait_for("the old one to be refused", || (post(&first) == 401).then_some(()));
+    assert_eq!(post(&second), 204);
+    assert!(!setup.data().join("webhook.secret.previous").exists());
+    let again = setup.command(&["secret", "--revoke"]);
+    assert!(crate::harness::text(&again.stderr).contains("no secret before"), "{again:?}");
+    setup.configure("");
+    assert!(setup.fails(2, &["secret", "--revoke"]).contains("secrets of its own"));
+}

@@ -32,7 +32,8 @@ async fn logs_in_by_every_means() {
     let user = || login(&var("NATS_USER"), &var("NATS_PASSWORD"));
     let seed = std::fs::read(var("NATS_NKEY_FILE")).expect("a seed");
     let nkey = || NatsAuth::Nkey(Secret::new(seed.clone()));
-    let creds = NatsAuth::Creds(var("NATS_CREDS_FILE").into());
+    let creds = std::fs::read(var("NATS_CREDS_FILE")).expect("credentials");
+    let creds = NatsAuth::Creds { file: var("NATS_CREDS_FILE").into(), secret: Secret::new(creds) };
     let client = ClientTls {
         ca_file: Some(var("CA").into()),
         cert_file: Some(var("CLIENT_CERT").into()),
@@ -66,6 +67,7 @@ async fn what_is_wrong_with_a_log_in_is_told_as_such() {
     // A seed of a user whom the server does not know.
     let stranger = Command::new(var("NK")).args(["-gen", "user"]).output().expect("nk runs").stdout;
     let missing = ClientTls { ca_file: Some("/nonexistent/ca.pem".into()), ..ClientTls::default() };
+    let no_creds = NatsAuth::Creds { file: "user.creds".into(), secret: Secret::new(*b"hunter2") };
     for (what, server, auth, tls) in [
         ("wrong password", var("NATS"), login(&var("NATS_USER"), "hunter2"), None),
         ("unknown user", var("NATS"), login("nobody", "hunter2"), None),
@@ -74,7 +76,7 @@ async fn what_is_wrong_with_a_log_in_is_told_as_such() {
         ("unknown nkey", var("NATS"), NatsAuth::Nkey(Secret::new(stranger)), None),
         ("no nkey at all", var("NATS"), NatsAuth::Nkey(Secret::new(*b"hunter2")), None),
         ("no creds", var("NATS_OPERATOR_URL"), NatsAuth::None, None),
-        ("missing creds", var("NATS_OPERATOR_URL"), NatsAuth::Creds("/nonexistent/user.creds".into()), None),
+        ("no creds in the file", var("NATS_OPERATOR_URL"), no_creds, None),
         ("other authority", encrypted.clone(), good.clone(), Some(tls("OTHER_CA"))),
         ("authority of the system", encrypted.clone(), good.clone(), None),
         ("missing authority", encrypted.clone(), good.clone(), Some(missing)),

@@ -28,7 +28,8 @@ pub(super) fn read(mut root: Table, walk: &mut Walk) -> Config {
     if ingress.listen == admin.listen && ingress.listen.port() != 0 {
         walk.error("admin.listen", format!("found {}, which is ingress.listen too, expected another", admin.listen));
     }
-    Config { file, data_dir, ingress, admin, sources, journal, sinks, privacy, log, built_in }
+    let files = Vec::new();
+    Config { file, data_dir, ingress, admin, sources, journal, sinks, privacy, log, files, built_in }
 }
 
 fn ingress(mut table: Table, walk: &mut Walk) -> Ingress {
@@ -66,7 +67,7 @@ fn ingress(mut table: Table, walk: &mut Walk) -> Ingress {
 
 fn server_tls(mut table: Table, walk: &mut Walk) -> Option<ServerTls> {
     let cert_file = table.readable_file("cert_file", walk);
-    let key_file = table.readable_file("key_file", walk);
+    let key_file = table.private_file("key_file", walk).map(|(file, _)| file);
     for (name, file) in [("cert_file", &cert_file), ("key_file", &key_file)] {
         if file.is_none() {
             walk.error(&table.key(name), "missing, expected a PEM file");
@@ -120,7 +121,7 @@ pub(super) fn client_tls(table: &mut Table, walk: &mut Walk) -> Option<ClientTls
     let settings = ClientTls {
         ca_file: tls.readable_file("ca_file", walk),
         cert_file: tls.readable_file("cert_file", walk),
-        key_file: tls.readable_file("key_file", walk),
+        key_file: tls.private_file("key_file", walk).map(|(file, _)| file),
     };
     if settings.cert_file.is_some() != settings.key_file.is_some() {
         walk.error(&tls.key("cert_file"), "expected cert_file and key_file together");

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::Walk;
+use super::properties;
 use super::sections::client_tls;
 use super::table::Table;
 use super::values::{self, suggestion};
@@ -42,48 +43,6 @@ const KEYS_OF_TYPES: [(&str, &[&str]); 4] = [
             "creds_file",
         ],
     ),
-];
-
-/// librdkafka's properties that are the bridge's: the promise rests on them, or a key of its own sets them.
-const OWNED_PROPERTIES: [(&str, &str); 38] = [
-    ("acks", "it is always all"),
-    ("request.required.acks", "it is always all"),
-    ("enable.idempotence", "it is always true"),
-    ("enable.gapless.guarantee", "the bridge sends again by itself"),
-    ("transactional.id", "the bridge uses no transactions"),
-    ("transaction.timeout.ms", "the bridge uses no transactions"),
-    ("delivery.timeout.ms", "the bridge's own deadline rests on it"),
-    ("message.timeout.ms", "the bridge's own deadline rests on it"),
-    ("request.timeout.ms", "the bridge's own deadline rests on it"),
-    ("socket.timeout.ms", "the bridge's own deadline rests on it"),
-    ("retries", "the bridge's own deadline rests on it"),
-    ("message.send.max.retries", "the bridge's own deadline rests on it"),
-    ("max.in.flight", "the idempotent producer sets it"),
-    ("max.in.flight.requests.per.connection", "the idempotent producer sets it"),
-    ("reconnect.backoff.max.ms", "the bridge backs off by itself"),
-    ("topic.metadata.propagation.max.ms", "the bridge's own deadline rests on it"),
-    ("message.max.bytes", "it follows ingress.max_body"),
-    ("partitioner", "it is murmur2_random, as Java's clients have it"),
-    ("allow.auto.create.topics", "use create_topics"),
-    ("bootstrap.servers", "use brokers"),
-    ("metadata.broker.list", "use brokers"),
-    ("security.protocol", "it follows tls and username"),
-    ("sasl.username", "use username"),
-    ("sasl.password", "use password_file or password_env"),
-    ("ssl.ca.location", "use tls.ca_file"),
-    ("ssl.certificate.location", "use tls.cert_file"),
-    ("ssl.key.location", "use tls.key_file"),
-    ("ssl.key.password", "use an unencrypted key in tls.key_file"),
-    ("ssl.key.pem", "use tls.key_file"),
-    ("ssl.keystore.password", "use tls.cert_file and tls.key_file"),
-    ("sasl.oauthbearer.client.secret", "a secret never stands in the configuration"),
-    ("sasl.oauthbearer.client.credentials.client.secret", "a secret never stands in the configuration"),
-    ("sasl.oauthbearer.assertion.private.key.pem", "use sasl.oauthbearer.assertion.private.key.file"),
-    ("sasl.oauthbearer.assertion.private.key.passphrase", "use an unencrypted key"),
-    ("plugin.library.paths", "no foreign code is loaded"),
-    ("interceptors", "no foreign code is loaded"),
-    ("log.queue", "librdkafka's log is the bridge's"),
-    ("statistics.interval.ms", "the bridge has metrics of its own"),
 ];
 
 /// All sinks; the built-in `file` sink `main` where none is named.
@@ -254,17 +213,7 @@ fn kafka(table: &mut Table, walk: &mut Walk) -> KafkaSink {
         let fits = text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
         if fits && !text.contains("://") { Ok(text.to_owned()) } else { Err("expected host:port".to_owned()) }
     });
-    let properties = table.texts("properties", walk);
-    for (name, _) in &properties {
-        let key = format!("{}.{name}", table.key("properties"));
-        match OWNED_PROPERTIES.iter().find(|(owned, _)| owned == name) {
-            Some((_, advice)) => walk.error(&key, format!("is the bridge's own: {advice}")),
-            None if name.ends_with("password") || name.ends_with("secret") => {
-                walk.error(&key, "a secret never stands in the configuration, use password_file or password_env");
-            }
-            None => walk.note(&key, "set", true),
-        }
-    }
+    let properties = properties::read(table, walk);
     let broker_count = |name, table: &mut Table, walk: &mut Walk| {
         i32::try_from(table.number(name, "-1", (-1, 10_000), walk)).expect("within its bounds")
     };
@@ -273,7 +222,7 @@ fn kafka(table: &mut Table, walk: &mut Walk) -> KafkaSink {
         create_topics: table.boolean("create_topics", true, walk),
         partitions: broker_count("partitions", table, walk),
         replication: broker_count("replication", table, walk),
-        properties: properties.into_iter().collect(),
+        properties,
         login: login(table, walk),
         tls: client_tls(table, walk),
     }
@@ -385,7 +334,7 @@ fn nats_auth(table: &mut Table, walk: &mut Walk) -> NatsAuth {
     let login = login(table, walk).map(NatsAuth::Login);
     let token = table.secret("token", walk).map(NatsAuth::Token);
     let nkey = table.secret("nkey", walk).map(NatsAuth::Nkey);
-    let creds = table.readable_file("creds_file", walk).map(NatsAuth::Creds);
+    let creds = table.private_file("creds_file", walk).map(|(file, secret)| NatsAuth::Creds { file, secret });
     let mut ways = [login, token, nkey, creds].into_iter().flatten();
     let auth = ways.next().unwrap_or(NatsAuth::None);
     if ways.next().is_some() {

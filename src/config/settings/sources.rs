@@ -1,6 +1,7 @@
 //! `[sources.NAME]`: Alma's integration profiles and their secrets.
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use super::Walk;
 use super::table::Table;
@@ -21,6 +22,7 @@ pub(super) fn read(root: &mut Table, built_in: &mut BuiltIn, walk: &mut Walk) ->
         for source in &sources {
             walk.note(&format!("sources.{}.path", source.name), &source.path, false);
             walk.note(&format!("sources.{}.secret_file", source.name), "{data_dir}/webhook.secret", false);
+            walk.files.extend(source.secrets.iter().filter_map(|secret| secret.from.file()).map(Path::to_owned));
         }
         return sources;
     }
@@ -92,8 +94,7 @@ fn single(table: &mut Table, walk: &mut Walk) -> Option<NamedSecret> {
 /// `{ name, file | env, optional }`
 fn listed(mut table: Table, walk: &mut Walk) -> Option<NamedSecret> {
     let name = table.optional_text("name", walk);
-    let file = table.optional_path("file", walk);
-    let env = table.optional_text("env", walk);
+    let (file, env) = table.secret_place("file", "env", walk);
     let optional = table.boolean("optional", false, walk);
     if name.is_none() {
         walk.error(&table.key("name"), "missing, expected a name for metrics and explain");

@@ -1,5 +1,7 @@
 //! One table of the configuration, read key by key.
 
+mod secrets;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,8 +10,6 @@ use config::{Map, Value, ValueKind};
 
 use super::Walk;
 use super::values::{self, Expected, suggestion};
-use crate::config::secrets::{self, BadSecret};
-use crate::config::{Secret, SecretFrom};
 
 /// A table, with the keys that were asked for; the rest is unknown.
 pub(super) struct Table {
@@ -50,7 +50,7 @@ impl Table {
         if let ValueKind::Table(map) = value.kind {
             return Some(Self::new(&key, map));
         }
-        walk.error(&key, format!("found {}, expected a table", found(&value)));
+        walk.error(&key, format!("found {}, expected a table", kind(&value)));
         None
     }
 
@@ -62,7 +62,7 @@ impl Table {
             let key = format!("{}.{name}", table.path);
             match value.kind {
                 ValueKind::Table(map) => all.push((name, Self::new(&key, map))),
-                _ => walk.error(&key, format!("found {}, expected a table", found(&value))),
+                _ => walk.error(&key, format!("found {}, expected a table", kind(&value))),
             }
         }
         all.sort_by(|(a, _), (b, _)| a.cmp(b));
@@ -74,7 +74,7 @@ impl Table {
         let value = self.take(name)?;
         let key = self.key(name);
         let ValueKind::Array(items) = value.kind else {
-            walk.error(&key, format!("found {}, expected a list of tables", found(&value)));
+            walk.error(&key, format!("found {}, expected a list of tables", kind(&value)));
             return None;
         };
         let mut tables = Vec::new();
@@ -82,7 +82,7 @@ impl Table {
             let key = format!("{key}[{index}]");
             match item.kind {
                 ValueKind::Table(map) => tables.push(Self::new(&key, map)),
-                _ => walk.error(&key, format!("found {}, expected a table", found(&item))),
+                _ => walk.error(&key, format!("found {}, expected a table", kind(&item))),
             }
         }
         Some(tables)
@@ -248,7 +248,7 @@ impl Table {
             let key = format!("{}.{name}", table.path);
             match scalar(&value) {
                 Some(text) => all.push((name, text)),
-                None => walk.error(&key, format!("found {}, expected a text or a number", found(&value))),
+                None => walk.error(&key, format!("found {}, expected a text or a number", kind(&value))),
             }
         }
         all.sort();
@@ -264,56 +264,6 @@ impl Table {
     pub(super) fn optional_path(&mut self, name: &str, walk: &mut Walk) -> Option<PathBuf> {
         let text = self.optional_text(name, walk)?;
         Some(fill_data_dir(&text, walk.data_dir()))
-    }
-
-    /// A path to a file that must be there and readable.
-    pub(super) fn readable_file(&mut self, name: &str, walk: &mut Walk) -> Option<PathBuf> {
-        let path = self.optional_path(name, walk)?;
-        if let Err(error) = std::fs::File::open(&path) {
-            walk.error(&self.key(name), format!("{} can't be read: {error}", path.display()));
-        }
-        Some(path)
-    }
-
-    /// A secret by `{name}_file` or `{name}_env`, at most one of them.
-    pub(super) fn secret(&mut self, name: &str, walk: &mut Walk) -> Option<Secret> {
-        self.secret_and_place(name, walk)?.0
-    }
-
-    /// As [`Table::secret`], with where it comes from; the place without the secret where that can't be read.
-    pub(super) fn secret_and_place(&mut self, name: &str, walk: &mut Walk) -> Option<(Option<Secret>, SecretFrom)> {
-        let (file_name, env_name) = (format!("{name}_file"), format!("{name}_env"));
-        let file = self.optional_path(&file_name, walk);
-        let env = self.optional_text(&env_name, walk);
-        let (key, from, found) = match (file, env) {
-            (None, None) => return None,
-            (Some(_), Some(_)) => {
-                walk.error(&self.key(&file_name), format!("found beside {env_name}, expected one of the two"));
-                return None;
-            }
-            (Some(file), None) => {
-                let found = secrets::from_file(&file);
-                (self.key(&file_name), SecretFrom::File(file), found)
-            }
-            (None, Some(variable)) => {
-                let found = secrets::from_variable(&variable, &walk.env);
-                if matches!(found, Err(BadSecret::NoVariableName)) {
-                    // It may be the secret itself.
-                    walk.note(&self.key(&env_name), "…", true);
-                }
-                (self.key(&env_name), SecretFrom::Env(variable), found)
-            }
-        };
-        Some(match found {
-            Ok(found) => {
-                found.warnings.iter().for_each(|warning| walk.warn(&key, warning));
-                (Some(found.secret), from)
-            }
-            Err(problem) => {
-                walk.error(&key, problem.to_string());
-                (None, from)
-            }
-        })
     }
 
     /// Whatever is written and was not asked for is unknown. `elsewhere` tells of keys that belong to another place.
@@ -357,6 +307,18 @@ fn texts(value: &Value) -> Option<Vec<String>> {
         ValueKind::Array(items) => items.iter().map(scalar).collect(),
         ValueKind::String(text) => Some(text.split(',').map(|item| item.trim().to_owned()).collect()),
         _ => None,
+    }
+}
+
+/// What kind of value was found, for an error about a place where a secret may stand.
+const fn kind(value: &Value) -> &'static str {
+    match &value.kind {
+        ValueKind::Nil => "nothing",
+        ValueKind::Table(_) => "a table",
+        ValueKind::Array(_) => "a list",
+        ValueKind::String(_) => "a text",
+        ValueKind::Boolean(_) => "true or false",
+        _ => "a number",
     }
 }
 

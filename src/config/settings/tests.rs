@@ -1,3 +1,5 @@
+mod secrets;
+
 use std::fs;
 
 use super::*;
@@ -82,12 +84,6 @@ fn says_all_that_is_wrong_at_once() {
 }
 
 #[test]
-fn names_line_and_column_of_a_syntax_error() {
-    let shown = load_text("[ingress\nlisten = 1").expect_err("refused").to_string();
-    assert!(shown.contains("test.toml") && shown.contains("line 1"), "{shown}");
-}
-
-#[test]
 fn each_bad_value_is_named_with_what_was_expected() {
     for (text, key, expected) in [
         ("ingress = 7", "ingress", "expected a table"),
@@ -97,7 +93,11 @@ fn each_bad_value_is_named_with_what_was_expected() {
         ("[ingress]\nbody_timeout = \"0s\"", "ingress.body_timeout", "above 0"),
         ("[ingress]\nmax_connections = 0", "ingress.max_connections", "at least 1"),
         (
-            "[ingress]\ntls = { cert_file = \"/no/such\", key_file = \"/dev/null\" }",
+            concat!(
+                "[ingress]\ntls = { cert_file = \"/no/such\", key_file = \"",
+                env!("CARGO_MANIFEST_DIR"),
+                "/Cargo.toml\" }"
+            ),
             "ingress.tls.cert_file",
             "/no/such can't be read",
         ),
@@ -143,32 +143,6 @@ fn each_bad_value_is_named_with_what_was_expected() {
         assert_eq!(found[0].key.as_deref(), Some(key), "{text}");
         assert!(found[0].problem.contains(expected), "{text}\n{}", found[0].problem);
     }
-}
-
-#[test]
-fn no_secret_shows_in_an_error_or_in_what_is_shown() {
-    for text in [
-        "[sinks.main]\ntype = \"rabbitmq\"\nurl = \"amqp://u:hush@x/\"",
-        "[sinks.main]\ntype = \"rabbitmq\"\nurl = \"http://u:hush@x/\"",
-        "[sinks.main]\ntype = \"nats\"\nservers = [\"nats://u:hush@x\"]",
-        "[sinks.main]\ntype = \"nats\"\nservers = [\"http://u:hush@x\"]",
-        "[sinks.main]\ntype = \"kafka\"\npassword = \"hush\"",
-        "[sinks.main]\ntype = \"kafka\"\nproperties = { \"ssl.key.password\" = \"hush\" }",
-        "[sinks.main]\ntype = \"kafka\"\nproperties = { \"ssl.key.pem\" = \"hush\" }",
-        "[sinks.main]\ntype = \"kafka\"\nproperties = { \"sasl.oauthbearer.client.credentials.client.secret\" = \"hush\" }",
-        "[sinks.main]\ntype = \"kafka\"\nproperties = { \"sasl.oauthbearer.assertion.private.key.passphrase\" = \"hush\" }",
-        "[sources.alma]\npath = \"/x\"\nsecret = \"hush\"",
-        "[sources.alma]\npath = \"/x\"\nsecret_env = \"hush hush\"",
-    ] {
-        let shown = load_text(text).expect_err("refused").to_string();
-        assert!(!shown.contains("hush"), "{shown}");
-    }
-    let loaded = load_with(
-        "[sources.alma]\npath = \"/x\"\nsecret_env = \"SECRET\"\n[sinks.main]\ntype = \"rabbitmq\"\nurl_env = \"URL\"\n",
-        &[("SECRET", "hush"), ("URL", "amqp://u:hush@x/")],
-    )
-    .expect("valid");
-    assert!(!format!("{loaded:?}").contains("hush"));
 }
 
 #[test]

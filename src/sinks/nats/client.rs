@@ -70,7 +70,7 @@ impl Connection {
     /// Connects and logs in.
     pub(super) async fn open(name: &SinkName, settings: &Settings) -> Result<Self, Failure> {
         let told = watch::Sender::new(Told::default());
-        let options = options(settings).await?;
+        let options = options(settings)?;
         let sender = told.clone();
         let options = options
             .name(format!("alma-bridge/{name}"))
@@ -283,7 +283,7 @@ fn denied_subject(text: &str) -> Option<&str> {
     text[at..].trim().strip_prefix('"')?.split('"').next()
 }
 
-async fn options(settings: &Settings) -> Result<ConnectOptions, Failure> {
+fn options(settings: &Settings) -> Result<ConnectOptions, Failure> {
     let options = match &settings.auth {
         NatsAuth::None => ConnectOptions::new(),
         NatsAuth::Login(login) => {
@@ -291,10 +291,10 @@ async fn options(settings: &Settings) -> Result<ConnectOptions, Failure> {
         }
         NatsAuth::Token(token) => ConnectOptions::new().token(text(token)?),
         NatsAuth::Nkey(seed) => ConnectOptions::new().nkey(text(seed)?.trim().to_owned()),
-        NatsAuth::Creds(file) => ConnectOptions::new()
-            .credentials_file(file)
-            .await
-            .map_err(|error| Failure::new(Reason::Login, format!("can't read {}: {error}", file.display())))?,
+        // The client's own words may hold some of what is in the file.
+        NatsAuth::Creds { file, secret } => ConnectOptions::new().credentials(&text(secret)?).map_err(|_| {
+            Failure::new(Reason::Login, format!("{} holds no credentials (a JWT and a seed)", file.display()))
+        })?,
     };
     Ok(match &settings.tls {
         Some(tls) => with_tls(options, tls),

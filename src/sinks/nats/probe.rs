@@ -74,7 +74,7 @@ fn login(auth: &NatsAuth) -> String {
         NatsAuth::Login(login) => format!("user {}", login.username),
         NatsAuth::Token(_) => "token".to_owned(),
         NatsAuth::Nkey(_) => "nkey".to_owned(),
-        NatsAuth::Creds(file) => format!("credentials {}", file.display()),
+        NatsAuth::Creds { file, .. } => format!("credentials {}", file.display()),
     }
 }
 
