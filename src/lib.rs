@@ -18,6 +18,7 @@
 //! - [`commands`]: one file per command of the program.
 //! - [`telemetry`]: logs and metrics.
 //! - [`clock`]: the wall clock, handed in from outside.
+//! - `printable`: text from outside, made safe to print.
 //!
 //! Imports run downwards only: commands → bridge → admin, ingress, delivery → sinks, journal → message → alma.
 
@@ -32,6 +33,7 @@ pub mod delivery;
 pub mod ingress;
 pub mod journal;
 pub mod message;
+mod printable;
 #[cfg(test)]
 mod simulation;
 pub mod sinks;

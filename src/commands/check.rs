@@ -5,6 +5,7 @@ mod disk;
 
 use std::path::Path;
 
+use super::outside::Outside;
 use super::{Failure, block_on, load_silently};
 use crate::config::{Effective, Loaded};
 
@@ -28,15 +29,18 @@ pub(super) struct Args {
     /// Look at what the configuration names: a line per thing, each failure with what to do. Publishes nothing
     #[arg(long)]
     connect: bool,
+
+    #[command(flatten)]
+    outside: Outside,
 }
 
 pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
     let loaded = load_silently(file)?;
     for warning in &loaded.warnings {
-        eprintln!("warning: {warning}");
+        eprintln!("warning: {}", args.outside.line(warning));
     }
     if args.show {
-        show(&loaded);
+        show(&loaded, args.outside);
     }
     let config = &loaded.config;
     let file = config.file.as_ref().map_or("built-in defaults".to_owned(), |file| file.display().to_string());
@@ -48,15 +52,16 @@ pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
     );
     if args.connect {
         crate::tls::install_provider();
-        block_on(connect::run(config))?;
+        block_on(connect::run(config, args.outside))?;
     }
     Ok(())
 }
 
-fn show(loaded: &Loaded) {
+fn show(loaded: &Loaded, outside: Outside) {
     let width = |length: fn(&Effective) -> usize| loaded.values.iter().map(length).max().unwrap_or(0);
     let (keys, values) = (width(|v| v.key.len()), width(|v| v.shown.len().min(40)));
     for value in &loaded.values {
-        println!("{:<keys$}  {:<values$}  # {}", value.key, value.shown, value.origin);
+        let (key, shown, origin) = (outside.line(&value.key), outside.line(&value.shown), outside.line(&value.origin));
+        println!("{key:<keys$}  {shown:<values$}  # {origin}");
     }
 }

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::http::Client;
+use super::outside::Outside;
 use super::send::{challenge, milliseconds, post, verdict};
 use super::{Failure, environment};
 use crate::alma::{BodyDigest, samples};
@@ -45,6 +46,9 @@ pub(super) struct Args {
     /// Keep the temporary folder, to look into it
     #[arg(long)]
     keep: bool,
+
+    #[command(flatten)]
+    outside: Outside,
 }
 
 pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
@@ -52,7 +56,7 @@ pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
     let config = demo_config(file, folder.path())?;
     logs::init(&config::Log { level: "warn".to_owned(), ..config.log.clone() }).map_err(Failure::failed)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::failed)?;
-    let result = runtime.block_on(play(config));
+    let result = runtime.block_on(play(config, args.outside));
     if args.keep {
         eprintln!("kept: {}", folder.keep().display());
     }
@@ -89,16 +93,16 @@ fn demo_config(file: Option<&Path>, folder: &Path) -> Result<Config, Failure> {
     Ok(config)
 }
 
-async fn play(config: Config) -> Result<(), Failure> {
+async fn play(config: Config, outside: Outside) -> Result<(), Failure> {
     let secret = config.sources.first().and_then(|source| source.secrets.first()?.secret.clone());
     let secret = secret.ok_or_else(|| Failure::failed("the demo's secret was not made"))?;
     let bridge = Bridge::start(config.clone()).await.map_err(Failure::failed)?;
-    let shown = show(&config, &bridge, &secret).await;
+    let shown = show(&config, &bridge, &secret, outside).await;
     bridge.stop(Duration::ZERO).await;
     shown
 }
 
-async fn show(config: &Config, bridge: &Bridge, secret: &Secret) -> Result<(), Failure> {
+async fn show(config: &Config, bridge: &Bridge, secret: &Secret, outside: Outside) -> Result<(), Failure> {
     connected(bridge).await?;
     let url: Uri = format!("http://{}/webhooks", bridge.ingress_addr()).parse().map_err(Failure::failed)?;
     println!("A bridge of its own listens on {url}, its data is in {}.", config.data_dir.display());
@@ -137,14 +141,15 @@ async fn show(config: &Config, bridge: &Bridge, secret: &Secret) -> Result<(), F
                 "{:<13} {said:<13} {:>10}   {sink:<9} {:<36} {:>10}",
                 sample.name,
                 milliseconds(answered),
-                event.topic,
+                outside.line(&event.topic),
                 milliseconds(sent.elapsed()),
             );
             example.get_or_insert(event);
         }
     }
     if let Some(event) = example {
-        println!("\nThe first of them, as it landed on {}:\n{}", event.topic, String::from_utf8_lossy(&event.document));
+        let document = String::from_utf8_lossy(&event.document);
+        println!("\nThe first of them, as it landed on {}:\n{}", outside.line(&event.topic), outside.json(&document));
     }
     println!("{NEXT}");
     Ok(())

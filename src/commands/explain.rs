@@ -3,6 +3,7 @@
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+use super::outside::Outside;
 use super::{Failure, load, pick_source};
 use crate::alma::signature::{SignatureFailure, SignatureHeader};
 use crate::alma::{BodyDigest, Event};
@@ -36,13 +37,16 @@ pub(super) struct Args {
     /// The source it came to; needed where there are several
     #[arg(long, value_name = "NAME")]
     source: Option<SourceName>,
+
+    #[command(flatten)]
+    outside: Outside,
 }
 
 pub(super) fn run(file: Option<&Path>, args: Args) -> Result<(), Failure> {
     let config = load(file)?;
     let source = pick_source(&config, args.source.as_ref())?;
     let body = read(&args.body)?;
-    explain_event(&config, source, &body);
+    explain_event(&config, source, &body, args.outside);
     match args.signature {
         None => Ok(()),
         Some(signature) if explain_signature(source, &body, &signature) => Ok(()),
@@ -64,10 +68,10 @@ fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     Ok(body)
 }
 
-fn explain_event(config: &Config, source: &Source, body: &[u8]) {
+fn explain_event(config: &Config, source: &Source, body: &[u8], outside: Outside) {
     let event = Event::parse(body);
     println!("body       {} bytes, SHA-256 {}", body.len(), BodyDigest::of(body).hex(64));
-    println!("verdict    {}", event.verdict());
+    println!("verdict    {}", outside.line(&event.verdict().to_string()));
     let now = SystemClock.now();
     let stored = StoredEvent { source: source.name.clone(), received: now, recorded: now, body: body.to_vec().into() };
     for sink in &config.sinks {
@@ -77,10 +81,10 @@ fn explain_event(config: &Config, source: &Source, body: &[u8]) {
             println!("  does not ask for it (actions, sources)");
             continue;
         };
-        println!("  topic      {}", message.topic);
-        println!("  key        {}", message.partition_key);
+        println!("  topic      {}", outside.line(message.topic.as_str()));
+        println!("  key        {}", outside.line(&message.partition_key));
         for (name, value) in &message.attributes {
-            println!("  {name:<16} {value}");
+            println!("  {name:<16} {}", outside.line(value));
         }
     }
 }

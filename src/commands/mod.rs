@@ -1,6 +1,7 @@
 //! One file per command. Results go to stdout, the log and all that explains go to stderr.
 
 mod http;
+mod outside;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -11,6 +12,7 @@ use clap::{Parser, Subcommand};
 
 use crate::bridge::Listeners;
 use crate::config::{self, Config, ConfigErrors, Loaded, Source, SourceName};
+use crate::printable::Printable;
 
 mod check;
 mod dead_letters;
@@ -143,15 +145,15 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Silent) => ExitCode::FAILURE,
         Err(Failure::Failed(why)) => {
-            eprintln!("error: {why}");
+            eprintln!("error: {}", Printable::lines(&why));
             ExitCode::FAILURE
         }
         Err(Failure::Usage(why)) => {
-            eprintln!("error: {why}\n\nFor more information, try '--help'.");
+            eprintln!("error: {}\n\nFor more information, try '--help'.", Printable::lines(&why));
             ExitCode::from(2)
         }
         Err(Failure::Config(errors)) => {
-            eprint!("{errors}");
+            eprint!("{}", Printable::lines(&errors.to_string()));
             ExitCode::from(EXIT_CONFIG)
         }
     }
@@ -161,7 +163,7 @@ pub fn main() -> ExitCode {
 fn load(file: Option<&Path>) -> Result<Config, Failure> {
     let loaded = load_silently(file)?;
     for warning in &loaded.warnings {
-        eprintln!("warning: {warning}");
+        eprintln!("warning: {}", Printable::line(warning));
     }
     Ok(loaded.config)
 }

@@ -15,6 +15,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::Mutex;
 
 use super::http::Client;
+use super::outside::Outside;
 use super::{Failure, block_on, load, pick_source};
 use crate::alma::signature::{SIGNATURE_HEADER, SignatureHeader};
 use crate::alma::{Event, samples};
@@ -73,6 +74,9 @@ pub(super) struct Args {
     /// Send the very same bytes again instead of giving every event a fresh id
     #[arg(long)]
     same: bool,
+
+    #[command(flatten)]
+    outside: Outside,
 }
 
 fn positive(text: &str) -> Result<f64, String> {
@@ -90,7 +94,7 @@ pub(super) fn run(file: Option<&Path>, args: Args) -> Result<(), Failure> {
     let events = args.what.iter().map(|what| Template::find(what)).collect::<Result<Vec<_>, _>>()?;
     let events = if events.is_empty() { Template::all() } else { events };
     let count = args.count.unwrap_or(events.len() as u64);
-    let plan = Plan { url, secret, events, count, rate: args.rate, same: args.same };
+    let plan = Plan { url, secret, events, count, rate: args.rate, same: args.same, outside: args.outside };
     block_on(play(plan))
 }
 
@@ -160,6 +164,7 @@ struct Plan {
     count: u64,
     rate: Option<f64>,
     same: bool,
+    outside: Outside,
 }
 
 async fn play(plan: Plan) -> Result<(), Failure> {
@@ -192,7 +197,7 @@ async fn play(plan: Plan) -> Result<(), Failure> {
     bar.finish_and_clear();
     let took = shared.started.elapsed();
     let summary = std::mem::take(&mut *shared.summary.lock().await);
-    summary.print(took);
+    summary.print(took, shared.plan.outside);
     if summary.all_taken() { Ok(()) } else { Err(Failure::Silent) }
 }
 
@@ -242,7 +247,7 @@ async fn work(shared: Arc<Shared>) {
         let answer = client.send(post(&plan.url, &plan.secret, body)).await;
         let answer = Answer { took: sent.elapsed(), result: answer.map(|answer| verdict(&answer)) };
         if plan.count <= MAX_LINES {
-            println!("{}", answer.line(event.name(), id.as_deref()));
+            println!("{}", answer.line(event.name(), id.as_deref(), plan.outside));
         }
         shared.summary.lock().await.add(answer);
         shared.bar.inc(1);
@@ -301,11 +306,12 @@ struct Answer {
 }
 
 impl Answer {
-    fn line(&self, name: &str, id: Option<&str>) -> String {
+    fn line(&self, name: &str, id: Option<&str>, outside: Outside) -> String {
         let said = match &self.result {
             Ok((_, verdict)) => verdict.as_str(),
             Err(why) => why.as_str(),
         };
+        let (said, name) = (outside.line(said), outside.line(name));
         format!("{said:<12} {:>9}  {name:<12} {}", milliseconds(self.took), id.unwrap_or(""))
     }
 }
@@ -329,7 +335,7 @@ impl Summary {
         self.refused == 0
     }
 
-    fn print(&self, took: Duration) {
+    fn print(&self, took: Duration, outside: Outside) {
         let mut sorted = self.took.clone();
         sorted.sort_unstable();
         let at = |share: usize| {
@@ -339,7 +345,7 @@ impl Summary {
         let rate = sorted.len() as f64 / took.as_secs_f64().max(1e-9);
         eprintln!("{} events in {:.1} s, {rate:.0}/s", sorted.len(), took.as_secs_f64());
         for (said, count) in &self.outcomes {
-            eprintln!("  {count:>7}  {said}");
+            eprintln!("  {count:>7}  {}", outside.line(said));
         }
         eprintln!(
             "  answered in: median {}, p99 {}, longest {}",

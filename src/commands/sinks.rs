@@ -6,6 +6,7 @@ use super::desk::{Desk, confirmed};
 use super::{Failure, block_on, load};
 use crate::admin::tools::{Forgotten, Order, Place};
 use crate::config::{Config, SinkName};
+use crate::printable::Printable;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -68,11 +69,11 @@ async fn list(desk: &mut Desk, json: bool) -> Result<(), Failure> {
     }
     println!("{:<16} {:<11} {:>10}  {:<24} {:>12}", "SINK", "STATE", "WAITING", "OLDEST", "DEAD LETTERS");
     for place in places {
-        let oldest = place.oldest_waiting.as_deref().unwrap_or("-");
+        let oldest = Printable::line(place.oldest_waiting.as_deref().unwrap_or("-"));
         println!(
             "{:<16} {:<11} {:>10}  {oldest:<24} {:>12}",
             place.name.as_str(),
-            place.state,
+            Printable::line(&place.state),
             place.waiting_events,
             place.dead_letters
         );

@@ -9,6 +9,7 @@ use http_body_util::Full;
 use hyper::{Request, Uri};
 
 use super::http::Client;
+use super::outside::Outside;
 use super::{Failure, Listener, block_on, load, reachable};
 use crate::admin::Status;
 use crate::admin::status::SinkStatus;
@@ -34,6 +35,9 @@ pub(super) struct Args {
     /// Print nothing; exit 1 only where no event can be taken (for health checks)
     #[arg(long, conflicts_with_all = ["json", "watch"])]
     ready: bool,
+
+    #[command(flatten)]
+    outside: Outside,
 }
 
 /// Between two looks of --watch.
@@ -51,15 +55,15 @@ pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
                 return if status.ready { Ok(()) } else { Err(Failure::Silent) };
             }
             if args.json {
-                println!("{document}");
+                println!("{}", args.outside.json(&document));
             } else if args.watch {
                 // Clears the terminal and starts at its top.
                 print!("\x1b[2J\x1b[H");
-                println!("{}", render(&status));
+                println!("{}", render(&status, args.outside));
                 tokio::time::sleep(WATCH_EVERY).await;
                 continue;
             } else {
-                println!("{}", render(&status));
+                println!("{}", render(&status, args.outside));
             }
             let well = status.ready && status.attention.is_empty();
             return if well { Ok(()) } else { Err(Failure::Silent) };
@@ -78,21 +82,21 @@ async fn fetch(client: &mut Client) -> Result<(String, Status), Failure> {
     Ok((document, status))
 }
 
-fn render(status: &Status) -> String {
+fn render(status: &Status, outside: Outside) -> String {
     let mut text = String::new();
     // Writing to a String can't fail.
-    let _ = write_status(&mut text, status);
+    let _ = write_status(&mut text, status, outside);
     text.trim_end().to_owned()
 }
 
-fn write_status(text: &mut String, status: &Status) -> std::fmt::Result {
+fn write_status(text: &mut String, status: &Status, outside: Outside) -> std::fmt::Result {
     let ready = if status.ready { "ready" } else { "NOT READY" };
     writeln!(text, "alma-bridge {}: {ready}, since {}", status.version, status.started)?;
     if let Some(why) = &status.unready_reason {
-        writeln!(text, "  {why}")?;
+        writeln!(text, "  {}", outside.line(why))?;
     }
     for line in &status.attention {
-        writeln!(text, "  ! {line}")?;
+        writeln!(text, "  ! {}", outside.line(line))?;
     }
     writeln!(text, "\nSources")?;
     for source in &status.sources {
@@ -101,7 +105,7 @@ fn write_status(text: &mut String, status: &Status) -> std::fmt::Result {
     }
     writeln!(text, "\nSinks")?;
     for sink in &status.sinks {
-        write_sink(text, sink)?;
+        write_sink(text, sink, outside)?;
     }
     if let Some(journal) = &status.journal {
         let size = |bytes| bytesize::ByteSize(bytes).display().iec();
@@ -118,7 +122,7 @@ fn write_status(text: &mut String, status: &Status) -> std::fmt::Result {
     Ok(())
 }
 
-fn write_sink(text: &mut String, sink: &SinkStatus) -> std::fmt::Result {
+fn write_sink(text: &mut String, sink: &SinkStatus, outside: Outside) -> std::fmt::Result {
     let kind = sink.kind.as_deref().unwrap_or("-");
     write!(text, "  {:<16} {kind:<9} {:<10} {} waiting", sink.name, sink.state, sink.waiting_events)?;
     if sink.waiting_events > 0 {
@@ -126,10 +130,11 @@ fn write_sink(text: &mut String, sink: &SinkStatus) -> std::fmt::Result {
     }
     writeln!(text)?;
     if let Some(why) = &sink.why {
-        writeln!(text, "    {why}")?;
+        writeln!(text, "    {}", outside.line(why))?;
     }
     for parked in &sink.parked_topics {
-        writeln!(text, "    {} is parked since {}: {} ({})", parked.topic, parked.since, parked.reason, parked.detail)?;
+        let (topic, detail) = (outside.line(&parked.topic), outside.line(&parked.detail));
+        writeln!(text, "    {topic} is parked since {}: {} ({detail})", parked.since, parked.reason)?;
     }
     for (reason, count) in &sink.dead_letters {
         writeln!(text, "    {count} dead letters: {reason}")?;
@@ -144,7 +149,7 @@ mod tests {
     #[test]
     fn tells_what_is_wrong_before_all_else() {
         let status = Status { attention: vec!["sink main: 3 dead letters".into()], ..Status::default() };
-        let text = render(&status);
+        let text = render(&status, Outside::escaped());
         assert!(text.starts_with("alma-bridge : NOT READY"), "{text}");
         assert!(text.contains("  ! sink main: 3 dead letters\n"), "{text}");
     }

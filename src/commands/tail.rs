@@ -7,6 +7,7 @@ use std::path::Path;
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::outside::Outside;
 use super::{Failure, block_on, load};
 use crate::config::{Config, Sink, SinkName};
 use crate::sinks;
@@ -45,6 +46,9 @@ pub(super) struct Args {
     /// End after so many events
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
+
+    #[command(flatten)]
+    outside: Outside,
 }
 
 pub(super) fn run(file: Option<&Path>, args: Args) -> Result<(), Failure> {
@@ -52,13 +56,14 @@ pub(super) fn run(file: Option<&Path>, args: Args) -> Result<(), Failure> {
     let sink = pick_sink(&config, args.sink.as_ref())?;
     block_on(async {
         tokio::select! {
-            ended = print(sink, args.topics, args.from_start, args.count) => ended,
+            ended = print(sink, args) => ended,
             _ = tokio::signal::ctrl_c() => Ok(()),
         }
     })
 }
 
-async fn print(sink: &Sink, topics: Vec<String>, from_start: bool, count: Option<u64>) -> Result<(), Failure> {
+async fn print(sink: &Sink, args: Args) -> Result<(), Failure> {
+    let Args { topics, from_start, count, outside, .. } = args;
     let (into, mut landed) = mpsc::channel(CHANNEL);
     let (ready, reading) = oneshot::channel();
     let options = TailOptions { topics: Patterns(topics), from_start, into, ready };
@@ -69,7 +74,7 @@ async fn print(sink: &Sink, topics: Vec<String>, from_start: bool, count: Option
         let mut left = count;
         while left != Some(0) {
             let Some(event) = landed.recv().await else { break };
-            if !print_line(&event.document)? {
+            if !print_line(&outside.document(&event.document))? {
                 break;
             }
             left = left.map(|left| left - 1);

@@ -4,11 +4,14 @@
 //! does so at warn, with each message that RabbitMQ returns, and is capped at error. A panic is logged
 //! with its place only, since its message can quote the text that caused it.
 
-use std::io::{self, IsTerminal as _};
+use std::fmt::{Debug, Write as _};
+use std::io::{self, IsTerminal as _, Write};
 use std::panic;
 
 use tracing::Subscriber;
+use tracing::field::Field;
 use tracing::level_filters::LevelFilter;
+use tracing_subscriber::field::MakeExt as _;
 use tracing_subscriber::filter::{ParseError, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
@@ -16,6 +19,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer, fmt, reload};
 
 use crate::config::{Log, LogFormat};
+use crate::printable::{Escape, Printable, Style};
 
 /// The target of everything that this crate logs.
 const OURS: &str = "alma_bridge";
@@ -42,7 +46,7 @@ impl LevelHandle {
 pub fn init(log: &Log) -> Result<LevelHandle, ParseError> {
     let (filter, handle) = reload::Layer::new(filter(&log.level)?);
     let format = log.format.unwrap_or(if io::stderr().is_terminal() { LogFormat::Text } else { LogFormat::Json });
-    let _ = tracing_subscriber::registry().with(writer(format).with_filter(filter)).try_init();
+    let _ = tracing_subscriber::registry().with(writer(format, io::stderr).with_filter(filter)).try_init();
     panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         tracing::error!(place, "panic");
@@ -50,14 +54,46 @@ pub fn init(log: &Log) -> Result<LevelHandle, ParseError> {
     Ok(LevelHandle(handle))
 }
 
-fn writer<S>(format: LogFormat) -> Box<dyn Layer<S> + Send + Sync>
+/// `into`: where lines go.
+fn writer<S, W>(format: LogFormat, into: impl Fn() -> W + Send + Sync + 'static) -> Box<dyn Layer<S> + Send + Sync>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
+    W: Write + 'static,
 {
-    let layer = fmt::layer().with_writer(io::stderr);
     match format {
-        LogFormat::Json => layer.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed(),
-        LogFormat::Text => layer.with_target(false).with_ansi(io::stderr().is_terminal()).boxed(),
+        LogFormat::Json => {
+            let layer = fmt::layer().with_writer(move || Escaping(into()));
+            layer.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
+        }
+        LogFormat::Text => {
+            let layer = fmt::layer().with_writer(into);
+            let fields = fmt::format::debug_fn(write_field).delimited(" ");
+            layer.with_target(false).with_ansi(io::stderr().is_terminal()).fmt_fields(fields).boxed()
+        }
+    }
+}
+
+/// A field of a line for people. tracing's own writer escapes the message alone, and brokers' words stand in fields.
+fn write_field(writer: &mut fmt::format::Writer<'_>, field: &Field, value: &dyn Debug) -> std::fmt::Result {
+    if field.name() != "message" {
+        write!(writer, "{}=", field.name())?;
+    }
+    write!(Escape { into: writer, style: Style::Line }, "{value:?}")
+}
+
+/// Escapes what JSON lets through and a terminal obeys: DEL, C1 and what reorders text.
+struct Escaping<W>(W);
+
+impl<W: Write> Write for Escaping<W> {
+    /// Takes a whole line, as tracing writes it.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(line);
+        self.0.write_all(Printable::lines(&text).to_string().as_bytes())?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
     }
 }
 
@@ -80,6 +116,8 @@ fn filter(directives: &str) -> Result<Targets, ParseError> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
     use tracing::Level;
 
     use super::*;
@@ -103,6 +141,39 @@ mod tests {
         assert!(filter.would_enable("alma_bridge::journal::writer", &Level::TRACE));
         assert!(!filter.would_enable("alma_bridge::delivery", &Level::DEBUG));
         assert!(filter.would_enable("alma_bridge", &Level::INFO));
+    }
+
+    /// What the log makes of an event.
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("whole").write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_a_broker_says_reaches_no_terminal_with_control_characters() {
+        for format in [LogFormat::Text, LogFormat::Json] {
+            let lines = Lines::default();
+            let into = lines.clone();
+            let subscriber = tracing_subscriber::registry().with(writer(format, move || into.clone()));
+            let said = "refused\x1b]0;title\x07\u{9b}2J\x7f\u{202e}\nready";
+            tracing::subscriber::with_default(subscriber, || {
+                let error = crate::sinks::Failure::new(crate::sinks::Reason::Rights, said);
+                tracing::warn!(why = %error, debug = ?said, text = said, error = &error as &dyn std::error::Error, "{said}");
+            });
+            let log = String::from_utf8(lines.0.lock().expect("whole").clone()).expect("UTF-8");
+            assert!(log.matches("title").count() >= 4, "{log}");
+            assert_eq!(log.lines().count(), 1, "{log}");
+            let left: Vec<char> = log.trim_end().chars().filter(|c| c.is_control() || *c == '\u{202e}').collect();
+            assert!(left.is_empty(), "{left:?} in {log}");
+        }
     }
 
     #[test]

@@ -6,29 +6,34 @@ use super::disk;
 use crate::alma::samples;
 use crate::clock::{Clock as _, SystemClock};
 use crate::commands::Failure;
+use crate::commands::outside::Outside;
 use crate::config::{Config, Sink};
 use crate::message::{Messages, StoredEvent, known_topics};
 use crate::sinks;
 use crate::sinks::tools::{Check, Verdict};
 
 /// Prints a line a thing; fails where one of them is bad.
-pub(super) async fn run(config: &Config) -> Result<(), Failure> {
-    let mut all_good = print("data", &[disk::of_data_dir(config), disk::room(config)].concat());
+pub(super) async fn run(config: &Config, outside: Outside) -> Result<(), Failure> {
+    let mut all_good = print("data", &[disk::of_data_dir(config), disk::room(config)].concat(), outside);
     for sink in &config.sinks {
         let checks = sinks::probe(sink, config.ingress.max_body, &topics(sink, config)).await;
-        all_good &= print(&format!("sink {} ({})", sink.name, sink.kind.as_str()), &checks);
+        all_good &= print(&format!("sink {} ({})", sink.name, sink.kind.as_str()), &checks, outside);
     }
     if all_good { Ok(()) } else { Err(Failure::Silent) }
 }
 
 /// Whether none is bad.
-fn print(title: &str, checks: &[Check]) -> bool {
+fn print(title: &str, checks: &[Check], outside: Outside) -> bool {
     println!("{title}");
     for check in checks {
-        match &check.verdict {
-            Verdict::Good(found) => println!("  ok    {}: {found}", check.what),
-            Verdict::Warning(found, mend) => println!("  warn  {}: {found}\n        {mend}", check.what),
-            Verdict::Bad(found, mend) => println!("  FAIL  {}: {found}\n        {mend}", check.what),
+        let (mark, found, mend) = match &check.verdict {
+            Verdict::Good(found) => ("ok  ", found, None),
+            Verdict::Warning(found, mend) => ("warn", found, Some(mend)),
+            Verdict::Bad(found, mend) => ("FAIL", found, Some(mend)),
+        };
+        println!("  {mark}  {}: {}", outside.line(&check.what), outside.line(found));
+        if let Some(mend) = mend {
+            println!("        {}", outside.line(mend));
         }
     }
     !checks.iter().any(|check| matches!(check.verdict, Verdict::Bad(..)))
