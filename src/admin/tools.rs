@@ -111,11 +111,13 @@ pub struct Forgotten {
     pub waiting_events: u64,
 }
 
-/// What is known of a dead letter without reading it.
+/// A dead letter without its event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LetterLine {
     /// Its name: unique within its sink, growing.
     pub id: u64,
+    /// The CloudEvents id of its event; empty if the letter can't be read.
+    pub event: String,
     /// Where it was to be published; empty where it could not be made into a message.
     pub topic: String,
     /// Why it was not: a `reason` of the metrics.
@@ -131,6 +133,8 @@ pub struct LetterLine {
 pub struct Letter {
     /// Its name.
     pub id: u64,
+    /// The CloudEvents id of its event.
+    pub event: String,
     /// Its sink.
     pub sink: SinkName,
     /// Where it was to be published.
@@ -206,6 +210,19 @@ pub struct Progress {
     pub retained_since: Option<String>,
     /// Why the sink takes nothing just now.
     pub held: Option<String>,
+    /// Of a dry run: the selected events that were found since the run was asked about last.
+    pub events: Vec<Selected>,
+}
+
+/// An event that a dry run selected.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Selected {
+    /// Its CloudEvents id.
+    pub id: String,
+    /// Where it would be published.
+    pub topic: String,
+    /// When it was made durable.
+    pub recorded: String,
 }
 
 /// How a replay stands.

@@ -8,11 +8,14 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use tokio::sync::Notify;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::tools::held;
-use crate::admin::tools::{Progress, ReplayOrder, RunState};
+use crate::admin::tools::{Progress, ReplayOrder, RunState, Selected};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::config::{Config, Sink};
 use crate::delivery::PumpHandle;
@@ -23,6 +26,12 @@ use crate::sinks::{Reason, Windows};
 /// Events read at once where few of them are published, so that progress shows and a run can be ended.
 const READ_AT_ONCE: u64 = 4096;
 
+/// Selected events of a dry run that wait to be asked for; then it reads no further.
+const LISTED_AT_ONCE: usize = 4096;
+
+/// A dry run that nobody asks about for so long ends, so that another can begin.
+const ASKED_WITHIN: Duration = Duration::from_secs(30);
+
 /// The run that goes, or the last one.
 #[derive(Default)]
 pub(super) struct Replays(Mutex<Option<Arc<Run>>>);
@@ -31,8 +40,12 @@ struct Run {
     name: String,
     cancel: CancellationToken,
     progress: Mutex<Progress>,
-    /// None where it only counts.
+    /// None where it only counts and lists.
     pump: Option<PumpHandle>,
+    /// What a dry run found and nobody has asked for yet.
+    listed: Mutex<Vec<Selected>>,
+    /// Somebody asked.
+    asked: Notify,
 }
 
 impl Replays {
@@ -69,8 +82,14 @@ impl Replays {
             replay: if repair { Replay::Repair } else { Replay::Again(name.as_str().into()) },
         };
         let progress = Progress { run: name.clone(), ..Progress::default() };
-        let run =
-            Arc::new(Run { name, cancel: CancellationToken::new(), progress: Mutex::new(progress.clone()), pump });
+        let run = Arc::new(Run {
+            name,
+            cancel: CancellationToken::new(),
+            progress: Mutex::new(progress.clone()),
+            pump,
+            listed: Mutex::default(),
+            asked: Notify::new(),
+        });
         tracing::info!(%sink, run = run.name, dry_run, repair, "replay begins");
         *current = Some(Arc::clone(&run));
         tokio::spawn(run.go(job, journal.clone()));
@@ -103,7 +122,24 @@ impl Run {
         if progress.state == RunState::Running {
             progress.held = self.pump.as_ref().and_then(held);
         }
+        // After the state was read: whatever was found before the end is then given with the end.
+        progress.events = std::mem::take(&mut *lock(&self.listed));
+        self.asked.notify_one();
         progress
+    }
+
+    /// Keeps what a dry run found until it is asked for; not more than so much.
+    async fn list(&self, messages: &[Message]) -> Result<(), String> {
+        lock(&self.listed).extend(messages.iter().map(|message| Selected {
+            id: message.id.to_string(),
+            topic: message.topic.to_string(),
+            recorded: message.recorded.to_string(),
+        }));
+        while lock(&self.listed).len() >= LISTED_AT_ONCE {
+            let asked = timeout(ASKED_WITHIN, self.asked.notified()).await;
+            asked.map_err(|_| "nobody asked for what it found".to_owned())?;
+        }
+        Ok(())
     }
 
     /// The first end counts.
@@ -140,7 +176,9 @@ impl Run {
             .await?;
             job = back;
             self.note(&step);
-            if let Some(pump) = &self.pump
+            if self.pump.is_none() {
+                self.list(&step.messages).await?;
+            } else if let Some(pump) = &self.pump
                 && !step.messages.is_empty()
             {
                 let replayed = pump.replay(step.messages).await.map_err(|_| {

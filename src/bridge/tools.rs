@@ -15,13 +15,16 @@ use crate::admin::tools::{
 };
 use crate::config::{Config, SinkName};
 use crate::delivery::{
-    DeadLetter, DeadLetters, Handles, LetterBox, LetterId, LetterInfo, PumpHandle, Retried, SinkState,
+    DeadLetter, DeadLetters, Handles, LetterBox, LetterId, ListedLetter, PumpHandle, Retried, SinkState,
 };
 use crate::journal::Journal;
 use crate::telemetry::Metrics;
 
 /// For one order's letters to be taken, before it is told what holds the sink. Shorter than the commands' patience.
 const RETRY_WITHIN: Duration = Duration::from_secs(20);
+
+/// Bytes of letters that are read for one page of the list: meanwhile no letter can be kept.
+const READ_AT_ONCE: u64 = 32 << 20;
 
 /// What `storage = "none"` answers.
 pub(super) const NO_JOURNAL: &str =
@@ -107,9 +110,9 @@ impl Tools {
     }
 
     async fn list(&self, sink: &SinkName, after: Option<u64>, config: &Config) -> Result<Vec<LetterLine>, String> {
-        let all = self.letters_of(sink, config).await?.list().await.map_err(text)?;
-        let behind = all.into_iter().filter(|info| after.is_none_or(|after| info.id.0 > after));
-        Ok(behind.take(MAX_LETTERS).map(|info| line(&info)).collect())
+        let letters = self.letters_of(sink, config).await?;
+        let page = letters.page(after.map(LetterId), MAX_LETTERS, READ_AT_ONCE).await.map_err(text)?;
+        Ok(page.into_iter().map(line).collect())
     }
 
     async fn letter(&self, sink: SinkName, id: u64, config: &Config) -> Result<Letter, String> {
@@ -119,6 +122,7 @@ impl Tools {
         let DeadLetter { id, offset, died, topic, failure, event } = found;
         Ok(Letter {
             id: id.0,
+            event: event.id().to_string(),
             sink,
             topic: topic.to_string(),
             reason: failure.reason.to_string(),
@@ -202,9 +206,11 @@ fn bounded(ids: &[u64], most: usize) -> Result<(), String> {
     if ids.len() > most { Err(format!("{} letters at once, at most {most} are taken", ids.len())) } else { Ok(()) }
 }
 
-fn line(info: &LetterInfo) -> LetterLine {
+fn line(listed: ListedLetter) -> LetterLine {
+    let ListedLetter { info, event } = listed;
     LetterLine {
         id: info.id.0,
+        event: event.map(|event| event.to_string()).unwrap_or_default(),
         topic: info.topic.to_string(),
         reason: info.reason.to_string(),
         received: info.received.to_string(),

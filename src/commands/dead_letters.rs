@@ -1,12 +1,15 @@
 //! `dead-letters`: the events that a sink could not take.
 
-use std::io::Write as _;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
+use std::str::FromStr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::desk::{Desk, confirmed, pick_sink};
+use super::outside::Outside;
 use super::{Failure, block_on, load};
 use crate::admin::tools::{
     Dropped, Letter, LetterLine, MAX_LETTERS, MAX_RETRIES, Order, Place, RetriedLetter, RetryOutcome,
@@ -15,15 +18,16 @@ use crate::config::SinkName;
 
 const EXAMPLES: &str = "\
 Examples:
-  alma-bridge dead-letters list                       ids, topics, reasons, sizes
+  alma-bridge dead-letters list                       numbers, topics, reasons, sizes, event ids
   alma-bridge dead-letters show 1042                  why it died, and its event
   alma-bridge dead-letters show 1042 --body > x.json  what Alma signed, byte for byte
   alma-bridge dead-letters retry 1042 1043            publish these two again, same ids
   alma-bridge dead-letters retry --all --reason too_large
   alma-bridge dead-letters drop --all --topic alma.bib
 
-A letter leaves only when its sink took it, or by drop. Only show prints personal data. At
-the running bridge, or where none runs on its journal directly.";
+An ID is a letter's number or the id of its event. A letter leaves only when its sink took it,
+or by drop. Only show prints personal data. At the running bridge, or where none runs on its
+journal directly.";
 
 /// Show the events that a sink could not take, publish them again, or drop them
 #[derive(Debug, clap::Args)]
@@ -44,13 +48,16 @@ enum What {
         /// Print one JSON document a letter
         #[arg(long)]
         json: bool,
+
+        #[command(flatten)]
+        outside: Outside,
     },
     /// Show one letter whole: why it died, and the event (personal data)
     #[command(after_help = EXAMPLES)]
     Show {
-        /// The letter
+        /// The letter, by its number or by the id of its event
         #[arg(value_name = "ID")]
-        id: u64,
+        id: Name,
 
         /// The sink; needed where there are several
         #[arg(long, value_name = "NAME")]
@@ -60,13 +67,22 @@ enum What {
         #[arg(long, conflicts_with = "body")]
         json: bool,
 
-        /// Print only what Alma signed, byte for byte
+        /// Print only what Alma signed, byte for byte; on a terminal its control characters are escaped without --raw
         #[arg(long)]
         body: bool,
+
+        #[command(flatten)]
+        outside: Outside,
     },
     /// Publish letters again, same event ids; those that the sink confirms are removed
     #[command(after_help = EXAMPLES)]
-    Retry(Which),
+    Retry {
+        #[command(flatten)]
+        which: Which,
+
+        #[command(flatten)]
+        outside: Outside,
+    },
     /// Remove letters for good; their events are then lost to the sink
     #[command(after_help = EXAMPLES)]
     Drop {
@@ -79,7 +95,29 @@ enum What {
     },
 }
 
-#[derive(Debug, clap::Args)]
+/// What a letter is named by.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Name {
+    /// Its number.
+    Letter(u64),
+    /// The CloudEvents id of its event, which is never a number that short: it has a dot or 32 digits.
+    Event(String),
+}
+
+impl FromStr for Name {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Ok(number) = text.parse() {
+            return Ok(Self::Letter(number));
+        }
+        let fits = text.len() >= 32 || text.contains('.');
+        let is_id = fits && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
+        if is_id { Ok(Self::Event(text.to_owned())) } else { Err("expected a letter's number or an event's id") }
+    }
+}
+
+#[derive(Debug, Default, clap::Args)]
 struct Filter {
     /// Only of this sink
     #[arg(long, value_name = "NAME")]
@@ -103,9 +141,9 @@ impl Filter {
 
 #[derive(Debug, clap::Args)]
 struct Which {
-    /// The letters
+    /// The letters, by their numbers or by the ids of their events
     #[arg(value_name = "ID", required_unless_present = "all", conflicts_with_all = ["all", "topic", "reason"])]
-    ids: Vec<u64>,
+    ids: Vec<Name>,
 
     /// All letters of the sink, or those of --topic and --reason
     #[arg(long)]
@@ -120,9 +158,16 @@ pub(super) fn run(file: Option<&Path>, args: Args) -> Result<(), Failure> {
     block_on(async {
         let mut desk = Desk::open(&config)?;
         let done = match args.what {
-            What::List { filter, json } => list(&mut desk, &filter, json).await,
-            What::Show { id, sink, json, body } => show(&mut desk, id, sink.as_ref(), json, body).await,
-            What::Retry(which) => retry(&mut desk, which).await,
+            What::List { filter, json, outside } => list(&mut desk, &filter, json, outside).await,
+            What::Show { id, sink, json, body, outside } => {
+                let as_what = match (json, body) {
+                    (true, _) => Shown::Json,
+                    (false, true) => Shown::Body,
+                    (false, false) => Shown::Whole,
+                };
+                show(&mut desk, &id, sink.as_ref(), as_what, outside).await
+            }
+            What::Retry { which, outside } => retry(&mut desk, which, outside).await,
             What::Drop { which, yes } => drop_letters(&mut desk, which, yes).await,
         };
         desk.close().await;
@@ -146,7 +191,7 @@ async fn letters(
     }
 }
 
-async fn list(desk: &mut Desk, filter: &Filter, json: bool) -> Result<(), Failure> {
+async fn list(desk: &mut Desk, filter: &Filter, json: bool, outside: Outside) -> Result<(), Failure> {
     let sinks = if let Some(sink) = &filter.sink {
         vec![sink.clone()]
     } else {
@@ -159,18 +204,19 @@ async fn list(desk: &mut Desk, filter: &Filter, json: bool) -> Result<(), Failur
             if json {
                 let mut document = serde_json::to_value(&letter).map_err(Failure::failed)?;
                 document["sink"] = sink.as_str().into();
-                println!("{document}");
+                println!("{}", outside.json(&document.to_string()));
                 return Ok(());
             }
             if count == 0 {
                 println!(
-                    "{:>12} {:<12} {:<28} {:<16} {:<24} {:>9}",
+                    "{:>12} {:<12} {:<28} {:<16} {:<24} {:>9}  EVENT",
                     "ID", "SINK", "TOPIC", "REASON", "RECEIVED", "BYTES"
                 );
             }
             count += 1;
-            let LetterLine { id, topic, reason, received, bytes } = letter;
-            println!("{id:>12} {:<12} {topic:<28} {reason:<16} {received:<24} {bytes:>9}", sink.as_str());
+            let LetterLine { id, event, topic, reason, received, bytes } = letter;
+            let (topic, reason, event) = (outside.line(&topic), outside.line(&reason), outside.line(&event));
+            println!("{id:>12} {:<12} {topic:<28} {reason:<16} {received:<24} {bytes:>9}  {event}", sink.as_str());
             Ok(())
         })
         .await?;
@@ -181,35 +227,86 @@ async fn list(desk: &mut Desk, filter: &Filter, json: bool) -> Result<(), Failur
     Ok(())
 }
 
-async fn show(desk: &mut Desk, id: u64, sink: Option<&SinkName>, json: bool, body: bool) -> Result<(), Failure> {
+/// What is shown of a letter.
+enum Shown {
+    /// Why it died, and its event.
+    Whole,
+    /// The same as JSON.
+    Json,
+    /// Only what Alma signed.
+    Body,
+}
+
+async fn show(
+    desk: &mut Desk,
+    name: &Name,
+    sink: Option<&SinkName>,
+    what: Shown,
+    outside: Outside,
+) -> Result<(), Failure> {
     let sink = pick_sink(desk, sink).await?;
+    let ids = numbers(desk, &sink, std::slice::from_ref(name)).await?;
+    let [id] = ids[..] else {
+        let all: Vec<String> = ids.iter().map(u64::to_string).collect();
+        let why = format!("sink {sink} has several letters of this event, name one of them: {}", all.join(", "));
+        return Err(Failure::failed(why));
+    };
     let letter: Letter = desk.ask(&Order::Letter { sink, id }).await?;
     let event = STANDARD.decode(&letter.body).map_err(Failure::failed)?;
     let mut out = std::io::stdout().lock();
-    let written = if json {
-        writeln!(out, "{}", serde_json::to_string(&letter).map_err(Failure::failed)?)
-    } else if body {
-        out.write_all(&event)
-    } else {
-        let Letter { id, sink, topic, reason, detail, source, received, recorded, died, offset, .. } = &letter;
-        writeln!(
-            out,
-            "letter    {id} of sink {sink}\ntopic     {topic}\nreason    {reason}: {detail}\nsource    {source}\n\
-             received  {received}\nrecorded  {recorded} at offset {offset}\ndied      {died}\n"
-        )
-        .and_then(|()| out.write_all(&event))
-        .and_then(|()| out.write_all(b"\n"))
+    let written = match what {
+        Shown::Json => {
+            let document = serde_json::to_string(&letter).map_err(Failure::failed)?;
+            writeln!(out, "{}", outside.json(&document))
+        }
+        // A file or a program gets it byte for byte.
+        Shown::Body if !out.is_terminal() => out.write_all(&event),
+        Shown::Body => out.write_all(&outside.body(&event)),
+        Shown::Whole => {
+            let Letter { id, event: name, sink, topic, reason, detail, source, .. } = &letter;
+            let Letter { received, recorded, died, offset, .. } = &letter;
+            let (topic, reason, detail) = (outside.line(topic), outside.line(reason), outside.line(detail));
+            writeln!(
+                out,
+                "letter    {id} of sink {sink}\nevent     {name}\ntopic     {topic}\nreason    {reason}: {detail}\nsource    {source}\n\
+                 received  {received}\nrecorded  {recorded} at offset {offset}\ndied      {died}\n"
+            )
+            .and_then(|()| out.write_all(&outside.body(&event)))
+            .and_then(|()| out.write_all(b"\n"))
+        }
     };
     written.and_then(|()| out.flush()).map_err(Failure::failed)
 }
 
-/// The ids that were named, or those of all that fit.
+/// The numbers of the letters that are named. An event may have several; one without any is an error.
+async fn numbers(desk: &mut Desk, sink: &SinkName, names: &[Name]) -> Result<Vec<u64>, Failure> {
+    let (mut ids, mut events) = (BTreeSet::new(), BTreeMap::new());
+    for name in names {
+        match name {
+            Name::Letter(id) => drop(ids.insert(*id)),
+            Name::Event(event) => drop(events.insert(event.as_str(), false)),
+        }
+    }
+    if !events.is_empty() {
+        letters(desk, sink, &Filter::default(), |letter| {
+            if let Some(found) = events.get_mut(letter.event.as_str()) {
+                *found = true;
+                ids.insert(letter.id);
+            }
+            Ok(())
+        })
+        .await?;
+    }
+    match events.iter().find(|(_, found)| !**found) {
+        Some((event, _)) => Err(Failure::failed(format!("sink {sink} has no dead letter of event {event}"))),
+        None => Ok(ids.into_iter().collect()),
+    }
+}
+
+/// The numbers of those that were named, or of all that fit.
 async fn ids_of(desk: &mut Desk, sink: &SinkName, which: Which) -> Result<Vec<u64>, Failure> {
     if !which.all {
-        let mut ids = which.ids;
-        ids.sort_unstable();
-        ids.dedup();
-        return Ok(ids);
+        return numbers(desk, sink, &which.ids).await;
     }
     let mut ids = Vec::new();
     letters(desk, sink, &which.filter, |letter| {
@@ -220,7 +317,7 @@ async fn ids_of(desk: &mut Desk, sink: &SinkName, which: Which) -> Result<Vec<u6
     Ok(ids)
 }
 
-async fn retry(desk: &mut Desk, which: Which) -> Result<(), Failure> {
+async fn retry(desk: &mut Desk, which: Which, outside: Outside) -> Result<(), Failure> {
     let sink = pick_sink(desk, which.filter.sink.as_ref()).await?;
     let ids = ids_of(desk, &sink, which).await?;
     let (mut taken, mut gone, mut kept) = (0_usize, 0_usize, 0_usize);
@@ -237,7 +334,7 @@ async fn retry(desk: &mut Desk, which: Which) -> Result<(), Failure> {
                 RetryOutcome::Gone => gone += 1,
                 RetryOutcome::Kept(why) => {
                     kept += 1;
-                    eprintln!("{id} stays: {why}");
+                    eprintln!("{id} stays: {}", outside.line(&why));
                 }
             }
         }

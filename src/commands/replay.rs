@@ -1,6 +1,7 @@
 //! `replay`: publish retained events again.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -8,14 +9,15 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
 
 use super::desk::Desk;
+use super::outside::Outside;
 use super::{Failure, block_on, load};
-use crate::admin::tools::{Order, Progress, ReplayOrder, RunState};
+use crate::admin::tools::{Order, Progress, ReplayOrder, RunState, Selected};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::config::{self, SinkName};
 
 const EXAMPLES: &str = "\
 Examples:
-  alma-bridge replay --sink main --from 2h --dry-run            how many there are
+  alma-bridge replay --sink main --from 2h --dry-run            which ones, and how many
   alma-bridge replay --sink main --from 2h                      durable within the last 2 h
   alma-bridge replay --sink main --from 2h --action loan --action bib
   alma-bridge replay --sink main --from 2026-01-02T03:00:00Z --to 2026-01-02T04:00:00Z
@@ -46,7 +48,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "ACTION", value_parser = config::parse_action)]
     action: Vec<String>,
 
-    /// Count, publish nothing
+    /// List and count them, publish nothing
     #[arg(long)]
     dry_run: bool,
 
@@ -57,6 +59,9 @@ pub(super) struct Args {
     /// message was purged. For other sinks it makes no difference.
     #[arg(long)]
     repair: bool,
+
+    #[command(flatten)]
+    outside: Outside,
 }
 
 /// Between two looks at a run that goes.
@@ -91,7 +96,7 @@ pub(super) fn run(file: Option<&Path>, args: Args) -> Result<(), Failure> {
 }
 
 async fn replay(desk: &mut Desk, args: Args) -> Result<(), Failure> {
-    let Args { sink, from, to, action: actions, dry_run, repair } = args;
+    let Args { sink, from, to, action: actions, dry_run, repair, outside } = args;
     let until = to.map_or("now".to_owned(), |to| to.to_string());
     let what = if dry_run { "counting for" } else { "publishing again to" };
     eprintln!("{what} sink {sink}: events made durable from {from} to {until}");
@@ -100,35 +105,54 @@ async fn replay(desk: &mut Desk, args: Args) -> Result<(), Failure> {
     // Before it begins, so that no Ctrl-C leaves it going.
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::failed)?;
     let begun: Progress = desk.ask(&Order::Replay(order)).await?;
-    let ended = tokio::select! {
-        ended = follow(desk, &begun.run) => Some(ended?),
+    let followed = tokio::select! {
+        ended = follow(desk, &begun.run, outside) => Some(ended),
         _ = interrupt.recv() => None,
     };
-    let ended = match ended {
-        Some(ended) => ended,
-        None => desk.ask(&Order::CancelReplay { run: begun.run }).await?,
+    let cancel = Order::CancelReplay { run: begun.run };
+    let ended = match followed {
+        Some(Ok(ended)) => ended,
+        Some(Err(failure)) => {
+            // Nobody reads on, most likely: then it need not go on either.
+            let _ = desk.ask::<Progress>(&cancel).await;
+            return Err(failure);
+        }
+        None => desk.ask(&cancel).await?,
     };
-    tell(&sink, from, dry_run, &ended)
+    tell(&sink, from, dry_run, &ended, outside)
 }
 
-/// Until it ends.
-async fn follow(desk: &mut Desk, run: &str) -> Result<Progress, Failure> {
+/// Until it ends; prints what a dry run finds.
+async fn follow(desk: &mut Desk, run: &str, outside: Outside) -> Result<Progress, Failure> {
     let mut looks = 0;
     loop {
         let progress: Progress = desk.ask(&Order::Replayed { run: run.to_owned() }).await?;
+        print(&progress.events, outside)?;
         if progress.state != RunState::Running {
             return Ok(progress);
         }
+        if !progress.events.is_empty() {
+            continue;
+        }
         looks += 1;
         if looks % LOOKS_A_LINE == 0 {
-            let held = progress.held.map(|why| format!("; the sink takes nothing just now: {why}"));
+            let held = progress.held.map(|why| format!("; the sink takes nothing just now: {}", outside.line(&why)));
             eprintln!("{} published{} (Ctrl-C ends it)", progress.published, held.unwrap_or_default());
         }
         sleep(LOOK_EVERY).await;
     }
 }
 
-fn tell(sink: &SinkName, from: Timestamp, dry_run: bool, ended: &Progress) -> Result<(), Failure> {
+fn print(events: &[Selected], outside: Outside) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    for Selected { id, topic, recorded } in events {
+        let (id, topic, recorded) = (outside.line(id), outside.line(topic), outside.line(recorded));
+        writeln!(out, "{recorded:<24} {topic:<28} {id}").map_err(Failure::failed)?;
+    }
+    Ok(())
+}
+
+fn tell(sink: &SinkName, from: Timestamp, dry_run: bool, ended: &Progress, outside: Outside) -> Result<(), Failure> {
     let Progress {
         run, state, read, selected, published, duplicates, failed, waiting, damaged, retained_since, ..
     } = ended;
@@ -152,7 +176,7 @@ fn tell(sink: &SinkName, from: Timestamp, dry_run: bool, ended: &Progress) -> Re
         println!("{damaged} could not be read: the disk has damaged them");
     }
     for (reason, count) in failed {
-        println!("{count} were not taken: {reason}");
+        println!("{count} were not taken: {}", outside.line(reason));
     }
     match state {
         RunState::Failed(why) => Err(Failure::failed(why)),

@@ -62,7 +62,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 pub use backoff::{BackOff, Delays, InvalidBackOff};
-pub use dead_letters::{DeadLetter, DeadLetterError, DeadLetters, LetterBox, LetterId, LetterInfo};
+pub use dead_letters::{DeadLetter, DeadLetterError, DeadLetters, LetterBox, LetterId, LetterInfo, ListedLetter};
 pub use direct::Direct;
 pub use handles::Handles;
 pub use pump::{Pump, PumpOptions};

@@ -80,11 +80,7 @@ impl Messages {
             special: word.is_some(),
         };
         let topic = fill.topic(&self.template);
-        let digest = BodyDigest::of(&stored.body);
-        let id = match event.id() {
-            Some(id) => format!("{id}.{}", digest.hex(ID_DIGITS)),
-            None => digest.hex(2 * ID_DIGITS),
-        };
+        let id = event_id(&event, &stored.body);
         let subject = self.subject(&event);
         let partition_key = subject.clone().or_else(|| anonymous_key(&event)).unwrap_or_else(|| id.clone());
         let content_type = match event.syntax() {
@@ -151,6 +147,22 @@ impl Messages {
 
 fn asks_for(asked: &[String], name: &str) -> bool {
     asked.iter().any(|asked| asked == "*" || asked == name)
+}
+
+/// The same for every sink and every publication.
+fn event_id(event: &Event<'_>, body: &[u8]) -> String {
+    let digest = BodyDigest::of(body);
+    match event.id() {
+        Some(id) => format!("{id}.{}", digest.hex(ID_DIGITS)),
+        None => digest.hex(2 * ID_DIGITS),
+    }
+}
+
+impl StoredEvent {
+    /// Its CloudEvents id. Parses the body.
+    pub fn id(&self) -> EventId {
+        EventId(event_id(&Event::parse(&self.body), &self.body).into())
+    }
 }
 
 /// The first 32 hex digits of HMAC-SHA256(key, primary id).

@@ -48,6 +48,8 @@ fn use_the_letters(setup: &Setup, ids: &[String]) {
     assert_eq!(table.lines().count(), 5, "{table}");
     assert!(ids.iter().all(|id| table.contains(id.as_str())), "{table}");
     assert!(!table.contains("xample"), "no personal data: {table}");
+    let events: Vec<String> = all.iter().map(|letter| letter["event"].as_str().expect("an id").to_owned()).collect();
+    assert!(events.iter().all(|event| event.starts_with('2') && table.contains(event.as_str())), "{table}");
     assert_eq!(setup.done(&["dead-letters", "list", "--topic", "alma.other"]), "");
 
     let shown = setup.done(&["dead-letters", "show", &ids[1]]);
@@ -58,16 +60,23 @@ fn use_the_letters(setup: &Setup, ids: &[String]) {
     assert_eq!((&json["sink"], &json["source"]), (&"main".into(), &"alma".into()));
     assert!(setup.fails(1, &["dead-letters", "show", "999999"]).contains("no dead letter 999999"));
 
-    let told = setup.done(&["dead-letters", "retry", &ids[2], "999999"]);
+    assert_eq!(setup.done(&["dead-letters", "show", &events[1]]), shown, "the event's id will do");
+    let unknown = "1.0123456789abcdef";
+    for command in ["show", "retry", "drop"] {
+        assert!(setup.fails(1, &["dead-letters", command, unknown]).contains("no dead letter of event"));
+    }
+    setup.fails(2, &["dead-letters", "show", "nonsense"]);
+
+    let told = setup.done(&["dead-letters", "retry", &events[2], "999999"]);
     assert!(told.contains("1 letters taken, 0 stay, 1 not there any more"), "{told}");
     let bibs = setup.landed("alma.bib");
     assert_eq!(bibs.len(), 1, "it landed once it is confirmed");
-    assert_eq!(bibs[0]["data"]["bib"]["mms_id"], "2");
+    assert_eq!((&bibs[0]["data"]["bib"]["mms_id"], &bibs[0]["id"]), (&"2".into(), &events[2].as_str().into()));
 
     let why = setup.fails(2, &["dead-letters", "drop", &ids[0]]);
     assert!(why.contains("dropping 1 dead letters of sink main") && why.contains("--yes"), "{why}");
     assert_eq!(letters(setup).len(), 3, "nothing was dropped");
-    assert!(setup.done(&["dead-letters", "drop", &ids[0], "--yes"]).contains("1 letters dropped"));
+    assert!(setup.done(&["dead-letters", "drop", &events[0], "--yes"]).contains("1 letters dropped"));
     assert!(setup.fails(1, &["dead-letters", "drop", &ids[0], "--yes"]).contains("1 were not there"));
     assert_eq!(letters(setup).len(), 2);
     let told = setup.done(&["dead-letters", "retry", "--all"]);

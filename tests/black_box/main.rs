@@ -12,6 +12,7 @@
 //! - `strangers`, `tls`: who does not hold the secret; HTTPS
 //! - `bad_day`, `replay`: the tools for it, at a running bridge and on a stopped one's journal
 //! - `commands`: what a person types and reads
+//! - `outside`: what comes from outside reaches no terminal with control characters
 //! - `configuration`: errors and exit codes
 
 #[path = "../harness/mod.rs"]
@@ -28,6 +29,7 @@ mod half_written;
 mod http;
 mod journal;
 mod operators;
+mod outside;
 mod reload;
 mod replay;
 mod strangers;

@@ -46,6 +46,15 @@ fn count(events: &[Value]) -> (BTreeMap<String, usize>, usize) {
 fn replay_all(setup: &Setup) {
     let told = setup.done(&["replay", "--sink", "main", "--from", "1h", "--dry-run"]);
     assert!(told.contains("7 events would be published, of 7"), "{told}");
+    let mut listed: Vec<&str> = told.lines().filter_map(|line| line.split_whitespace().nth(2)).take(7).collect();
+    let mut ids: Vec<String> = ["alma.loan", "alma.job_end"]
+        .iter()
+        .flat_map(|topic| setup.landed(topic))
+        .map(|event| event["id"].as_str().expect("an id").to_owned())
+        .collect();
+    listed.sort_unstable();
+    ids.sort_unstable();
+    assert_eq!(listed, ids, "the events' ids: {told}");
     assert_eq!(setup.landed("alma.loan").len(), 5, "a dry run publishes nothing");
 
     let told = setup.done(&["replay", "--sink", "main", "--from", "1h", "--action", "LOAN"]);
@@ -71,7 +80,8 @@ fn replay_all(setup: &Setup) {
     let before = setup.done(&["replay", "--sink", "main", "--from", "1h", "--to", middle, "--dry-run"]);
     let after = setup.done(&["replay", "--sink", "main", "--from", middle, "--dry-run"]);
     let selected = |told: &str| -> u64 {
-        let words: Vec<&str> = told.split(' ').collect();
+        let last = told.lines().last().unwrap_or_default();
+        let words: Vec<&str> = last.split(' ').collect();
         words[2].parse().unwrap_or_else(|_| panic!("{told}"))
     };
     assert_eq!(selected(&before) + selected(&after), 7, "{before}{after}");

@@ -52,7 +52,7 @@ use crate::blocking::blocking;
 use crate::clock::Timestamp;
 use crate::config::SinkName;
 use crate::journal::{Disk, Offset};
-use crate::message::StoredEvent;
+use crate::message::{EventId, StoredEvent};
 use crate::sinks::{Failure, Reason};
 use crate::telemetry::Metrics;
 pub use letter_box::LetterBox;
@@ -100,6 +100,15 @@ pub struct LetterInfo {
     pub reason: Reason,
     /// Its size on disk.
     pub bytes: u64,
+}
+
+/// A letter as `dead-letters list` shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedLetter {
+    /// What is known without reading it.
+    pub info: LetterInfo,
+    /// The CloudEvents id of its event; none if the letter can't be read.
+    pub event: Option<EventId>,
 }
 
 /// How many letters there are, in what state.
@@ -232,6 +241,17 @@ impl DeadLetters {
     /// All letters, oldest first, without their bodies.
     pub async fn list(&self) -> Result<Vec<LetterInfo>, DeadLetterError> {
         self.with(|store| Ok(store.list())).await
+    }
+
+    /// The oldest letters after `after` with the ids of their events, for which each is read: up to `max` of them or
+    /// `max_bytes`, but at least one if there is one.
+    pub async fn page(
+        &self,
+        after: Option<LetterId>,
+        max: usize,
+        max_bytes: u64,
+    ) -> Result<Vec<ListedLetter>, DeadLetterError> {
+        self.with(move |store| Ok(store.page(after, max, max_bytes))).await
     }
 
     /// The oldest letters of a topic behind `after` whose reason fits: up to `max` of them or `max_bytes`, at least

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::format::{self, FILE_HEADER, STATE_AT, Seed};
-use super::{DeadLetter, DeadLetterError, LetterId, LetterInfo, Summary};
+use super::{DeadLetter, DeadLetterError, LetterId, LetterInfo, ListedLetter, Summary};
 use crate::clock::Timestamp;
 use crate::journal::{Disk, DiskFile, Offset, create_dirs, remove_if_there};
 use crate::sinks::{Failure, Reason};
@@ -332,16 +332,36 @@ impl Store {
     }
 
     pub(super) fn list(&self) -> Vec<LetterInfo> {
+        self.live().map(|(_, slot)| self.info(slot)).collect()
+    }
+
+    /// See [`super::DeadLetters::page`].
+    pub(super) fn page(&self, after: Option<LetterId>, max: usize, max_bytes: u64) -> Vec<ListedLetter> {
+        let mut bytes = 0;
         self.live()
-            .map(|(_, slot)| LetterInfo {
-                id: slot.id,
-                offset: slot.offset,
-                received: slot.received,
-                topic: Arc::clone(&self.topics[slot.topic as usize]),
-                reason: slot.reason,
-                bytes: u64::from(slot.length),
+            .filter(|(_, slot)| after.is_none_or(|after| slot.id > after))
+            .take(max)
+            .take_while(|(_, slot)| {
+                let first = bytes == 0;
+                bytes += u64::from(slot.length);
+                first || bytes <= max_bytes
+            })
+            .map(|(file, slot)| {
+                let event = file.read(&*self.disk, slot).ok().map(|letter| letter.event.id());
+                ListedLetter { info: self.info(slot), event }
             })
             .collect()
+    }
+
+    fn info(&self, slot: &Slot) -> LetterInfo {
+        LetterInfo {
+            id: slot.id,
+            offset: slot.offset,
+            received: slot.received,
+            topic: Arc::clone(&self.topics[slot.topic as usize]),
+            reason: slot.reason,
+            bytes: u64::from(slot.length),
+        }
     }
 
     /// See [`super::DeadLetters::next_of`]. A letter that can't be read any more is passed over, loudly, and kept.
