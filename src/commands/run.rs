@@ -194,19 +194,19 @@ impl Watch {
     }
 
     /// What the files hold now: to be asked before a configuration is read from them.
-    fn look(&self) -> Vec<Option<Vec<u8>>> {
-        read_all(&self.files)
+    fn look(&self) -> Vec<Option<FileDigest>> {
+        digest_all(&self.files)
     }
 
     /// Looks at the files of a newer configuration from now on. `before`: what was seen before it was read, so that no
     /// later change is taken for what is in effect.
-    fn follow(&mut self, config: &Config, before: Vec<Option<Vec<u8>>>) {
-        let known: HashMap<PathBuf, Option<Vec<u8>>> =
+    fn follow(&mut self, config: &Config, before: Vec<Option<FileDigest>>) {
+        let known: HashMap<PathBuf, Option<FileDigest>> =
             std::mem::take(&mut self.files).into_iter().zip(before).collect();
         *self = Self::new(config);
-        for (file, contents) in self.files.iter().zip(&mut self.in_effect) {
+        for (file, digest) in self.files.iter().zip(&mut self.in_effect) {
             if let Some(before) = known.get(file) {
-                contents.clone_from(before);
+                *digest = *before;
             }
         }
     }

@@ -37,7 +37,7 @@ use crate::config::{self, Config};
 use crate::delivery::{Direct, SinkSetup};
 use crate::journal::{Intake as _, NotTaken, Taken};
 use crate::message::{Message, StoredEvent};
-use crate::sinks::{Failure, NotBuiltIn, Outcome, Reason, Sink};
+use crate::sinks::{Failure, NotBuiltIn, Outcome, Outcomes, Reason, Sink};
 use crate::telemetry::Metrics;
 
 const SCHEDULES: u64 = 1_000;
@@ -160,19 +160,18 @@ impl Sink for SimSink {
         })
     }
 
-    fn publish<'a>(&'a mut self, window: &'a [Message]) -> BoxFuture<'a, Vec<Outcome>> {
+    fn publish_into<'a>(&'a mut self, window: &'a [Message], outcomes: &'a mut Outcomes) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             sleep(Duration::from_millis(self.random.u64(1..40))).await;
-            let failed = |reason| vec![Outcome::Failed(Failure::new(reason, "simulated")); window.len()];
             match self.world.mood(self.place) {
-                Mood::Unreachable => return failed(Reason::Unreachable),
-                Mood::Refuses => return failed(Reason::Malformed),
+                Mood::Unreachable => return outcomes.fail_open(&Failure::new(Reason::Unreachable, "simulated")),
+                Mood::Refuses => return outcomes.fail_open(&Failure::new(Reason::Malformed, "simulated")),
                 Mood::Hangs => std::future::pending().await,
                 Mood::Well => {}
             }
             let numbers = window.iter().filter_map(|message| event::number(&message.data));
             self.world.lock().confirmed.extend(numbers.map(|number| (self.name, number)));
-            vec![Outcome::CONFIRMED; window.len()]
+            (0..window.len()).for_each(|place| outcomes.set(place, Outcome::CONFIRMED));
         })
     }
 
