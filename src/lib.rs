@@ -15,6 +15,7 @@
 //! - [`config`]: settings as written become the configuration as used. Read by all, reads nothing.
 //! - [`bridge`]: the running whole: built from a configuration, changed by a reload, stopped in good order.
 //! - [`admin`]: the listener for operators: health, metrics, status, tools for the bad day.
+//! - [`connections`]: how many connections a listener serves at once, and which one gives way.
 //! - [`commands`]: one file per command of the program.
 //! - [`telemetry`]: logs and metrics.
 //! - [`clock`]: the wall clock, handed in from outside.
@@ -29,6 +30,7 @@ pub mod bridge;
 pub mod clock;
 pub mod commands;
 pub mod config;
+pub mod connections;
 pub mod delivery;
 pub mod ingress;
 pub mod journal;

@@ -4,5 +4,8 @@
 
 pub mod logs;
 pub mod metrics;
+mod stderr;
+mod strangers;
 
 pub use metrics::Metrics;
+pub use strangers::{LineKind, StrangersLines};

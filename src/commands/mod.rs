@@ -13,6 +13,7 @@ use clap::{Parser, Subcommand};
 use crate::bridge::Listeners;
 use crate::config::{self, Config, ConfigErrors, Loaded, Source, SourceName};
 use crate::printable::Printable;
+use crate::telemetry::logs::{self, FlushAtEnd};
 
 mod check;
 mod dead_letters;
@@ -126,6 +127,7 @@ pub fn main() -> ExitCode {
         let _ = <Cli as clap::CommandFactory>::command().print_help();
         return ExitCode::SUCCESS;
     };
+    let _flush = FlushAtEnd;
     let file = cli.config.as_deref();
     let result = match command {
         Command::Run(args) => run::run(file, &args),
@@ -145,15 +147,15 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Silent) => ExitCode::FAILURE,
         Err(Failure::Failed(why)) => {
-            eprintln!("error: {}", Printable::lines(&why));
+            logs::print(&format!("error: {}", Printable::lines(&why)));
             ExitCode::FAILURE
         }
         Err(Failure::Usage(why)) => {
-            eprintln!("error: {}\n\nFor more information, try '--help'.", Printable::lines(&why));
+            logs::print(&format!("error: {}\n\nFor more information, try '--help'.", Printable::lines(&why)));
             ExitCode::from(2)
         }
         Err(Failure::Config(errors)) => {
-            eprint!("{}", Printable::lines(&errors.to_string()));
+            logs::print(Printable::lines(errors.to_string().trim_end()).to_string().as_str());
             ExitCode::from(EXIT_CONFIG)
         }
     }

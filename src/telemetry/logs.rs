@@ -1,4 +1,4 @@
-//! The program's own log: lines on stderr by tracing, JSON or text.
+//! The program's own log: lines on stderr by tracing, JSON or text. Logging never waits for whoever reads stderr.
 //!
 //! Dependencies are capped at warn whatever is configured: at debug and trace some print the bodies they carry. lapin
 //! does so at warn, with each message that RabbitMQ returns, and is capped at error. A panic is logged
@@ -7,7 +7,10 @@
 use std::fmt::{Debug, Write as _};
 use std::io::{self, IsTerminal as _, Write};
 use std::panic;
+use std::sync::OnceLock;
+use std::time::Duration;
 
+use prometheus_client::metrics::counter::Counter;
 use tracing::Subscriber;
 use tracing::field::Field;
 use tracing::level_filters::LevelFilter;
@@ -18,6 +21,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer, fmt, reload};
 
+use super::stderr::{self, Lines};
 use crate::config::{Log, LogFormat};
 use crate::printable::{Escape, Printable, Style};
 
@@ -27,6 +31,23 @@ const OURS: &str = "alma_bridge";
 /// A client that prints whole messages, bodies and all, at warn, and calls a question that is answered "no" an error.
 /// What matters of it the sink says itself; a directive can raise it to error.
 const LAPIN: &str = "lapin";
+
+/// How long the process's end waits for the last lines to be written.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Of this process, which has one log.
+static LINES: OnceLock<Lines> = OnceLock::new();
+
+/// Why the log did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// `log.level` has a directive that does not parse.
+    #[error("log.level: {0}")]
+    Level(#[from] ParseError),
+    /// The thread that writes the lines did not start.
+    #[error("can't start the thread that writes the log: {0}")]
+    Thread(#[from] io::Error),
+}
 
 /// Changes the level of the running log.
 #[derive(Clone)]
@@ -43,15 +64,47 @@ impl LevelHandle {
 }
 
 /// Starts the process's log. To be called once; a second call leaves the first in place.
-pub fn init(log: &Log) -> Result<LevelHandle, ParseError> {
+pub fn init(log: &Log) -> Result<LevelHandle, LogError> {
     let (filter, handle) = reload::Layer::new(filter(&log.level)?);
     let format = log.format.unwrap_or(if io::stderr().is_terminal() { LogFormat::Text } else { LogFormat::Json });
-    let _ = tracing_subscriber::registry().with(writer(format, io::stderr).with_filter(filter)).try_init();
+    let lines = if let Some(lines) = LINES.get() {
+        lines
+    } else {
+        let started = Lines::start(io::stderr(), stderr::dropped())?;
+        LINES.get_or_init(|| started)
+    };
+    let into = move || lines.clone();
+    let _ = tracing_subscriber::registry().with(writer(format, into).with_filter(filter)).try_init();
     panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         tracing::error!(place, "panic");
     }));
     Ok(LevelHandle(handle))
+}
+
+/// Prints a line on stderr after the log's lines, without waiting for whoever reads stderr.
+pub fn print(line: &str) {
+    match LINES.get() {
+        Some(lines) => lines.add(format!("{line}\n").as_bytes()),
+        None => eprintln!("{line}"),
+    }
+}
+
+/// Log lines that were dropped because nobody read stderr.
+pub fn dropped_lines() -> Counter {
+    stderr::dropped()
+}
+
+/// When dropped, waits a moment for the last lines to be written. For the end of the process.
+#[derive(Debug)]
+pub struct FlushAtEnd;
+
+impl Drop for FlushAtEnd {
+    fn drop(&mut self) {
+        if let Some(lines) = LINES.get() {
+            lines.flush(FLUSH_PATIENCE);
+        }
+    }
 }
 
 /// `into`: where lines go.

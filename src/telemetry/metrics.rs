@@ -18,6 +18,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use std::sync::atomic::AtomicU64;
 
+use super::logs;
 use crate::alma::SignatureFailure;
 use crate::clock::Timestamp;
 use crate::config::{Config, SinkName, SourceName};
@@ -106,6 +107,7 @@ labels!(SignatureLabels { source: Label, reason: &'static str });
 labels!(SourceLabels { source: Label });
 labels!(SecretLabels { source: Label, secret: Label });
 labels!(StateLabels { state: &'static str });
+labels!(ListenerLabels { listener: &'static str });
 labels!(SinkTypeLabels { sink: Label, r#type: &'static str });
 labels!(SinkLabels { sink: Label });
 labels!(SinkReasonLabels { sink: Label, reason: &'static str });
@@ -139,6 +141,8 @@ struct Inner {
     dead_letters: Family<SinkReasonLabels, Gauge>,
     config_last_reload_successful: Gauge,
     config_last_reload_success: GaugeF64,
+    connections: Family<ListenerLabels, Gauge>,
+    connections_evicted: Counter,
     topic_labels: Mutex<HashSet<Topic>>,
 }
 
@@ -174,6 +178,11 @@ impl Metrics {
         }
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "Version of this binary", build);
+        registry.register(
+            "log_lines_dropped",
+            "Log lines that could not be written because nobody read stderr",
+            logs::dropped_lines(),
+        );
         let inner = Inner {
             requests: register!("requests", "Requests of Alma's listener, by source and outcome", Family::default()),
             request_duration: register!(
@@ -261,9 +270,18 @@ impl Metrics {
                 "When the configuration in effect was loaded",
                 Gauge::default()
             ),
+            connections: register!("connections", "Open connections, by listener", Family::default()),
+            connections_evicted: register!(
+                "connections_evicted",
+                "Connections closed to make room for new ones: they had not proved to be trusted",
+                Counter::default()
+            ),
             topic_labels: Mutex::default(),
             registry,
         };
+        for listener in ["ingress", "admin"] {
+            drop(inner.connections.get_or_create(&ListenerLabels { listener }));
+        }
         for state in ["waiting", "delivered"] {
             drop(inner.journal_bytes.get_or_create(&StateLabels { state }));
         }
@@ -321,6 +339,12 @@ impl Metrics {
         let source = source.map_or(NO_SOURCE, SourceName::as_str).into();
         self.0.requests.get_or_create(&RequestLabels { source, outcome: outcome.as_str() }).inc();
         self.0.request_duration.observe(took.as_secs_f64());
+    }
+
+    /// A request was refused before its path was known. It has no duration: nobody saw it begin.
+    pub fn head_refused(&self, outcome: RequestOutcome) {
+        let source = NO_SOURCE.into();
+        self.0.requests.get_or_create(&RequestLabels { source, outcome: outcome.as_str() }).inc();
     }
 
     /// A request was answered 401.
@@ -426,6 +450,16 @@ impl Metrics {
     pub fn dead_letters(&self, sink: &SinkName, reason: Reason, kept: u64) {
         let labels = SinkReasonLabels { sink: sink.as_str().into(), reason: reason.as_str() };
         self.0.dead_letters.get_or_create(&labels).set(gauge_value(kept));
+    }
+
+    /// The gauge of a listener's open connections.
+    pub fn connections(&self, listener: &'static str) -> Gauge {
+        self.0.connections.get_or_create(&ListenerLabels { listener }).clone()
+    }
+
+    /// The counter of connections that were closed to make room for new ones.
+    pub fn connections_evicted(&self) -> Counter {
+        self.0.connections_evicted.clone()
     }
 
     /// The configuration was loaded, at the start or by a reload.
