@@ -1,12 +1,11 @@
 //! The bounded read of a body: in size, in memory of all bodies, in time.
 
-use std::sync::Arc;
-
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Incoming};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
+
+use super::memory::{BodyMemory, SMALL, Share};
 
 /// Why a body was not read to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,28 +23,25 @@ pub(super) enum Unread {
 /// A whole body, with the share of memory that it holds.
 pub(super) struct Read {
     pub(super) bytes: Bytes,
-    pub(super) memory: Option<OwnedSemaphorePermit>,
+    pub(super) memory: Share,
 }
 
 /// Reads a body of up to `bound` bytes, whole, until `deadline`.
 ///
-/// Memory is taken as bytes come, not by the length that a stranger claims.
-pub(super) async fn read(
-    body: Incoming,
-    bound: usize,
-    memory: &Arc<Semaphore>,
-    deadline: Instant,
-) -> Result<Read, Unread> {
+/// Memory is taken as bytes come, not by the length that a stranger claims. That length only tells small bodies from
+/// large ones.
+pub(super) async fn read(body: Incoming, bound: usize, memory: &BodyMemory, deadline: Instant) -> Result<Read, Unread> {
     let claimed = body.size_hint().lower();
     if claimed > bound as u64 {
         return Err(Unread::TooLarge);
     }
-    timeout_at(deadline, collect(body, bound, memory)).await.unwrap_or(Err(Unread::TooSlow))
+    let small = claimed <= SMALL as u64;
+    timeout_at(deadline, collect(body, bound, memory, small)).await.unwrap_or(Err(Unread::TooSlow))
 }
 
-async fn collect(mut body: Incoming, bound: usize, memory: &Arc<Semaphore>) -> Result<Read, Unread> {
+async fn collect(mut body: Incoming, bound: usize, memory: &BodyMemory, small: bool) -> Result<Read, Unread> {
     let mut whole = Whole::Nothing;
-    let mut permit: Option<OwnedSemaphorePermit> = None;
+    let mut share = Share::default();
     let mut length = 0;
     while let Some(frame) = body.frame().await {
         // Trailers are none of ours.
@@ -54,15 +50,10 @@ async fn collect(mut body: Incoming, bound: usize, memory: &Arc<Semaphore>) -> R
         if length > bound {
             return Err(Unread::TooLarge);
         }
-        let share = u32::try_from(data.len()).map_err(|_| Unread::TooLarge)?;
-        let more = Arc::clone(memory).try_acquire_many_owned(share).map_err(|_| Unread::NoMemory)?;
-        match &mut permit {
-            Some(permit) => permit.merge(more),
-            None => permit = Some(more),
-        }
+        share.grow(memory, data.len(), small && length <= SMALL).map_err(|_| Unread::NoMemory)?;
         whole = whole.and(data);
     }
-    Ok(Read { bytes: whole.into_bytes(), memory: permit })
+    Ok(Read { bytes: whole.into_bytes(), memory: share })
 }
 
 /// What has come so far. A body that comes in one piece, as most do, is not copied.

@@ -1,10 +1,9 @@
 //! Connections: accepted up to a limit, served by hyper, ended without a reset.
 
-use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use hyper::server::conn::http1;
@@ -12,16 +11,18 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Shared;
 use super::head::{HeadWatch, MAX_HEAD};
 use super::request;
+use crate::connections::{Connection, Limit, Place};
 use crate::journal::Intake;
+use crate::telemetry::LineKind;
 
 /// Headers of a request; proxies add many, Alma few.
 const MAX_HEADERS: usize = 128;
@@ -42,15 +43,15 @@ pub(super) async fn accept<I: Intake>(
     shared: Arc<Shared<I>>,
     closed: CancellationToken,
 ) {
-    let limit = Arc::new(Limit::new(shared.settings.max_connections));
+    let limit = Limit::new(shared.settings.max_connections, "ingress", &shared.metrics);
     let tasks = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = closed.cancelled() => break,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "can't accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -58,7 +59,7 @@ pub(super) async fn accept<I: Intake>(
             }
         };
         let place = tokio::select! {
-            place = limit.place() => place,
+            place = limit.place(peer.ip()) => place,
             () = closed.cancelled() => break,
         };
         tasks.spawn(serve(stream, tls.clone(), Arc::clone(&shared), place, closed.clone()));
@@ -68,6 +69,7 @@ pub(super) async fn accept<I: Intake>(
     tasks.wait().await;
 }
 
+/// Serves one connection to its end, or until it gives way, whatever it is doing then.
 async fn serve<I: Intake>(
     stream: TcpStream,
     tls: Option<TlsAcceptor>,
@@ -77,27 +79,49 @@ async fn serve<I: Intake>(
 ) {
     // An answer is one small packet.
     let _ = stream.set_nodelay(true);
-    let header_timeout = shared.settings.header_timeout;
-    match tls {
-        None => serve_http(stream, shared, place, closed).await,
-        Some(tls) => {
-            // How a handshake of a stranger fails is not worth a line.
-            if let Ok(Ok(stream)) = timeout(header_timeout, tls.accept(stream)).await {
-                serve_http(stream, shared, place, closed).await;
+    let connection = place.connection();
+    let served = async {
+        let state = Arc::new(State { turn: Arc::default(), connection: Arc::clone(connection) });
+        match tls {
+            None => serve_http(stream, &shared, state, closed).await,
+            Some(tls) => {
+                if let Some(stream) = handshake(stream, &tls, &shared).await {
+                    serve_http(stream, &shared, state, closed).await;
+                }
             }
         }
+    };
+    tokio::select! {
+        biased;
+        () = connection.gives_way() => {}
+        () = served => {}
     }
 }
 
-async fn serve_http<I, S>(stream: S, shared: Arc<Shared<I>>, place: Place, closed: CancellationToken)
+async fn handshake<I>(stream: TcpStream, tls: &TlsAcceptor, shared: &Shared<I>) -> Option<TlsStream<TcpStream>> {
+    const FAILED: &str = "TLS handshake failed";
+    match timeout(shared.settings.header_timeout, tls.accept(stream)).await {
+        Ok(Ok(stream)) => return Some(stream),
+        // What the other end said or sent. That it is silent or goes away is not worth a line: load balancers do that
+        // all day.
+        Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
+            if shared.lines.allow(LineKind { reason: Some("TLS".into()), ..LineKind::message(FAILED) }) {
+                tracing::warn!(reason = %error, "{FAILED}");
+            }
+        }
+        Ok(Err(_)) | Err(_) => {}
+    }
+    None
+}
+
+async fn serve_http<I, S>(stream: S, shared: &Arc<Shared<I>>, state: Arc<State>, closed: CancellationToken)
 where
     I: Intake,
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let state = Arc::clone(&place.state);
     let watched = HeadWatch::new(stream, shared.settings.header_timeout, Arc::clone(&state.turn));
     let service = {
-        let (shared, state) = (Arc::clone(&shared), Arc::clone(&state));
+        let shared = Arc::clone(shared);
         // Boxed so that the connection can be taken apart at its end, for the stream to linger.
         service_fn(move |request| Box::pin(request::answer(request, Arc::clone(&shared), Arc::clone(&state))))
     };
@@ -107,6 +131,8 @@ where
         .max_headers(MAX_HEADERS)
         .max_header_size(MAX_HEAD)
         .max_buf_size(2 * MAX_HEAD)
+        // A client may say after its request that it will send nothing more, and still wait for the answer.
+        .half_close(true)
         // The watch below sees whole writes.
         .writev(false)
         .serve_connection(TokioIo::new(watched), service);
@@ -115,15 +141,17 @@ where
         tokio::select! {
             // How a connection ends is the client's affair; each request has had its line.
             _ = poll_fn(|cx| connection.poll_without_shutdown(cx)) => break,
-            () = state.gives_way.cancelled() => return,
             () = closed.cancelled(), if !closing => {
                 closing = true;
                 std::pin::Pin::new(&mut connection).graceful_shutdown();
             }
         }
     }
-    let stream = connection.into_parts().io.into_inner().into_inner();
-    linger(stream).await;
+    let watched = connection.into_parts().io.into_inner();
+    if let Some(status) = watched.refused() {
+        request::tell_refused_head(shared, status);
+    }
+    linger(watched.into_inner()).await;
 }
 
 /// Says that nothing more comes, and reads on for a little.
@@ -144,20 +172,14 @@ async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
     let _ = timeout(LINGER, read_on).await;
 }
 
-/// What is known of one connection.
+/// What the requests of one connection share.
 pub(super) struct State {
     /// Odd while a request is being answered; see [`HeadWatch`].
     turn: Arc<AtomicU32>,
-    /// It once carried a proven event: it is Alma's, or its proxy's.
-    proven: AtomicBool,
-    gives_way: CancellationToken,
+    connection: Arc<Connection>,
 }
 
 impl State {
-    fn new() -> Self {
-        Self { turn: Arc::default(), proven: AtomicBool::new(false), gives_way: CancellationToken::new() }
-    }
-
     /// The head of a request is there.
     pub(super) fn request_begins(&self) {
         self.turn.fetch_add(1, Ordering::Relaxed);
@@ -168,68 +190,8 @@ impl State {
         self.turn.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// It carried a proven event, and does not give way any more.
+    /// It carried a proven event: it is Alma's, or its proxy's.
     pub(super) fn proven(&self) {
-        self.proven.store(true, Ordering::Relaxed);
+        self.connection.trust();
     }
-}
-
-/// The limit of connections. With no place free, the oldest one that never carried a proven event gives way: it is
-/// idle, or still sending.
-struct Limit {
-    places: Arc<Semaphore>,
-    taken: Arc<Mutex<Taken>>,
-}
-
-#[derive(Default)]
-struct Taken {
-    next: u64,
-    /// Oldest first.
-    connections: BTreeMap<u64, Arc<State>>,
-}
-
-/// One connection's place under the limit.
-struct Place {
-    number: u64,
-    state: Arc<State>,
-    taken: Arc<Mutex<Taken>>,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl Limit {
-    fn new(max: usize) -> Self {
-        Self { places: Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS))), taken: Arc::default() }
-    }
-
-    async fn place(&self) -> Place {
-        if self.places.available_permits() == 0 {
-            self.make_room();
-        }
-        let permit = Arc::clone(&self.places).acquire_owned().await.expect("the limit is never closed");
-        let state = Arc::new(State::new());
-        let mut taken = lock(&self.taken);
-        let number = taken.next;
-        taken.next += 1;
-        taken.connections.insert(number, Arc::clone(&state));
-        Place { number, state, taken: Arc::clone(&self.taken), _permit: permit }
-    }
-
-    fn make_room(&self) {
-        let mut taken = lock(&self.taken);
-        let unproven = |state: &Arc<State>| !state.proven.load(Ordering::Relaxed);
-        let oldest = taken.connections.iter().find(|(_, state)| unproven(state)).map(|(number, _)| *number);
-        if let Some(state) = oldest.and_then(|number| taken.connections.remove(&number)) {
-            state.gives_way.cancel();
-        }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        lock(&self.taken).connections.remove(&self.number);
-    }
-}
-
-fn lock(taken: &Mutex<Taken>) -> std::sync::MutexGuard<'_, Taken> {
-    taken.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -36,17 +36,34 @@ pub(super) struct HeadWatch<S> {
     /// Written in the place of what hyper wanted to write, and how far.
     instead: Vec<u8>,
     written: usize,
+    /// The status that a head got which hyper refused.
+    refused: Option<u16>,
 }
 
 impl<S> HeadWatch<S> {
     /// The first head's time begins now.
     pub(super) fn new(stream: S, header_timeout: Duration, turn: Arc<AtomicU32>) -> Self {
         let deadline = Some(Box::pin(tokio::time::sleep(header_timeout)));
-        Self { stream, header_timeout, turn, seen: 0, deadline, head: Vec::new(), instead: Vec::new(), written: 0 }
+        Self {
+            stream,
+            header_timeout,
+            turn,
+            seen: 0,
+            deadline,
+            head: Vec::new(),
+            instead: Vec::new(),
+            written: 0,
+            refused: None,
+        }
     }
 
     pub(super) fn into_inner(self) -> S {
         self.stream
+    }
+
+    /// The status of the last answer if hyper refused the head, so that the request was never ours to tell of.
+    pub(super) fn refused(&self) -> Option<u16> {
+        self.refused
     }
 
     /// Whether the head that hyper refused may be that of a good event.
@@ -121,7 +138,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for HeadWatch<S> {
         if this.instead.is_empty() {
             let Some(status) = own_refusal(buf) else { return Pin::new(&mut this.stream).poll_write(cx, buf) };
             ready!(this.poll_rest_of_head(cx));
-            this.instead = refusal(status, this.may_be_signed());
+            let (status, more, message) = if this.may_be_signed() {
+                ("503 Service Unavailable", "retry-after: 30\r\n", "the request's head can't be taken")
+            } else {
+                (status, "", "malformed request")
+            };
+            this.refused = status.get(..3).and_then(|code| code.parse().ok());
+            this.instead = refusal(status, more, message);
         }
         while this.written < this.instead.len() {
             let wrote = ready!(Pin::new(&mut this.stream).poll_write(cx, &this.instead[this.written..]))?;
@@ -151,12 +174,7 @@ fn own_refusal(buf: &[u8]) -> Option<&str> {
     (status.starts_with('4') && empty).then_some(status)
 }
 
-fn refusal(status: &str, signed: bool) -> Vec<u8> {
-    let (status, more, message) = if signed {
-        ("503 Service Unavailable", "retry-after: 30\r\n", "the request's head can't be taken")
-    } else {
-        (status, "", "malformed request")
-    };
+fn refusal(status: &str, more: &str, message: &str) -> Vec<u8> {
     let body = serde_json::json!({ "errorMessage": message }).to_string();
     format!(
         "HTTP/1.1 {status}\r\ncontent-type: application/json\r\n{more}connection: close\r\ncontent-length: {}\r\n\r\n{body}",

@@ -3,16 +3,17 @@
 //! A request is judged in this order: path, method, form of the signature header (before the body is read), size, HMAC,
 //! journal. The body is not parsed. For a stranger nothing is done beyond one bounded read and one HMAC per secret.
 //!
-//! - `connection`: accepting, the limit of connections, TLS, how a connection ends
+//! - `connection`: accepting, TLS, how a connection ends
 //! - `head`: the time a request's head may take, and the answers that hyper gives by itself
-//! - `request`: the order of judgement; `body`: the bounded read; `answer`: what is answered
-//! - `sources`: paths, secrets and silence; `log`: the line of a request
+//! - `request`: the order of judgement; `answer`: what is answered
+//! - `body`: the bounded read; `memory`: the memory of all bodies
+//! - `sources`: paths, secrets and silence
 
 mod answer;
 mod body;
 mod connection;
 mod head;
-mod log;
+mod memory;
 mod request;
 mod sources;
 #[cfg(test)]
@@ -24,14 +25,13 @@ use std::sync::Arc;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::config;
 use crate::journal::Intake;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, StrangersLines};
 use crate::tls;
 
 pub use sources::Sources;
@@ -54,9 +54,8 @@ struct Shared<I> {
     intake: Arc<I>,
     metrics: Metrics,
     clock: Arc<dyn Clock>,
-    /// Bytes of bodies that are not yet durable.
-    memory: Arc<Semaphore>,
-    refusals: log::RateLimit,
+    memory: memory::BodyMemory,
+    lines: StrangersLines,
     stop: StopHandle,
 }
 
@@ -93,13 +92,13 @@ impl<I: Intake> Server<I> {
         let listener = TcpListener::bind(settings.listen).await?;
         let stop = StopHandle::default();
         let shared = Arc::new(Shared {
-            memory: Arc::new(Semaphore::new(settings.body_memory.min(Semaphore::MAX_PERMITS))),
+            memory: memory::BodyMemory::new(settings.body_memory, settings.max_body),
             settings: settings.clone(),
             sources,
             intake,
             metrics,
             clock,
-            refusals: log::RateLimit::default(),
+            lines: StrangersLines::default(),
             stop: stop.clone(),
         });
         Ok(Self { listener, tls, shared, stop })
@@ -117,11 +116,13 @@ impl<I: Intake> Server<I> {
 
     /// Serves until it is closed and every request that had begun is answered.
     pub async fn run(self) {
-        let watch = self.shared.sources.clone();
+        let shared = Arc::clone(&self.shared);
         tokio::select! {
             () = connection::accept(self.listener, self.tls, self.shared, self.stop.closed) => {}
-            () = watch.watch_silence() => {}
+            () = shared.sources.watch_silence() => {}
+            () = shared.lines.sum_up_each_second() => {}
         }
+        shared.lines.sum_up();
     }
 }
 

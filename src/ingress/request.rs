@@ -19,6 +19,7 @@ use crate::alma::signature::SIGNATURE_HEADER;
 use crate::alma::{SignatureFailure, SignatureHeader, Unverified};
 use crate::clock::Timestamp;
 use crate::journal::{Intake, Taken};
+use crate::telemetry::LineKind;
 use crate::telemetry::metrics::RequestOutcome;
 
 /// Bytes of a challenge, decoded.
@@ -36,11 +37,13 @@ struct Judged {
     /// Of the body, where it was read.
     bytes: Option<usize>,
     digits: Option<String>,
+    /// A secret fits: Alma sent it.
+    proven: bool,
 }
 
 impl Judged {
     fn new(answer: Answer, outcome: RequestOutcome) -> Self {
-        Self { answer, outcome, reason: None, bytes: None, digits: None }
+        Self { answer, outcome, reason: None, bytes: None, digits: None, proven: false }
     }
 
     fn because(mut self, reason: impl Into<Cow<'static, str>>) -> Self {
@@ -147,19 +150,16 @@ async fn event<I: Intake>(
         Ok(read) => read,
         Err(unread) => return not_read(unread),
     };
-    let mut unverified = Unverified::new(signature, read.bytes);
-    if let Some(memory) = read.memory {
-        unverified = unverified.holding(memory);
-    }
-    let verified = match unverified.verify(name, &source.settings.secrets) {
-        Ok(verified) => verified,
-        Err(stranger) => {
-            shared.metrics.signature_failure(name, SignatureFailure::Mismatch);
-            return Judged::new(answer::invalid_signature(), RequestOutcome::BadSignature)
-                .because(SignatureFailure::Mismatch.as_str())
-                .of_body(stranger.bytes, stranger.digest.hex(DIGITS));
-        }
-    };
+    let verified =
+        match Unverified::new(signature, read.bytes).holding(read.memory).verify(name, &source.settings.secrets) {
+            Ok(verified) => verified,
+            Err(stranger) => {
+                shared.metrics.signature_failure(name, SignatureFailure::Mismatch);
+                return Judged::new(answer::invalid_signature(), RequestOutcome::BadSignature)
+                    .because(SignatureFailure::Mismatch.as_str())
+                    .of_body(stranger.bytes, stranger.digest.hex(DIGITS));
+            }
+        };
     connection.proven();
     source.hear();
     if let Some(secret) = source.settings.secrets.get(verified.secret()) {
@@ -172,7 +172,7 @@ async fn event<I: Intake>(
         Ok(Err(why)) => Judged::unavailable(why.to_string(), RequestOutcome::Unavailable),
         Err(_) => Judged::unavailable("not durable in time", RequestOutcome::Unavailable),
     };
-    judged.of_body(bytes, digits)
+    Judged { proven: true, ..judged.of_body(bytes, digits) }
 }
 
 /// The well-formed signature of a request.
@@ -192,22 +192,36 @@ fn not_read(unread: Unread) -> Judged {
     Judged { answer: answer::closing(judged.answer), ..judged }
 }
 
-/// One line, and the metrics. What strangers can cause without bound is summed up.
+/// One line, and the metrics. Lines that strangers can cause are limited.
 fn tell<I>(shared: &Shared<I>, source: Option<&Source>, judged: &Judged, took: Duration) {
     let name = source.map(|source| &source.settings.name);
     shared.metrics.request(name, judged.outcome, took);
-    let source = name.map_or("none", |name| name.as_str());
     let (outcome, status) = (judged.outcome.as_str(), judged.answer.status().as_u16());
+    let what = if judged.reason.is_none() { "request" } else { "request refused" };
+    if !judged.proven {
+        let kind = LineKind { what, outcome: Some(outcome), status: Some(status), reason: judged.reason.clone() };
+        if !shared.lines.allow(kind) {
+            return;
+        }
+    }
+    let source = name.map_or("none", |name| name.as_str());
+    let (bytes, sha256) = (judged.bytes, judged.digits.as_deref());
     // Rounded to microseconds: more digits are noise.
     let milliseconds = (took.as_secs_f64() * 1e6).round() / 1e3;
-    let Some(reason) = judged.reason.as_deref() else {
-        let (bytes, sha256) = (judged.bytes, judged.digits.as_deref());
-        tracing::info!(source, outcome, status, bytes, sha256, milliseconds, "request");
-        return;
-    };
-    if let Some(left_out) = shared.refusals.allow(std::time::Instant::now()) {
-        let left_out = (left_out > 0).then_some(left_out);
-        let (bytes, sha256) = (judged.bytes, judged.digits.as_deref());
-        tracing::warn!(source, outcome, status, reason, bytes, sha256, milliseconds, left_out, "request refused");
+    match judged.reason.as_deref() {
+        None => tracing::info!(source, outcome, status, bytes, sha256, milliseconds, "{what}"),
+        Some(reason) => tracing::warn!(source, outcome, status, reason, bytes, sha256, milliseconds, "{what}"),
+    }
+}
+
+/// Likewise of a head that hyper refused: a proxy's careless header can lose Alma's events.
+pub(super) fn tell_refused_head<I>(shared: &Shared<I>, status: u16) {
+    const REASON: &str = "the head is malformed or too large";
+    let outcome = RequestOutcome::BadRequest;
+    shared.metrics.head_refused(outcome);
+    let (what, outcome) = ("request refused", outcome.as_str());
+    let kind = LineKind { what, outcome: Some(outcome), status: Some(status), reason: Some(REASON.into()) };
+    if shared.lines.allow(kind) {
+        tracing::warn!(source = "none", outcome, status, reason = REASON, "{what}");
     }
 }

@@ -262,6 +262,48 @@ fn slow_heads_and_silent_connections_end() {
     assert!(kept.is_closed());
 }
 
+#[test]
+fn a_client_that_ends_its_sending_after_the_request_gets_its_answer() {
+    let setup = Setup::new("");
+    let bridge = setup.start();
+    for number in 0..20 {
+        let mut client = bridge.client();
+        client.write(&request("/webhooks", &loan(number)));
+        client.end_of_sending();
+        assert_eq!(client.try_answer().map(|answer| answer.status), Some(204), "event {number}");
+        assert!(client.is_closed(), "event {number}");
+    }
+    let mut client = bridge.client();
+    client.write(&(20..25).flat_map(|number| request("/webhooks", &loan(number))).collect::<Vec<u8>>());
+    client.end_of_sending();
+    for number in 20..25 {
+        assert_eq!(client.try_answer().map(|answer| answer.status), Some(204), "pipelined event {number}");
+    }
+}
+
+#[test]
+fn a_connection_whose_sending_ends_before_a_whole_request_ends_at_once() {
+    let setup = Setup::new(
+        "[ingress]\nlisten = \"127.0.0.1:0\"\nheader_timeout = \"20s\"\nbody_timeout = \"20s\"\nanswer_within = \"4900ms\"\n",
+    );
+    let bridge = setup.start();
+    let whole = request("/webhooks", &loan(1));
+    for part in [0, 20, whole.len() - 1] {
+        let mut client = bridge.client();
+        let begun = Instant::now();
+        client.write(&whole[..part]);
+        client.end_of_sending();
+        if let Some(answer) = client.try_answer() {
+            assert_ne!(answer.status, 204, "after {part} bytes");
+        }
+        assert!(client.is_closed(), "after {part} bytes");
+        assert!(begun.elapsed() < Duration::from_secs(4), "{:?} after {part} bytes", begun.elapsed());
+    }
+    wait_for("no connection to be left", || {
+        (bridge.metric("alma_bridge_connections{listener=\"ingress\"}") == Some(0.0)).then_some(())
+    });
+}
+
 /// 700 kB that no other call gives.
 fn large(kind: &str, number: u32) -> Vec<u8> {
     let mut body = format!("{kind}{number}").into_bytes();

@@ -9,7 +9,8 @@
 //! - `system_calls`: what is synced before each 204
 //! - `half_written`: a configuration that lost something; reloads that are refused or apply in part
 //! - `folders`: a folder of files belongs to one sink
-//! - `strangers`, `tls`: who does not hold the secret; HTTPS
+//! - `strangers`, `siege`, `tls`: who does not hold the secret; many of them at once; HTTPS
+//! - `log`: the lines that strangers can cause, and a stderr that nobody reads
 //! - `bad_day`, `replay`: the tools for it, at a running bridge and on a stopped one's journal
 //! - `commands`: what a person types and reads
 //! - `outside`: what comes from outside reaches no terminal with control characters
@@ -28,10 +29,12 @@ mod folders;
 mod half_written;
 mod http;
 mod journal;
+mod log;
 mod operators;
 mod outside;
 mod reload;
 mod replay;
+mod siege;
 mod strangers;
 mod system_calls;
 mod tls;

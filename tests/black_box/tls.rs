@@ -5,13 +5,13 @@ use std::fs;
 use crate::harness::{Setup, text, wait_for};
 
 /// Writes a certificate of its own authority for 127.0.0.1.
-fn write_certificate(setup: &Setup) {
+pub(crate) fn write_certificate(setup: &Setup) {
     let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned(), "localhost".to_owned()]).expect("made");
     fs::write(setup.path("tls.crt"), made.cert.pem()).expect("written");
     fs::write(setup.path("tls.key"), made.signing_key.serialize_pem()).expect("written");
 }
 
-const TLS: &str =
+pub(crate) const TLS: &str =
     "[ingress]\nlisten = \"127.0.0.1:0\"\ntls = { cert_file = \"DIR/tls.crt\", key_file = \"DIR/tls.key\" }\n";
 
 fn send(setup: &Setup, authority: &str) -> std::process::Output {
@@ -55,4 +55,23 @@ fn a_certificate_that_can_not_be_used_is_said_at_the_start() {
     let output = setup.command(&["run"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("tls.key"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_handshake_that_fails_is_told_of_and_a_port_scan_is_not() {
+    let setup = Setup::unwritten();
+    write_certificate(&setup);
+    setup.configure(TLS);
+    let bridge = setup.start();
+    drop(bridge.client());
+    for _ in 0..50 {
+        let mut client = bridge.client();
+        client.write(b"GET / HTTP/1.1\r\nHost: b\r\n\r\n");
+        // A TLS alert, then the end.
+        let _ = client.is_closed();
+    }
+    let lines = |log: &str| log.lines().filter(|line| line.contains("TLS handshake failed")).count();
+    let log = wait_for("the line that sums up", || Some(bridge.log()).filter(|log| log.contains("\"left_out\":")));
+    assert!((2..50).contains(&lines(&log)), "{} lines for 50 handshakes", lines(&log));
+    assert!(log.contains("InvalidContentType") || log.contains("corrupt"), "why: {log}");
 }

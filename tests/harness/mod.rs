@@ -9,7 +9,7 @@ use std::fs::{self, Permissions};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -142,7 +142,7 @@ impl Setup {
 
     /// Starts the bridge and waits until it is alive.
     pub(crate) fn start_unready(&self, arguments: &[&str]) -> Bridge {
-        self.start_as(binary(), arguments)
+        self.start_as(binary(), self.log_file(), arguments)
     }
 
     /// The same under strace, which writes what these system calls do to `trace` in this folder.
@@ -154,18 +154,27 @@ impl Setup {
         // -D: the bridge, and not strace, is the process that this one starts. -y: the path behind each descriptor.
         command.args(["-D", "-f", "-y", "-q", "-s", "4096", "-e", "signal=none", "-e", calls, "-o"]);
         command.arg(self.path(trace)).arg(BINARY);
-        self.start_as(without_environment(command), &[])
+        self.start_as(without_environment(command), self.log_file(), &[])
     }
 
-    fn start_as(&self, command: Command, arguments: &[&str]) -> Bridge {
+    /// Starts the bridge with a stderr that is a pipe, and waits until it is alive. See [`Bridge::stderr`].
+    pub(crate) fn start_with_piped_stderr(&self) -> Bridge {
+        self.start_as(binary(), Stdio::piped(), &[])
+    }
+
+    fn log_file(&self) -> Stdio {
+        fs::OpenOptions::new().create(true).append(true).open(self.path("log")).expect("a log").into()
+    }
+
+    fn start_as(&self, command: Command, stderr: Stdio, arguments: &[&str]) -> Bridge {
         let listeners = self.data().join("listeners.json");
         let _ = fs::remove_file(&listeners);
-        self.spawn(command, arguments, || serde_json::from_slice(&fs::read(&listeners).ok()?).ok())
+        self.spawn(command, stderr, arguments, || serde_json::from_slice(&fs::read(&listeners).ok()?).ok())
     }
 
     /// Starts a bridge that can't write its addresses down, and waits until its log names them.
     pub(crate) fn start_by_log(&self) -> Bridge {
-        self.spawn(binary(), &[], || {
+        self.spawn(binary(), self.log_file(), &[], || {
             let log = fs::read_to_string(self.path("log")).ok()?;
             let lines: Vec<Value> = log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
             let named = |what: &str| Some(lines.iter().rfind(|line| line["message"] == what)?["address"].clone());
@@ -175,7 +184,13 @@ impl Setup {
     }
 
     /// Starts the bridge and waits until `look` finds the addresses of its listeners.
-    fn spawn(&self, mut command: Command, arguments: &[&str], look: impl Fn() -> Option<Value>) -> Bridge {
+    fn spawn(
+        &self,
+        mut command: Command,
+        stderr: Stdio,
+        arguments: &[&str],
+        look: impl Fn() -> Option<Value>,
+    ) -> Bridge {
         let log = self.path("log");
         let mut child = command
             .arg("run")
@@ -186,7 +201,7 @@ impl Setup {
             .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(fs::OpenOptions::new().create(true).append(true).open(&log).expect("a log"))
+            .stderr(stderr)
             .spawn()
             .expect("starts");
         let found = wait_for("the listeners' addresses", || {
@@ -268,6 +283,11 @@ impl Bridge {
         let text = String::from_utf8(self.admin_get("/metrics").body).expect("text");
         let values = text.lines().filter(|line| line.starts_with(beginning)).filter_map(|line| line.rsplit(' ').next());
         values.map(|value| value.parse::<u64>().expect("a whole number")).sum()
+    }
+
+    /// The read end of the bridge's stderr, if that is a pipe.
+    pub(crate) fn stderr(&mut self) -> Option<ChildStderr> {
+        self.child.stderr.take()
     }
 
     pub(crate) fn log(&self) -> String {
