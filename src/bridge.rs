@@ -115,9 +115,10 @@ impl Bridge {
             admin: admin.local_addr().map_err(|error| listen_error("admin", config.admin.listen, error))?,
         };
         publish(&config, listeners)?;
+        let tools = config.admin.tools;
         let view = Arc::new(View::new(config, listeners, metrics, engine));
         let admin_stop = CancellationToken::new();
-        tokio::spawn(admin.run(Arc::clone(&view) as _, token, admin_stop.clone()));
+        tokio::spawn(admin.run(Arc::clone(&view) as _, token, tools, view.metrics.clone(), admin_stop.clone()));
         let ingress_stop = server.stop_handle();
         let ingress = tokio::spawn(server.run());
         let (tell, opened) = watch::channel(Opened::Waiting);

@@ -11,18 +11,18 @@
 //! | `POST /tools` | 200 and JSON: the [`tools`] for the bad day; 409 where it can't be done as things stand |
 //!
 //! A POST wants `Authorization: Bearer` with the admin token, and is not read before that fits. It is 403 if there is no
-//! token: `storage = "none"` runs with a `data_dir` that can't be written.
+//! token: `storage = "none"` runs with a `data_dir` that can't be written. `POST /tools`, which can show bodies, is accepted
+//! only from this machine unless `[admin] tools = "network"`; each use is logged with what was asked. At most
+//! [`MAX_CHANGES`] POSTs are carried out at once, so that they never use up the connections.
 //!
 //! A GET shows no personal data.
 
 mod page;
+mod server;
 pub mod status;
 pub mod tools;
 
-use std::convert::Infallible;
 use std::error::Error;
-use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,35 +31,27 @@ use futures_util::future::BoxFuture;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Body;
 use hyper::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq as _;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 
-use crate::config::Secret;
+use crate::config::{Secret, ToolsFrom};
+use crate::connections::Connection;
+use crate::telemetry::{LineKind, StrangersLines};
+pub use server::Server;
 pub use status::{ReloadOutcome, Reloaded, Status};
 pub use tools::Order;
 
-/// Connections at once: kubelet, Prometheus, a few people.
-const MAX_CONNECTIONS: usize = 64;
-
-/// For a request's head, and for the silence between two requests.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// POSTs at once. More get 503, so that half of the connections are always free to give way.
+pub const MAX_CHANGES: usize = server::MAX_CONNECTIONS / 2;
 
 /// Bytes of an order.
 const MAX_ORDER: usize = 1 << 20;
 
 /// For an order to be sent.
 const ORDER_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How long accepting pauses after an error such as no file left.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the listener shows of the bridge, and what it can make it do.
 pub trait Operated: Send + Sync + 'static {
@@ -75,70 +67,14 @@ pub trait Operated: Send + Sync + 'static {
     fn operate(&self, order: Order) -> BoxFuture<'_, Result<Value, String>>;
 }
 
-/// The bound listener.
-#[derive(Debug)]
-pub struct Server {
-    listener: TcpListener,
-}
-
-impl Server {
-    /// Binds the address; port 0 takes a free one.
-    pub async fn bind(address: SocketAddr) -> io::Result<Self> {
-        Ok(Self { listener: TcpListener::bind(address).await? })
-    }
-
-    /// The address in effect.
-    pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
-    }
-
-    /// Serves until `stop`; open connections end with it. Without a token nothing can be changed.
-    pub async fn run(self, bridge: Arc<dyn Operated>, token: Option<Secret>, stop: CancellationToken) {
-        let free = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        let routes = Arc::new(Routes { bridge, token });
-        loop {
-            let Ok(permit) = Arc::clone(&free).acquire_owned().await else { return };
-            let accepted = tokio::select! {
-                accepted = self.listener.accept() => accepted,
-                () = stop.cancelled() => return,
-            };
-            match accepted {
-                Ok((stream, _)) => {
-                    let (routes, stop) = (Arc::clone(&routes), stop.clone());
-                    tokio::spawn(async move {
-                        serve(stream, routes, stop).await;
-                        drop(permit);
-                    });
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "can't accept a connection of the admin listener");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
-    }
-}
-
-async fn serve(stream: TcpStream, routes: Arc<Routes>, stop: CancellationToken) {
-    let service = service_fn(move |request| {
-        let routes = Arc::clone(&routes);
-        async move { Ok::<_, Infallible>(routes.answer(request).await) }
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), service);
-    tokio::select! {
-        // How a connection of a stranger ends is not worth a line.
-        _ = connection => {}
-        () = stop.cancelled() => {}
-    }
-}
-
+/// What all connections share.
 struct Routes {
     bridge: Arc<dyn Operated>,
     /// `None` if there is none and none could be made.
     token: Option<Secret>,
+    tools: ToolsFrom,
+    changes: Semaphore,
+    lines: StrangersLines,
 }
 
 const NO_TOKEN: &str = "there is no admin token: [admin] token_file does not exist, and data_dir can't be written. Make \
@@ -150,14 +86,18 @@ const HTML: &str = "text/html; charset=utf-8";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 impl Routes {
-    async fn answer<B>(&self, request: Request<B>) -> Response<Full<Bytes>>
+    fn new(bridge: Arc<dyn Operated>, token: Option<Secret>, tools: ToolsFrom) -> Self {
+        Self { bridge, token, tools, changes: Semaphore::new(MAX_CHANGES), lines: StrangersLines::default() }
+    }
+
+    async fn answer<B>(&self, request: Request<B>, connection: &Connection) -> Response<Full<Bytes>>
     where
         B: Body,
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
         match *request.method() {
             Method::GET | Method::HEAD => self.show(request.uri().path()),
-            Method::POST => self.change(request).await,
+            Method::POST => self.change(request, connection).await,
             _ => {
                 let mut answer = error(StatusCode::METHOD_NOT_ALLOWED, "expected GET, HEAD or POST");
                 answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST"));
@@ -180,35 +120,71 @@ impl Routes {
         }
     }
 
-    async fn change<B>(&self, request: Request<B>) -> Response<Full<Bytes>>
+    async fn change<B>(&self, request: Request<B>, connection: &Connection) -> Response<Full<Bytes>>
     where
         B: Body,
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
-        let Some(token) = &self.token else { return error(StatusCode::FORBIDDEN, NO_TOKEN) };
+        let path = request.uri().path().to_owned();
+        if path == "/tools" && self.tools == ToolsFrom::Loopback && !connection.peer().to_canonical().is_loopback() {
+            return self.refuse(StatusCode::FORBIDDEN, TOOLS_FROM_AFAR);
+        }
+        let Some(token) = &self.token else { return self.refuse(StatusCode::FORBIDDEN, NO_TOKEN) };
         let given = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
         let given = given.and_then(|value| value.strip_prefix(b"Bearer ")).unwrap_or_default();
         if !bool::from(given.ct_eq(token.expose())) {
-            let mut answer = error(StatusCode::UNAUTHORIZED, "expected the admin token as a bearer token");
+            let mut answer = self.refuse(StatusCode::UNAUTHORIZED, "expected the admin token as a bearer token");
             answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             return answer;
         }
-        match request.uri().path() {
+        let Ok(_one_of_few) = self.changes.try_acquire() else {
+            return error(StatusCode::SERVICE_UNAVAILABLE, "too many requests at once, try again");
+        };
+        let _meanwhile = connection.trust_meanwhile();
+        match path.as_str() {
             "/reload" => match self.bridge.reload().await {
                 Ok(reloaded) => reload_answer(&reloaded),
                 Err(why) => error(StatusCode::SERVICE_UNAVAILABLE, &why),
             },
             "/tools" => match read_order(request.into_body()).await {
-                Ok(order) => match self.bridge.operate(order).await {
-                    Ok(answer) => text(StatusCode::OK, JSON, answer.to_string()),
-                    Err(why) => error(StatusCode::CONFLICT, &why),
-                },
+                Ok(order) => self.operate(order).await,
                 Err(why) => error(StatusCode::BAD_REQUEST, &why),
             },
             _ => error(StatusCode::NOT_FOUND, "expected /reload or /tools"),
         }
     }
+
+    /// Carries out an order, and logs what was asked. Answers hold bodies; what is asked does not.
+    async fn operate(&self, order: Order) -> Response<Full<Bytes>> {
+        let tools::Asked { operation, sink, parameters } = order.asked();
+        let carried_out = self.bridge.operate(order.clone()).await;
+        let (sink, failed) = (sink.as_deref(), carried_out.as_ref().err());
+        // A command that waits for a replay asks for its progress again and again.
+        if matches!(order, Order::Replayed { .. }) {
+            tracing::debug!(operation, sink, parameters, failed, "tools used");
+        } else {
+            tracing::info!(operation, sink, parameters, failed, "tools used");
+        }
+        match carried_out {
+            Ok(answer) => text(StatusCode::OK, JSON, answer.to_string()),
+            Err(why) => error(StatusCode::CONFLICT, &why),
+        }
+    }
+
+    /// A POST of a stranger's, with its line in the log.
+    fn refuse(&self, status: StatusCode, why: &'static str) -> Response<Full<Bytes>> {
+        const WHAT: &str = "operator's request refused";
+        let code = status.as_u16();
+        if self.lines.allow(LineKind { what: WHAT, outcome: None, status: Some(code), reason: Some(why.into()) }) {
+            tracing::warn!(status = code, reason = why, "{WHAT}");
+        }
+        error(status, why)
+    }
 }
+
+/// Why `POST /tools` is refused, and the way out.
+const TOOLS_FROM_AFAR: &str =
+    "POST /tools is accepted only from this machine; set [admin] tools = \"network\" to accept it from everywhere";
 
 fn reload_answer(reloaded: &Reloaded) -> Response<Full<Bytes>> {
     let mut answer = json!(reloaded);
@@ -245,6 +221,8 @@ fn error(status: StatusCode, message: &str) -> Response<Full<Bytes>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::connections::Limit;
+    use crate::telemetry::Metrics;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     #[derive(Default)]
@@ -293,13 +271,26 @@ mod tests {
         token: Option<&str>,
         body: &str,
     ) -> (StatusCode, String) {
-        let routes = Routes { bridge: Arc::clone(bridge) as _, token: Some(Secret::new(*b"token")) };
+        send_from("127.0.0.1", ToolsFrom::Loopback, bridge, method, path, token, body).await
+    }
+
+    async fn send_from(
+        peer: &str,
+        tools: ToolsFrom,
+        bridge: &Arc<Scripted>,
+        method: &str,
+        path: &str,
+        token: Option<&str>,
+        body: &str,
+    ) -> (StatusCode, String) {
+        let routes = Routes::new(Arc::clone(bridge) as _, Some(Secret::new(*b"token")), tools);
+        let place = Limit::new(1, "admin", &Metrics::new()).place(peer.parse().expect("an address")).await;
         let mut request = Request::builder().method(method).uri(path);
         if let Some(token) = token {
             request = request.header(AUTHORIZATION, token);
         }
         let request = request.body(Full::<Bytes>::from(body.to_owned())).expect("a request");
-        let answer = routes.answer(request).await;
+        let answer = routes.answer(request, place.connection()).await;
         let status = answer.status();
         let body = answer.into_body().collect().await.expect("whole").to_bytes();
         (status, String::from_utf8(body.to_vec()).expect("UTF-8"))
@@ -359,5 +350,22 @@ mod tests {
             assert_eq!(order(token, bad).await.0, 400);
         }
         assert_eq!(bridge.orders.load(Ordering::Relaxed), 2);
+    }
+
+    #[tokio::test]
+    async fn tools_are_for_this_machine_unless_the_key_says_otherwise() {
+        let bridge = Arc::new(Scripted::default());
+        let order = r#"{"do":"sinks"}"#;
+        let from =
+            async |peer, tools, path| send_from(peer, tools, &bridge, "POST", path, Some("Bearer token"), order).await;
+        for near in ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"] {
+            assert_eq!(from(near, ToolsFrom::Loopback, "/tools").await.0, 200, "{near}");
+        }
+        for far in ["192.0.2.1", "2001:db8::1", "::ffff:192.0.2.1"] {
+            let (status, why) = from(far, ToolsFrom::Loopback, "/tools").await;
+            assert_eq!((status.as_u16(), why.contains(r#"[admin] tools = \"network\""#)), (403, true), "{far}: {why}");
+            assert_eq!(from(far, ToolsFrom::Network, "/tools").await.0, 200, "{far}");
+            assert_eq!(from(far, ToolsFrom::Loopback, "/reload").await.0, 200, "{far}");
+        }
     }
 }

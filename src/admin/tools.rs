@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::config::SinkName;
 
@@ -16,6 +17,9 @@ pub const MAX_LETTERS: usize = 10_000;
 
 /// Most ids of one [`Order::Retry`]: they are published one by one while the answer is waited for.
 pub const MAX_RETRIES: usize = 50;
+
+/// Ids of a list that the log shows.
+const SHOWN: usize = 20;
 
 /// What is asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,6 +72,40 @@ pub enum Order {
         /// Which run.
         run: String,
     },
+}
+
+/// What is asked, as the log shows it. An order holds no body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// The order's name: the `do` of its document.
+    pub operation: String,
+    /// The sink that it is about, if there is one.
+    pub sink: Option<String>,
+    /// All else in its document, as JSON. Of a long list the first ids and the length.
+    pub parameters: String,
+}
+
+impl Order {
+    /// What the log shows of it.
+    pub fn asked(&self) -> Asked {
+        let document = serde_json::to_value(self).unwrap_or_default();
+        let Value::Object(mut fields) = document else {
+            return Asked { operation: String::new(), sink: None, parameters: String::new() };
+        };
+        let mut taken = |name| fields.remove(name).and_then(|value| value.as_str().map(str::to_owned));
+        let (operation, sink) = (taken("do").unwrap_or_default(), taken("sink"));
+        let mut counts = Vec::new();
+        for (name, value) in &mut fields {
+            if let Value::Array(list) = value
+                && list.len() > SHOWN
+            {
+                counts.push((format!("{name}-count"), list.len().into()));
+                list.truncate(SHOWN);
+            }
+        }
+        fields.extend(counts);
+        Asked { operation, sink, parameters: Value::Object(fields).to_string() }
+    }
 }
 
 /// Which events are published again, and how.
@@ -262,5 +300,16 @@ mod tests {
         for bad in [r#"{"do":"forget","sink":"../x"}"#, r#"{"do":"other"}"#, r#"{"do":"sinks","x":1}"#] {
             assert!(serde_json::from_str::<Order>(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn the_log_shows_what_is_asked_and_long_lists_in_part() {
+        let sink: SinkName = "main".parse().expect("a name");
+        let asked = Order::Drop { sink, ids: (0..10_000).collect() }.asked();
+        assert_eq!((asked.operation.as_str(), asked.sink.as_deref()), ("drop", Some("main")));
+        let parameters: Value = serde_json::from_str(&asked.parameters).expect("JSON");
+        assert_eq!(parameters["ids-count"], 10_000);
+        assert_eq!(parameters["ids"].as_array().map(Vec::len), Some(SHOWN));
+        assert_eq!(Order::Sinks {}.asked().parameters, "{}");
     }
 }

@@ -108,6 +108,17 @@ pub struct Admin {
     pub listen: SocketAddr,
     /// Bearer token for what changes something; made at the first start, 0600.
     pub token_file: PathBuf,
+    /// Who may use `POST /tools`, which can show bodies, besides having the token.
+    pub tools: ToolsFrom,
+}
+
+/// Where `POST /tools` is accepted from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ToolsFrom {
+    /// From this machine.
+    Loopback,
+    /// From everywhere.
+    Network,
 }
 
 /// `[sources.NAME]`: one integration profile of Alma.

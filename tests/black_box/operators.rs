@@ -1,5 +1,7 @@
 //! The admin listener, metrics, logs, stop.
 
+use std::time::{Duration, Instant};
+
 use rustix::process::Signal;
 
 use crate::harness::{Client, Setup, loan, wait_for};
@@ -42,6 +44,9 @@ fn all_metrics_are_there_from_the_start_at_0() {
         "unwanted_events_total",
         "given_up_events_total{sink=\"main\"}",
         "delivery_delay_seconds_count{sink=\"main\"}",
+        "log_lines_dropped_total",
+        "connections{listener=\"ingress\"}",
+        "connections_evicted_total",
     ] {
         expected.push(name.to_owned());
     }
@@ -58,6 +63,7 @@ fn all_metrics_are_there_from_the_start_at_0() {
         "journal_free_bytes",
         "config_last_reload_successful",
         "config_last_reload_success_timestamp_seconds",
+        "connections{listener=\"admin\"}",
     ] {
         assert!(bridge.metric(&format!("alma_bridge_{name}")).is_some(), "{name}");
     }
@@ -104,6 +110,54 @@ fn what_changes_something_wants_the_token() {
 }
 
 #[test]
+fn livez_is_answered_though_the_connections_are_used_up() {
+    let setup = Setup::new("");
+    let bridge = setup.start();
+    let connect = |sent: &str| {
+        let mut client = Client::connect(bridge.admin);
+        client.write(sent.as_bytes());
+        client
+    };
+    let half_sent: Vec<Client> = (0..64).map(|_| connect("GET /livez HTTP/1.1\r\nHost: x\r\n")).collect();
+    let begun = Instant::now();
+    assert_eq!(bridge.admin_get("/livez").status, 200);
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?} after half-sent requests", begun.elapsed());
+    // Some that never read their answers: each is asked for more than the sockets' buffers hold.
+    let pages = "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n".repeat(500);
+    let unread: Vec<Client> = (0..64).map(|_| connect(&pages)).collect();
+    let begun = Instant::now();
+    assert_eq!(bridge.admin_get("/livez").status, 200);
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?} after answers that nobody reads", begun.elapsed());
+    assert!(bridge.metric("alma_bridge_connections_evicted_total") >= Some(64.0));
+    drop((half_sent, unread));
+}
+
+#[test]
+fn each_use_of_the_tools_is_logged_with_what_was_asked() {
+    let setup = Setup::new("");
+    let bridge = setup.start();
+    let token = std::fs::read_to_string(setup.data().join("admin.token")).expect("a token");
+    let post = |token: &str, body: &str| {
+        let length = body.len();
+        let head = format!("POST /tools HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n");
+        Client::connect(bridge.admin).send(format!("{head}Content-Length: {length}\r\n\r\n{body}").as_bytes()).status
+    };
+    let drop = r#"{"do":"drop","sink":"main","ids":[41,42]}"#;
+    assert_eq!(post(token.trim(), drop), 200);
+    assert_eq!(post("wrong", drop), 401);
+    let lines = wait_for("the lines", || {
+        let log = bridge.log();
+        let lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        let lines: Vec<_> = lines.filter(|line| line["target"] == "alma_bridge::admin").collect();
+        (lines.len() >= 2).then_some(lines)
+    });
+    assert_eq!(lines[0]["message"], "tools used");
+    assert_eq!((&lines[0]["operation"], &lines[0]["sink"]), (&"drop".into(), &"main".into()));
+    assert_eq!(lines[0]["parameters"], r#"{"ids":[41,42]}"#);
+    assert_eq!(lines[1]["status"], 401, "who has no token is told of too");
+}
+
+#[test]
 fn the_log_tells_each_request_and_no_personal_data() {
     let setup = Setup::new("[log]\nlevel = \"trace\"\nformat = \"json\"\n");
     let bridge = setup.start();
@@ -133,6 +187,8 @@ fn a_stop_is_clean_and_a_second_signal_ends_at_once() {
     let bridge = setup.start();
     bridge.post(&loan(1));
     assert_eq!(bridge.stop().code(), Some(0));
+    let log = std::fs::read_to_string(setup.path("log")).expect("a log");
+    assert!(log.lines().last().is_some_and(|line| line.contains("stopped")), "the last line is written: {log}");
     let mut bridge = setup.start_unready(&["--stop-delay", "1h"]);
     bridge.signal(Signal::TERM);
     wait_for("the stop to begin", || (bridge.admin_get("/readyz").status == 503).then_some(()));

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use super::table::Table;
 use super::{Walk, sinks, sources, values};
-use crate::config::{Admin, BuiltIn, ClientTls, Config, Ingress, Journal, Log, LogFormat, Privacy, ServerTls, Storage};
+use crate::config::{
+    Admin, BuiltIn, ClientTls, Config, Ingress, Journal, Log, LogFormat, Privacy, ServerTls, Storage, ToolsFrom,
+};
 
 /// Alma gives up after this; an answer must be there before.
 const ALMA_WAITS: std::time::Duration = std::time::Duration::from_secs(5);
@@ -80,8 +82,10 @@ fn server_tls(mut table: Table, walk: &mut Walk) -> Option<ServerTls> {
 fn admin(mut table: Table, walk: &mut Walk) -> Admin {
     let listen = table.address("listen", "127.0.0.1:2563", walk);
     let token_file = table.path("token_file", "{data_dir}/admin.token", walk);
+    let tools = [("loopback", ToolsFrom::Loopback), ("network", ToolsFrom::Network)];
+    let tools = table.choice("tools", "loopback", &tools, walk);
     table.finish(walk, |_| None);
-    Admin { listen, token_file }
+    Admin { listen, token_file, tools }
 }
 
 fn journal(mut table: Table, walk: &mut Walk) -> Journal {
