@@ -33,6 +33,7 @@ use crate::admin::{self, Operated as _, Reloaded, Status};
 use crate::clock::SystemClock;
 use crate::config::{Config, Secret, Storage};
 use crate::ingress::{self, Sources};
+use crate::ownership::explain;
 use crate::telemetry::Metrics;
 
 pub use drain::Drain;
@@ -139,6 +140,16 @@ impl Bridge {
         }
     }
 
+    /// Resolves if a thread of the journal panics, with its name: nothing can be taken any more, and only a new process
+    /// makes that good.
+    pub async fn died(&self) -> &'static str {
+        let open = self.opened().await.ok().and_then(|()| self.view.engine.get());
+        match open.and_then(engine::Open::journal) {
+            Some(journal) => journal.died().await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// The address of the listener for Alma.
     pub fn ingress_addr(&self) -> SocketAddr {
         self.listeners.ingress
@@ -212,7 +223,7 @@ fn listen_error(listener: &'static str, address: SocketAddr, error: io::Error) -
 }
 
 fn file_error(path: &Path, error: io::Error) -> StartError {
-    StartError::File { path: path.display().to_string(), error }
+    StartError::File { path: path.display().to_string(), error: explain(path, error) }
 }
 
 /// Makes the data folder, for the owner alone. Without a journal the bridge can do without it.
@@ -243,5 +254,34 @@ fn publish(config: &Config, listeners: Listeners) -> Result<(), StartError> {
             Ok(())
         }
         written => written.map_err(|error| file_error(&config.data_dir, error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    /// A bridge that goes on without its writer would answer 503 until somebody looks.
+    #[tokio::test]
+    async fn a_writer_that_panics_ends_the_bridge() {
+        let temp = tempfile::tempdir().expect("a folder");
+        let dir = temp.path().display();
+        let set = |name: &str, value: String| (format!("ALMA_BRIDGE__{name}"), value);
+        let environment = [
+            set("DATA_DIR", format!("{dir}/data")),
+            set("INGRESS__LISTEN", "127.0.0.1:0".to_owned()),
+            set("ADMIN__LISTEN", "127.0.0.1:0".to_owned()),
+        ];
+        let mut config = config::load_defaults(&environment).expect("a configuration").config;
+        config.generate_missing().expect("a secret");
+        let bridge = Bridge::start(config).await.expect("starts");
+        bridge.opened().await.expect("opens");
+        let open = bridge.view.engine.get().expect("open");
+        open.journal().expect("a journal").break_writer();
+        let thread = timeout(Duration::from_secs(20), bridge.died()).await.expect("it is told");
+        assert_eq!(thread, "journal-writer");
+        bridge.view.ready().expect_err("nothing can be taken");
+        timeout(Duration::from_secs(20), bridge.stop(Duration::ZERO)).await.expect("nothing waits for it");
     }
 }

@@ -35,6 +35,7 @@ pub mod delivery;
 pub mod ingress;
 pub mod journal;
 pub mod message;
+mod ownership;
 mod printable;
 #[cfg(test)]
 mod simulation;

@@ -112,6 +112,9 @@ pub struct JournalStatus {
     pub min_free: u64,
     /// Records lost to damage since the start.
     pub damaged_records: u64,
+    /// Files that could not be used, since the start: which, why, and where they are kept.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub set_aside: Vec<String>,
 }
 
 /// One sink.

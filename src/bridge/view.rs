@@ -138,6 +138,7 @@ impl View {
             free_bytes: stats.free_bytes,
             min_free: stats.min_free,
             damaged_records: stats.damaged_records,
+            set_aside: stats.set_aside,
         }
     }
 
@@ -211,11 +212,12 @@ fn attention(status: &Status) -> Vec<String> {
     if let Some(why) = &status.unready_reason {
         lines.push(format!("no event can be taken: {why}"));
     }
-    if let Some(journal) = &status.journal
-        && journal.damaged_records > 0
-    {
-        let (count, dir) = (journal.damaged_records, &journal.dir);
-        lines.push(format!("journal: {count} records were damaged on disk; their bytes are in {dir}/damaged"));
+    if let Some(journal) = &status.journal {
+        if journal.damaged_records > 0 {
+            let (count, dir) = (journal.damaged_records, &journal.dir);
+            lines.push(format!("journal: {count} records were damaged on disk; their bytes are in {dir}/damaged"));
+        }
+        lines.extend(journal.set_aside.iter().map(|file| format!("journal: {file}")));
     }
     for sink in &status.sinks {
         let name = &sink.name;

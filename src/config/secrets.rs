@@ -7,6 +7,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt 
 use std::path::{Path, PathBuf};
 
 use super::{Config, NamedSecret, Secret, SecretFrom, Source, Storage};
+use crate::ownership::explain;
 
 /// What is added to the name of a generated secret's file for the one before it.
 const PREVIOUS: &str = ".previous";
@@ -72,7 +73,7 @@ pub(super) fn from_file(path: &Path) -> Result<Found, BadSecret> {
 
 /// What is in a file that others must not write, and what would better be changed about its mode.
 pub(super) fn bytes_of(path: &Path) -> Result<(Vec<u8>, Vec<String>), BadSecret> {
-    let unreadable = |error| BadSecret::Unreadable { path: shown(path), error };
+    let unreadable = |error| BadSecret::Unreadable { path: shown(path), error: explain(path, error) };
     let mode = fs::metadata(path).map_err(unreadable)?.permissions().mode() & 0o7777;
     let shown = path.display();
     if mode & 0o002 != 0 {

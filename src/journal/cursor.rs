@@ -48,16 +48,21 @@ pub(super) struct CursorFile {
 }
 
 impl CursorFile {
-    /// Opens a cursor that may not exist; with it the newest place that can be read from it.
-    pub(super) fn open(disk: &dyn Disk, dir: &Path, name: &SinkName) -> (Self, Option<Cursor>) {
+    /// A cursor that is written anew, whatever is there.
+    pub(super) fn new(dir: &Path, name: &SinkName) -> Self {
+        Self { path: dir.join(name.as_str()), name: name.clone(), file: None, generation: 0 }
+    }
+
+    /// Opens a cursor and reads its newest place; none if its bytes are damaged.
+    pub(super) fn open(disk: &dyn Disk, dir: &Path, name: &SinkName) -> io::Result<(Self, Option<Cursor>)> {
         let path = dir.join(name.as_str());
-        let read = read_all(disk, &path).unwrap_or_default();
+        let read = read_all(disk, &path)?;
         let slots = [0, SLOT_SPACING].map(|at| read.get(at..at + SLOT).and_then(|slot| decode(name, slot)));
         let newest = slots.into_iter().flatten().max_by_key(|(generation, _)| *generation);
         // A file that can't be read is replaced, not written into.
         let file = newest.and_then(|_| disk.open(&path, true).ok());
         let (generation, cursor) = newest.unzip();
-        (Self { path, name: name.clone(), file, generation: generation.unwrap_or(0) }, cursor)
+        Ok((Self { path, name: name.clone(), file, generation: generation.unwrap_or(0) }, cursor))
     }
 
     /// Makes a place durable, in the slot that is not the newest.
@@ -154,12 +159,13 @@ mod tests {
     fn the_older_slot_stands_in_for_a_torn_one() {
         let temp = tempfile::tempdir().expect("a folder");
         let main = name("main");
-        let (mut file, none) = CursorFile::open(&RealDisk, temp.path(), &main);
-        assert_eq!(none, None);
+        let missing = CursorFile::open(&RealDisk, temp.path(), &main).err().expect("not there");
+        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+        let mut file = CursorFile::new(temp.path(), &main);
         let at = |offset| Cursor { offset, hint: Some(Hint { segment: 1, at: 1024 }) };
         for offset in 1..=5 {
             file.write(&RealDisk, at(offset)).expect("written");
-            let (_, read) = CursorFile::open(&RealDisk, temp.path(), &main);
+            let (_, read) = CursorFile::open(&RealDisk, temp.path(), &main).expect("read");
             assert_eq!(read, Some(at(offset)));
         }
         let path = temp.path().join("main");
@@ -168,13 +174,14 @@ mod tests {
             let mut bytes = whole.clone();
             bytes[torn].fill(0);
             std::fs::write(&path, bytes).expect("written");
-            CursorFile::open(&RealDisk, temp.path(), &main).1
+            CursorFile::open(&RealDisk, temp.path(), &main).expect("read").1
         };
         assert_eq!(read_with(0..512), Some(at(5)));
         assert_eq!(read_with(512..556), Some(at(4)));
         assert_eq!(read_with(0..556), None);
         std::fs::write(temp.path().join("other"), &whole).expect("written");
-        assert_eq!(CursorFile::open(&RealDisk, temp.path(), &name("other")).1, None, "another sink's file");
+        let (_, read) = CursorFile::open(&RealDisk, temp.path(), &name("other")).expect("read");
+        assert_eq!(read, None, "another sink's file");
     }
 
     #[test]

@@ -1,18 +1,65 @@
 //! Loss is loud: the bytes are kept, the records counted, an error logged.
 
 use std::io;
+use std::path::{Path, PathBuf};
 
 use bytes::BytesMut;
 use tracing::error;
 
-use super::disk::DiskFile;
+use super::disk::{Disk, DiskFile};
 use super::scan::Damage;
-use super::state::Shared;
+use super::state::{Paths, Segment, Shared};
 
 /// Copied at once.
 const BLOCK: u64 = 1024 * 1024;
 
+/// Moves a file that can't be used to `damaged/`, under a name that is free there, and says so: the error is logged, the
+/// line is for `/status`. A file that can't even be moved stays where it is.
+pub(super) fn set_aside(disk: &dyn Disk, paths: &Paths, path: &Path, why: &str) -> String {
+    let name = path.strip_prefix(&paths.dir).unwrap_or(path).display().to_string().replace('/', "-");
+    let taken = disk.list(&paths.damaged).unwrap_or_default();
+    let names = std::iter::once(name.clone()).chain((2..).map(|count| format!("{name}-{count}")));
+    let kept = paths.damaged.join(names.into_iter().find(|name| !taken.contains(name)).unwrap_or_default());
+    let above = path.parent().unwrap_or(&paths.dir);
+    let moved =
+        disk.rename(path, &kept).and_then(|()| disk.sync_dir(&paths.damaged)).and_then(|()| disk.sync_dir(above));
+    let (path, kept) = (path.display(), kept.display());
+    match moved {
+        Ok(()) => {
+            error!(%path, why, %kept, "journal damaged: a file can't be used and is set aside");
+            format!("{path} could not be used ({why}); it is set aside as {kept}")
+        }
+        Err(error) => {
+            error!(%path, why, %error, "journal damaged: a file can't be used, and can't be set aside either");
+            format!("{path} could not be used ({why}), and could not be set aside either ({error})")
+        }
+    }
+}
+
 impl Shared {
+    /// Notes files that could not be used. Each counts as one damaged record, so that whoever watches the counter sees it.
+    pub(super) fn note_set_aside(&self, lines: Vec<String>) {
+        self.metrics.journal_damaged(lines.len() as u64);
+        self.state().set_aside.extend(lines);
+    }
+
+    /// Gives up on a segment whose file can't be read at all: what it had from this offset on is lost, and the file is
+    /// kept.
+    pub(super) fn lose_segment(&self, segment: &Segment, offset: u64, why: &str) {
+        self.report_missing(segment.first, segment.lost_from(offset));
+        let kept: PathBuf = self.paths.damaged.join(super::format::file_name(segment.first, ".log"));
+        let path = self.paths.segment(segment.first);
+        let moved = self.disk.rename(&path, &kept).and_then(|()| self.disk.sync_dir(&self.paths.damaged));
+        let line = match moved.and_then(|()| self.disk.sync_dir(&self.paths.segments)) {
+            // Another sink was first.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            Err(error) => format!("{} can't be read ({why}), nor be set aside ({error})", path.display()),
+            Ok(()) => format!("{} can't be read ({why}); it is set aside as {}", path.display(), kept.display()),
+        };
+        error!(segment = segment.first, "journal damaged: {line}");
+        self.state().set_aside.push(line);
+    }
+
     /// Tells of damage to what was durable once; the second time it is met, nothing.
     pub(super) fn report_damage(&self, segment: u64, file: &dyn DiskFile, damage: Damage) {
         if !self.note_damage((segment, damage.from), damage.lost) {

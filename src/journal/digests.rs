@@ -30,9 +30,13 @@ pub(super) fn write(disk: &dyn Disk, dir: &Path, first: u64, known: &[Known]) ->
     replace(disk, &dir.join(file_name(first, "")), &bytes)
 }
 
-/// Reads them; none where they are missing or not whole.
-pub(super) fn read(disk: &dyn Disk, dir: &Path, first: u64) -> Option<Vec<Known>> {
-    let bytes = read_all(disk, &dir.join(file_name(first, ""))).ok()?;
+/// Reads them; none if they are not whole.
+pub(super) fn read(disk: &dyn Disk, dir: &Path, first: u64) -> io::Result<Option<Vec<Known>>> {
+    let bytes = read_all(disk, &dir.join(file_name(first, "")))?;
+    Ok(decode(&bytes, first))
+}
+
+fn decode(bytes: &[u8], first: u64) -> Option<Vec<Known>> {
     let (content, crc) = bytes.split_at_checked(bytes.len().checked_sub(4)?)?;
     let entries = content.get(HEADER..)?;
     let whole = crc32c::crc32c(content) == u32_at(crc, 0)
@@ -55,13 +59,13 @@ mod tests {
         let temp = tempfile::tempdir().expect("a folder");
         let known: Vec<_> = (0..9).map(|n| Known { key: [n; 16], seconds: u32::from(n) }).collect();
         write(&RealDisk, temp.path(), 7, &known).expect("written");
-        assert_eq!(read(&RealDisk, temp.path(), 7), Some(known));
-        assert_eq!(read(&RealDisk, temp.path(), 8), None);
+        assert_eq!(read(&RealDisk, temp.path(), 7).expect("there"), Some(known));
+        read(&RealDisk, temp.path(), 8).expect_err("not there");
         let path = temp.path().join(file_name(7, ""));
         let whole = std::fs::read(&path).expect("there");
         for cut in 0..whole.len() {
             std::fs::write(&path, &whole[..cut]).expect("written");
-            assert_eq!(read(&RealDisk, temp.path(), 7), None, "{cut}");
+            assert_eq!(read(&RealDisk, temp.path(), 7).expect("there"), None, "{cut}");
         }
     }
 }

@@ -140,6 +140,16 @@ impl DiskFile for File {
     }
 }
 
+/// Whether an error says that the file itself can't be read. Any other may be of the process or the machine: it is no
+/// reason to give a file up.
+pub(crate) fn is_unreadable(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    match error.raw_os_error() {
+        Some(code) => [Errno::IO, Errno::ISDIR, Errno::BADMSG, Errno::UCLEAN].map(Errno::raw_os_error).contains(&code),
+        None => error.kind() == io::ErrorKind::Other,
+    }
+}
+
 /// Creates a folder and those above it where they are missing, each made durable in the one above. One that is there is
 /// made durable too: whoever made it may have been killed, or failed, before it was.
 pub(crate) fn create_dirs(disk: &dyn Disk, dir: &Path) -> io::Result<()> {

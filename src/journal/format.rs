@@ -14,7 +14,7 @@
 //! ```text
 //! journal/                          0700, all files 0600
 //!     format                        "alma-bridge journal 1\n"
-//!     lock                          held (flock) by the process that writes
+//!     lock                          locked (flock), as is the folder itself, by the process that writes
 //!     sinks                         names of all sinks, with a CRC; replaced by rename
 //!     segments/{first offset}.log   20 digits
 //!     cursors/{sink}                two slots
@@ -42,7 +42,8 @@
 //! A group is what one fsync made durable. Its *durable end* is the length of the file that was synced before the group
 //! was written, which is its own place: so an intact group head proves that all before it was durable. An empty group
 //! is written after a second of idleness and at a clean stop, only to say so. The head of the next segment says it of
-//! the whole segment before: its length and its end. What lies behind that length was never acknowledged.
+//! the last segment before it that has records: its length and its end. What lies beyond that length was never
+//! acknowledged. Segments without records are removed once the next one is open.
 //!
 //! # What a crash leaves behind
 //!
@@ -53,12 +54,23 @@
 //! | the same with an intact group behind it, or before the length that the next segment names | loss | the bytes are copied to `damaged/`, the records counted, an error logged; reading goes on at the next record or group whose CRCs fit and whose offset is plausible |
 //! | a whole group behind which nothing follows | it may be in the page cache only (SIGKILL, then power) | written again in its place and synced, before anyone relies on it |
 //! | a segment both of whose headers are broken, or that is missing between two others | loss | moved to `damaged/`; the rest is read on |
+//! | a segment between two others of which the later names the earlier | it never had a record, and the process was killed before it removed it | removed |
 //! | one cursor slot is torn | the cursor was being written | the other slot, which is older: some events are published again |
 //! | no slot can be read, or there is no file, for a name that `sinks` has | loss of the place | back to the oldest segment |
 //! | a cursor for a name that `sinks` has not | a sink was being added, or taken over by another | used where the sink is configured, else removed |
 //! | `sinks` can't be read | loss | names come from `cursors/`; a configured sink without a cursor starts at the oldest |
 //! | digests are missing or torn | the segment had just been sealed | made again from the segment |
 //! | `*.new` | a file was being replaced | overwritten at the next replacement |
+//!
+//! # What the disk does not give
+//!
+//! A read error of one file (EIO and its like; not a lack of memory or rights) never keeps the journal from starting.
+//!
+//! | not given | what is done about it |
+//! |---|---|
+//! | the head of a segment | its offsets count as used, and it stays. Whoever reads on tries again once a second; after ten tries its records are counted as lost and it is moved to `damaged/`. If it is the last one, the next does not name it, for nobody knows how long it is |
+//! | `format`, or it says nothing that is a version | moved to `damaged/` and written anew if no segment contradicts. One whose heads are both broken does: it may be of another version |
+//! | `sinks`, a cursor, digests | moved to `damaged/`, then as if damaged. A cursor stays while `sinks` can't be read, for then it is all that tells of its sink |
 //!
 //! Each start begins a new segment, above every offset found anywhere: in records (also of a torn tail), in heads and
 //! names of segments, in cursors; and above as many as could have been in the bytes that were cut off.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::dedupe::key_of;
 use super::format::SEGMENT_START;
@@ -31,6 +31,8 @@ struct Inner {
     /// Bounds what is queued for the writer; who finds it full waits.
     queue: Arc<Semaphore>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// The first thread that panicked.
+    died: watch::Sender<Option<&'static str>>,
 }
 
 /// A sink, as the journal sees it.
@@ -61,6 +63,8 @@ pub struct Stats {
     pub min_free: u64,
     /// Records that were durable and were found to be lost, since the start.
     pub damaged_records: u64,
+    /// Files that could not be used, since the start: which, why, and where they are kept.
+    pub set_aside: Vec<String>,
     /// One past the last durable offset.
     pub next_offset: Offset,
     /// Files of events.
@@ -93,8 +97,8 @@ impl Journal {
         let keeper = Arc::clone(&journal.0.shared);
         let runtime = Handle::try_current().ok();
         let threads = vec![
-            spawn("journal-writer", lock.clone(), move || writer.run(runtime)),
-            spawn("journal-keeper", lock, move || keeper::run(&keeper)),
+            spawn("journal-writer", lock.clone(), &journal.0.died, move || writer.run(runtime)),
+            spawn("journal-keeper", lock, &journal.0.died, move || keeper::run(&keeper)),
         ];
         let threads: Vec<_> =
             threads.into_iter().collect::<io::Result<_>>().map_err(OpenError::io("start threads for", &dir))?;
@@ -108,9 +112,10 @@ impl Journal {
         let (shared, dedupe) = open(options)?;
         let shared = Arc::new(shared);
         let (commands, queued) = channel();
-        let previous = shared.state().segments.back().map(super::state::Segment::as_previous);
+        let previous = shared.state().previous();
         let writer = Writer::start(Arc::clone(&shared), queued, dedupe, previous);
-        Ok((Self(Arc::new(Inner { shared, commands, queue, threads: Mutex::default() })), writer))
+        let (died, _) = watch::channel(None);
+        Ok((Self(Arc::new(Inner { shared, commands, queue, threads: Mutex::default(), died })), writer))
     }
 
     /// Opens the journal without its threads: a test takes their steps.
@@ -123,6 +128,21 @@ impl Journal {
 
     fn threads(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
         self.0.threads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Resolves if one of the journal's threads panics, with its name. Nothing is taken or deleted any more then, and only
+    /// a new process makes it good.
+    pub async fn died(&self) -> &'static str {
+        let mut died = self.0.died.subscribe();
+        loop {
+            if let Some(thread) = *died.borrow_and_update() {
+                return thread;
+            }
+            if died.changed().await.is_err() {
+                // The journal goes, and with it whoever could tell.
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     /// The sink's place to read from; none where the sink is unknown or has a reader already.
@@ -190,7 +210,10 @@ impl Journal {
             .and_then(|()| shared.write_sinks(&mut store));
         if let Err(error) = gone {
             let place = place.map(|place| Place { on_disk: None, ..place });
-            shared.state().sinks.extend(place.map(|place| (sink.clone(), place)));
+            let mut state = shared.state();
+            state.sinks.extend(place.map(|place| (sink.clone(), place)));
+            // The list on disk may be without it already: what is taken now must not pass it by.
+            state.unregistered = Some(format!("can't write the list of sinks: {error}"));
             return Err(error.into());
         }
         shared.nudge.wake();
@@ -211,6 +234,16 @@ impl Journal {
         all.into_iter().map(status).collect()
     }
 
+    /// The cursor of every sink and how many events it has not passed, without a look at the disk.
+    #[cfg(test)]
+    pub(crate) fn places(&self) -> Vec<(SinkName, Offset, u64)> {
+        let state = self.0.shared.state();
+        let place = |(name, place): (&SinkName, &Place)| {
+            (name.clone(), Offset(place.cursor.offset), state.events_from(place.cursor.offset))
+        };
+        state.sinks.iter().map(place).collect()
+    }
+
     /// Sizes and health.
     pub fn stats(&self) -> Stats {
         let state = self.0.shared.state();
@@ -222,6 +255,7 @@ impl Journal {
             free_bytes: state.free,
             min_free: self.0.shared.config.min_free,
             damaged_records: state.damaged,
+            set_aside: state.set_aside.clone(),
             next_offset: Offset(state.end()),
             segments: state.segments.len(),
             failing: state.failure(),
@@ -246,6 +280,12 @@ impl Journal {
         if !joined.unwrap_or(false) {
             tracing::error!("journal: a thread of the journal panicked");
         }
+    }
+
+    /// The writer panics.
+    #[cfg(test)]
+    pub(crate) fn break_writer(&self) {
+        drop(self.0.commands.send(Command::Panic));
     }
 
     /// Does at once what the keeper does by and by.
@@ -294,14 +334,31 @@ impl Intake for Journal {
 }
 
 fn spawn(
-    name: &str,
+    name: &'static str,
     lock: Option<Arc<JournalLock>>,
+    died: &watch::Sender<Option<&'static str>>,
     run: impl FnOnce() + Send + 'static,
 ) -> io::Result<JoinHandle<()>> {
+    let death = Death { thread: name, died: died.clone() };
     let held = move || {
         run();
+        drop(death);
         // Only now may another process write.
         drop(lock);
     };
     std::thread::Builder::new().name(name.to_owned()).spawn(held)
+}
+
+/// Tells if the thread that has it panics.
+struct Death {
+    thread: &'static str,
+    died: watch::Sender<Option<&'static str>>,
+}
+
+impl Drop for Death {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.died.send_if_modified(|died| died.replace(self.thread).is_none());
+        }
+    }
 }

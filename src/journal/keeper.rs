@@ -48,6 +48,7 @@ impl Shared {
         self.register_pending(&mut store);
         self.flush_cursors(&mut store);
         self.write_digests(&mut store);
+        self.remove_empty();
         self.delete_old();
         self.forget_digests(&mut store);
         drop(store);
@@ -85,10 +86,7 @@ impl Shared {
 
     /// Makes one cursor durable.
     pub(super) fn write_cursor(&self, store: &mut Store, name: &SinkName, cursor: Cursor) -> io::Result<()> {
-        let file = store
-            .cursors
-            .entry(name.clone())
-            .or_insert_with(|| CursorFile::open(&*self.disk, &self.paths.cursors, name).0);
+        let file = store.cursors.entry(name.clone()).or_insert_with(|| CursorFile::new(&self.paths.cursors, name));
         file.write(&*self.disk, cursor)?;
         if let Some(place) = self.state().sinks.get_mut(name) {
             place.on_disk = Some(cursor);
@@ -155,6 +153,29 @@ impl Shared {
                 return;
             }
             store.digests.pop_front();
+        }
+    }
+
+    /// Removes segments without records but the last, which is the one that is written. Each start and each failed write
+    /// leaves one, and while a sink is stuck they would stay as long as what it waits for.
+    fn remove_empty(&self) {
+        let empty: Vec<u64> = {
+            let state = self.state();
+            let sealed = state.segments.len().saturating_sub(1);
+            state.segments.iter().take(sealed).filter(|segment| segment.records() == 0).map(|s| s.first).collect()
+        };
+        for first in &empty {
+            if let Err(error) = remove_if_there(&*self.disk, &self.paths.segment(*first)) {
+                warn!(%error, "journal: can't remove a segment without events");
+                return;
+            }
+            self.state().segments.retain(|segment| segment.first != *first);
+        }
+        if !empty.is_empty()
+            && let Err(error) = self.disk.sync_dir(&self.paths.segments)
+        {
+            // They would come back after a crash, and go again.
+            warn!(%error, "journal: can't sync the folder of segments");
         }
     }
 

@@ -1,16 +1,20 @@
 //! One process writes a journal; the lock says which.
+//!
+//! Two locks make it sure: that of the file `lock`, which every version takes, and that of the folder, which is still
+//! held if somebody deletes the file.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-use super::disk::{RealDisk, create_dirs};
+use super::disk::{RealDisk, create_dirs, is_unreadable};
 use super::open::{OpenError, check_format};
 
 /// Held for as long as this process may write the journal; the system frees it when the process ends, however it ends.
 #[derive(Debug)]
 pub struct JournalLock {
-    _file: File,
+    /// The file's and the folder's; a file that can't be opened, or a folder that can't be locked, is left out.
+    _held: Vec<File>,
 }
 
 impl JournalLock {
@@ -20,20 +24,29 @@ impl JournalLock {
     pub fn acquire(dir: &Path) -> Result<Option<Self>, OpenError> {
         check_format(&RealDisk, dir)?;
         create_dirs(&RealDisk, dir).map_err(OpenError::io("create", dir))?;
+        let folder = File::open(dir).map_err(OpenError::io("open", dir))?;
         let path = dir.join("lock");
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(OpenError::io("open", &path))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Some(Self { _file: file })),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => Err(OpenError::io("lock", &path)(error)),
+        let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let file = match opened {
+            Err(error) if is_unreadable(&error) => {
+                tracing::error!(%error, path = %path.display(), "the lock file can't be opened; only the folder is locked");
+                None
+            }
+            file => Some(file.map_err(OpenError::io("open", &path))?),
+        };
+        let mut held = Vec::new();
+        for (file, path) in file.into_iter().map(|file| (file, &*path)).chain([(folder, dir)]) {
+            match file.try_lock() {
+                Ok(()) => held.push(file),
+                Err(TryLockError::WouldBlock) => return Ok(None),
+                // NFS locks only what is open for writing, which no folder is.
+                Err(TryLockError::Error(error)) if path == dir && !held.is_empty() => {
+                    tracing::debug!(%error, "the journal's folder can't be locked; its lock file is");
+                }
+                Err(TryLockError::Error(error)) => return Err(OpenError::io("lock", path)(error)),
+            }
         }
+        Ok(Some(Self { _held: held }))
     }
 }
 
@@ -49,6 +62,17 @@ mod tests {
         assert!(JournalLock::acquire(&dir).expect("tried").is_none());
         drop(lock);
         assert!(JournalLock::acquire(&dir).expect("tried").is_some());
+    }
+
+    #[test]
+    fn without_the_file_the_folder_is_still_locked() {
+        let temp = tempfile::tempdir().expect("a folder");
+        let lock = JournalLock::acquire(temp.path()).expect("a lock").expect("free");
+        std::fs::remove_file(temp.path().join("lock")).expect("removed");
+        assert!(JournalLock::acquire(temp.path()).expect("tried").is_none());
+        assert!(JournalLock::acquire(temp.path()).expect("tried").is_none(), "the file is there again");
+        drop(lock);
+        assert!(JournalLock::acquire(temp.path()).expect("tried").is_some());
     }
 
     #[test]

@@ -13,7 +13,7 @@
 //!
 //! - `disk`: the seam to the file system. `format`, `scan`: segments, and reading on behind damage.
 //! - `cursor`, `digests`: the small files. `lock`: one process at a time.
-//! - `recover`, `open`: a start. `state`: what all share.
+//! - `heads`, `recover`, `open`: a start. `state`: what all share.
 //! - `writer`, `dedupe`: the way in. `reader`, `retained`: the ways out. `keeper`, `damage`: the house.
 
 mod cursor;
@@ -23,6 +23,7 @@ mod digests;
 mod disk;
 mod format;
 mod handle;
+mod heads;
 mod keeper;
 mod lock;
 #[doc(hidden)]
@@ -44,7 +45,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use disk::{Disk, DiskFile, RealDisk};
-pub(crate) use disk::{create_dirs, read_all, remove_if_there};
+pub(crate) use disk::{create_dirs, is_unreadable, read_all, remove_if_there};
 pub use handle::{ForgetError, Journal, SinkStatus, Stats};
 pub use lock::JournalLock;
 pub use open::OpenError;

@@ -8,14 +8,15 @@ use tracing::{error, warn};
 
 use super::cursor::{Cursor, CursorFile, read_list};
 use super::dedupe::{Dedupe, Known, seconds};
-use super::digests;
-use super::disk::{Disk, create_dirs, folder_of, read_all, remove_if_there, replace};
+use super::disk::{Disk, create_dirs, folder_of, is_unreadable, read_all, remove_if_there, replace};
 use super::format::{VERSION, file_name, parse_file_name};
+use super::heads::{Head, heads};
 use super::recover::{Recovered, SCAN_BLOCK, recover};
 use super::scan::{Item, Scan, Span};
 use super::state::{Paths, Place, Segment, Shared, State, Store};
-use super::{JournalOptions, Registration};
+use super::{JournalOptions, Registration, damage, digests};
 use crate::config::{SinkName, Start};
+use crate::ownership::explain;
 
 /// Why the journal can't be opened.
 #[derive(Debug, thiserror::Error)]
@@ -46,33 +47,66 @@ pub enum OpenError {
 impl OpenError {
     pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
-        move |source| Self::Io { action, path, source }
+        move |source| Self::Io { action, source: explain(&path, source), path }
     }
 }
+
+const FORMAT_TITLE: &str = "alma-bridge journal ";
 
 fn format_text() -> String {
-    format!("alma-bridge journal {VERSION}\n")
+    format!("{FORMAT_TITLE}{VERSION}\n")
 }
 
-/// Whether the folder says that its format is ours; false where it says nothing.
-pub(super) fn check_format(disk: &dyn Disk, dir: &Path) -> Result<bool, OpenError> {
-    let path = Paths::new(dir).format;
-    match read_all(disk, &path) {
-        Ok(bytes) if bytes == format_text().as_bytes() => Ok(true),
+/// What `format` says.
+pub(super) enum Format {
+    /// That the version is ours.
+    Ours,
+    /// There is none.
+    Missing,
+    /// Nothing that can be read, and why; but no segment contradicts.
+    Unusable(String),
+}
+
+/// Whether the journal's format is ours. Touches nothing.
+pub(super) fn check_format(disk: &dyn Disk, dir: &Path) -> Result<Format, OpenError> {
+    let paths = Paths::new(dir);
+    let why = match read_all(disk, &paths.format) {
+        Ok(bytes) if bytes == format_text().as_bytes() => return Ok(Format::Ours),
         Ok(bytes) => {
             let found = String::from_utf8_lossy(&bytes[..bytes.len().min(80)]).trim_end().to_owned();
-            Err(OpenError::UnknownFormat { path, found })
+            if names_another_version(&found) {
+                return Err(OpenError::UnknownFormat { path: paths.format, found });
+            }
+            if bytes.is_empty() { "it is empty" } else { "it is damaged" }.to_owned()
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(OpenError::io("read", &path)(error)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Format::Missing),
+        Err(error) if is_unreadable(&error) => error.to_string(),
+        Err(error) => return Err(OpenError::io("read", &paths.format)(error)),
+    };
+    // A segment that the disk does not give says nothing; one that is not ours may be of another version.
+    let other = heads(disk, &paths)?.into_iter().find(|found| found.has_room() && matches!(found.head, Head::Broken));
+    match other {
+        Some(segment) => {
+            let path = paths.segment(segment.first);
+            Err(OpenError::UnknownFormat { path, found: format!("no version, as {} ({why})", paths.format.display()) })
+        }
+        None => Ok(Format::Unusable(why)),
     }
+}
+
+/// Whether a version can be read, and it is not ours.
+fn names_another_version(text: &str) -> bool {
+    let digits = |text: &str| text.chars().take_while(char::is_ascii_digit).collect::<String>();
+    let version = text.strip_prefix(FORMAT_TITLE).map(digits);
+    version.is_some_and(|version| !version.is_empty() && version != VERSION.to_string())
 }
 
 /// Everything that a start makes, before the threads.
 pub(super) fn open(options: JournalOptions) -> Result<(Shared, Dedupe), OpenError> {
     let paths = Paths::new(&options.dir);
     let disk = &*options.disk;
-    let has_format = check_format(disk, &options.dir)?;
+    let format = check_format(disk, &options.dir)?;
+    let has_format = matches!(format, Format::Ours);
     let mut recovered = if has_format { None } else { Some(recover(disk, &paths, false)?) };
     let above = [folder_of(&paths.dir), &paths.dir];
     for dir in
@@ -88,19 +122,24 @@ pub(super) fn open(options: JournalOptions) -> Result<(Shared, Dedupe), OpenErro
     let recovered = recover(disk, &paths, true)?;
     let mut state = State { next: recovered.next, unsure: recovered.unsure.clone(), ..State::default() };
     state.segments.clone_from(&recovered.segments);
-    let mut found = find_sinks(disk, &paths, is_new)?;
+    let mut set_aside = Vec::new();
+    if let Format::Unusable(why) = &format {
+        set_aside.push(damage::set_aside(disk, &paths, &paths.format, why));
+    }
+    let mut found = find_sinks(disk, &paths, is_new, &mut set_aside)?;
     let mut store = Store { cursors: std::mem::take(&mut found.files), ..Store::default() };
     let must_write = place_sinks(&mut state, &found, &options.sinks) || !found.whole;
-    let dedupe = load_digests(&options, &paths, &recovered, &mut state, &mut store);
+    let dedupe = load_digests(&options, &paths, &recovered, &mut state, &mut store, &mut set_aside)?;
     let JournalOptions { disk, clock, metrics, config, limits, .. } = options;
     let shared = Shared::new(disk, clock, metrics, paths, config, limits, state, store);
+    shared.note_set_aside(set_aside);
     if let Some(segment) = recovered.lost {
         // How many there were is not known; at least one.
         shared.report_missing(segment, 1);
     }
     shared.put_down_sinks(&found, must_write);
     if !has_format {
-        if !is_new {
+        if !is_new && matches!(format, Format::Missing) {
             warn!(path = %shared.paths.format.display(), "journal: the file that tells its format is missing; written again");
         }
         let path = &shared.paths.format;
@@ -122,11 +161,27 @@ struct FoundSinks {
     files: BTreeMap<SinkName, CursorFile>,
 }
 
-fn find_sinks(disk: &dyn Disk, paths: &Paths, is_new: bool) -> Result<FoundSinks, OpenError> {
+fn find_sinks(
+    disk: &dyn Disk,
+    paths: &Paths,
+    is_new: bool,
+    set_aside: &mut Vec<String>,
+) -> Result<FoundSinks, OpenError> {
     let names = disk.list(&paths.cursors).map_err(OpenError::io("list", &paths.cursors))?;
     let cursors: BTreeSet<SinkName> = names.iter().filter_map(|name| name.parse().ok()).collect();
     let list = match read_list(disk, &paths.sinks) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => is_new.then(BTreeSet::new),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            set_aside.extend((!is_new).then(|| format!("{} is missing", paths.sinks.display())));
+            is_new.then(BTreeSet::new)
+        }
+        Err(error) if is_unreadable(&error) => {
+            set_aside.push(damage::set_aside(disk, paths, &paths.sinks, &error.to_string()));
+            None
+        }
+        Ok(None) => {
+            set_aside.push(damage::set_aside(disk, paths, &paths.sinks, "it is damaged"));
+            None
+        }
         list => list.map_err(OpenError::io("read", &paths.sinks))?,
     };
     if list.is_none() {
@@ -140,11 +195,36 @@ fn find_sinks(disk: &dyn Disk, paths: &Paths, is_new: bool) -> Result<FoundSinks
     let mut files = BTreeMap::new();
     let mut opened = BTreeMap::new();
     for name in listed.union(&cursors) {
-        let (file, cursor) = CursorFile::open(disk, &paths.cursors, name);
+        let (file, cursor) = open_cursor(disk, paths, name, whole, set_aside)?;
         files.insert(name.clone(), file);
         opened.insert(name.clone(), cursor);
     }
     Ok(FoundSinks { listed, whole, cursors, opened, files })
+}
+
+/// A sink's cursor; without a place if it is missing or can't be read, and must be written anew.
+fn open_cursor(
+    disk: &dyn Disk,
+    paths: &Paths,
+    name: &SinkName,
+    is_listed: bool,
+    set_aside: &mut Vec<String>,
+) -> Result<(CursorFile, Option<Cursor>), OpenError> {
+    let path = paths.cursors.join(name.as_str());
+    let why = match CursorFile::open(disk, &paths.cursors, name) {
+        Ok((file, Some(cursor))) => return Ok((file, Some(cursor))),
+        Ok((_, None)) => Some("it is damaged".to_owned()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) if is_unreadable(&error) => Some(error.to_string()),
+        Err(error) => return Err(OpenError::io("read", &path)(error)),
+    };
+    // Without the list its file is all that tells of the sink. It is replaced by the cursor that is written next.
+    let line = match why {
+        Some(why) if is_listed => Some(damage::set_aside(disk, paths, &path, &why)),
+        why => why.map(|why| format!("{} could not be used ({why})", path.display())),
+    };
+    set_aside.extend(line);
+    Ok((CursorFile::new(&paths.cursors, name), None))
 }
 
 /// Gives every sink its place; whether the list or a cursor must be written before an event is taken.
@@ -165,7 +245,10 @@ fn place_sinks(state: &mut State, found: &FoundSinks, configured: &[Registration
     for registration in configured.iter().filter(|registration| !found.listed.contains(&registration.name)) {
         let place = match found.opened.get(&registration.name).copied().flatten() {
             Some(cursor) => Place::new(cursor),
-            None if !found.whole => Place::new(state.oldest_cursor()),
+            // Which names there were is not known, but the place that it is to continue is.
+            None if !found.whole && !registration.continues.as_ref().is_some_and(|it| state.sinks.contains_key(it)) => {
+                Place::new(state.oldest_cursor())
+            }
             None => {
                 taken_over.extend(&registration.continues);
                 Place::new(first_cursor(state, registration))
@@ -236,7 +319,8 @@ fn load_digests(
     recovered: &Recovered,
     state: &mut State,
     store: &mut Store,
-) -> Dedupe {
+    set_aside: &mut Vec<String>,
+) -> Result<Dedupe, OpenError> {
     let (disk, config) = (&*options.disk, &options.config);
     let oldest = seconds(options.clock.now().before(config.dedupe_window));
     let on_disk = disk.list(&paths.digests).unwrap_or_default();
@@ -258,7 +342,7 @@ fn load_digests(
                 }
                 Some(known.clone())
             }
-            None => digests::read(disk, &paths.digests, first).inspect(|known| {
+            None => read_digests(disk, paths, first, set_aside)?.inspect(|known| {
                 let latest = known.iter().map(|known| known.seconds).max();
                 store.digests.push_back((first, known.len(), latest.unwrap_or(0)));
             }),
@@ -279,7 +363,26 @@ fn load_digests(
     state.sealed.reverse();
     let mut dedupe = Dedupe::new(config.dedupe_max, config.dedupe_window);
     loaded.into_iter().rev().flatten().for_each(|known| dedupe.insert(known));
-    dedupe
+    Ok(dedupe)
+}
+
+/// The digests of a segment; none if they are missing or can't be used.
+fn read_digests(
+    disk: &dyn Disk,
+    paths: &Paths,
+    first: u64,
+    set_aside: &mut Vec<String>,
+) -> Result<Option<Vec<Known>>, OpenError> {
+    let path = paths.digests.join(file_name(first, ""));
+    let why = match digests::read(disk, &paths.digests, first) {
+        Ok(Some(known)) => return Ok(Some(known)),
+        Ok(None) => "it is damaged".to_owned(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if is_unreadable(&error) => error.to_string(),
+        Err(error) => return Err(OpenError::io("read", &path)(error)),
+    };
+    set_aside.push(damage::set_aside(disk, paths, &path, &why));
+    Ok(None)
 }
 
 /// Digests that were written when a sync failed: more may be in the segment than was known to be in it.
@@ -292,8 +395,9 @@ fn remove_incomplete(disk: &dyn Disk, paths: &Paths, first: u64) {
 
 /// The digests of a segment whose own file of them is missing or torn.
 fn read_known(disk: &dyn Disk, paths: &Paths, segment: &Segment) -> io::Result<Vec<Known>> {
+    let seed = segment.seed.ok_or_else(|| io::Error::other("its head can't be read"))?;
     let file = disk.open(&paths.segment(segment.first), false)?;
-    let part = Span { file, seed: segment.seed, length: segment.length, end: Some(segment.end) };
+    let part = Span { file, seed, length: segment.length, end: Some(segment.end) };
     let mut scan = Scan::new(part, super::format::SEGMENT_START, segment.first, SCAN_BLOCK);
     let mut known = Vec::new();
     while let Some(item) = scan.next()? {

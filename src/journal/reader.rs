@@ -10,8 +10,9 @@ use tokio::time::{Instant, sleep_until};
 use tracing::error;
 
 use super::cursor::{Cursor, Hint};
-use super::disk::DiskFile;
+use super::disk::{DiskFile, is_unreadable};
 use super::format::SEGMENT_START;
+use super::heads::read_head;
 use super::scan::{Item, Scan, ScanPlace, Span};
 use super::state::{Segment, Shared};
 use super::{Backlog, Feed, FeedClosed, Offset, Window};
@@ -239,7 +240,7 @@ impl Shared {
     /// Reads on until a bound is reached, or the end of a segment that had something, or the durable end.
     fn read(&self, mut place: ReadPlace, bounds: Bounds) -> io::Result<Read> {
         loop {
-            let Some((segment, missing)) = self.segment_at(place.offset) else {
+            let Some((mut segment, missing)) = self.segment_at(place.offset) else {
                 let window = Window { events: Vec::new(), end: Offset(place.offset) };
                 return Ok(Read { window, place, marks: Vec::new() });
             };
@@ -247,18 +248,10 @@ impl Shared {
                 self.report_missing(missing, lost);
             }
             place.offset = place.offset.max(segment.first);
-            let file = match place.file.take().filter(|(first, _)| *first == segment.first) {
-                Some((_, file)) => file,
-                None => match self.disk.open(&self.paths.segment(segment.first), false) {
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                        self.report_missing(segment.first, segment.end - place.offset);
-                        place.offset = segment.end;
-                        continue;
-                    }
-                    opened => opened?,
-                },
+            let Some(file) = self.open_segment(&mut place, &mut segment, bounds.salvage)? else {
+                place.offset = segment.end;
+                continue;
             };
-            place.file = Some((segment.first, Arc::clone(&file)));
             let read = self.read_segment(place, &segment, &file, bounds)?;
             if !read.window.events.is_empty() {
                 return Ok(read);
@@ -275,7 +268,57 @@ impl Shared {
         let segment = state.segments[index].clone();
         let before = index.checked_sub(1).map(|before| state.segments[before].first);
         let missing = segment.previous.filter(|previous| previous.end > offset && before != Some(previous.first));
-        Some((segment, missing.map(|previous| (previous.first, previous.end - offset))))
+        Some((segment, missing.map(|previous| (previous.first, previous.end - offset.max(previous.first)))))
+    }
+
+    /// A segment's file, and its head where the start could not read it. None: all of it is lost.
+    fn open_segment(
+        &self,
+        place: &mut ReadPlace,
+        segment: &mut Segment,
+        salvage: bool,
+    ) -> io::Result<Option<Arc<dyn DiskFile>>> {
+        let opened = match place.file.take().filter(|(first, _)| *first == segment.first) {
+            Some((_, file)) => Ok(file),
+            None => self.disk.open(&self.paths.segment(segment.first), false),
+        };
+        let known = opened.and_then(|file| {
+            let whole = segment.seed.is_some() || self.learn(segment, &*file)?;
+            Ok((file, whole))
+        });
+        match known {
+            Ok((file, true)) => {
+                place.file = Some((segment.first, Arc::clone(&file)));
+                Ok(Some(file))
+            }
+            Ok((_, false)) => {
+                self.lose_segment(segment, place.offset, "both its heads are broken");
+                Ok(None)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.report_missing(segment.first, segment.lost_from(place.offset));
+                Ok(None)
+            }
+            Err(error) if salvage && is_unreadable(&error) => {
+                self.lose_segment(segment, place.offset, &error.to_string());
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads the head that the start could not read; whether it is whole.
+    fn learn(&self, segment: &mut Segment, file: &dyn DiskFile) -> io::Result<bool> {
+        let (Ok(header), size) = (read_head(file, segment.first)?, file.size()?) else { return Ok(false) };
+        (segment.seed, segment.previous, segment.created) = (Some(header.seed), header.previous, header.created);
+        if !segment.exact {
+            segment.length = size.max(SEGMENT_START);
+        }
+        let mut state = self.state();
+        if let Some(known) = state.segments.iter_mut().find(|known| known.first == segment.first) {
+            known.clone_from(segment);
+        }
+        Ok(true)
     }
 
     fn read_segment(
@@ -285,7 +328,9 @@ impl Shared {
         file: &Arc<dyn DiskFile>,
         bounds: Bounds,
     ) -> io::Result<Read> {
-        let part = Span { file: Arc::clone(file), seed: segment.seed, length: segment.length, end: Some(segment.end) };
+        // A segment without a seed is not opened.
+        let seed = segment.seed.unwrap_or_default();
+        let part = Span { file: Arc::clone(file), seed, length: segment.length, end: Some(segment.end) };
         let mut scan = begin(part, segment, &place, bounds)?.salvage(bounds.salvage);
         let (mut events, mut marks, mut bytes) = (Vec::new(), Vec::new(), 0usize);
         let mut before = scan.place();

@@ -1,6 +1,6 @@
 //! What a start finds in `segments/`, and what it mends there.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,9 +9,8 @@ use tracing::{error, info, warn};
 
 use super::dedupe::Known;
 use super::disk::{Disk, DiskFile};
-use super::format::{
-    BadHeader, Key, Previous, SEGMENT_HEADER, SEGMENT_START, SegmentHeader, file_name, most_records, parse_file_name,
-};
+use super::format::{Key, Previous, SEGMENT_START, SegmentHeader, most_records};
+use super::heads::{Found, Head, heads, move_away, next_of_damaged, remove_empty};
 use super::open::OpenError;
 use super::scan::{Item, Scan, Span};
 use super::state::{Paths, Segment};
@@ -33,114 +32,112 @@ pub(super) struct Recovered {
     pub(super) lost: Option<u64>,
 }
 
-/// A segment's file, opened.
-struct Found {
-    first: u64,
-    size: u64,
-    file: Arc<dyn DiskFile>,
-    header: Option<SegmentHeader>,
-}
-
 /// Reads the heads of all segments and the whole of the last. `mend`: cut off what is torn, move away what is broken.
 pub(super) fn recover(disk: &dyn Disk, paths: &Paths, mend: bool) -> Result<Recovered, OpenError> {
     let found = heads(disk, paths)?;
-    let mut next = found.last().map_or(1, |last| last.first + 1).max(next_of_damaged(disk, paths));
+    let next = found.last().map_or(1, |last| last.first + 1).max(next_of_damaged(disk, paths));
+    let (segments, known) = (VecDeque::new(), HashMap::new());
+    let mut recovered = Recovered { segments, next, known, unsure: None, lost: None };
+    let passed_over = passed_over(&found);
     let named: HashMap<u64, Previous> =
-        found.iter().filter_map(|found| found.header.as_ref()?.previous).map(|named| (named.first, named)).collect();
-    let created: Vec<Option<Timestamp>> =
-        found.iter().map(|found| found.header.as_ref().map(|header| header.created)).collect();
-    // Behind it nothing was ever acknowledged.
-    let newest = found.iter().rposition(|found| found.header.is_some() || found.size > SEGMENT_START);
-    let (mut segments, mut known, mut lost, mut unsure) = (VecDeque::new(), HashMap::new(), None, None);
-    for (index, found) in found.into_iter().enumerate() {
-        let Some(header) = &found.header else {
-            // No record fits into so few bytes: it was being created.
-            if found.size > SEGMENT_START {
-                next = next.max(found.first + most_records(found.size));
-                lost = (index + 1 == created.len()).then_some(found.first);
-            }
-            if mend {
-                set_aside(disk, paths, &found);
-            }
-            continue;
-        };
-        let mut segment = Segment::empty(header);
-        if let Some(named) = named.get(&found.first) {
-            (segment.length, segment.end) = (named.length, named.end);
-            let next = created[index + 1..].iter().flatten().next().copied();
-            segment.newest = next.unwrap_or_default().max(header.created);
-        } else {
-            let may_be_torn = Some(index) == newest;
-            let tail = read_tail(&found, header, may_be_torn, false).or_else(|error| {
-                error!(segment = found.first, %error, "journal: a segment can't be read whole; what can't is left as it is");
-                read_tail(&found, header, false, true)
-            });
-            let tail = tail.map_err(OpenError::io("read", &paths.segment(found.first)))?;
-            next = next.max(tail.used);
-            let (sure, rest) = tail.mend(disk, paths, mend, &mut segment, found.size);
-            known.insert(found.first, sure);
-            unsure = rest.or(unsure);
-        }
-        next = next.max(segment.end);
-        segments.push_back(segment);
-    }
-    Ok(Recovered { segments, next, known, unsure, lost })
-}
-
-fn heads(disk: &dyn Disk, paths: &Paths) -> Result<Vec<Found>, OpenError> {
-    let names = match disk.list(&paths.segments) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        names => names.map_err(OpenError::io("list", &paths.segments))?,
-    };
-    let mut firsts: Vec<u64> = names.iter().filter_map(|name| parse_file_name(name, ".log")).collect();
-    firsts.sort_unstable();
-    firsts
-        .into_iter()
-        .map(|first| {
-            let path = paths.segment(first);
-            let failed = |error| OpenError::io("read", &path)(error);
-            let file = disk.open(&path, false).map_err(failed)?;
-            let mut head = [0; SEGMENT_HEADER];
-            let read = file.read_at(&mut head, 0).map_err(failed)?;
-            let header = match SegmentHeader::decode(&head[..read]) {
-                Ok(header) => Some(header).filter(|header| header.first == first),
-                Err(BadHeader::Broken) => None,
-                Err(BadHeader::Version(version)) => {
-                    return Err(OpenError::UnknownFormat { path: path.clone(), found: format!("version {version}") });
+        found.iter().filter_map(|found| found.header()?.previous).map(|named| (named.first, named)).collect();
+    let created: Vec<Option<Timestamp>> = found.iter().map(|found| Some(found.header()?.created)).collect();
+    let next_created = |index: usize| created[index + 1..].iter().flatten().next().copied();
+    // After it nothing was ever acknowledged.
+    let newest = found.iter().rposition(|found| found.header().is_some() || found.has_room());
+    for (index, found) in found.iter().enumerate() {
+        let named = named.get(&found.first);
+        let mut segment = match &found.head {
+            Head::Read(..) if passed_over.contains(&found.first) => {
+                if mend {
+                    remove_empty(disk, paths, found.first);
                 }
-            };
-            Ok(Found { first, size: file.size().map_err(failed)?, file, header })
-        })
-        .collect()
+                continue;
+            }
+            Head::Unread(_) if passed_over.contains(&found.first) => continue,
+            Head::Broken => {
+                // If no record fits into it, it was being created.
+                if found.has_room() {
+                    recovered.next = recovered.next.max(found.bound());
+                    recovered.lost = (index + 1 == created.len()).then_some(found.first);
+                }
+                if mend {
+                    move_away(disk, paths, found);
+                }
+                continue;
+            }
+            Head::Unread(error) => {
+                if mend {
+                    error!(segment = found.first, %error, "journal: the head of a segment can't be read; readers try again before its events count as lost");
+                }
+                let before = created[..index].iter().rev().flatten().next().copied();
+                Segment::unread(found, before.or(next_created(index)).unwrap_or_default())
+            }
+            Head::Read(header, _) => Segment::empty(header),
+        };
+        if let Some(named) = named {
+            (segment.length, segment.end, segment.exact) = (named.length, named.end, true);
+            segment.newest = next_created(index).unwrap_or_default().max(segment.created);
+        } else if let Head::Read(header, file) = &found.head {
+            let (size, may_be_torn) = (found.size.unwrap_or_default(), Some(index) == newest);
+            let file = Opened { first: found.first, size, file };
+            recovered.read_whole(disk, paths, &file, header, may_be_torn, mend, &mut segment)?;
+        }
+        recovered.next = recovered.next.max(segment.end);
+        recovered.segments.push_back(segment);
+    }
+    Ok(recovered)
 }
 
-/// Above the offsets of segments that were moved away because their heads were broken.
-fn next_of_damaged(disk: &dyn Disk, paths: &Paths) -> u64 {
-    let used = |name: &String| {
-        let first = parse_file_name(name, ".log")?;
-        let size = disk.open(&paths.damaged.join(name), false).and_then(|file| file.size()).unwrap_or(0);
-        Some(first + most_records(size))
-    };
-    disk.list(&paths.damaged).unwrap_or_default().iter().filter_map(used).max().unwrap_or(0)
+/// Segments that a later head passes over when it names the one before it: they never had a record.
+fn passed_over(found: &[Found]) -> HashSet<u64> {
+    let mut passed_over = HashSet::new();
+    for (index, later) in found.iter().enumerate() {
+        if let Some(named) = later.header().and_then(|header| header.previous) {
+            let from = found.partition_point(|found| found.first <= named.first);
+            passed_over.extend(found[from.min(index)..index].iter().map(|found| found.first));
+        }
+    }
+    passed_over
 }
 
-fn set_aside(disk: &dyn Disk, paths: &Paths, found: &Found) {
-    let path = paths.segment(found.first);
-    let done = if found.size <= SEGMENT_START {
-        info!(segment = found.first, "journal: a segment that was being created at the crash is removed");
-        disk.remove(&path)
-    } else {
-        let kept = paths.damaged.join(file_name(found.first, ".log"));
-        error!(segment = found.first, kept = %kept.display(), "journal damaged: both heads of a segment are broken");
-        disk.rename(&path, &kept).and_then(|()| disk.sync_dir(&paths.damaged))
-    };
-    if let Err(error) = done.and_then(|()| disk.sync_dir(&paths.segments)) {
-        warn!(segment = found.first, %error, "journal: a broken segment can't be moved away");
+/// A segment's file whose head is known.
+struct Opened<'a> {
+    first: u64,
+    size: u64,
+    file: &'a Arc<dyn DiskFile>,
+}
+
+impl Recovered {
+    /// Reads a segment of whose durable end no other segment tells.
+    #[allow(clippy::too_many_arguments, reason = "a part of `recover`, with what that has at hand")]
+    fn read_whole(
+        &mut self,
+        disk: &dyn Disk,
+        paths: &Paths,
+        file: &Opened<'_>,
+        header: &SegmentHeader,
+        may_be_torn: bool,
+        mend: bool,
+        segment: &mut Segment,
+    ) -> Result<(), OpenError> {
+        let read = read_tail(file, header, if may_be_torn { How::Torn } else { How::Whole });
+        let tail = read.or_else(|error| {
+            error!(segment = file.first, %error, "journal: a segment can't be read whole; what can't is left as it is");
+            read_tail(file, header, How::Salvaged)
+        });
+        let tail = tail.map_err(OpenError::io("read", &paths.segment(file.first)))?;
+        self.next = self.next.max(tail.used);
+        let (sure, rest) = tail.mend(disk, paths, mend, segment, file.size);
+        self.known.insert(file.first, sure);
+        self.unsure = rest.or(self.unsure.take());
+        Ok(())
     }
 }
 
 /// A segment of whose durable end no other segment tells: the last, as a rule.
 struct Tail {
+    how: How,
     newest: Timestamp,
     /// Above every offset in it, torn or not.
     used: u64,
@@ -151,18 +148,25 @@ struct Tail {
     known: Vec<(u64, Key, Timestamp)>,
 }
 
-/// `may_be_torn`: what is damaged at its end was never acknowledged. Not so where a later segment was written, though
-/// the head is lost that would tell of this one.
-///
-/// `salvage`: the disk does not give all of it. It may yet do so: nothing is cut off, and the readers try again before
-/// they count it as lost.
-fn read_tail(found: &Found, header: &SegmentHeader, may_be_torn: bool, salvage: bool) -> io::Result<Tail> {
-    let part = Span { file: Arc::clone(&found.file), seed: header.seed, length: found.size, end: None };
-    let mut scan = Scan::new(part, SEGMENT_START, header.first, SCAN_BLOCK).salvage(salvage);
+/// What may be wrong with such a segment.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum How {
+    /// What is damaged at its end was never acknowledged.
+    Torn,
+    /// A later segment was written, though nothing is left that tells of this one: damage is damage.
+    Whole,
+    /// The disk does not give all of it. It may yet do so: nothing is written or cut off, and the readers try again
+    /// before they count it as lost.
+    Salvaged,
+}
+
+fn read_tail(opened: &Opened<'_>, header: &SegmentHeader, how: How) -> io::Result<Tail> {
+    let part = Span { file: Arc::clone(opened.file), seed: header.seed, length: opened.size, end: None };
+    let mut scan = Scan::new(part, SEGMENT_START, header.first, SCAN_BLOCK).salvage(how == How::Salvaged);
     let (mut newest, mut used, mut known) = (header.created, header.first, Vec::new());
     // Without a group not even its header: the next segment is to name it.
     let mut proven = (0, header.first);
-    // The first damage behind the last intact head of a group.
+    // The first damage after the last intact head of a group.
     let mut torn = None;
     while let Some(item) = scan.next()? {
         match item {
@@ -178,14 +182,14 @@ fn read_tail(found: &Found, header: &SegmentHeader, may_be_torn: bool, salvage: 
     used = used.max(scan.expected());
     let mut intact = torn.unwrap_or((scan.at().max(SEGMENT_START), scan.expected()));
     if torn.is_some() {
-        used = used.max(intact.1 + most_records(found.size - intact.0));
+        used = used.max(intact.1 + most_records(opened.size - intact.0));
     }
-    if !may_be_torn {
-        let end = if salvage { used } else { scan.expected() };
-        intact = (found.size.max(SEGMENT_START), end);
-        proven = intact;
+    match how {
+        How::Torn => {}
+        How::Whole => intact = (opened.size.max(SEGMENT_START), scan.expected()),
+        How::Salvaged => intact = (opened.size.max(SEGMENT_START), used),
     }
-    Ok(Tail { newest, used, proven, intact, known })
+    Ok(Tail { how, newest, used, proven, intact, known })
 }
 
 impl Tail {
@@ -201,18 +205,23 @@ impl Tail {
     ) -> (Vec<Known>, Option<Unsure>) {
         (segment.length, segment.end) = self.intact;
         segment.newest = self.newest;
+        segment.exact = self.how != How::Salvaged;
         let (mut durable, mut unsure) = (segment.end, None);
-        if mend && (segment.length < size || self.proven.0 < segment.length) {
+        if self.how == How::Salvaged {
+            durable = self.proven.1;
+        } else if mend && (segment.length < size || self.proven.0 < segment.length) {
             let (path, end) = (paths.segment(segment.first), segment.end);
             let tail = Unsure { path, from: self.proven.0, to: segment.length, end };
             if segment.length < size {
                 info!(segment = segment.first, bytes = size - segment.length, "journal: a torn tail is cut off");
             }
             if let Err(error) = tail.make_durable(disk) {
-                warn!(segment = segment.first, %error, "journal: the last commit can't be made sure of; it is not published, and events get 503, until it can");
                 durable = self.proven.1;
-                (segment.length, segment.end) = (self.proven.0.max(SEGMENT_START), durable);
-                unsure = Some(tail);
+                if self.how == How::Torn {
+                    warn!(segment = segment.first, %error, "journal: the last commit can't be made sure of; it is not published, and events get 503, until it can");
+                    (segment.length, segment.end) = (self.proven.0.max(SEGMENT_START), durable);
+                    unsure = Some(tail);
+                }
             }
         }
         let known = self.known.into_iter().filter(|(offset, ..)| *offset < durable);

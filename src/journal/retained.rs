@@ -6,8 +6,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::Offset;
-use super::disk::Disk;
+use super::disk::{Disk, is_unreadable};
 use super::format::SEGMENT_START;
+use super::heads::read_head;
 use super::open::{OpenError, check_format};
 use super::recover::{SCAN_BLOCK, recover};
 use super::scan::{Item, Scan, Span};
@@ -15,7 +16,7 @@ use super::state::{Paths, Segment};
 use crate::clock::Timestamp;
 use crate::message::StoredEvent;
 
-/// Retained events in order. Damaged ones are passed over and counted; segments deleted meanwhile are left out.
+/// Retained events in order. Damaged ones, and those of segments that are gone, are passed over and counted.
 pub struct Retained {
     disk: Arc<dyn Disk>,
     paths: Paths,
@@ -24,6 +25,7 @@ pub struct Retained {
     to: Option<Timestamp>,
     scan: Option<Scan>,
     damaged: u64,
+    gone: u64,
 }
 
 impl Retained {
@@ -34,8 +36,22 @@ impl Retained {
         from: Timestamp,
         to: Option<Timestamp>,
     ) -> Self {
+        let mut gone = 0;
+        let mut before: Option<u64> = None;
+        for segment in &segments {
+            // What was deleted before the oldest that is left went as it should.
+            let missing = segment.previous.filter(|named| before.is_some_and(|before| before < named.first));
+            let is_due = segment.created >= from;
+            gone += missing.filter(|_| is_due).map_or(0, |named| named.end - named.first);
+            before = Some(segment.first);
+        }
         segments.retain(|segment| segment.records() > 0 && segment.newest >= from);
-        Self { disk, paths, segments, from, to, scan: None, damaged: 0 }
+        Self { disk, paths, segments, from, to, scan: None, damaged: 0, gone }
+    }
+
+    /// Records of segments that were deleted, so far as they may be of the time asked for.
+    pub fn gone(&self) -> u64 {
+        self.gone
     }
 
     /// Records that could not be read so far.
@@ -48,11 +64,29 @@ impl Retained {
         loop {
             let Some(scan) = &mut self.scan else {
                 let Some(segment) = self.segments.pop_front() else { return Ok(None) };
-                let file = match self.disk.open(&self.paths.segment(segment.first), false) {
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                    file => file?,
+                let opened = self.disk.open(&self.paths.segment(segment.first), false).and_then(|file| {
+                    let head = if segment.seed.is_none() { read_head(&*file, segment.first)?.ok() } else { None };
+                    let seed = segment.seed.or(head.map(|head| head.seed));
+                    Ok((seed, file.size()?, file))
+                });
+                let (seed, size, file) = match opened {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                        let is_due = self.to.is_none_or(|to| segment.created < to);
+                        self.gone += if is_due { segment.lost_from(segment.first) } else { 0 };
+                        continue;
+                    }
+                    Err(error) if segment.seed.is_none() && is_unreadable(&error) => {
+                        self.damaged += segment.lost_from(segment.first);
+                        continue;
+                    }
+                    opened => opened?,
                 };
-                let part = Span { file, seed: segment.seed, length: segment.length, end: Some(segment.end) };
+                let Some(seed) = seed else {
+                    self.damaged += segment.lost_from(segment.first);
+                    continue;
+                };
+                let length = if segment.exact { segment.length } else { size };
+                let part = Span { file, seed, length, end: segment.exact.then_some(segment.end) };
                 self.scan = Some(Scan::new(part, SEGMENT_START, segment.first, SCAN_BLOCK));
                 continue;
             };

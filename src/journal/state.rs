@@ -13,6 +13,7 @@ use super::cursor::{Cursor, CursorFile, Hint};
 use super::dedupe::Known;
 use super::disk::Disk;
 use super::format::{Previous, SEGMENT_START, SegmentHeader, file_name};
+use super::heads::Found;
 use super::recover::Unsure;
 use super::{Backlog, Limits};
 use crate::clock::{Clock, Timestamp};
@@ -51,7 +52,10 @@ pub(super) struct Segment {
     pub(super) end: u64,
     /// Bytes of its file, the header included.
     pub(super) length: u64,
-    pub(super) seed: u32,
+    /// None: its head could not be read yet. Whoever reads it tries again.
+    pub(super) seed: Option<u32>,
+    /// Whether `length` and `end` are what is durable. Else they are bounds, and the next segment must not say so.
+    pub(super) exact: bool,
     pub(super) created: Timestamp,
     pub(super) previous: Option<Previous>,
     /// The latest time at which a record of it was made durable, or a little later.
@@ -64,10 +68,26 @@ impl Segment {
             first: header.first,
             end: header.first,
             length: SEGMENT_START,
-            seed: header.seed,
+            seed: Some(header.seed),
+            exact: true,
             created: header.created,
             previous: header.previous,
             newest: header.created,
+        }
+    }
+
+    /// One whose head the disk does not give: as far as its file and its neighbour tell.
+    pub(super) fn unread(found: &Found, created: Timestamp) -> Self {
+        Self {
+            first: found.first,
+            end: found.bound(),
+            length: found.size.unwrap_or_default().max(SEGMENT_START),
+            seed: None,
+            exact: false,
+            created,
+            previous: None,
+            // Not known, and so not old.
+            newest: Timestamp::from_micros(u64::MAX),
         }
     }
 
@@ -80,9 +100,15 @@ impl Segment {
         self.length.saturating_sub(SEGMENT_START)
     }
 
-    /// What the next segment says of this one.
-    pub(super) fn as_previous(&self) -> Previous {
-        Previous { first: self.first, length: self.length, end: self.end }
+    /// How many of its records are lost to whoever stands at this offset, if all of it is; at least one where nobody
+    /// knows.
+    pub(super) fn lost_from(&self, offset: u64) -> u64 {
+        if self.exact { self.end - offset.max(self.first) } else { 1 }
+    }
+
+    /// What the next segment says of this one; nothing unless it is true.
+    fn as_previous(&self) -> Option<Previous> {
+        self.exact.then_some(Previous { first: self.first, length: self.length, end: self.end })
     }
 }
 
@@ -128,6 +154,8 @@ pub(super) struct State {
     pub(super) closed: bool,
     /// Records found to be lost since the start.
     pub(super) damaged: u64,
+    /// Files of the journal that could not be used, and what was done about each.
+    pub(super) set_aside: Vec<String>,
     /// Damage that was told already, by segment and place, and how many records it cost.
     pub(super) reported: HashMap<(u64, u64), u64>,
     /// Sealed segments whose digests are not on disk yet.
@@ -138,6 +166,11 @@ impl State {
     /// Why an event can't be made durable just now, where the disk is the reason.
     pub(super) fn failure(&self) -> Option<String> {
         self.unregistered.clone().or_else(|| self.failing.clone())
+    }
+
+    /// What the next segment says of the last one that has records. Those without go once it is open.
+    pub(super) fn previous(&self) -> Option<Previous> {
+        self.segments.iter().rev().find(|segment| segment.records() > 0)?.as_previous()
     }
 
     /// Index of the segment where the first record at or above this offset is, if there is one.

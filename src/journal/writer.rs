@@ -33,6 +33,9 @@ pub(super) enum Command {
     Append(Append),
     /// Write what is queued, name the durable end, stop.
     Close,
+    /// Panic.
+    #[cfg(test)]
+    Panic,
 }
 
 /// An event on its way into the journal.
@@ -123,6 +126,8 @@ impl Writer {
         match command {
             Command::Append(append) => self.write(append),
             Command::Close => self.closing = true,
+            #[cfg(test)]
+            Command::Panic => panic!("as the test wants it"),
         }
     }
 
@@ -167,7 +172,7 @@ impl Writer {
             }
             match self.commands.try_recv() {
                 Ok(Command::Append(event)) => append = Some(event),
-                Ok(Command::Close) => self.closing = true,
+                Ok(command) => self.obey(command),
                 Err(TryRecvError::Empty | TryRecvError::Disconnected) => {}
             }
         }

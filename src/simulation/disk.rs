@@ -9,7 +9,7 @@ mod contents;
 mod tests;
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use contents::{Change, Contents, Entry, File, parent};
@@ -52,6 +52,8 @@ pub(crate) struct Faults {
     pub(crate) fail: Option<Fail>,
     /// The process dies in or behind the operation after so many.
     pub(crate) crash: Option<u32>,
+    /// A file that can't be read, and whether it can't even be opened.
+    pub(crate) unreadable: Option<(PathBuf, bool)>,
 }
 
 struct Inner {
@@ -69,6 +71,8 @@ pub(crate) struct SimDisk(Arc<Mutex<Inner>>);
 struct Opened {
     disk: SimDisk,
     id: usize,
+    /// As it was when it was opened.
+    path: PathBuf,
 }
 
 impl SimDisk {
@@ -118,6 +122,17 @@ impl SimDisk {
             let Inner { contents, random, .. } = &mut *inner;
             contents.cut_power(random);
         }
+    }
+
+    /// The files at or under a path.
+    pub(crate) fn files(&self, under: &Path) -> Vec<PathBuf> {
+        self.lock().contents.now.files.keys().filter(|path| path.starts_with(under)).cloned().collect()
+    }
+
+    /// Whether a fault is to come, or is there, but for a file that can't be read.
+    pub(crate) fn is_faulty(&self) -> bool {
+        let Faults { full, low, fail, crash, .. } = &self.lock().faults;
+        *full || *low || fail.is_some() || crash.is_some()
     }
 
     /// Whether a file that is durably in a folder has these bytes durably.
@@ -203,16 +218,16 @@ impl Disk for SimDisk {
         let id = inner.contents.files.len();
         inner.contents.files.push(File::default());
         inner.contents.note(Entry::Create(path.to_owned(), id));
-        Ok(Arc::new(Opened { disk: self.clone(), id }))
+        Ok(Arc::new(Opened { disk: self.clone(), id, path: path.to_owned() }))
     }
 
     fn open(&self, path: &Path, _write: bool) -> io::Result<Arc<dyn DiskFile>> {
         let (inner, fails) = self.begin(Kind::Open, path)?;
-        if fails {
+        if fails || inner.faults.unreadable.as_ref().is_some_and(|(bad, opening)| *opening && bad == path) {
             return Err(failed());
         }
         let id = *inner.contents.now.files.get(path).ok_or_else(not_found)?;
-        Ok(Arc::new(Opened { disk: self.clone(), id }))
+        Ok(Arc::new(Opened { disk: self.clone(), id, path: path.to_owned() }))
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
@@ -267,7 +282,7 @@ impl Disk for SimDisk {
 impl DiskFile for Opened {
     fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
         let (inner, fails) = self.disk.begin(Kind::Read, Path::new(""))?;
-        if fails {
+        if fails || inner.faults.unreadable.as_ref().is_some_and(|(bad, _)| *bad == self.path) {
             return Err(failed());
         }
         let content = &inner.contents.files[self.id].now;

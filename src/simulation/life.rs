@@ -11,12 +11,12 @@ use tokio::time::sleep;
 use super::broker::{SimSink, Watched};
 use super::event;
 use super::run::ROOM;
-use super::schedule::{SINKS, Step, What};
-use super::world::World;
+use super::schedule::{OTHER, SINKS, Step, What};
+use super::world::{LETTERS, World, index, name};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{self, SinkName, Start, Storage};
 use crate::delivery::{Delivery, DeliveryOptions, LetterBox, SinkSetup};
-use crate::journal::{Intake as _, Journal, JournalOptions, Limits, NotTaken, Registration, Steps, Taken};
+use crate::journal::{Intake as _, Journal, JournalOptions, Limits, NotTaken, Offset, Registration, Steps, Taken};
 use crate::telemetry::Metrics;
 
 /// For a sink to settle what is in flight.
@@ -53,8 +53,28 @@ pub(super) struct Beginning {
     pub(super) world: World,
     pub(super) clock: SimClock,
     pub(super) metrics: Metrics,
-    pub(super) configured: [bool; SINKS.len()],
+    pub(super) sinks: Sinks,
     pub(super) dead_max_size: u64,
+}
+
+/// What the configuration says of each sink.
+pub(super) type Sinks = [Configured; SINKS.len()];
+
+/// What the configuration says of a sink.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Configured {
+    /// Whether it names it.
+    pub(super) is: bool,
+    /// How often it was renamed.
+    pub(super) generation: u32,
+    pub(super) best_effort: bool,
+}
+
+/// What waits for each sink, and how much of it was ever given up.
+struct Waiting {
+    places: Vec<(SinkName, Offset, u64)>,
+    given_up: Vec<u64>,
+    is_failing: bool,
 }
 
 /// A running process.
@@ -63,21 +83,28 @@ pub(super) struct Life {
     pub(super) journal: Journal,
     steps: Steps,
     pub(super) delivery: Delivery<Watched>,
-    running: [bool; SINKS.len()],
+    /// As they are in effect; `None`: it does not run.
+    running: [Option<Configured>; SINKS.len()],
+    /// Whether the journal was told that it is `best_effort`.
+    may_give_up: [bool; SINKS.len()],
     /// Since the last event came.
     idle: u64,
 }
 
-pub(super) fn name(index: usize) -> SinkName {
-    SINKS[index].parse().expect("a name")
-}
-
-fn registration(index: usize) -> Registration {
-    Registration { name: name(index), start: Start::Next, continues: None, best_effort: false }
+fn registration(index: usize, configured: Configured) -> Registration {
+    let Configured { generation, best_effort, .. } = configured;
+    let continues = generation.checked_sub(1).map(|before| name(index, before));
+    Registration { name: name(index, generation), start: Start::Next, continues, best_effort }
 }
 
 fn journal_options(start: &Beginning) -> JournalOptions {
-    let sinks = (0..SINKS.len()).filter(|index| start.configured[*index]).map(registration).collect();
+    let sinks = start
+        .sinks
+        .iter()
+        .enumerate()
+        .filter(|(_, sink)| sink.is)
+        .map(|(index, sink)| registration(index, *sink))
+        .collect();
     JournalOptions {
         dir: "/data/journal".into(),
         config: config::Journal {
@@ -99,8 +126,9 @@ fn journal_options(start: &Beginning) -> JournalOptions {
     }
 }
 
-fn setup(world: &World, index: usize) -> SinkSetup {
-    let config = config::Sink { setup_grace: Duration::from_secs(2), ..config::Sink::sample(name(index)) };
+fn setup(world: &World, index: usize, generation: u32) -> SinkSetup {
+    let name = name(index, generation);
+    let config = config::Sink { setup_grace: Duration::from_secs(2), ..config::Sink::sample(name) };
     let config = event::configured(index, config);
     let sink = SimSink::new(world.clone(), index, fastrand::u64(..));
     let make = Arc::new(event::messages(&config));
@@ -114,43 +142,116 @@ impl Life {
         let delivery = Delivery::new(DeliveryOptions {
             letters: LetterBox::new(
                 Arc::new(start.world.lock().disk.clone()),
-                "/data/journal/dead".into(),
+                LETTERS.into(),
                 start.dead_max_size,
                 start.metrics.clone(),
             ),
             metrics: start.metrics.clone(),
             clock: Arc::new(start.clock.clone()),
         });
-        let mut life = Self { start, journal, steps, delivery, running: [false; SINKS.len()], idle: 0 };
-        for index in 0..SINKS.len() {
-            if life.start.configured[index] {
-                life.add(index)?;
-            }
+        let mut life = Self {
+            start,
+            journal,
+            steps,
+            delivery,
+            running: [None; SINKS.len()],
+            may_give_up: [false; SINKS.len()],
+            idle: 0,
+        };
+        for (index, sink) in life.start.sinks.into_iter().enumerate().filter(|(_, sink)| sink.is) {
+            life.may_give_up[index] = sink.best_effort;
+            life.add(index, sink)?;
         }
+        life.note_sinks();
         Ok(life)
     }
 
-    fn add(&mut self, index: usize) -> Result<(), String> {
-        let feed = self.journal.reader(&name(index)).ok_or("the sink has no place")?;
+    fn add(&mut self, index: usize, sink: Configured) -> Result<(), String> {
+        let feed = self.journal.reader(&name(index, sink.generation)).ok_or("the sink has no place")?;
         let feed = Watched::new(feed, self.start.world.clone(), index);
-        self.delivery.add(setup(&self.start.world, index), feed).map_err(|error| error.to_string())?;
-        self.running[index] = true;
+        let setup = setup(&self.start.world, index, sink.generation);
+        self.delivery.add(setup, feed).map_err(|error| error.to_string())?;
+        self.running[index] = Some(sink);
         Ok(())
     }
 
-    fn register(&mut self, index: usize) -> Result<(), String> {
-        self.journal.register(&registration(index)).map_err(|error| error.to_string())?;
-        self.add(index)
+    fn register(&mut self, index: usize, sink: Configured) -> Result<(), String> {
+        self.journal.register(&registration(index, sink)).map_err(|error| error.to_string())?;
+        self.may_give_up[index] = sink.best_effort;
+        self.add(index, sink)
     }
 
-    /// Sinks that were taken out return: what waits for them would hold the journal full.
-    pub(super) fn bring_back(&mut self) {
-        for (index, sink) in SINKS.iter().enumerate() {
-            if self.running[index] {
-                continue;
+    /// Tells the world which sinks the journal has put down: with an event, at the latest.
+    fn note_sinks(&self) {
+        if self.is_dead() || self.journal.stats().failing.is_some() {
+            return;
+        }
+        let mut known = self.start.world.lock();
+        for (index, sink) in self.running.iter().enumerate() {
+            if let Some(sink) = sink {
+                known.registers(index, sink.generation);
             }
-            if let Err(error) = self.register(index) {
-                self.start.world.lock().breaks(|| format!("{sink} does not come back: {error}"));
+        }
+    }
+
+    /// Puts a configuration in effect, as a reload does. Where it fails the operator is told, and the next start tries
+    /// again.
+    async fn apply(&mut self, sinks: &Sinks) {
+        for (index, wanted) in sinks.iter().enumerate() {
+            let stays = |running: &Configured| wanted.is && running.generation == wanted.generation;
+            if let Some(running) = self.running[index].filter(|running| !stays(running)) {
+                let name = name(index, running.generation);
+                drop(keep_house(&self.steps, self.delivery.remove(&name, PATIENCE)).await);
+                self.journal.retire(&name);
+                (self.running[index], self.may_give_up[index]) = (None, false);
+            }
+        }
+        for (index, wanted) in sinks.iter().enumerate().filter(|(_, wanted)| wanted.is) {
+            match self.running[index] {
+                None => drop(self.register(index, *wanted)),
+                Some(running) if running.best_effort != wanted.best_effort => {
+                    if self.journal.register(&registration(index, *wanted)).is_ok() {
+                        self.may_give_up[index] = wanted.best_effort;
+                        self.replace(index, *wanted).await;
+                    }
+                }
+                Some(_) => {}
+            }
+        }
+        self.note_sinks();
+    }
+
+    async fn replace(&mut self, index: usize, sink: Configured) {
+        let replaced = self.delivery.replace(setup(&self.start.world, index, sink.generation), PATIENCE);
+        self.running[index] = keep_house(&self.steps, replaced).await.is_ok().then_some(sink);
+    }
+
+    /// [`OTHER`] is forgotten, as an operator does it.
+    fn forget(&self) {
+        let Some(generation) = self.start.world.lock().places[OTHER].registered else { return };
+        let name = name(OTHER, generation);
+        let is_retired = |sink: &(SinkName, Offset, u64)| sink.0 == name;
+        if self.running[OTHER].is_none() && self.journal.places().iter().any(is_retired) {
+            self.start.world.lock().forgets();
+            drop(self.journal.forget(&name));
+        }
+    }
+
+    /// Sinks that were taken out return: what waits for them would hold the journal full. So does what waits for an old
+    /// name that a start took from a cursor; nothing hangs on it.
+    pub(super) fn bring_back(&mut self, sinks: &Sinks) {
+        for (index, sink) in sinks.iter().enumerate() {
+            if self.running[index].is_none()
+                && let Err(error) = self.register(index, *sink)
+            {
+                self.start.world.lock().breaks(|| format!("{} does not come back: {error}", SINKS[index]));
+            }
+        }
+        self.note_sinks();
+        let strangers = self.journal.sinks().into_iter().filter(|sink| !sink.configured);
+        for stranger in strangers {
+            if let Err(error) = self.journal.forget(&stranger.name) {
+                self.start.world.lock().breaks(|| format!("{} is not forgotten: {error}", stranger.name));
             }
         }
     }
@@ -160,22 +261,17 @@ impl Life {
     }
 
     /// Something that only a running process does; what happens outside of it has been seen to.
-    pub(super) async fn step(&mut self, step: &Step) {
+    pub(super) async fn step(&mut self, step: &Step, sinks: &Sinks) {
         match &step.what {
             What::Take(numbers) => self.take(numbers),
             What::Pass(millis) => self.pass(*millis).await,
-            What::Reload(index) if self.running[*index] => {
-                let replaced = self.delivery.replace(setup(&self.start.world, *index), PATIENCE);
-                self.running[*index] = keep_house(&self.steps, replaced).await.is_ok();
+            What::Reload(index) => {
+                if let Some(sink) = self.running[*index] {
+                    self.replace(*index, sink).await;
+                }
             }
-            // Where it fails the operator is told, and the next start tries again.
-            What::Configured(index, true) if !self.running[*index] => drop(self.register(*index)),
-            What::Configured(index, false) if self.running[*index] && self.start.world.lock().knows_sinks() => {
-                let name = name(*index);
-                drop(keep_house(&self.steps, self.delivery.remove(&name, PATIENCE)).await);
-                self.journal.retire(&name);
-                self.running[*index] = false;
-            }
+            What::Configured(..) | What::Rename(_) | What::BestEffort(_) => self.apply(sinks).await,
+            What::Forget => self.forget(),
             What::RetryParked => self.delivery.handles().retry_parked(),
             _ => {}
         }
@@ -185,6 +281,7 @@ impl Life {
     pub(super) fn take(&mut self, numbers: &[u64]) {
         let now = self.start.clock.now();
         let journal = self.journal.clone();
+        let before = self.waiting();
         let coming = numbers.iter().map(|number| journal.take(event::verified(*number), now));
         let mut all = std::pin::pin!(join_all(coming));
         let mut answers = None;
@@ -196,25 +293,50 @@ impl Life {
             }
         }
         self.idle = 0;
-        let mut known = self.start.world.lock();
+        self.note_sinks();
         let Some(answers) = answers else {
-            known.breaks(|| format!("no answer to {numbers:?}"));
-            return;
+            return self.start.world.lock().breaks(|| format!("no answer to {numbers:?}"));
         };
+        let stored = answers.iter().filter(|answer| **answer == Ok(Taken::Stored)).count() as u64;
+        self.see_given_up(&before, stored);
+        let mut known = self.start.world.lock();
         for (number, answer) in numbers.iter().zip(answers) {
+            known.offers(*number);
             match answer {
-                Ok(how) => {
-                    known.tally.repeats += u64::from(how == Taken::Repeat);
-                    if known.acknowledged.insert(*number) {
-                        known.tally.acknowledged += 1;
-                    } else if how == Taken::Stored && !known.forgetful {
-                        known.breaks(|| format!("event {number} was taken before, and is stored again"));
-                    }
-                }
+                Ok(how) => known.acknowledges(*number, how),
                 Err(NotTaken::Full { .. } | NotTaken::DiskFull { .. } | NotTaken::DiskFailing(_)) => {
                     known.tally.refused_503 += 1;
                 }
                 Err(error) => known.breaks(|| format!("event {number} is not taken: {error}")),
+            }
+        }
+    }
+
+    fn waiting(&self) -> Waiting {
+        let is_failing = self.journal.stats().failing.is_some();
+        let places = self.journal.places();
+        let given_up = places.iter().map(|(name, ..)| self.start.metrics.given_up_so_far(name)).collect();
+        Waiting { places, given_up, is_failing }
+    }
+
+    /// No pump has run while events were taken: a cursor that moved was moved because the journal was full.
+    fn see_given_up(&self, before: &Waiting, stored: u64) {
+        let after = self.waiting();
+        let mut known = self.start.world.lock();
+        for (index_of, (sink, cursor, events)) in before.places.iter().enumerate() {
+            let (Some(index), Some((_, now_at, left))) = (index(sink), after.places.get(index_of)) else { continue };
+            let count = after.given_up[index_of] - before.given_up[index_of];
+            if (count > 0 || cursor != now_at) && !self.may_give_up[index] {
+                known.breaks(|| format!("{count} events of {sink} are given up, which is not best_effort"));
+            }
+            if cursor != now_at {
+                known.gives_up(index, *cursor..*now_at, count);
+            }
+            // A disk that works again may show events that were there before.
+            if !before.is_failing && !after.is_failing && left + count != events + stored {
+                known.breaks(|| {
+                    format!("{sink}: {events} events wait, {stored} come, {count} are given up, and {left} wait")
+                });
             }
         }
     }
@@ -244,9 +366,13 @@ impl Life {
 
     /// Whether something waits for a sink that runs, or for an operator.
     pub(super) fn waits(&self) -> bool {
-        let sinks = self.journal.sinks();
-        let behind = |index: &usize| sinks.iter().any(|sink| sink.name == name(*index) && sink.backlog.events > 0);
-        (0..SINKS.len()).filter(|index| self.running[*index]).any(|index| behind(&index)) || self.parked() > 0
+        let places = self.journal.places();
+        let behind = |index: usize, generation: u32| {
+            places.iter().any(|(sink, _, events)| *sink == name(index, generation) && *events > 0)
+        };
+        let running = self.running.iter().enumerate();
+        let mut running = running.filter_map(|(index, sink)| Some((index, sink.as_ref()?.generation)));
+        running.any(|(index, generation)| behind(index, generation)) || self.parked() > 0
     }
 
     /// Topics that wait for an operator just now.

@@ -1,10 +1,11 @@
 //! Journal and pumps together on a simulated disk, clock and broker.
 //!
 //! A seed draws a schedule: events that come, time that passes, crashes with and without the power, operations of the
-//! disk that fail, a full disk, brokers that are down, hang, break off, refuse, refuse in part, lie or are slow, sinks
-//! that are replaced, taken out and brought back, a wall clock that jumps. Each runs on one thread, with time that is
-//! paused: the journal's own threads are stepped, work that blocks is a task. So a seed gives the same run each time,
-//! and one that fails prints its shortest schedule and what the process said in it.
+//! disk that fail, a full disk, a file that can't be read at the start, brokers that are down, hang, break off, refuse,
+//! refuse in part, lie or are slow, sinks that are replaced, renamed, taken out, brought back, forgotten, and made
+//! `best_effort`, a wall clock that jumps. Each runs on one thread, with time that is paused: the journal's own threads
+//! are stepped, work that blocks is a task. So a seed gives the same run each time, and one that fails prints its
+//! shortest schedule and what the process said in it.
 //!
 //! - `disk`: what is written and what is durable. `broker`: a sink, and a feed that is watched. `event`: events.
 //! - `reloads`: reloads with `storage = "none"`, which have no journal; schedules of their own.
@@ -13,17 +14,22 @@
 //! # What must hold
 //!
 //! - What was answered 2xx is in the end confirmed by each sink that asks for it, or its dead letter, whole; a letter
-//!   only if it was refused when sent alone. A 2xx to a repeat counts as any other.
+//!   only if it was refused when sent alone. A 2xx to a repeat counts as any other. A new name owes what the name that it
+//!   continues owed. A sink that was forgotten is owed what comes after it returns.
+//! - Only a sink that is `best_effort` loses events to a full journal. For each sink, what waits and what is given up
+//!   make what waited before and what was stored; every event that is missing in the end was given up.
 //! - No cursor passes an event that is neither confirmed nor a letter that is durable at that moment.
 //! - No offset is two events, no id two bodies, no repeat is stored again while it must be known.
-//! - A crash is no damage. The process always starts where nothing is wrong.
+//! - A crash is no damage. The process always starts where nothing is wrong but one file that can't be read, and costs
+//!   nothing if the disk gives the file again later.
 //! - As long as no process died and the disk does as it should, nothing that a sink was told is confirmed is sent again.
 //! - When all faults are over, in the same process and in the next, events are taken and everything arrives.
 //!
 //! # What it can't see
 //!
-//! What the journal's threads do to each other: a step is whole here (`journal/tests` has both). `best_effort`,
-//! `continues` and `forget` do not occur.
+//! What the journal's threads do to each other: a step is whole here (`journal/tests` has both). Files that stay
+//! unreadable cost events, as they must (`journal/tests/unreadable.rs`). Letters that wait for an operator under a name
+//! that was continued are not asked for.
 //!
 //! # What it found
 //!

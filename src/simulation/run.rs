@@ -9,9 +9,9 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::disk::{Faults, Kind, SimDisk};
 use super::event;
-use super::life::{Beginning, Life, SimClock, name};
-use super::schedule::{Mood, Refusal, SINKS, Step, TOPICS, What};
-use super::world::{Tally, World};
+use super::life::{Beginning, Configured, Life, SimClock};
+use super::schedule::{Mood, OTHER, Refusal, SINKS, Step, TOPICS, Unreadable, What};
+use super::world::{LETTERS, Tally, World, name};
 use crate::delivery::DeadLetters;
 use crate::sinks::Class;
 use crate::telemetry::Metrics;
@@ -40,10 +40,11 @@ pub(super) fn run(steps: &[Step], metrics: &Metrics) -> Ran {
             world: world.clone(),
             clock: SimClock::new(),
             metrics: metrics.clone(),
-            configured: [true; SINKS.len()],
+            sinks: [Configured { is: true, ..Configured::default() }; SINKS.len()],
             dead_max_size: ROOM,
         },
         power: false,
+        unreadable: None,
         torn: false,
         may_be_damaged: steps.iter().any(|step| may_damage(&step.what)),
     };
@@ -57,12 +58,16 @@ pub(super) fn run(steps: &[Step], metrics: &Metrics) -> Ran {
 
 /// After this a repeat may be stored again: what is remembered, and for how long, hangs on it.
 fn may_forget(what: &What) -> bool {
-    matches!(what, What::Jump(_) | What::Full(_) | What::Low(_) | What::Fail(_))
+    matches!(what, What::Jump(_) | What::Full(_) | What::Low(_) | What::Fail(_) | What::Unreadable(_))
 }
 
 /// After this what the disk did not give may count as damaged.
 fn may_damage(what: &What) -> bool {
-    matches!(what, What::Fail(fail) if matches!(fail.kind, Kind::Read | Kind::Open))
+    match what {
+        What::Fail(fail) => matches!(fail.kind, Kind::Read | Kind::Open),
+        What::Unreadable(_) => true,
+        _ => false,
+    }
 }
 
 struct Run {
@@ -70,6 +75,8 @@ struct Run {
     beginning: Beginning,
     /// Whether the next crash takes the power too.
     power: bool,
+    /// What the next start can't read.
+    unreadable: Option<Unreadable>,
     may_be_damaged: bool,
     /// The power was cut: of letters that were being written at once one may be torn and the next one whole, which can't
     /// be told from loss.
@@ -134,13 +141,13 @@ impl Run {
     }
 
     async fn live(&mut self, left: &mut std::slice::Iter<'_, Step>) -> End {
-        let Ok(mut life) = Life::begin(self.beginning.clone()) else { return End::DidNotStart };
+        let Some(mut life) = self.begin() else { return End::DidNotStart };
         while !life.is_dead() && self.is_kept() {
             let Some(step) = left.next() else {
                 // It goes on by itself when the faults are gone.
                 self.mend();
                 if life.has_room() {
-                    life.bring_back();
+                    life.bring_back(&self.every_sink());
                     self.settle(&mut life, LAST_EVENT - 1).await;
                 }
                 break;
@@ -150,11 +157,35 @@ impl Run {
                 life.close().await;
                 return End::Closed;
             }
-            life.step(step).await;
+            life.step(step, &self.beginning.sinks).await;
         }
         self.beginning.world.lock().tally.parked += life.parked() as u64;
         self.see_damage(&life);
         End::Killed
+    }
+
+    /// Starts a process. No one file that can't be read keeps it from starting; later the disk gives it again.
+    fn begin(&mut self) -> Option<Life> {
+        let unreadable = self.unreadable.take();
+        if let Some(Unreadable { of, pick, opening }) = unreadable {
+            let files = self.disk.files(Path::new(of.under()));
+            let file = files.get(pick % files.len().max(1)).cloned();
+            tracing::info!(?file, "-- can't be read");
+            self.beginning.world.lock().tally.unreadable += u64::from(file.is_some());
+            self.disk.faults(|faults| faults.unreadable = file.map(|file| (file, opening)));
+        }
+        let has_other_faults = self.disk.is_faulty();
+        let begun = Life::begin(self.beginning.clone());
+        self.disk.faults(|faults| faults.unreadable = None);
+        if let (Err(error), Some(unreadable), false) = (&begun, unreadable, has_other_faults) {
+            self.breaks(format!("it does not start because of one file ({:?}): {error}", unreadable.of));
+        }
+        begun.ok()
+    }
+
+    /// The configuration with every sink in it.
+    fn every_sink(&self) -> [Configured; SINKS.len()] {
+        self.beginning.sinks.map(|sink| Configured { is: true, ..sink })
     }
 
     /// A crash is no damage.
@@ -170,7 +201,7 @@ impl Run {
     /// What happens to the world, whether a process runs or not.
     fn outside(&mut self, step: &Step) {
         self.reseed(step.seed);
-        let Beginning { world, clock, configured, dead_max_size, .. } = &mut self.beginning;
+        let Beginning { world, clock, sinks, dead_max_size, .. } = &mut self.beginning;
         world.lock().tally.steps += 1;
         tracing::info!("-- {:?}", step.what);
         match step.what {
@@ -184,9 +215,16 @@ impl Run {
             What::Low(low) => self.disk.faults(|faults| faults.low = low),
             What::Broker(sink, mood) => world.lock().brokers[sink].mood = mood,
             What::Topic(sink, topic, refusal) => world.lock().brokers[sink].topics[topic] = refusal,
-            What::Configured(sink, is) => configured[sink] = is || !world.lock().knows_sinks(),
+            What::Configured(sink, is) => sinks[sink].is = is || !world.lock().knows_sinks(),
+            // Only a name that the journal knows can be continued.
+            What::Rename(sink) if world.lock().places[sink].registered == Some(sinks[sink].generation) => {
+                sinks[sink].generation += 1;
+            }
+            What::BestEffort(is) => sinks[OTHER].best_effort = is,
+            What::Unreadable(unreadable) => self.unreadable = Some(unreadable),
             What::LettersRoom(bytes) => *dead_max_size = bytes,
-            What::Take(_) | What::Pass(_) | What::Restart | What::Reload(_) | What::RetryParked => {}
+            What::Take(_) | What::Pass(_) | What::Restart | What::Reload(_) => {}
+            What::RetryParked | What::Rename(_) | What::Forget => {}
         }
     }
 
@@ -204,11 +242,14 @@ impl Run {
         self.mend();
         self.power = true;
         self.crash();
-        self.beginning.configured = [true; SINKS.len()];
+        self.beginning.sinks = self.every_sink();
         self.beginning.dead_max_size = ROOM;
         runtime().block_on(async {
             match Life::begin(self.beginning.clone()) {
-                Ok(mut life) => self.settle(&mut life, LAST_EVENT).await,
+                Ok(mut life) => {
+                    life.bring_back(&self.beginning.sinks);
+                    self.settle(&mut life, LAST_EVENT).await;
+                }
                 Err(error) => self.breaks(format!("it does not start though nothing is wrong: {error}")),
             }
         });
@@ -248,35 +289,46 @@ impl Run {
     /// What the disk and the brokers have in the end.
     async fn check(&self) {
         for (index, sink) in SINKS.iter().enumerate() {
-            let disk = Arc::new(self.disk.clone());
-            let metrics = &self.beginning.metrics;
-            let opened = DeadLetters::open(disk, Path::new("/data/journal/dead"), &name(index), ROOM, metrics);
-            let letters = match opened {
-                Ok(letters) => letters,
-                Err(error) => return self.breaks(format!("{sink}'s letters do not open: {error}")),
-            };
+            let newest = self.beginning.sinks[index].generation;
             let mut kept = BTreeSet::new();
-            for info in letters.list().await.expect("lists") {
-                let letter = letters.get(info.id).await.expect("reads").expect("is there");
-                match event::number(&letter.event.body) {
-                    Some(number) if event::is_refused(number) => _ = kept.insert(number),
-                    Some(number) => {
-                        self.breaks(format!("event {number} is a letter of {sink}, but not refused when alone"));
-                    }
-                    None => self.breaks(format!("letter {} of {sink} is not as it was signed", info.id)),
-                }
-                if info.reason.class() == Class::Mend {
-                    self.breaks(format!("letter {} of {sink} still waits for an operator", info.id));
+            for generation in 0..=newest {
+                if let Err(why) = self.letters(index, generation, generation == newest, &mut kept).await {
+                    return self.breaks(format!("{sink}: {why}"));
                 }
             }
             let mut known = self.beginning.world.lock();
             known.tally.letters += kept.len() as u64;
-            let settled = known.brokers[index].confirmed.union(&kept).copied().collect();
-            let due = known.acknowledged.iter().filter(|number| event::is_wanted(index, **number)).copied();
-            let lost: Vec<u64> = due.collect::<BTreeSet<_>>().difference(&settled).copied().collect();
+            let lost = known.lost(index, &kept);
             if !lost.is_empty() {
                 known.breaks(|| format!("acknowledged, and neither confirmed by {sink} nor its letter: {lost:?}"));
             }
         }
+    }
+
+    /// Adds the events that are letters of a sink under one of its names.
+    async fn letters(
+        &self,
+        sink: usize,
+        generation: u32,
+        is_newest: bool,
+        kept: &mut BTreeSet<u64>,
+    ) -> Result<(), String> {
+        let (disk, metrics) = (Arc::new(self.disk.clone()), &self.beginning.metrics);
+        let opened = DeadLetters::open(disk, Path::new(LETTERS), &name(sink, generation), ROOM, metrics);
+        let letters = opened.map_err(|error| format!("its letters do not open: {error}"))?;
+        for info in letters.list().await.expect("lists") {
+            let letter = letters.get(info.id).await.expect("reads").expect("is there");
+            let waits = info.reason.class() == Class::Mend;
+            let number = event::number(&letter.event.body);
+            let number = number.ok_or_else(|| format!("letter {} is not as it was signed", info.id))?;
+            if waits && is_newest {
+                return Err(format!("letter {} still waits for an operator", info.id));
+            }
+            if !waits && !event::is_refused(number) {
+                return Err(format!("event {number} is a letter, but not refused when alone"));
+            }
+            kept.insert(number);
+        }
+        Ok(())
     }
 }

@@ -6,6 +6,8 @@ use super::disk::{Fail, Kind};
 
 /// Sinks of the simulation, by index.
 pub(super) const SINKS: [&str; 2] = ["main", "other"];
+/// The sink that may be `best_effort`, and may be forgotten. The first is neither, and so reads every event.
+pub(super) const OTHER: usize = 1;
 /// Topics, by index.
 pub(super) const TOPICS: usize = 3;
 /// Events have numbers below this one; the same number is the same event.
@@ -50,6 +52,49 @@ pub(super) enum What {
     Configured(usize, bool),
     /// Somebody asks for the parked topics to be tried now.
     RetryParked,
+    /// A sink gets a new name that continues the place of the old one.
+    Rename(usize),
+    /// [`OTHER`] is `best_effort` from now on, or is not any more.
+    BestEffort(bool),
+    /// [`OTHER`] is forgotten if it is taken out.
+    Forget,
+    /// The next start can't read one file.
+    Unreadable(Unreadable),
+}
+
+/// A file that the disk does not give.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Unreadable {
+    pub(super) of: FileKind,
+    /// Which of these files.
+    pub(super) pick: usize,
+    /// Whether it can't even be opened.
+    pub(super) opening: bool,
+}
+
+/// The kinds of files that a start reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FileKind {
+    Segment,
+    Sinks,
+    Cursor,
+    Digests,
+    Format,
+    Letters,
+}
+
+impl FileKind {
+    /// Where such files are.
+    pub(super) const fn under(self) -> &'static str {
+        match self {
+            Self::Segment => "/data/journal/segments",
+            Self::Sinks => "/data/journal/sinks",
+            Self::Cursor => "/data/journal/cursors",
+            Self::Digests => "/data/journal/digests",
+            Self::Format => "/data/journal/format",
+            Self::Letters => "/data/journal/dead",
+        }
+    }
 }
 
 impl What {
@@ -99,7 +144,7 @@ pub(super) fn draw(seed: u64) -> Vec<Step> {
 
 fn what(random: &mut Rng) -> What {
     let sink = random.usize(0..SINKS.len());
-    match random.u8(0..63) {
+    match random.u8(0..72) {
         0..18 => What::Take((0..random.usize(1..5)).map(|_| random.u64(0..EVENTS)).collect()),
         18..30 => What::Pass(match random.u8(0..8) {
             0..5 => random.u64(1..400),
@@ -118,10 +163,28 @@ fn what(random: &mut Rng) -> What {
             What::Topic(sink, random.usize(0..TOPICS), refusal)
         }
         57..59 => What::Reload(sink),
-        62 => What::LettersRoom(random.u64(200..3_000)),
-        59 => What::Configured(sink, random.bool()),
-        _ => What::RetryParked,
+        59..61 => What::Configured(sink, random.bool()),
+        61 => What::LettersRoom(random.u64(200..3_000)),
+        62 => What::RetryParked,
+        63..65 => What::Rename(sink),
+        65..67 => What::BestEffort(random.u8(0..3) > 0),
+        67..69 => What::Forget,
+        _ => What::Unreadable(unreadable(random)),
     }
+}
+
+fn unreadable(random: &mut Rng) -> Unreadable {
+    const KINDS: [FileKind; 8] = [
+        FileKind::Segment,
+        FileKind::Segment,
+        FileKind::Sinks,
+        FileKind::Cursor,
+        FileKind::Digests,
+        FileKind::Format,
+        FileKind::Letters,
+        FileKind::Letters,
+    ];
+    Unreadable { of: KINDS[random.usize(0..KINDS.len())], pick: random.usize(..), opening: random.bool() }
 }
 
 fn fail(random: &mut Rng) -> Fail {

@@ -1,13 +1,15 @@
 //! What the world outside the process knows, and so what the promise is held against.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::disk::SimDisk;
 use super::event;
-use super::schedule::{Mood, Refusal, SINKS, TOPICS};
-use crate::journal::Offset;
+use super::schedule::{Mood, OTHER, Refusal, SINKS, TOPICS};
+use crate::config::SinkName;
+use crate::journal::{Offset, Taken};
 
 /// Shared by all that is outside. Outlives every process.
 #[derive(Clone)]
@@ -19,6 +21,9 @@ pub(super) struct Known {
     /// Answered 2xx.
     pub(super) acknowledged: BTreeSet<u64>,
     pub(super) brokers: [Broker; SINKS.len()],
+    pub(super) places: [Place; SINKS.len()],
+    /// When each event was first sent, in steps.
+    offered: BTreeMap<u64, u64>,
     /// What had which offset, ever.
     offsets: BTreeMap<Offset, u64>,
     /// A repeat may be stored again.
@@ -44,20 +49,27 @@ pub(super) struct Tally {
     pub(super) power_cuts: u64,
     pub(super) failed_starts: u64,
     pub(super) parked: u64,
+    pub(super) given_up: u64,
+    pub(super) renamed: u64,
+    pub(super) forgotten: u64,
+    pub(super) unreadable: u64,
 }
 
 impl Tally {
     pub(super) const fn saw_everything(&self) -> bool {
         let Self { steps, acknowledged, refused_503, repeats, published, published_again, .. } = *self;
         let Self { overlapped, letters, parked, kills, power_cuts, failed_starts, .. } = *self;
+        let Self { given_up, renamed, forgotten, unreadable, .. } = *self;
         let taken = steps > 0 && acknowledged > 0 && refused_503 > 0 && repeats > 0;
         let sent = published > 0 && published_again > 0 && overlapped > 0 && letters > 0 && parked > 0;
-        taken && sent && kills > 0 && power_cuts > 0 && failed_starts > 0
+        let changed = given_up > 0 && renamed > 0 && forgotten > 0 && unreadable > 0;
+        taken && sent && changed && kills > 0 && power_cuts > 0 && failed_starts > 0
     }
 
     pub(super) fn add(&mut self, other: &Self) {
         let Self { steps, acknowledged, refused_503, repeats, published, published_again, .. } = other;
         let Self { overlapped, letters, kills, power_cuts, failed_starts, parked, .. } = other;
+        let Self { given_up, renamed, forgotten, unreadable, .. } = other;
         for (sum, more) in [
             (&mut self.steps, steps),
             (&mut self.acknowledged, acknowledged),
@@ -71,10 +83,27 @@ impl Tally {
             (&mut self.power_cuts, power_cuts),
             (&mut self.failed_starts, failed_starts),
             (&mut self.parked, parked),
+            (&mut self.given_up, given_up),
+            (&mut self.renamed, renamed),
+            (&mut self.forgotten, forgotten),
+            (&mut self.unreadable, unreadable),
         ] {
             *sum += more;
         }
     }
+}
+
+/// What the journal owes a sink, whatever its name.
+#[derive(Default)]
+pub(super) struct Place {
+    /// The generation of the name that the journal has put down last.
+    pub(super) registered: Option<u32>,
+    /// Since which step it has a place; `None` if it has none.
+    since: Option<u64>,
+    /// Acknowledged while it had a place.
+    due: BTreeSet<u64>,
+    /// What it was made to pass because the journal was full.
+    given_up: Vec<Range<Offset>>,
 }
 
 /// One sink's broker.
@@ -99,6 +128,9 @@ impl World {
             disk,
             acknowledged: BTreeSet::new(),
             brokers: [broker(), broker()],
+            // Both are configured from the first event on.
+            places: [(); SINKS.len()].map(|()| Place { since: Some(0), ..Place::default() }),
+            offered: BTreeMap::new(),
             offsets: BTreeMap::new(),
             forgetful: false,
             broken: None,
@@ -111,10 +143,20 @@ impl World {
     }
 }
 
-/// Where a sink's dead letters are.
-pub(super) fn letters_of(sink: usize) -> PathBuf {
-    PathBuf::from("/data/journal/dead").join(SINKS[sink])
+/// A sink's name after so many renames.
+pub(super) fn name(sink: usize, generation: u32) -> SinkName {
+    let name = SINKS[sink];
+    if generation == 0 { name.to_owned() } else { format!("{name}-{generation}") }.parse().expect("a name")
 }
+
+/// Which sink has a name, or had it.
+pub(super) fn index(name: &SinkName) -> Option<usize> {
+    let base = name.as_str().split('-').next();
+    SINKS.iter().position(|sink| Some(*sink) == base)
+}
+
+/// Where the dead letters of all sinks are.
+pub(super) const LETTERS: &str = "/data/journal/dead";
 
 impl Known {
     /// The promise is broken; what is told is the first time.
@@ -126,6 +168,76 @@ impl Known {
     /// its sinks, and is due nothing.
     pub(super) fn knows_sinks(&self) -> bool {
         !self.acknowledged.is_empty()
+    }
+
+    /// An event is sent.
+    pub(super) fn offers(&mut self, number: u64) {
+        self.offered.entry(number).or_insert(self.tally.steps);
+    }
+
+    /// An event is answered 2xx. Each sink that has a place is to get it; of a repeat only what was sent after it began.
+    pub(super) fn acknowledges(&mut self, number: u64, how: Taken) {
+        let is_new = self.acknowledged.insert(number);
+        self.tally.acknowledged += u64::from(is_new);
+        self.tally.repeats += u64::from(how == Taken::Repeat);
+        if !is_new && how == Taken::Stored && !self.forgetful {
+            self.breaks(|| format!("event {number} was taken before, and is stored again"));
+        }
+        let offered = self.offered.get(&number).copied().unwrap_or_default();
+        for place in &mut self.places {
+            let gets = |since| how == Taken::Stored || (is_new && since < offered);
+            if place.since.is_some_and(gets) {
+                place.due.insert(number);
+            }
+        }
+    }
+
+    /// The journal has put down a sink under this name.
+    pub(super) fn registers(&mut self, sink: usize, generation: u32) {
+        let place = &mut self.places[sink];
+        let renamed = place.registered.replace(generation).is_some_and(|before| before != generation);
+        self.tally.renamed += u64::from(renamed);
+        place.since.get_or_insert(self.tally.steps);
+    }
+
+    /// [`OTHER`] is being forgotten: if that goes wrong, an operator can't rely on its place either.
+    pub(super) fn forgets(&mut self) {
+        self.tally.forgotten += 1;
+        let place = &mut self.places[OTHER];
+        place.since = None;
+        place.due.clear();
+    }
+
+    /// A sink is made to pass events because the journal is full.
+    pub(super) fn gives_up(&mut self, sink: usize, events: Range<Offset>, count: u64) {
+        self.tally.given_up += count;
+        self.places[sink].given_up.push(events);
+    }
+
+    fn is_given_up(&self, sink: usize, offset: Offset) -> bool {
+        self.places[sink].given_up.iter().any(|events| events.contains(&offset))
+    }
+
+    /// What a sink is owed and does not have.
+    pub(super) fn lost(&self, sink: usize, letters: &BTreeSet<u64>) -> Vec<u64> {
+        let confirmed = &self.brokers[sink].confirmed;
+        let is_settled = |number: &u64| confirmed.contains(number) || letters.contains(number);
+        // The same event may be stored more than once.
+        let all_given_up = |number: &u64| {
+            let mut offsets = self.offsets.iter().filter(|(_, event)| *event == number).map(|(offset, _)| *offset);
+            let first = offsets.next();
+            first.is_some_and(|first| self.is_given_up(sink, first)) && offsets.all(|o| self.is_given_up(sink, o))
+        };
+        let due = self.places[sink].due.iter().filter(|number| event::is_wanted(sink, **number)).copied();
+        due.filter(|number| !is_settled(number) && !all_given_up(number)).collect()
+    }
+
+    /// Whether a letter of a sink is durable, under any of its names.
+    fn has_letter(&self, sink: usize, number: u64) -> bool {
+        // A name may have letters before the world hears of it.
+        let (newest, needle) = (self.places[sink].registered.map_or(0, |last| last + 1), event::head(number));
+        let dir = |generation| PathBuf::from(LETTERS).join(name(sink, generation).as_str());
+        (0..=newest).any(|generation| self.disk.has_durably(&dir(generation), needle.as_bytes()))
     }
 
     /// A sink has read this; gives its number.
@@ -156,7 +268,8 @@ impl Known {
     pub(super) fn passes(&mut self, sink: usize, offset: Offset, number: u64) {
         let settled = !event::is_wanted(sink, number)
             || self.brokers[sink].confirmed.contains(&number)
-            || self.disk.has_durably(&letters_of(sink), event::head(number).as_bytes());
+            || self.is_given_up(sink, offset)
+            || self.has_letter(sink, number);
         if !settled {
             let sink = SINKS[sink];
             self.breaks(|| {

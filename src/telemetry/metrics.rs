@@ -219,7 +219,7 @@ impl Metrics {
             journal_free_bytes: register!("journal_free_bytes", "Free bytes of the journal's disk", Gauge::default()),
             journal_damaged_records: register!(
                 "journal_damaged_records",
-                "Records that were durable once and can't be read; kept under damaged/",
+                "Records that were durable once and can't be read, and files that could not be used; kept under damaged/",
                 Counter::default()
             ),
             sink_up: register!("sink_up", "Whether the sink is connected", Family::default()),
@@ -372,7 +372,7 @@ impl Metrics {
         self.0.journal_sync_duration.observe(took.as_secs_f64());
     }
 
-    /// Durable records were found unreadable.
+    /// Durable records were found unreadable, or files could not be used.
     pub fn journal_damaged(&self, records: u64) {
         self.0.journal_damaged_records.inc_by(records);
     }
@@ -439,6 +439,12 @@ impl Metrics {
     /// Waiting events that a `best_effort` sink lost to a full journal.
     pub fn given_up(&self, sink: &SinkName, events: u64) {
         self.0.given_up_events.get_or_create(&SinkLabels { sink: sink.as_str().into() }).inc_by(events);
+    }
+
+    /// How many events of a sink were given up so far.
+    #[cfg(test)]
+    pub(crate) fn given_up_so_far(&self, sink: &SinkName) -> u64 {
+        self.0.given_up_events.get_or_create(&SinkLabels { sink: sink.as_str().into() }).get()
     }
 
     /// How long an event took from its request to the sink's confirm.

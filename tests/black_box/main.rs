@@ -15,6 +15,7 @@
 //! - `commands`: what a person types and reads
 //! - `outside`: what comes from outside reaches no terminal with control characters
 //! - `configuration`: errors and exit codes
+//! - `unreadable`: files of the journal that can't be read, and whose they are
 
 #[path = "../harness/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "each suite uses its part")]
@@ -38,3 +39,4 @@ mod siege;
 mod strangers;
 mod system_calls;
 mod tls;
+mod unreadable;

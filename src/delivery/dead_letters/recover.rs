@@ -1,13 +1,17 @@
 //! A start: what is in the folder is looked through, and what a crash left half is cut off.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::DeadLetterError;
 use super::format::{self, BadHeader, FILE_HEADER, Found, STATE_AT, Seed};
 use super::store::{LetterFile, SUFFIX, Store, at};
-use crate::journal::{Disk, create_dirs, read_all};
+use crate::journal::{Disk, create_dirs, is_unreadable, read_all};
+
+/// No file has so many letters.
+const UNREADABLE_IDS: u64 = 1 << 32;
 
 impl Store {
     pub(super) fn open(disk: Arc<dyn Disk>, dir: &Path) -> Result<Self, DeadLetterError> {
@@ -18,11 +22,13 @@ impl Store {
         let mut contents = Vec::new();
         for (number, path) in files_of(&*store.disk, dir)? {
             store.next_file = store.next_file.max(number + 1);
-            let mut header = [0; FILE_HEADER];
-            let looked =
-                store.disk.open(&path, false).and_then(|file| Ok((file.read_at(&mut header, 0)?, file.size()?)));
-            let (length, size) = looked.map_err(at(&path))?;
-            let seed = Seed::of_file(&header[..length]);
+            let (seed, size) = match look(&*store.disk, &path) {
+                Err(error) if is_unreadable(&error) => {
+                    store.pass_over(&path, &error);
+                    continue;
+                }
+                looked => looked.map_err(at(&path))?,
+            };
             if let Err(found @ BadHeader::Version(_)) = seed {
                 return Err(DeadLetterError::Version { path, found: found.to_string() });
             }
@@ -30,7 +36,10 @@ impl Store {
         }
         for (number, path, seed, size) in contents {
             match seed {
-                Some(seed) => store.load(number, path, seed)?,
+                Some(seed) => match read_all(&*store.disk, &path) {
+                    Err(error) if is_unreadable(&error) => store.pass_over(&path, &error),
+                    bytes => store.load(number, path.clone(), seed, &bytes.map_err(at(&path))?)?,
+                },
                 // Its header was being written: no letter is in it.
                 None if size <= FILE_HEADER as u64 => store.disk.remove(&path).map_err(at(&path))?,
                 None => {
@@ -42,11 +51,18 @@ impl Store {
         Ok(store)
     }
 
+    /// A file that the disk does not give stays where it is: the next start tries again. Its letters have names that
+    /// must not be given meanwhile.
+    fn pass_over(&mut self, path: &Path, error: &io::Error) {
+        tracing::error!(path = %path.display(), %error, "a file of dead letters can't be read; the next start tries again");
+        self.damaged += 1;
+        self.skip_ids(UNREADABLE_IDS);
+    }
+
     /// Indexes a file and cuts off a half frame at its end.
-    fn load(&mut self, number: u64, path: PathBuf, seed: Seed) -> Result<(), DeadLetterError> {
-        let bytes = read_all(&*self.disk, &path).map_err(at(&path))?;
+    fn load(&mut self, number: u64, path: PathBuf, seed: Seed, bytes: &[u8]) -> Result<(), DeadLetterError> {
         let mut file = LetterFile::new(path, seed, bytes.len() as u64);
-        for found in format::scan(seed, &bytes) {
+        for found in format::scan(seed, bytes) {
             match found {
                 Found::Frame(range) => {
                     let gone = bytes[range.start + STATE_AT..][..4] == seed.gone();
@@ -72,6 +88,14 @@ impl Store {
         self.files.insert(number, file);
         self.remove_if_done(number)
     }
+}
+
+/// A file's seed, as far as its header is whole, and its size.
+fn look(disk: &dyn Disk, path: &Path) -> io::Result<(Result<Seed, BadHeader>, u64)> {
+    let mut header = [0; FILE_HEADER];
+    let file = disk.open(path, false)?;
+    let length = file.read_at(&mut header, 0)?;
+    Ok((Seed::of_file(&header[..length]), file.size()?))
 }
 
 /// The letter files of a folder in the order of their numbers.

@@ -9,6 +9,7 @@ use super::format::{self, FILE_HEADER, STATE_AT, Seed};
 use super::{DeadLetter, DeadLetterError, LetterId, LetterInfo, ListedLetter, Summary};
 use crate::clock::Timestamp;
 use crate::journal::{Disk, DiskFile, Offset, create_dirs, remove_if_there};
+use crate::ownership::explain;
 use crate::sinks::{Failure, Reason};
 
 /// A file that has so many bytes gets no further letter.
@@ -92,6 +93,8 @@ pub(super) struct Store {
     active: Option<u64>,
     pub(super) next_file: u64,
     last_id: u64,
+    /// Added to the names that are given.
+    skipped_ids: u64,
     /// No letter's offset is above it: what is cannot be a repeat.
     max_offset: u64,
     topics: Vec<Arc<str>>,
@@ -101,7 +104,7 @@ pub(super) struct Store {
 
 pub(super) fn at(path: &Path) -> impl FnOnce(io::Error) -> DeadLetterError {
     let path = path.to_owned();
-    move |error| DeadLetterError::Io { path, error }
+    move |error| DeadLetterError::Io { error: explain(&path, error), path }
 }
 
 impl Store {
@@ -114,11 +117,17 @@ impl Store {
             active: None,
             next_file: 1,
             last_id: 0,
+            skipped_ids: 0,
             max_offset: 0,
             topics: Vec::new(),
             counts: Vec::new(),
             damaged: 0,
         }
+    }
+
+    /// Leaves out so many names of letters.
+    pub(super) fn skip_ids(&mut self, count: u64) {
+        self.skipped_ids += count;
     }
 
     /// Notes a letter that is durable at a place of a file.
@@ -177,7 +186,7 @@ impl Store {
         }
         for letter in &mut letters {
             // Offsets are never given twice, so that neither is an id, also where all files are gone in between.
-            self.last_id = (self.last_id + 1).max(letter.offset.0);
+            self.last_id = (self.last_id + 1).max(letter.offset.0 + self.skipped_ids);
             letter.id = LetterId(self.last_id);
         }
         let payloads: Vec<_> = letters.iter().map(format::encode).collect();

@@ -8,6 +8,8 @@ mod model;
 mod ram;
 mod recorder;
 mod sinks;
+mod unreadable;
+mod upkeep;
 
 use std::collections::BTreeMap;
 use std::future::Future;

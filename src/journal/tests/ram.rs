@@ -36,6 +36,12 @@ pub(super) struct Faults {
     pub(super) full: bool,
     /// Reads fail that begin at this place of a segment or behind it.
     pub(super) reads_behind: Option<u64>,
+    /// This file can be opened, not read.
+    pub(super) unreadable: Option<(PathBuf, i32)>,
+    /// This folder can't be synced.
+    pub(super) dir_syncs: Option<PathBuf>,
+    /// The thread of this name panics at its next operation.
+    pub(super) panics: Option<&'static str>,
     /// Nothing goes any more: the process that has this disk is dead.
     pub(super) dead: bool,
     /// What the disk says of its free space; 0: plenty.
@@ -166,6 +172,8 @@ impl RamDisk {
 
     fn alive(&self) -> io::Result<MutexGuard<'_, Ram>> {
         let ram = self.ram();
+        let thread = std::thread::current();
+        assert!(ram.faults.panics.is_none_or(|panics| thread.name() != Some(panics)), "as the test wants it");
         if ram.faults.dead { Err(io::Error::other("the process is dead")) } else { Ok(ram) }
     }
 }
@@ -198,7 +206,7 @@ impl Disk for RamDisk {
 
     fn open(&self, path: &Path, _write: bool) -> io::Result<Arc<dyn DiskFile>> {
         let file = self.alive()?.files.get(path).cloned();
-        Ok(Arc::new(file.ok_or_else(not_found)?))
+        Ok(Arc::new(RamFile { path: path.to_owned(), ..file.ok_or_else(not_found)? }))
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
@@ -223,6 +231,9 @@ impl Disk for RamDisk {
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let mut ram = self.alive()?;
+        if ram.faults.dir_syncs.as_deref() == Some(dir) {
+            return Err(io::Error::other("sync failed"));
+        }
         let Ram { files, synced, .. } = &mut *ram;
         synced.retain(|path, _| path.parent() != Some(dir));
         let here = files.iter().filter(|(path, _)| path.parent() == Some(dir));
@@ -244,7 +255,11 @@ impl RamFile {
 
 impl DiskFile for RamFile {
     fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
-        let fails = self.disk.alive()?.faults.reads_behind.is_some_and(|from| at >= from);
+        let faults = self.disk.alive()?.faults.clone();
+        if let Some((_, errno)) = faults.unreadable.filter(|(path, _)| *path == self.path) {
+            return Err(io::Error::from_raw_os_error(errno));
+        }
+        let fails = faults.reads_behind.is_some_and(|from| at >= from);
         if fails && self.path.starts_with("/journal/segments") {
             return Err(io::Error::other("bad sector"));
         }

@@ -69,7 +69,10 @@ impl Writer {
         let Some(active) = self.active.take() else { return };
         let known = self.dedupe.newest(active.known);
         let mut state = self.shared.state();
-        self.previous = state.segments.back().map(Segment::as_previous);
+        // The next one names the last that has records.
+        if state.segments.back().is_some_and(|segment| segment.records() > 0) {
+            self.previous = state.previous();
+        }
         // Where the last sync failed, offsets were given that are not in the segment.
         state.next = self.next;
         state.sealed.push((active.first, known));
@@ -104,7 +107,7 @@ impl Writer {
             if let Some(segment) = state.segments.back_mut() {
                 (segment.length, segment.end) = (unsure.to, unsure.end);
             }
-            self.previous = state.segments.back().map(Segment::as_previous);
+            self.previous = state.previous();
             drop(state);
             self.shared.grown.notify_waiters();
         }

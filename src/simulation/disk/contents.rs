@@ -68,10 +68,10 @@ pub(super) fn parent(path: &Path) -> PathBuf {
 impl Contents {
     /// Whether a file that is durably in a folder has these bytes durably.
     pub(super) fn has_durably(&self, dir: &Path, needle: &[u8]) -> bool {
-        let folder_stays = dir.ancestors().all(|dir| dir == Path::new("/") || self.durable.dirs.contains(dir));
         let pending = self.pending.iter().filter(|(_, open)| open.is_empty());
         let mut tree = self.durable.clone();
         pending.for_each(|(entry, _)| tree.apply(entry));
+        let folder_stays = dir.ancestors().all(|dir| dir == Path::new("/") || tree.dirs.contains(dir));
         let here = tree.files.iter().filter(|(path, _)| path.parent() == Some(dir));
         let found = |id: &usize| memchr::memmem::find(&self.files[*id].durable, needle).is_some();
         folder_stays && here.map(|(_, id)| id).any(found)

@@ -1,0 +1,124 @@
+//! The heads of all segments, as a start finds them.
+
+use std::io;
+use std::sync::Arc;
+
+use tracing::{error, info, warn};
+
+use super::disk::{Disk, DiskFile, is_unreadable};
+use super::format::{
+    BadHeader, SEGMENT_HEADER, SEGMENT_START, SegmentHeader, file_name, most_records, parse_file_name,
+};
+use super::open::OpenError;
+use super::state::Paths;
+
+/// So many offsets count as used by a segment whose size nobody knows: no segment is as long as that.
+const UNKNOWN: u64 = 1 << 32;
+
+/// A segment's file.
+pub(super) struct Found {
+    pub(super) first: u64,
+    pub(super) size: Option<u64>,
+    pub(super) head: Head,
+}
+
+/// What is known of its head.
+pub(super) enum Head {
+    Read(SegmentHeader, Arc<dyn DiskFile>),
+    /// Both copies are damaged.
+    Broken,
+    /// The disk does not give it, and why. It may yet do so.
+    Unread(io::Error),
+}
+
+impl Found {
+    pub(super) fn header(&self) -> Option<&SegmentHeader> {
+        match &self.head {
+            Head::Read(header, _) => Some(header),
+            Head::Broken | Head::Unread(_) => None,
+        }
+    }
+
+    /// Above every offset that can be in it.
+    pub(super) fn bound(&self) -> u64 {
+        self.first + self.size.map_or(UNKNOWN, most_records)
+    }
+
+    /// Whether a record fits into it.
+    pub(super) fn has_room(&self) -> bool {
+        self.size.is_none_or(|size| size > SEGMENT_START)
+    }
+}
+
+/// All segments in order.
+pub(super) fn heads(disk: &dyn Disk, paths: &Paths) -> Result<Vec<Found>, OpenError> {
+    let names = match disk.list(&paths.segments) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        names => names.map_err(OpenError::io("list", &paths.segments))?,
+    };
+    let mut firsts: Vec<u64> = names.iter().filter_map(|name| parse_file_name(name, ".log")).collect();
+    firsts.sort_unstable();
+    firsts.into_iter().map(|first| look(disk, paths, first)).collect()
+}
+
+fn look(disk: &dyn Disk, paths: &Paths, first: u64) -> Result<Found, OpenError> {
+    let path = paths.segment(first);
+    let file = match disk.open(&path, false) {
+        Err(error) if is_unreadable(&error) => return Ok(Found { first, size: None, head: Head::Unread(error) }),
+        file => file.map_err(OpenError::io("read", &path))?,
+    };
+    let size = file.size();
+    let head = match (read_head(&*file, first), &size) {
+        (Ok(Ok(header)), Ok(_)) => Head::Read(header, file),
+        (Ok(Err(BadHeader::Version(version))), _) => {
+            return Err(OpenError::UnknownFormat { path, found: format!("version {version}") });
+        }
+        (Ok(Err(BadHeader::Broken)), Ok(_)) => Head::Broken,
+        (Err(error), _) if is_unreadable(&error) => Head::Unread(error),
+        (Err(error), _) => return Err(OpenError::io("read", &path)(error)),
+        (_, Err(error)) => Head::Unread(io::Error::new(error.kind(), error.to_string())),
+    };
+    Ok(Found { first, size: size.ok(), head })
+}
+
+/// The head of the segment that begins at this offset.
+pub(super) fn read_head(file: &dyn DiskFile, first: u64) -> io::Result<Result<SegmentHeader, BadHeader>> {
+    let mut head = [0; SEGMENT_HEADER];
+    let read = file.read_at(&mut head, 0)?;
+    let header = SegmentHeader::decode(&head[..read]);
+    Ok(header.and_then(|header| if header.first == first { Ok(header) } else { Err(BadHeader::Broken) }))
+}
+
+/// Above the offsets of segments that were moved away.
+pub(super) fn next_of_damaged(disk: &dyn Disk, paths: &Paths) -> u64 {
+    let used = |name: &String| {
+        let first = parse_file_name(name, ".log")?;
+        let size = disk.open(&paths.damaged.join(name), false).and_then(|file| file.size());
+        Some(first + size.map_or(UNKNOWN, most_records))
+    };
+    disk.list(&paths.damaged).unwrap_or_default().iter().filter_map(used).max().unwrap_or(0)
+}
+
+/// Moves a segment away whose head is broken.
+pub(super) fn move_away(disk: &dyn Disk, paths: &Paths, found: &Found) {
+    let path = paths.segment(found.first);
+    let done = if found.has_room() {
+        let kept = paths.damaged.join(file_name(found.first, ".log"));
+        error!(segment = found.first, kept = %kept.display(), "journal damaged: both heads of a segment are broken");
+        disk.rename(&path, &kept).and_then(|()| disk.sync_dir(&paths.damaged))
+    } else {
+        info!(segment = found.first, "journal: a segment that was being created at the crash is removed");
+        disk.remove(&path)
+    };
+    if let Err(error) = done.and_then(|()| disk.sync_dir(&paths.segments)) {
+        warn!(segment = found.first, %error, "journal: a broken segment can't be moved away");
+    }
+}
+
+/// Removes a segment that never had a record.
+pub(super) fn remove_empty(disk: &dyn Disk, paths: &Paths, first: u64) {
+    let removed = disk.remove(&paths.segment(first)).and_then(|()| disk.sync_dir(&paths.segments));
+    if let Err(error) = removed {
+        warn!(segment = first, %error, "journal: a segment without events can't be removed");
+    }
+}

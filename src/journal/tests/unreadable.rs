@@ -1,0 +1,201 @@
+//! Files that the disk does not give at the start: one of them never keeps the journal from starting.
+
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+
+use super::super::{Feed as _, Journal, Limits, NotTaken, OpenError, Taken};
+use super::ram::RamDisk;
+use super::{TestClock, body, options, read_all, registration, sink, soon, take};
+use crate::journal::Registration;
+
+const FORMAT: &str = "/journal/format";
+
+/// A journal of three segments with three events each, well stopped.
+async fn three_segments() -> (RamDisk, Vec<PathBuf>) {
+    let disk = RamDisk::default();
+    let mut options = options(disk.shared(), TestClock::new());
+    options.limits = Limits { segment_bytes: 4096, group_bytes: 1024, queue: 16 };
+    let journal = Journal::open(options).expect("opened");
+    for n in 0..9 {
+        take(&journal, body(n, 950)).await.expect("taken");
+    }
+    soon(journal.close()).await;
+    let disk = disk.crash(true);
+    let segments = disk.files("/journal/segments");
+    assert_eq!(segments.len(), 3);
+    (disk, segments)
+}
+
+fn open(disk: &RamDisk) -> Result<Journal, OpenError> {
+    Journal::open(options(disk.shared(), TestClock::new()))
+}
+
+/// Opens it while the disk does not give a file, and then does.
+fn open_without(disk: &RamDisk, file: &Path, errno: Errno) -> Result<Journal, OpenError> {
+    disk.faults(|faults| faults.unreadable = Some((file.to_owned(), errno.raw_os_error())));
+    let opened = open(disk);
+    disk.faults(|faults| faults.unreadable = None);
+    opened
+}
+
+async fn due(journal: &Journal, name: &str) -> Vec<u64> {
+    let mut reader = journal.reader(&sink(name)).expect("known");
+    read_all(&mut reader).await.into_values().collect()
+}
+
+/// A new event has an offset that none of the nine had.
+async fn goes_on(journal: &Journal) {
+    assert_eq!(take(journal, body(99, 0)).await, Ok(Taken::Stored));
+    let mut reader = journal.reader(&sink("main")).expect("known");
+    let read = read_all(&mut reader).await;
+    let (offset, number) = read.into_iter().next_back().expect("some");
+    assert!(number == 99 && offset.0 > 9, "{offset} was given before");
+}
+
+#[tokio::test]
+async fn one_file_that_can_t_be_read_is_set_aside_and_costs_nothing() {
+    for file in [FORMAT, "/journal/sinks", "/journal/cursors/main", "/journal/digests/00000000000000000001"] {
+        let (disk, _) = three_segments().await;
+        let journal = open_without(&disk, Path::new(file), Errno::IO).unwrap_or_else(|error| panic!("{file}: {error}"));
+        let kept = format!("/journal/damaged/{}", file.trim_start_matches("/journal/").replace('/', "-"));
+        let told = journal.stats().set_aside;
+        assert!(told.len() == 1 && told[0].contains(file) && told[0].contains(&kept), "{told:?}");
+        assert!(disk.get(Path::new(&kept)).is_some(), "{kept}");
+        assert_eq!(due(&journal, "main").await, [0, 1, 2, 3, 4, 5, 6, 7, 8], "{file}");
+        goes_on(&journal).await;
+        soon(journal.close()).await;
+        let journal = open(&disk.crash(true)).expect("it starts");
+        assert_eq!(journal.stats().set_aside, [""; 0], "{file} is written anew");
+        assert_eq!(due(&journal, "main").await.len(), 10, "{file}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_fault_of_the_file_moves_nothing() {
+    for file in [FORMAT, "/journal/sinks", "/journal/cursors/main", "/journal/segments/00000000000000000001.log"] {
+        let (disk, _) = three_segments().await;
+        let before = disk.contents();
+        let error = open_without(&disk, Path::new(file), Errno::MFILE).err().expect("too many open files");
+        assert!(error.to_string().contains(file), "{error}");
+        assert!(before == disk.contents(), "{file}: touched");
+    }
+}
+
+/// Whoever reads on tries again before anything counts as lost.
+#[tokio::test]
+async fn a_segment_whose_head_the_start_can_t_read_is_delivered_once_it_can() {
+    for index in 0..3 {
+        let (disk, segments) = three_segments().await;
+        let journal = open_without(&disk, &segments[index], Errno::IO).expect("it starts");
+        assert_eq!(due(&journal, "main").await, [0, 1, 2, 3, 4, 5, 6, 7, 8], "{index}");
+        goes_on(&journal).await;
+        assert_eq!(journal.stats().damaged_records, 0);
+        soon(journal.close()).await;
+        let journal = open(&disk.crash(true)).expect("it starts");
+        assert_eq!(due(&journal, "main").await.len(), 10);
+        assert_eq!(journal.stats().damaged_records, 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_segment_that_stays_unreadable_is_lost_after_ten_tries_and_kept() {
+    for (index, left) in [(0, [3, 4, 5, 6, 7, 8]), (1, [0, 1, 2, 6, 7, 8]), (2, [0, 1, 2, 3, 4, 5])] {
+        let (disk, segments) = three_segments().await;
+        disk.faults(|faults| faults.unreadable = Some((segments[index].clone(), Errno::IO.raw_os_error())));
+        let journal = open(&disk).expect("it starts");
+        let mut reader = journal.reader(&sink("main")).expect("known");
+        let mut read = Vec::new();
+        while reader.has_more() {
+            let window = reader.next_window(64, 1 << 20).await.expect("open");
+            read.extend(window.events.iter().map(|(_, event)| super::number(&event.body)));
+        }
+        drop(reader);
+        assert_eq!(read, left);
+        // Of the last, nobody tells how many there were.
+        assert_eq!(journal.stats().damaged_records, if index == 2 { 1 } else { 3 });
+        let kept = disk.files("/journal/damaged");
+        assert!(kept.len() == 1 && kept[0].file_name() == segments[index].file_name(), "{kept:?}");
+        assert_eq!(journal.stats().set_aside.len(), 1);
+        goes_on(&journal).await;
+    }
+}
+
+#[tokio::test]
+async fn a_format_that_says_nothing_is_written_anew_if_no_segment_contradicts() {
+    for content in ["", "alma-bridge journal ", "alma-bridge journal 1", "\0\0\0\0", "alma-bridge jour"] {
+        let (disk, _) = three_segments().await;
+        disk.put(Path::new(FORMAT), content.into());
+        let journal = open(&disk).unwrap_or_else(|error| panic!("{content:?}: {error}"));
+        assert_eq!(due(&journal, "main").await.len(), 9);
+        assert_eq!(journal.stats().set_aside.len(), 1);
+        assert_eq!(disk.get(Path::new(FORMAT)).expect("there"), b"alma-bridge journal 1\n");
+    }
+    for content in ["alma-bridge journal 2\n", "alma-bridge journal 2", "alma-bridge journal 10\n"] {
+        let (disk, _) = three_segments().await;
+        disk.put(Path::new(FORMAT), content.into());
+        refuses(&disk);
+    }
+    // Of another version, for all that can be told.
+    let (disk, segments) = three_segments().await;
+    disk.put(Path::new(FORMAT), Vec::new());
+    disk.damage(&segments[1], |bytes| bytes[..1024].fill(0));
+    refuses(&disk);
+}
+
+fn refuses(disk: &RamDisk) {
+    let before = disk.contents();
+    let refused = open(disk).err().expect("refused");
+    assert!(matches!(refused, OpenError::UnknownFormat { .. }), "{refused}");
+    assert!(before == disk.contents(), "touched");
+}
+
+/// A sink that was taken out is only known by the list and by its cursor.
+#[tokio::test]
+async fn without_the_list_the_cursors_tell_the_sinks() {
+    let (disk, _) = three_segments().await;
+    let with =
+        |name: &str, continues: Option<&str>| Registration { continues: continues.map(sink), ..registration(name) };
+    let mut without_main = options(disk.shared(), TestClock::new());
+    without_main.sinks = vec![with("other", None)];
+    let journal = Journal::open(without_main).expect("opened");
+    soon(journal.close()).await;
+    let mut disk = disk.crash(true);
+    // Both, and a start that can't write either: the cursor must not be moved away while nothing else tells of the sink.
+    disk.put(Path::new("/journal/cursors/main"), vec![0; 3]);
+    for _ in 0..2 {
+        disk.put(Path::new("/journal/sinks"), vec![1, 2, 3]);
+        disk.faults(|faults| faults.full = true);
+        let mut none = options(disk.shared(), TestClock::new());
+        none.sinks = Vec::new();
+        let _unwritten = Journal::open(none);
+        disk = disk.crash(true);
+        disk.faults(|faults| faults.full = false);
+    }
+    disk.put(Path::new("/journal/sinks"), vec![1, 2, 3]);
+    let mut renamed = options(disk.shared(), TestClock::new());
+    renamed.sinks = vec![with("other", None), with("new", Some("main"))];
+    let journal = Journal::open(renamed).expect("it starts");
+    assert_eq!(due(&journal, "new").await.len(), 9, "it takes the place over");
+    let names: Vec<_> = journal.sinks().into_iter().map(|sink| sink.name.to_string()).collect();
+    assert_eq!(names, ["new", "other"]);
+}
+
+/// The name is on disk no more, or may not be: a sink that returns must be put down again before it is owed anything.
+#[tokio::test]
+async fn after_a_forget_that_failed_no_event_is_taken_before_the_list_is_whole() {
+    let (disk, clock) = (RamDisk::default(), TestClock::new());
+    let journal = Journal::open(options(disk.shared(), clock.clone())).expect("opened");
+    take(&journal, body(0, 0)).await.expect("taken");
+    journal.retire(&sink("main"));
+    disk.faults(|faults| faults.dir_syncs = Some("/journal".into()));
+    journal.forget(&sink("main")).expect_err("its folder can't be synced");
+    disk.faults(|faults| faults.dir_syncs = None);
+    journal.register(&registration("main")).expect("it returns");
+    let refused = take(&journal, body(1, 0)).await;
+    assert!(matches!(refused, Err(NotTaken::DiskFailing(_))), "{refused:?}");
+    journal.keep_house();
+    assert_eq!(take(&journal, body(1, 0)).await, Ok(Taken::Stored));
+    let journal = Journal::open(options(disk.crash(true).shared(), clock)).expect("opened");
+    assert!(due(&journal, "main").await.contains(&1));
+}
