@@ -39,10 +39,15 @@ pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
     }
     let watch = Watch::new(&config);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::failed)?;
-    runtime.block_on(serve(file, config, watch, &level, args.stop_delay))
+    let served = runtime.block_on(serve(file, config, watch, &level, args.stop_delay));
+    if served.is_err() {
+        // Not in good order: what still runs ends with the process.
+        runtime.shutdown_background();
+    }
+    served
 }
 
-/// Serves until a signal; then stops in good order.
+/// Serves until a signal; then stops in good order. Ends at once if a thread of the journal dies.
 async fn serve(
     file: Option<&Path>,
     config: Config,
@@ -56,6 +61,28 @@ async fn serve(
     let bridge = Bridge::start(config).await.map_err(Failure::failed)?;
     tracing::info!(address = %bridge.ingress_addr(), "listening for Alma");
     tracing::info!(address = %bridge.admin_addr(), "listening for operators");
+    tokio::select! {
+        asked = until_asked_to_stop(&bridge, file, level, &mut watch, (&mut terminate, &mut interrupt, &mut hang_up)) => asked?,
+        thread = bridge.died() => {
+            let why = format!("the thread {thread} panicked, see the log above; exiting so that the supervisor restarts the bridge");
+            return Err(Failure::failed(why));
+        }
+    }
+    tokio::select! {
+        () = bridge.stop(stop_delay) => Ok(()),
+        _ = terminate.recv() => Err(Failure::failed("ended at once by a second signal")),
+        _ = interrupt.recv() => Err(Failure::failed("ended at once by a second signal")),
+    }
+}
+
+/// Loads the configuration again whenever somebody asks for it, until a signal to stop.
+async fn until_asked_to_stop(
+    bridge: &Bridge,
+    file: Option<&Path>,
+    level: &LevelHandle,
+    watch: &mut Watch,
+    (terminate, interrupt, hang_up): (&mut Signal, &mut Signal, &mut Signal),
+) -> Result<(), Failure> {
     let mut open = false;
     loop {
         tokio::select! {
@@ -66,20 +93,15 @@ async fn serve(
                 }
                 Err(error) => return Err(Failure::failed(error)),
             },
-            _ = hang_up.recv() => drop(reload(&bridge, file, level, Cause::Asked, &mut watch).await),
+            _ = hang_up.recv() => drop(reload(bridge, file, level, Cause::Asked, watch).await),
             reply = bridge.reload_asked() => {
                 // Whoever asked may have gone.
-                drop(reply.send(reload(&bridge, file, level, Cause::Asked, &mut watch).await));
+                drop(reply.send(reload(bridge, file, level, Cause::Asked, watch).await));
             }
-            () = watch.changed() => drop(reload(&bridge, file, level, Cause::FileChanged, &mut watch).await),
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+            () = watch.changed() => drop(reload(bridge, file, level, Cause::FileChanged, watch).await),
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
         }
-    }
-    tokio::select! {
-        () = bridge.stop(stop_delay) => Ok(()),
-        _ = terminate.recv() => Err(Failure::failed("ended at once by a second signal")),
-        _ = interrupt.recv() => Err(Failure::failed("ended at once by a second signal")),
     }
 }
 
