@@ -244,6 +244,9 @@ pub struct Progress {
     pub waiting: u64,
     /// Of the time asked for, those that could not be read.
     pub damaged: u64,
+    /// Of the time asked for, those whose segments were deleted; as many as there may be.
+    #[serde(default)]
+    pub gone: u64,
     /// When the oldest event that is retained was made durable.
     pub retained_since: Option<String>,
     /// Why the sink takes nothing just now.

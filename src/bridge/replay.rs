@@ -205,6 +205,7 @@ impl Run {
         progress.selected += step.messages.len() as u64 + step.panicked;
         progress.waiting += step.waiting;
         progress.damaged = step.damaged;
+        progress.gone = step.gone;
         if step.panicked > 0 {
             *progress.failed.entry(Reason::Panic.to_string()).or_default() += step.panicked;
         }
@@ -232,6 +233,8 @@ struct Step {
     waiting: u64,
     /// Of the whole run so far.
     damaged: u64,
+    /// The same of those whose segments are gone.
+    gone: u64,
     /// Could not be made into a message.
     panicked: u64,
     /// None: there is more.
@@ -271,6 +274,7 @@ impl Job {
             }
         }
         step.damaged = self.retained.damaged();
+        step.gone = self.retained.gone();
         step
     }
 

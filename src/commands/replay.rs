@@ -25,8 +25,8 @@ Examples:
 
 Consumers that drop repeats by id see nothing of it; all others get the events once more.
 Every event keeps its id, and says by the attribute replayed that it comes again. What still
-waits for the sink is left out. Exit 1 where the sink did not take all. At the running
-bridge, or where none runs on its journal directly.";
+waits for the sink is left out. Exit 1 if the sink did not take all, or if some are gone
+or damaged. At the running bridge, or where none runs on its journal directly.";
 
 /// Publish events that the journal retains to a sink again
 #[derive(Debug, clap::Args)]
@@ -154,7 +154,18 @@ fn print(events: &[Selected], outside: Outside) -> Result<(), Failure> {
 
 fn tell(sink: &SinkName, from: Timestamp, dry_run: bool, ended: &Progress, outside: Outside) -> Result<(), Failure> {
     let Progress {
-        run, state, read, selected, published, duplicates, failed, waiting, damaged, retained_since, ..
+        run,
+        state,
+        read,
+        selected,
+        published,
+        duplicates,
+        failed,
+        waiting,
+        damaged,
+        gone,
+        retained_since,
+        ..
     } = ended;
     match retained_since.as_ref().map(|since| since.parse::<jiff::Timestamp>()) {
         Some(Ok(since)) if u64::try_from(since.as_microsecond()).is_ok_and(|since| since > from.as_micros()) => {
@@ -175,13 +186,16 @@ fn tell(sink: &SinkName, from: Timestamp, dry_run: bool, ended: &Progress, outsi
     if *damaged > 0 {
         println!("{damaged} could not be read: the disk has damaged them");
     }
+    if *gone > 0 {
+        println!("{gone} are gone: their segments were deleted, by retention or by hand");
+    }
     for (reason, count) in failed {
         println!("{count} were not taken: {}", outside.line(reason));
     }
     match state {
         RunState::Failed(why) => Err(Failure::failed(why)),
         RunState::Cancelled => Err(Failure::failed("ended before its time; it may be begun again")),
-        _ if *failed != BTreeMap::new() || *damaged > 0 => Err(Failure::Silent),
+        _ if *failed != BTreeMap::new() || *damaged > 0 || *gone > 0 => Err(Failure::Silent),
         _ => Ok(()),
     }
 }

@@ -237,3 +237,24 @@ fn a_replay_says_what_it_can_not_do() {
     assert!(nothing.status.success());
     assert!(text(&nothing.stderr).contains("retains no event"), "{nothing:?}");
 }
+
+#[test]
+fn what_is_gone_is_counted_and_told_by_the_exit_code() {
+    let setup = Setup::new("");
+    assert_eq!(delivered(&setup).stop().code(), Some(0));
+    let bridge = setup.start();
+    bridge.post(&loan(9));
+    in_step(&bridge);
+    assert_eq!(bridge.stop().code(), Some(0));
+    let bridge = setup.start();
+    bridge.post(&loan(10));
+    in_step(&bridge);
+    assert_eq!(bridge.stop().code(), Some(0));
+    let entries = fs::read_dir(setup.data().join("journal/segments")).expect("segments");
+    let mut segments: Vec<_> = entries.map(|entry| entry.expect("an entry").path()).collect();
+    segments.sort();
+    // Of three with events, the middle one, which had one.
+    fs::remove_file(&segments[1]).expect("removed");
+    let told = setup.fails(1, &["replay", "--sink", "main", "--from", "1h", "--dry-run"]);
+    assert!(told.contains("8 events would be published") && told.contains("1 are gone"), "{told}");
+}
