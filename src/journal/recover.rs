@@ -34,18 +34,18 @@ pub(super) struct Recovered {
 
 /// Reads the heads of all segments and the whole of the last. `mend`: cut off what is torn, move away what is broken.
 pub(super) fn recover(disk: &dyn Disk, paths: &Paths, mend: bool) -> Result<Recovered, OpenError> {
-    let found = heads(disk, paths)?;
-    let next = found.last().map_or(1, |last| last.first + 1).max(next_of_damaged(disk, paths));
+    let all = heads(disk, paths)?;
+    let next = all.last().map_or(1, |last| last.first + 1).max(next_of_damaged(disk, paths));
     let (segments, known) = (VecDeque::new(), HashMap::new());
     let mut recovered = Recovered { segments, next, known, unsure: None, lost: None };
-    let passed_over = passed_over(&found);
+    let passed_over = passed_over(&all);
     let named: HashMap<u64, Previous> =
-        found.iter().filter_map(|found| found.header()?.previous).map(|named| (named.first, named)).collect();
-    let created: Vec<Option<Timestamp>> = found.iter().map(|found| Some(found.header()?.created)).collect();
+        all.iter().filter_map(|found| found.header()?.previous).map(|named| (named.first, named)).collect();
+    let created: Vec<Option<Timestamp>> = all.iter().map(|found| Some(found.header()?.created)).collect();
     let next_created = |index: usize| created[index + 1..].iter().flatten().next().copied();
     // After it nothing was ever acknowledged.
-    let newest = found.iter().rposition(|found| found.header().is_some() || found.has_room());
-    for (index, found) in found.iter().enumerate() {
+    let newest = all.iter().rposition(|found| found.header().is_some() || found.has_room());
+    for (index, found) in all.iter().enumerate() {
         let named = named.get(&found.first);
         let mut segment = match &found.head {
             Head::Read(..) if passed_over.contains(&found.first) => {
@@ -82,6 +82,10 @@ pub(super) fn recover(disk: &dyn Disk, paths: &Paths, mend: bool) -> Result<Reco
             let (size, may_be_torn) = (found.size.unwrap_or_default(), Some(index) == newest);
             let file = Opened { first: found.first, size, file };
             recovered.read_whole(disk, paths, &file, header, may_be_torn, mend, &mut segment)?;
+        }
+        if let Some(later) = all.get(index + 1).filter(|_| !segment.exact) {
+            // A bound that is too high would hide the next segment's records.
+            segment.end = segment.end.min(later.first);
         }
         recovered.next = recovered.next.max(segment.end);
         recovered.segments.push_back(segment);
