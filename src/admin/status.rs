@@ -125,7 +125,8 @@ pub struct SinkStatus {
     /// `file`, `kafka`, `rabbitmq` or `nats`; none for one that was taken out of the configuration.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none", default)]
     pub kind: Option<String>,
-    /// `connecting`, `up`, `backing_off` (between two attempts), `stopped`, `removed`.
+    /// `connecting`, `up`, `backing_off` (between two attempts), `stopped`, `removed` (not in the configuration: it keeps
+    /// its place), `forgotten` (only its dead letters are left).
     pub state: String,
     /// Why it is not up.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -146,6 +147,12 @@ pub struct SinkStatus {
     pub parked_topics: Vec<ParkedTopic>,
     /// Dead letters by reason.
     pub dead_letters: BTreeMap<String, u64>,
+    /// Dead letters found damaged since the start. They are not among the others; their bytes are kept.
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pub damaged_dead_letters: u64,
+    /// Of the dead letters, those that the disk did not give when the bridge last read them.
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pub unreadable_dead_letters: u64,
 }
 
 /// A topic that an operator must mend.
@@ -159,6 +166,11 @@ pub struct ParkedTopic {
     pub detail: String,
     /// Since when.
     pub since: String,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde asks for")]
+const fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 impl Status {

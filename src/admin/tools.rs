@@ -52,6 +52,9 @@ pub enum Order {
         sink: SinkName,
         /// Which: at most [`MAX_RETRIES`].
         ids: Vec<u64>,
+        /// The sink that publishes them, if it is not the one that keeps them.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to: Option<SinkName>,
     },
     /// Remove dead letters for good: a [`Dropped`].
     Drop {

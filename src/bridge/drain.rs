@@ -60,12 +60,8 @@ async fn settled(pump: &PumpHandle) {
     if status.parked.is_empty() {
         return;
     }
-    // An answered request tells that the connection stands; a second one, that what is done between two requests was
-    // done: the parked topics were tried.
-    for _ in 0..2 {
-        if pump.retry(Vec::new()).await.is_err() {
-            return;
-        }
+    if pump.tried_parked().await.is_err() {
+        return;
     }
     // A topic that is taken again may have gathered letters meanwhile, but no event waits for it.
 }

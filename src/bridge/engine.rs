@@ -1,5 +1,6 @@
 //! What stands behind the ingress: the journal and its pumps, or with `storage = "none"` the pumps alone.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -12,6 +13,7 @@ use super::tools::Tools;
 use crate::alma::Verified;
 use crate::clock::{SystemClock, Timestamp};
 use crate::config::{Config, SinkName, Storage};
+use crate::delivery::dead_letters::Summary;
 use crate::delivery::{DeliveryError, Direct, LetterBox};
 use crate::journal::{
     self, Intake, Journal, JournalLock, JournalOptions, Limits, NotTaken, RealDisk, Registration, Taken,
@@ -77,6 +79,11 @@ impl Open {
             Way::Direct(_) => None,
         }
     }
+
+    /// How many dead letters each sink has, those that are not configured included.
+    pub(super) fn letters(&self) -> BTreeMap<SinkName, Summary> {
+        self.tools.as_ref().map(|tools| tools.letters.summaries()).unwrap_or_default()
+    }
 }
 
 impl Engine {
@@ -104,6 +111,9 @@ impl Engine {
         let pumps = Pumps::start(way, Arc::new(pumps::setup), config).await?;
         let tools = match &intake {
             Way::Journal(journal) => {
+                // Those of sinks that are not configured: `/status` and the gauges show them.
+                let all = letters.clone();
+                blocking(move || all.open_all()).await?;
                 Some(Tools::new(journal.clone(), pumps.handles().clone(), letters, metrics.clone()))
             }
             Way::Direct(_) => None,

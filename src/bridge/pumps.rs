@@ -191,7 +191,13 @@ impl Running {
         register(journal, sink).await?;
         let feed = match self.sinks.remove(name) {
             Some(_) => delivery.remove(name, REPLACE_PATIENCE).await.ok(),
-            None => None,
+            None => {
+                // As long as the other one has a place, its letters stay with it.
+                if let Some(other) = sink.continues.as_ref().filter(|other| !journal.knows(other)) {
+                    delivery.adopt_letters(name, other);
+                }
+                None
+            }
         };
         // A pump that died leaves its place free.
         let feed = feed.or_else(|| journal.reader(name)).ok_or_else(|| OpenError::NoPlace(name.clone()))?;

@@ -53,7 +53,7 @@ impl Stopped {
             return Err(NO_JOURNAL.to_owned());
         }
         let publishes_to = match &order {
-            Order::Retry { sink, .. } => Some(sink.clone()),
+            Order::Retry { sink, to, .. } => Some(to.as_ref().unwrap_or(sink).clone()),
             Order::Replay(replay) if !replay.dry_run => Some(replay.sink.clone()),
             _ => None,
         };

@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 use serde_json::Value;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::replay::Replays;
 use crate::admin::tools::{
@@ -25,6 +25,8 @@ const RETRY_WITHIN: Duration = Duration::from_secs(20);
 
 /// Bytes of letters that are read for one page of the list: meanwhile no letter can be kept.
 const READ_AT_ONCE: u64 = 32 << 20;
+/// For the sink to answer after that: what it is sending then has a deadline of its own.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// What `storage = "none"` answers.
 pub(super) const NO_JOURNAL: &str =
@@ -51,7 +53,7 @@ impl Tools {
             Order::Forget { sink } => json(&self.forget(sink).await?),
             Order::Letters { sink, after } => json(&self.list(&sink, after, config).await?),
             Order::Letter { sink, id } => json(&self.letter(sink, id, config).await?),
-            Order::Retry { sink, ids } => json(&self.retry(&sink, &ids, config).await?),
+            Order::Retry { sink, ids, to } => json(&self.retry(&sink, &ids, to.as_ref(), config).await?),
             Order::Drop { sink, ids } => json(&self.drop(&sink, &ids, config).await?),
             Order::Replay(order) => {
                 let handle = if order.dry_run { None } else { Some(self.pump(&order.sink, config)?) };
@@ -136,17 +138,30 @@ impl Tools {
         })
     }
 
-    async fn retry(&self, sink: &SinkName, ids: &[u64], config: &Config) -> Result<Vec<RetriedLetter>, String> {
+    async fn retry(
+        &self,
+        sink: &SinkName,
+        ids: &[u64],
+        to: Option<&SinkName>,
+        config: &Config,
+    ) -> Result<Vec<RetriedLetter>, String> {
         bounded(ids, MAX_RETRIES)?;
-        self.letters_of(sink, config).await?;
-        let handle = self.pump(sink, config)?;
-        let told =
-            if let Ok(told) = timeout(RETRY_WITHIN, handle.retry(ids.iter().copied().map(LetterId).collect())).await {
-                told.map_err(|stopped| format!("sink {sink}: {stopped}"))?
-            } else {
-                let why = held(&handle).unwrap_or_else(|| "it is slow".to_owned());
-                return Err(format!("sink {sink} did not take the letters within {RETRY_WITHIN:?}: {why}"));
-            };
+        let letters = self.letters_of(sink, config).await?;
+        let to = to.unwrap_or(sink);
+        let handle =
+            self.pump(to, config).map_err(|why| format!("{why}; --to names the sink that is to get its letters"))?;
+        let ids = ids.iter().copied().map(LetterId).collect();
+        let until = Instant::now() + RETRY_WITHIN;
+        let told = if let Ok(told) = timeout_at(until + ANSWER_WITHIN, handle.retry(&letters, ids, until)).await {
+            told.map_err(|stopped| format!("sink {to}: {stopped}"))?
+        } else {
+            let why = held(&handle).unwrap_or_else(|| "it is slow".to_owned());
+            return Err(format!("sink {to} did not take the letters within {RETRY_WITHIN:?}: {why}"));
+        };
+        if to != sink {
+            let taken = told.iter().filter(|(_, retried)| *retried == Retried::Taken).count();
+            tracing::info!(%sink, %to, taken, "dead letters published to another sink");
+        }
         let outcome = |retried| match retried {
             Retried::Taken => RetryOutcome::Taken,
             Retried::Gone => RetryOutcome::Gone,

@@ -1,5 +1,6 @@
 //! What operators see of the bridge, and what they can make it do.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -15,9 +16,11 @@ use super::tools::NO_JOURNAL;
 use crate::admin::status::{ConfigStatus, JournalStatus, ParkedTopic, SinkStatus, SourceStatus};
 use crate::admin::{self, Operated, Order, Reloaded, Status};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
-use crate::config::Config;
+use crate::config::{Config, SinkName};
+use crate::delivery::dead_letters::Summary;
 use crate::delivery::{self, SinkState};
 use crate::journal::{Backlog, Intake as _, Journal};
+use crate::sinks::{Class, Reason};
 use crate::telemetry::Metrics;
 
 /// A sink's oldest event has waited for this long: somebody should look.
@@ -147,15 +150,26 @@ impl View {
         let stats = journal.stats();
         self.metrics.journal_sizes(stats.waiting_bytes, stats.delivered_bytes, stats.max_size, stats.free_bytes);
         let running = open.pumps.handles().statuses();
+        let mut letters = open.letters();
         for place in journal.sinks() {
             let oldest = place.backlog.oldest.map(|oldest| now.since(oldest)).unwrap_or_default();
-            let parked = running.iter().find(|sink| sink.name == place.name).map_or(0, |sink| sink.parked.len());
+            let kept = letters.remove(&place.name);
+            let parked = match running.iter().find(|sink| sink.name == place.name) {
+                Some(sink) => sink.parked.len(),
+                None => kept.map_or(0, |kept| parked_topics(&kept).count()),
+            };
             self.metrics.sink_backlog(&place.name, place.backlog.events, oldest, parked);
+        }
+        for (forgotten, kept) in letters {
+            match parked_topics(&kept).count() {
+                0 => self.metrics.sink_forgotten(&forgotten),
+                parked => self.metrics.parked_topics(&forgotten, parked),
+            }
         }
     }
 
-    /// The sinks that run, and those that were taken out and keep their place.
-    fn sinks(open: &Open, now: Timestamp) -> Vec<SinkStatus> {
+    /// The sinks that run, and those that were taken out and have a place or dead letters left.
+    fn sinks(&self, open: &Open, config: &Config, now: Timestamp) -> Vec<SinkStatus> {
         let places = open.journal().map(Journal::sinks).unwrap_or_default();
         let backlog = |sink: &delivery::SinkStatus| {
             let place = places.iter().find(|place| place.name == sink.name);
@@ -163,15 +177,52 @@ impl View {
         };
         let running = open.pumps.handles().statuses();
         let mut sinks: Vec<SinkStatus> = running.iter().map(|sink| sink_status(sink, backlog(sink), now)).collect();
-        let removed = places.iter().filter(|sink| !sink.configured);
-        sinks.extend(removed.map(|sink| SinkStatus {
-            name: sink.name.to_string(),
-            state: "removed".to_owned(),
-            waiting_events: sink.backlog.events,
-            oldest_waiting_seconds: age(sink.backlog.oldest, now),
-            ..SinkStatus::default()
-        }));
+        let mut letters = open.letters();
+        letters.retain(|sink, _| config.sinks.iter().all(|configured| configured.name != *sink));
+        for place in places.iter().filter(|place| !place.configured) {
+            let kept = letters.remove(&place.name).unwrap_or_default();
+            sinks.push(SinkStatus {
+                waiting_events: place.backlog.events,
+                oldest_waiting_seconds: age(place.backlog.oldest, now),
+                ..self.absent(&place.name, "removed", &kept)
+            });
+        }
+        let forgotten = letters.iter().filter(|(_, kept)| kept.letters() > 0);
+        sinks.extend(forgotten.map(|(sink, kept)| self.absent(sink, "forgotten", kept)));
         sinks
+    }
+
+    /// A sink that is not in the configuration, with its dead letters.
+    fn absent(&self, sink: &SinkName, state: &str, kept: &Summary) -> SinkStatus {
+        let parked = |(topic, reason): (&Arc<str>, Reason)| ParkedTopic {
+            topic: topic.to_string(),
+            reason: reason.to_string(),
+            detail: "the sink is not in the configuration".to_owned(),
+            since: self.started.to_string(),
+        };
+        SinkStatus {
+            name: sink.to_string(),
+            state: state.to_owned(),
+            parked_topics: parked_topics(kept).map(parked).collect(),
+            ..with_letters(kept)
+        }
+    }
+}
+
+/// Topics that an operator was to mend, with the reason. Their letters wait.
+fn parked_topics(kept: &Summary) -> impl Iterator<Item = (&Arc<str>, Reason)> {
+    let mend = |reasons: &BTreeMap<Reason, u64>| reasons.keys().copied().find(|reason| reason.class() == Class::Mend);
+    kept.by_topic.iter().filter_map(move |(topic, reasons)| Some((topic, mend(reasons)?)))
+}
+
+/// What is shown of dead letters.
+fn with_letters(kept: &Summary) -> SinkStatus {
+    let by_reason = kept.by_reason.iter().filter(|(_, count)| **count > 0);
+    SinkStatus {
+        dead_letters: by_reason.map(|(reason, count)| (reason.to_string(), *count)).collect(),
+        damaged_dead_letters: kept.damaged,
+        unreadable_dead_letters: kept.unreadable,
+        ..SinkStatus::default()
     }
 }
 
@@ -190,7 +241,6 @@ fn sink_status(sink: &delivery::SinkStatus, backlog: Backlog, now: Timestamp) ->
         detail: topic.why.detail.clone(),
         since: topic.since.to_string(),
     };
-    let letters = sink.dead_letters.by_reason.iter().map(|(reason, count)| (reason.to_string(), *count));
     SinkStatus {
         name: sink.name.to_string(),
         kind: Some(sink.kind.to_owned()),
@@ -202,7 +252,7 @@ fn sink_status(sink: &delivery::SinkStatus, backlog: Backlog, now: Timestamp) ->
         oldest_waiting_seconds: age(backlog.oldest, now),
         last_confirm: sink.last_confirm.map(|moment| moment.to_string()),
         parked_topics: sink.parked.iter().map(parked).collect(),
-        dead_letters: letters.filter(|(_, count)| *count > 0).collect(),
+        ..with_letters(&sink.dead_letters)
     }
 }
 
@@ -222,6 +272,7 @@ fn attention(status: &Status) -> Vec<String> {
     for sink in &status.sinks {
         let name = &sink.name;
         match (sink.state.as_str(), &sink.why) {
+            ("forgotten", _) => {}
             ("removed", _) => lines.push(format!(
                 "sink {name} was taken out, {} events wait for it: let it return, or alma-bridge sinks forget {name}",
                 sink.waiting_events
@@ -238,10 +289,7 @@ fn attention(status: &Status) -> Vec<String> {
         lines.extend(sink.parked_topics.iter().map(|parked| {
             format!("sink {name}: topic {} is parked ({}): {}", parked.topic, parked.reason, parked.detail)
         }));
-        let letters: u64 = sink.dead_letters.values().sum();
-        if letters > 0 {
-            lines.push(format!("sink {name}: {letters} dead letters, see alma-bridge dead-letters list --sink {name}"));
-        }
+        lines.extend(about_letters(sink));
     }
     if !status.config.refused.is_empty() {
         lines.push(format!("the last reload was refused: {}", status.config.refused.join("; ")));
@@ -250,6 +298,32 @@ fn attention(status: &Status) -> Vec<String> {
         lines.push(format!(
             "the configuration is in effect only in part, the bridge keeps trying: {}",
             status.config.not_in_effect.join("; ")
+        ));
+    }
+    lines
+}
+
+fn about_letters(sink: &SinkStatus) -> Vec<String> {
+    let mut lines = Vec::new();
+    let name = &sink.name;
+    let letters: u64 = sink.dead_letters.values().sum();
+    if letters > 0 {
+        let is_absent = matches!(sink.state.as_str(), "removed" | "forgotten");
+        let to = if is_absent {
+            format!("; publish them to another sink: alma-bridge dead-letters retry --all --sink {name} --to NAME")
+        } else {
+            String::new()
+        };
+        lines.push(format!("sink {name}: {letters} dead letters, see alma-bridge dead-letters list --sink {name}{to}"));
+    }
+    if sink.unreadable_dead_letters > 0 {
+        let count = sink.unreadable_dead_letters;
+        lines.push(format!("sink {name}: the disk does not give {count} of its dead letters; the log names them"));
+    }
+    if sink.damaged_dead_letters > 0 {
+        let count = sink.damaged_dead_letters;
+        lines.push(format!(
+            "sink {name}: {count} dead letters were damaged on disk; their bytes are in journal/dead/{name}"
         ));
     }
     lines
@@ -285,7 +359,7 @@ impl Operated for View {
             },
             sources: self.sources(&config),
             journal: open.and_then(Open::journal).map(|journal| Self::journal(&config, journal)),
-            sinks: open.map(|open| Self::sinks(open, now)).unwrap_or_default(),
+            sinks: open.map(|open| self.sinks(open, &config, now)).unwrap_or_default(),
             attention: Vec::new(),
         };
         status.attention = attention(&status);

@@ -23,6 +23,7 @@ Examples:
   alma-bridge dead-letters show 1042 --body > x.json  what Alma signed, byte for byte
   alma-bridge dead-letters retry 1042 1043            publish these two again, same ids
   alma-bridge dead-letters retry --all --reason too_large
+  alma-bridge dead-letters retry --all --sink old-kafka --to main
   alma-bridge dead-letters drop --all --topic alma.bib
 
 An ID is a letter's number or the id of its event. A letter leaves only when its sink took it,
@@ -79,6 +80,10 @@ enum What {
     Retry {
         #[command(flatten)]
         which: Which,
+
+        /// Publish them to this sink instead of the one that could not take them, which need not be configured any more
+        #[arg(long, value_name = "NAME")]
+        to: Option<SinkName>,
 
         #[command(flatten)]
         outside: Outside,
@@ -167,7 +172,7 @@ pub(super) fn run(file: Option<&Path>, args: Args) -> Result<(), Failure> {
                 };
                 show(&mut desk, &id, sink.as_ref(), as_what, outside).await
             }
-            What::Retry { which, outside } => retry(&mut desk, which, outside).await,
+            What::Retry { which, to, outside } => retry(&mut desk, which, to, outside).await,
             What::Drop { which, yes } => drop_letters(&mut desk, which, yes).await,
         };
         desk.close().await;
@@ -317,12 +322,12 @@ async fn ids_of(desk: &mut Desk, sink: &SinkName, which: Which) -> Result<Vec<u6
     Ok(ids)
 }
 
-async fn retry(desk: &mut Desk, which: Which, outside: Outside) -> Result<(), Failure> {
+async fn retry(desk: &mut Desk, which: Which, to: Option<SinkName>, outside: Outside) -> Result<(), Failure> {
     let sink = pick_sink(desk, which.filter.sink.as_ref()).await?;
     let ids = ids_of(desk, &sink, which).await?;
     let (mut taken, mut gone, mut kept) = (0_usize, 0_usize, 0_usize);
     for batch in ids.chunks(MAX_RETRIES) {
-        let order = Order::Retry { sink: sink.clone(), ids: batch.to_vec() };
+        let order = Order::Retry { sink: sink.clone(), ids: batch.to_vec(), to: to.clone() };
         let told: Vec<RetriedLetter> = desk.ask(&order).await.inspect_err(|_| {
             eprintln!(
                 "{taken} letters were taken before; of the rest, those that were taken are not in the list any more"
@@ -340,7 +345,8 @@ async fn retry(desk: &mut Desk, which: Which, outside: Outside) -> Result<(), Fa
         }
     }
     let gone_too = if gone > 0 { format!(", {gone} not there any more") } else { String::new() };
-    println!("sink {sink}: {taken} letters taken, {kept} stay{gone_too}");
+    let by = to.map_or(String::new(), |to| format!(" by sink {to}"));
+    println!("sink {sink}: {taken} letters taken{by}, {kept} stay{gone_too}");
     if kept > 0 { Err(Failure::Silent) } else { Ok(()) }
 }
 

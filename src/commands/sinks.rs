@@ -91,7 +91,8 @@ async fn forget(desk: &mut Desk, config: &Config, sink: SinkName, yes: bool) -> 
         "removed" => {}
         "forgotten" => {
             return Err(Failure::failed(format!(
-                "sink {sink} is forgotten already; its {} dead letters go by `dead-letters drop --all --sink {sink}`",
+                "sink {sink} is forgotten already; to get rid of its {} dead letters, publish them to another sink with \
+                 `dead-letters retry --all --sink {sink} --to NAME`, or drop them with `dead-letters drop --all --sink {sink}`",
                 place.dead_letters
             )));
         }

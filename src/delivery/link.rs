@@ -251,6 +251,14 @@ impl Link {
         self.set_state(SinkState::BackingOff { why, next_try });
     }
 
+    /// Why nothing is sent to the sink just now, if so.
+    pub(super) fn held(&self) -> Option<Failure> {
+        match &self.status.borrow().state {
+            SinkState::BackingOff { why, .. } => Some(why.clone()),
+            _ => None,
+        }
+    }
+
     /// A wait of the sink's own row, for what fails while the connection stands.
     pub(super) fn delay(&mut self) -> Duration {
         self.delays.after_failure()

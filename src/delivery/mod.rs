@@ -25,14 +25,18 @@
 //! | a dead letter can't be kept (full, disk) | the sink waits as if unreachable; parked topics and asked-for letters are tried meanwhile, since they make room |
 //!
 //! A parked topic is tried every minute, at the start and on [`PumpHandle::retry_parked`]: its oldest letter alone, then
-//! the rest in order; each is removed once it is confirmed, and the topic flows again when none is left. Which topics
-//! are parked is read from the letters at the start.
+//! the rest in order; each is removed once it is confirmed, and the topic flows again when none is left that can be
+//! read. If the connection is lost meanwhile, the topic is tried again once there is one. Which topics are parked is
+//! read from the letters at the start.
 //!
 //! Where `unroutable = "dead"`, an unroutable event is refused for what it is.
 //!
 //! # Letters tried again, and replays
 //! Both are asked for by a [`PumpHandle`] and take turns with live windows; neither moves the cursor. A replay's messages
-//! come made, window by window; what is refused of them is told, not set aside.
+//! come made, window by window; what is refused of them is told, not set aside. Letters are tried one by one until a
+//! deadline; they may be those of another sink, one that was taken out of the configuration for instance.
+//!
+//! A sink that continues another one takes over its letters before its pump starts ([`Delivery::adopt_letters`]).
 //!
 //! # Without a journal
 //! [`Direct`] publishes before Alma gets its answer.
@@ -172,6 +176,17 @@ impl<F: Feed + 'static> Delivery<F> {
         });
         self.pumps.insert(name, Running { stop, end, task });
         Ok(handle)
+    }
+
+    /// `sink`, which does not run yet, takes over the dead letters of `other`, whose place in the journal it has. Blocks.
+    pub fn adopt_letters(&self, sink: &SinkName, other: &SinkName) {
+        self.options.metrics.sink_forgotten(other);
+        if let Err(error) = self.options.letters.adopt(sink, other) {
+            tracing::error!(
+                %sink, continues = %other, %error,
+                "dead letters of the sink that is continued can't be taken over; the next start tries again"
+            );
+        }
     }
 
     /// Puts another sink in the place of the one of that name, whatever their types: the old one settles what is in

@@ -1,4 +1,7 @@
 //! Parked topics: an operator must mend something, and their events wait as dead letters until it is done.
+//!
+//! A letter that can't be read stops no other: a topic that the broker takes again flows, and the bridge tries the
+//! letter again every minute.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,6 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::backoff::Delays;
 use super::chunk::Chunk;
 use super::dead_letters::{DeadLetter, DeadLetterError, LetterId};
 use super::link::Attempt;
@@ -25,15 +29,19 @@ pub(super) struct Parked {
     pub(super) why: Failure,
     since: Timestamp,
     pub(super) next_try: Instant,
+    /// Between tries that lose the connection: live events come first meanwhile.
+    delays: Delays,
+    /// The broker takes its events again. Only letters that can't be read are left.
+    pub(super) flows: bool,
 }
 
 /// What a try of a parked topic came to.
 enum Flushed {
-    /// All its letters are published, or stay for other reasons.
-    Taken,
+    /// All its letters are published, or stay for other reasons; so many could not be read.
+    Taken(usize),
     /// It still waits for its operator.
     Still(Failure),
-    /// The connection is lost: it is tried once there is one.
+    /// The connection is lost: the topic is tried again once there is one.
     Lost,
 }
 
@@ -45,7 +53,8 @@ impl<F: Feed> Pump<F> {
         for (topic, reasons) in self.dead_letters.summary().by_topic {
             if let Some(reason) = reasons.into_keys().find(|reason| judge.parks(*reason)) {
                 let why = Failure::new(reason, "parked before the start");
-                self.parked.insert(topic, Parked { why, since, next_try: Instant::now() });
+                let delays = self.link.fork_delays();
+                self.parked.insert(topic, Parked { why, since, next_try: Instant::now(), delays, flows: false });
             }
         }
         self.show_parked();
@@ -53,7 +62,8 @@ impl<F: Feed> Pump<F> {
 
     pub(super) fn park(&mut self, topic: &Topic, why: Failure) {
         tracing::warn!(sink = %self.link.name, %topic, reason = %why.reason, detail = why.detail, "topic is parked");
-        let parked = Parked { why, since: self.link.clock.now(), next_try: Instant::now() + RETRY_EVERY };
+        let (since, delays) = (self.link.clock.now(), self.link.fork_delays());
+        let parked = Parked { why, since, next_try: Instant::now() + RETRY_EVERY, delays, flows: false };
         self.parked.insert(topic.as_str().into(), parked);
         self.show_parked();
     }
@@ -65,7 +75,7 @@ impl<F: Feed> Pump<F> {
             since: parked.since,
             letters: 0,
         };
-        let shown = self.parked.iter().map(show).collect();
+        let shown = self.parked.iter().filter(|(_, parked)| !parked.flows).map(show).collect();
         self.link.status.send_modify(|status| status.parked = shown);
     }
 
@@ -78,47 +88,72 @@ impl<F: Feed> Pump<F> {
         }
         let due = self.parked.iter().filter(|(_, parked)| parked.next_try <= now);
         for topic in due.map(|(topic, _)| Arc::clone(topic)).collect::<Vec<_>>() {
-            match self.flush(&topic, stop).await? {
-                Flushed::Taken => {
-                    tracing::info!(sink = %self.link.name, topic = &*topic, "topic is taken again");
-                    self.parked.remove(&topic);
-                    self.show_parked();
-                }
-                Flushed::Still(why) => {
-                    let parks = self.judge.parks(why.reason);
-                    if !parks {
-                        tracing::warn!(sink = %self.link.name, topic = &*topic, detail = why.detail, "parked topic waits");
-                    }
-                    if let Some(parked) = self.parked.get_mut(&topic) {
-                        // Its next letters bear this reason, and those of another would not be tried again.
-                        if parks {
-                            parked.why = why;
-                        }
-                        parked.next_try = Instant::now() + RETRY_EVERY;
-                    }
-                    self.show_parked();
-                }
-                Flushed::Lost => break,
+            let flushed = self.flush(&topic, stop).await?;
+            let is_lost = matches!(flushed, Flushed::Lost);
+            self.note_flush(&topic, flushed);
+            if is_lost {
+                break;
             }
         }
         Ok(())
     }
 
-    /// Publishes a topic's letters in order, the oldest alone first, and removes what is confirmed.
+    fn note_flush(&mut self, topic: &Arc<str>, flushed: Flushed) {
+        let Some(parked) = self.parked.get_mut(topic) else { return };
+        let sink = &self.link.name;
+        let now = Instant::now();
+        match flushed {
+            Flushed::Taken(0) => {
+                if !parked.flows {
+                    tracing::info!(%sink, topic = &**topic, "topic is taken again");
+                }
+                self.parked.remove(topic);
+            }
+            Flushed::Taken(unread) => {
+                if !parked.flows {
+                    tracing::warn!(%sink, topic = &**topic, unread, "topic is taken again, but some dead letters can't be read");
+                }
+                (parked.flows, parked.next_try) = (true, now + RETRY_EVERY);
+            }
+            Flushed::Still(why) => {
+                parked.next_try = now + RETRY_EVERY;
+                // Its next letters bear this reason, and those of another would not be tried again.
+                if self.judge.parks(why.reason) {
+                    (parked.why, parked.flows) = (why, false);
+                } else {
+                    tracing::warn!(%sink, topic = &**topic, detail = why.detail, "parked topic waits");
+                }
+            }
+            Flushed::Lost => {
+                parked.next_try = now + parked.delays.after_failure();
+                return;
+            }
+        }
+        if let Some(parked) = self.parked.get_mut(topic) {
+            parked.delays.reset();
+        }
+        self.show_parked();
+    }
+
+    /// Publishes a topic's letters in order, the oldest that can be read alone first, and removes what is confirmed.
     async fn flush(&mut self, topic: &Arc<str>, stop: &CancellationToken) -> Result<Flushed, Stop> {
         let judge = self.judge;
-        let mut after = None;
+        let (mut after, mut unread, mut probed) = (None, 0, false);
         loop {
             let whole = self.link.fit(Windows::WHOLE);
-            let (max, bytes) = if after.is_none() { (1, 1) } else { (whole.events, whole.bytes) };
+            let (max, bytes) = if probed { (whole.events, whole.bytes) } else { (1, 1) };
             let next = self.dead_letters.next_of(Arc::clone(topic), move |why| judge.parks(why), after, max, bytes);
-            let letters = match next.await {
-                Ok(letters) => letters,
+            let batch = match next.await {
+                Ok(batch) => batch,
                 Err(error) => return Ok(Flushed::Still(unkept(&error))),
             };
-            let Some(last) = letters.last() else { return Ok(Flushed::Taken) };
-            after = Some(last.id);
-            let chunk = self.make_again(&letters);
+            unread += batch.unread;
+            if batch.last.is_none() {
+                break;
+            }
+            after = batch.last;
+            let chunk = self.make_again(&batch.letters);
+            probed |= !chunk.is_empty();
             let mut queue = if chunk.is_empty() { Vec::new() } else { vec![chunk] };
             while let Some(chunk) = queue.pop() {
                 if stop.is_cancelled() {
@@ -129,6 +164,11 @@ impl<F: Feed> Pump<F> {
                 }
             }
         }
+        if unread > 0 && !probed {
+            let detail = format!("{unread} dead letters can't be read, and none else tells whether the topic is taken");
+            return Ok(Flushed::Still(Failure::new(Reason::Busy, detail)));
+        }
+        Ok(Flushed::Taken(unread))
     }
 
     /// One chunk of letters; what it leaves to be sent in smaller ones goes on the stack `queue`.

@@ -171,6 +171,8 @@ impl<F: Feed> Pump<F> {
                 None => return Ok(()),
             },
             () = until(next_mending), if next_mending.is_some() => {}
+            // What is not finished goes on if no live event waits for its turn.
+            () = std::future::ready(()), if !self.stashed.is_empty() => return Ok(()),
             Some(request) = self.requests.recv() => {
                 self.note(request);
                 return Ok(());
@@ -200,6 +202,7 @@ impl<F: Feed> Pump<F> {
 
     /// Waits until `at` or until something is asked.
     pub(super) async fn wait(&mut self, at: Option<Instant>, stop: &CancellationToken) -> Result<(), Stop> {
+        self.end_overdue_retries();
         let room = self.stashed.len() < REQUESTS;
         tokio::select! {
             biased;
@@ -209,13 +212,6 @@ impl<F: Feed> Pump<F> {
             never = self.reader.read_ahead() => match never {},
         }
         Ok(())
-    }
-
-    pub(super) fn note(&mut self, request: Request) {
-        match request {
-            Request::RetryParked => self.retry_now = true,
-            request @ (Request::Retry(..) | Request::Replay(..)) => self.stashed.push_back(request),
-        }
     }
 
     /// Settles a window, and those that overlap it: at the end all is confirmed, unwanted, a durable dead letter, or of a
@@ -333,7 +329,7 @@ impl<F: Feed> Pump<F> {
             }
             self.topics.insert(topic.clone());
         }
-        self.parked.get(topic.as_str()).map(|parked| parked.why.clone())
+        self.parked.get(topic.as_str()).filter(|parked| !parked.flows).map(|parked| parked.why.clone())
     }
 
     /// Makes dead letters durable; where they can't be, the sink waits.
@@ -349,13 +345,15 @@ impl<F: Feed> Pump<F> {
             waited = true;
             let wait = self.link.delay();
             self.link.hold(Failure::new(Reason::Busy, format!("dead letters can't be kept: {error}")), wait);
-            self.wait(Some(Instant::now() + wait), stop).await?;
             // What makes room must not wait for it.
+            if self.stashed.is_empty() {
+                self.wait(Some(Instant::now() + wait), stop).await?;
+            }
             self.ensure_up(stop).await?;
             self.serve_requests(stop).await?;
             self.retry_parked(stop).await?;
             let (parked, judge) = (&self.parked, self.judge);
-            work.unbury(|topic, why| judge.parks(why.reason) && !parked.contains_key(topic));
+            work.unbury(|topic, why| judge.parks(why.reason) && parked.get(topic).is_none_or(|parked| parked.flows));
         }
         if waited {
             self.link.release();

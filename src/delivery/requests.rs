@@ -4,21 +4,29 @@
 //! (two file sinks would cut each other's files), and what holds for live events holds for it as well: deadlines,
 //! back-off, one attempt at a time. It comes window by window, each asked for when the one before is settled, and a pump
 //! that has live events publishes a window of those between two. The cursor does not move by it.
+//!
+//! Letters go one by one, since only what was refused alone counts as refused. After [`TURN`] a window of live events has
+//! its turn. A retry ends when all its letters were tried, at its deadline, or if nobody awaits the answer any more.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::chunk::Chunk;
-use super::dead_letters::LetterId;
+use super::dead_letters::{DeadLetters, LetterId};
 use super::link::Attempt;
 use super::pump::{Pump, REQUESTS, Stop};
 use super::reader::{Made, make_guarded};
-use super::status::{Request, Retried};
+use super::status::{Request, Retried, Retry};
 use crate::journal::Feed;
 use crate::message::Message;
-use crate::sinks::{Class, Outcome, Reason, Windows};
+use crate::sinks::{Class, Failure, Outcome, Reason, Windows};
+
+/// Letters are tried for so long before live events have their turn.
+const TURN: Duration = Duration::from_millis(100);
 
 /// What became of a replay's window.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,40 +46,94 @@ impl Replayed {
 }
 
 impl<F: Feed> Pump<F> {
-    /// Serves what is asked by now.
+    /// Serves what is asked by now, each for one turn. A retry that takes more of them stays in `stashed`.
     pub(super) async fn serve_requests(&mut self, stop: &CancellationToken) -> Result<(), Stop> {
         while self.stashed.len() < REQUESTS
             && let Ok(request) = self.requests.try_recv()
         {
             self.note(request);
         }
-        while let Some(request) = self.stashed.pop_front() {
-            match request {
-                Request::RetryParked => self.retry_now = true,
-                Request::Retry(ids, reply) => {
-                    let mut told = Vec::new();
-                    for id in ids {
-                        // Nobody waits for it any more.
-                        if reply.is_closed() {
-                            break;
-                        }
-                        told.push((id, self.retry_letter(id, stop).await?));
+        for _ in 0..self.stashed.len() {
+            match self.stashed.pop_front() {
+                Some(Request::Retry(retry)) => {
+                    if let Some(unfinished) = self.retry(retry).await {
+                        self.stashed.push_back(Request::Retry(unfinished));
                     }
-                    // What was taken may have been what a parked topic waited for.
-                    self.retry_now |= told.iter().any(|(_, retried)| *retried == Retried::Taken);
-                    drop(reply.send(told));
                 }
-                Request::Replay(messages, reply) => {
+                Some(Request::Replay(messages, reply)) => {
                     let replayed = self.replay(messages, &reply, stop).await?;
                     drop(reply.send(replayed));
                 }
+                Some(Request::Turn(reply)) => drop(reply.send(())),
+                Some(Request::RetryParked) => self.retry_now = true,
+                None => {}
             }
         }
         Ok(())
     }
 
-    async fn retry_letter(&mut self, id: LetterId, stop: &CancellationToken) -> Result<Retried, Stop> {
-        let letter = match self.dead_letters.get(id).await {
+    pub(super) fn note(&mut self, request: Request) {
+        match request {
+            Request::RetryParked => self.retry_now = true,
+            request => self.stashed.push_back(request),
+        }
+    }
+
+    /// Ends retries whose time is up, and those that nobody waits for, while the sink takes nothing.
+    pub(super) fn end_overdue_retries(&mut self) {
+        let now = Instant::now();
+        for request in std::mem::take(&mut self.stashed) {
+            match request {
+                Request::Retry(retry) if retry.reply.is_closed() => {}
+                Request::Retry(mut retry) if retry.until <= now => {
+                    let why = self.why_not_tried(retry.failure.take());
+                    retry.end(&why);
+                }
+                request => self.stashed.push_back(request),
+            }
+        }
+    }
+
+    /// One turn of a retry; gives it back if more of them are needed.
+    async fn retry(&mut self, mut retry: Retry) -> Option<Retry> {
+        let over = Instant::now() + TURN;
+        while let Some(id) = retry.left.front().copied() {
+            if retry.reply.is_closed() {
+                return None;
+            }
+            let now = Instant::now();
+            if retry.until <= now {
+                break;
+            }
+            if over <= now || !self.link.is_up() {
+                return Some(retry);
+            }
+            match self.retry_letter(&retry.store, id).await {
+                Ok(retried) => {
+                    retry.left.pop_front();
+                    retry.told.push((id, retried));
+                }
+                // It stays the next one.
+                Err(failure) => retry.failure = Some(failure),
+            }
+        }
+        // What was taken may have been what a parked topic waited for.
+        self.retry_now |= retry.told.iter().any(|(_, retried)| *retried == Retried::Taken);
+        let why = self.why_not_tried(retry.failure.take());
+        retry.end(&why);
+        None
+    }
+
+    fn why_not_tried(&self, failure: Option<Failure>) -> String {
+        match failure.or_else(|| self.link.held()) {
+            Some(failure) => format!("the sink did not take it in time: {failure}"),
+            None => "the sink did not come to it in time".to_owned(),
+        }
+    }
+
+    /// Tries a letter once. An error says nothing about the letter: the connection is lost.
+    async fn retry_letter(&mut self, store: &DeadLetters, id: LetterId) -> Result<Retried, Failure> {
+        let letter = match store.get(id).await {
             Ok(Some(letter)) => letter,
             Ok(None) => return Ok(Retried::Gone),
             Err(error) => return Ok(Retried::Kept(error.to_string())),
@@ -81,29 +143,28 @@ impl<F: Feed> Pump<F> {
             Made::Unwanted => return Ok(Retried::Kept("the sink does not ask for it any more".to_owned())),
             Made::Panicked => return Ok(Retried::Kept("making the message panicked".to_owned())),
         };
-        loop {
-            self.ensure_up(stop).await?;
-            let window = std::slice::from_ref(&message);
-            let failure = match self.link.attempt(window, self.reader.read_ahead()).await {
-                Attempt::Outcomes(outcomes) => match outcomes.into_iter().next() {
-                    Some(Outcome::Failed(failure)) => failure,
-                    _ => break,
-                },
-                Attempt::Panicked(failure) => {
-                    self.link.lost(failure.clone()).await;
-                    failure
+        let failure = match self.link.attempt(std::slice::from_ref(&message), self.reader.read_ahead()).await {
+            Attempt::Outcomes(outcomes) => match outcomes.into_iter().next() {
+                Some(Outcome::Failed(failure)) => failure,
+                _ => {
+                    return Ok(match store.remove(vec![id]).await {
+                        Ok(_) => Retried::Taken,
+                        Err(error) => Retried::Kept(format!("taken, but not removed: {error}")),
+                    });
                 }
-            };
-            match self.judge.class(failure.reason) {
-                Class::Retry if self.link.is_up() => self.link.lost(failure).await,
-                Class::Retry => {}
-                _ => return Ok(Retried::Kept(failure.to_string())),
+            },
+            Attempt::Panicked(failure) => {
+                self.link.lost(failure.clone()).await;
+                failure
             }
+        };
+        if self.judge.class(failure.reason) != Class::Retry {
+            return Ok(Retried::Kept(failure.to_string()));
         }
-        match self.dead_letters.remove(vec![id]).await {
-            Ok(_) => Ok(Retried::Taken),
-            Err(error) => Ok(Retried::Kept(format!("taken, but not removed: {error}"))),
+        if self.link.is_up() {
+            self.link.lost(failure.clone()).await;
         }
+        Err(failure)
     }
 
     /// Publishes a window of a replay until each message is confirmed or refused, for as long as somebody waits for it.

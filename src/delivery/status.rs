@@ -1,8 +1,10 @@
 //! What a pump shows of itself: for `/status`, the gauges and the commands. No personal data.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 
 use super::dead_letters::{DeadLetters, LetterId, Summary};
 use super::requests::Replayed;
@@ -98,10 +100,35 @@ pub enum Retried {
 pub(super) enum Request {
     /// Try the parked topics, and the connection, now.
     RetryParked,
-    /// Publish these letters again, one by one.
-    Retry(Vec<LetterId>, oneshot::Sender<Vec<(LetterId, Retried)>>),
+    /// Publish letters again.
+    Retry(Retry),
+    /// Answer when it is this one's turn.
+    Turn(oneshot::Sender<()>),
     /// Publish these messages of a replay.
     Replay(Vec<Message>, oneshot::Sender<Replayed>),
+}
+
+/// Letters that are to be published again, one by one, before a moment.
+#[derive(Debug)]
+pub(super) struct Retry {
+    /// Where they are kept.
+    pub(super) store: DeadLetters,
+    /// Those that were not tried yet.
+    pub(super) left: VecDeque<LetterId>,
+    /// What became of the others.
+    pub(super) told: Vec<(LetterId, Retried)>,
+    /// The last failure of the one that is tried.
+    pub(super) failure: Option<Failure>,
+    pub(super) until: Instant,
+    pub(super) reply: oneshot::Sender<Vec<(LetterId, Retried)>>,
+}
+
+impl Retry {
+    /// Answers. What is left stays, for `why`.
+    pub(super) fn end(mut self, why: &str) {
+        self.told.extend(self.left.into_iter().map(|id| (id, Retried::Kept(why.to_owned()))));
+        drop(self.reply.send(self.told));
+    }
 }
 
 /// A way to a running pump. Cheap to clone; outlives it.
@@ -142,12 +169,34 @@ impl PumpHandle {
         drop(self.requests.try_send(Request::RetryParked));
     }
 
-    /// Has dead letters published again, same id; what is confirmed is removed. Waits until all were tried, which a
-    /// broker that is down may delay for ever: bound it.
-    pub async fn retry(&self, letters: Vec<LetterId>) -> Result<Vec<(LetterId, Retried)>, Stopped> {
+    /// Has letters of `store` published by this sink, with the ids of their events; what is confirmed is removed. They
+    /// take turns with live events. What was not tried before `until` is kept. The answer comes soon after that moment,
+    /// but a sink that hangs may delay it by its own deadline: bound it.
+    ///
+    /// If the answer is not awaited any more, the sink does not begin another letter.
+    pub async fn retry(
+        &self,
+        store: &DeadLetters,
+        letters: Vec<LetterId>,
+        until: Instant,
+    ) -> Result<Vec<(LetterId, Retried)>, Stopped> {
         let (reply, answer) = oneshot::channel();
-        self.requests.send(Request::Retry(letters, reply)).await.map_err(|_| Stopped)?;
+        let (store, left) = (store.clone(), letters.into());
+        let retry = Retry { store, left, told: Vec::new(), failure: None, until, reply };
+        self.requests.send(Request::Retry(retry)).await.map_err(|_| Stopped)?;
         answer.await.map_err(|_| Stopped)
+    }
+
+    /// Waits until the sink is connected and every parked topic was tried: for `drain`.
+    pub async fn tried_parked(&self) -> Result<(), Stopped> {
+        // An answered request tells that the connection stands, and a second one that what is done between two requests
+        // was done: the parked topics were tried.
+        for _ in 0..2 {
+            let (reply, answer) = oneshot::channel();
+            self.requests.send(Request::Turn(reply)).await.map_err(|_| Stopped)?;
+            answer.await.map_err(|_| Stopped)?;
+        }
+        Ok(())
     }
 
     /// Has a window of a replay published (at most 512 messages), between windows of live events. Waits until each is

@@ -220,6 +220,11 @@ impl Journal {
         Ok(())
     }
 
+    /// Whether the sink has a place, configured or not.
+    pub fn knows(&self, sink: &SinkName) -> bool {
+        self.0.shared.state().sinks.contains_key(sink)
+    }
+
     /// Every sink that the journal knows, in order of their names. May read one record a sink.
     pub fn sinks(&self) -> Vec<SinkStatus> {
         let shared = &self.0.shared;

@@ -5,6 +5,7 @@
 //! by chance: a later sync does not write them. A process that is killed loses nothing of what it wrote.
 
 mod contents;
+mod rot;
 #[cfg(test)]
 mod tests;
 
@@ -15,6 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use contents::{Change, Contents, Entry, File, parent};
 pub(crate) use contents::{write, write_torn};
 use fastrand::Rng;
+pub(crate) use rot::Spot;
 
 use crate::journal::{Disk, DiskFile};
 
@@ -50,6 +52,8 @@ pub(crate) struct Faults {
     /// It says that nearly nothing is free.
     pub(crate) low: bool,
     pub(crate) fail: Option<Fail>,
+    /// A part of a file that can't be read.
+    pub(crate) bad_spot: Option<Spot>,
     /// The process dies in or behind the operation after so many.
     pub(crate) crash: Option<u32>,
     /// A file that can't be read, and whether it can't even be opened.
@@ -238,7 +242,8 @@ impl Disk for SimDisk {
         if !inner.contents.now.dirs.contains(dir) {
             return Err(not_found());
         }
-        let here = inner.contents.now.files.keys().filter(|path| path.parent() == Some(dir));
+        let tree = &inner.contents.now;
+        let here = tree.files.keys().chain(&tree.dirs).filter(|path| path.parent() == Some(dir));
         Ok(here.filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned())).collect())
     }
 
@@ -288,6 +293,10 @@ impl DiskFile for Opened {
         let content = &inner.contents.files[self.id].now;
         let at = usize::try_from(at).expect("fits").min(content.len());
         let read = buffer.len().min(content.len() - at);
+        let bad = inner.faults.bad_spot.as_ref().filter(|spot| spot.id == self.id);
+        if bad.is_some_and(|spot| spot.bytes.start < at + read && at < spot.bytes.end) {
+            return Err(failed());
+        }
         buffer[..read].copy_from_slice(&content[at..at + read]);
         Ok(read)
     }

@@ -399,6 +399,12 @@ impl Metrics {
         self.0.sink_parked_topics.get_or_create(&labels).set(gauge_value(parked as u64));
     }
 
+    /// Topics whose events wait as dead letters of a sink that has no place in the journal any more.
+    pub fn parked_topics(&self, sink: &SinkName, parked: usize) {
+        let labels = SinkLabels { sink: sink.as_str().into() };
+        self.0.sink_parked_topics.get_or_create(&labels).set(gauge_value(parked as u64));
+    }
+
     /// A sink was forgotten: what it showed for a place that it has no more goes, so that nothing alerts for ever.
     pub fn sink_forgotten(&self, sink: &SinkName) {
         let labels = SinkLabels { sink: sink.as_str().into() };

@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use super::{DeadLetterError, DeadLetters, lock};
+use super::{DeadLetterError, DeadLetters, Summary, lock};
 use crate::config::SinkName;
 use crate::journal::Disk;
 use crate::telemetry::Metrics;
@@ -23,25 +23,70 @@ struct Inner {
     /// Bytes of dead letters of one sink.
     max_size: u64,
     metrics: Metrics,
+    /// Held while a folder is looked through, which may take long.
+    opening: Mutex<()>,
+    /// Never held over the disk.
     open: Mutex<BTreeMap<SinkName, DeadLetters>>,
 }
 
 impl LetterBox {
-    /// Touches nothing yet. `disk` is that of the journal, `dir` is `dead` in the journal's folder, `max_size` bounds the bytes of each sink's letters.
+    /// Touches nothing yet. `disk` is that of the journal, `dir` is `dead` in the journal's folder, `max_size` bounds the
+    /// bytes of each sink's letters.
     pub fn new(disk: Arc<dyn Disk>, dir: PathBuf, max_size: u64, metrics: Metrics) -> Self {
-        Self(Arc::new(Inner { disk, dir, max_size, metrics, open: Mutex::default() }))
+        Self(Arc::new(Inner { disk, dir, max_size, metrics, opening: Mutex::default(), open: Mutex::default() }))
     }
 
     /// The letters of a sink; the folder is made where it is missing. Blocks for as long as it takes to look through
     /// the letters, the first time.
     pub fn open(&self, sink: &SinkName) -> Result<DeadLetters, DeadLetterError> {
-        let mut open = lock(&self.0.open);
-        if let Some(letters) = open.get(sink) {
+        let _opening = lock(&self.0.opening);
+        self.open_alone(sink)
+    }
+
+    /// As [`LetterBox::open`], by whoever holds `opening`.
+    fn open_alone(&self, sink: &SinkName) -> Result<DeadLetters, DeadLetterError> {
+        if let Some(letters) = lock(&self.0.open).get(sink) {
             return Ok(letters.clone());
         }
         let letters = DeadLetters::open(Arc::clone(&self.0.disk), &self.0.dir, sink, self.0.max_size, &self.0.metrics)?;
-        open.insert(sink.clone(), letters.clone());
+        lock(&self.0.open).insert(sink.clone(), letters.clone());
         Ok(letters)
+    }
+
+    /// Opens the letters of all sinks, those without a pump included, so that [`LetterBox::summaries`] and the gauges
+    /// show them. What can't be opened is logged. Blocks.
+    pub fn open_all(&self) {
+        let names = self.names().unwrap_or_else(|error| {
+            tracing::error!(%error, "the dead letters of sinks that are not configured can't be listed");
+            Vec::new()
+        });
+        for sink in names {
+            if let Err(error) = self.open(&sink) {
+                tracing::error!(%sink, %error, "the dead letters of a sink can't be opened");
+            }
+        }
+    }
+
+    /// How many letters there are, for each sink whose letters are open. Does not wait for a disk.
+    pub fn summaries(&self) -> BTreeMap<SinkName, Summary> {
+        let open = lock(&self.0.open);
+        open.iter().map(|(sink, letters)| (sink.clone(), letters.summary())).collect()
+    }
+
+    /// `sink` continues `other`, which must have no pump and never get one again: its letters become those of `sink`,
+    /// which must have no pump yet. Returns how many there were. Blocks.
+    ///
+    /// After an error or a crash some letters are with each of the two. The next call takes over the rest.
+    pub fn adopt(&self, sink: &SinkName, other: &SinkName) -> Result<u64, DeadLetterError> {
+        if !self.names()?.contains(other) {
+            return Ok(0);
+        }
+        let _opening = lock(&self.0.opening);
+        let adopted = self.open_alone(sink)?.adopt(&self.open_alone(other)?)?;
+        if adopted > 0 {
+            tracing::info!(%sink, continues = %other, letters = adopted, "dead letters taken over");
+        }
+        Ok(adopted)
     }
 
     /// Every sink that has a folder of letters, in order of their names; it may be empty. Blocks.

@@ -3,7 +3,8 @@
 //! # What is promised
 //! - [`DeadLetters::append`] returns once the letters are fsynced, so that the cursor may pass them.
 //! - A letter leaves only by [`DeadLetters::remove`]: after the sink confirmed it, or by `dead-letters drop`.
-//! - Over `dead_max_size` bytes of file nothing is appended: the sink waits.
+//! - Over `dead_max_size` bytes of letters nothing is appended: the sink waits. Files are written anew without the
+//!   letters that are gone, so that they have little more than that (`compact`).
 //! - The same event again (same offset, same time of receipt: a cursor is written behind what it stands for) is not
 //!   kept twice.
 //!
@@ -19,7 +20,8 @@
 //! ```
 //! Mark, CRCs and state of a frame are made from the file's seed, so that no body can pose as a frame. The state says
 //! whether the letter is gone: 0 is kept, `CRC("gone")` is gone; it is written in place and lies in no CRC. A file
-//! whose letters are all gone is removed.
+//! whose letters are all gone is removed. A file that is written anew is called `{number}.letters.new` until it takes the
+//! place of the old one.
 //!
 //! # What a crash can leave behind, and what is done about it
 //! - A frame that is not whole at the end of a file: never acknowledged, cut off at the next start.
@@ -27,7 +29,12 @@
 //! - Whole frames that are in the page cache only: written anew and synced before anyone relies on them.
 //! - A state that was not yet written: the letter is published again, under the same id.
 //! - A frame whose CRC does not fit: loss, and loud. It is skipped, counted and stays where it is; the frames behind it
-//!   are found by their marks. When the other letters of its file are gone, the file goes to `damaged/` beside it.
+//!   are found by their marks. When the file is written anew, or its other letters are gone, the
+//!   damaged bytes go to `damaged/` beside it.
+//! - A file that ends in `.new`: the old one is still there, removed.
+//! - Files of a sink that is continued by another one (`adopt`): they are with the one or the other. The rest follows at
+//!   the next start.
+//! - A copy under another reason beside its letter: when the letter is reclassified again, it makes no second copy.
 //! - Of letters that were appended at once, a torn one with a whole one behind it, where the power went before their
 //!   sync: looks like loss, and is told as such. Their events come again from the journal.
 //! - Another format version: nothing is touched, and opening fails.
@@ -35,8 +42,11 @@
 //! The commands read and drop letters in the folder of a bridge that does not run (they hold the journal's lock), or
 //! ask the one that does: both through [`DeadLetters`].
 
+mod adopt;
+mod compact;
 mod format;
 mod letter_box;
+mod reading;
 mod recover;
 mod store;
 #[cfg(test)]
@@ -85,6 +95,24 @@ pub struct DeadLetter {
     pub event: StoredEvent,
 }
 
+impl DeadLetter {
+    /// What tells its event from all others.
+    const fn place(&self) -> (Offset, Timestamp) {
+        (self.offset, self.event.received)
+    }
+}
+
+/// Some letters of a topic, in order.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Those that could be read.
+    pub letters: Vec<DeadLetter>,
+    /// How many the disk did not give this time; they are kept.
+    pub unread: usize,
+    /// The last letter that was looked at, or `None` if there was none.
+    pub last: Option<LetterId>,
+}
+
 /// What is known of a letter without reading it: no personal data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LetterInfo {
@@ -122,6 +150,8 @@ pub struct Summary {
     pub bytes: u64,
     /// Letters that were found damaged since the start.
     pub damaged: u64,
+    /// Letters that the disk did not give when they were last read.
+    pub unreadable: u64,
 }
 
 impl Summary {
@@ -143,7 +173,7 @@ pub enum DeadLetterError {
     /// `dead_max_size` is reached.
     #[error("dead letters full: {bytes} bytes are kept and {more} more are due, dead_max_size is {max_size}")]
     Full {
-        /// Bytes of file.
+        /// Bytes of the letters that are kept.
         bytes: u64,
         /// Bytes that were to be written.
         more: u64,
@@ -222,10 +252,22 @@ impl DeadLetters {
         self.with(move |store| store.append_new(letters, max_size)).await
     }
 
-    /// Keeps a letter under another reason: a copy is made durable, then the letter is removed.
+    /// Keeps a letter under another reason, also if there is no room: a copy is made durable, then the letter is
+    /// removed.
     pub async fn reclassify(&self, id: LetterId, failure: Failure, died: Timestamp) -> Result<(), DeadLetterError> {
-        let max_size = self.0.max_size;
-        self.with(move |store| store.reclassify(id, failure, died, max_size)).await
+        self.with(move |store| store.reclassify(id, failure, died)).await
+    }
+
+    /// Takes over all letters of another sink, durably, and returns how many there were. Blocks.
+    ///
+    /// A letter is with one of the two at any moment, or with both after a crash in between; it is then taken over
+    /// again without being kept twice.
+    pub(super) fn adopt(&self, other: &Self) -> Result<u64, DeadLetterError> {
+        let (mut store, mut left) = (lock(&self.0.store), lock(&other.0.store));
+        let adopted = store.adopt(&mut left);
+        self.0.publish_summary(&store);
+        other.0.publish_summary(&left);
+        adopted
     }
 
     /// Removes letters for good, durably; says how many were still there.
@@ -254,8 +296,8 @@ impl DeadLetters {
         self.with(move |store| Ok(store.page(after, max, max_bytes))).await
     }
 
-    /// The oldest letters of a topic behind `after` whose reason fits: up to `max` of them or `max_bytes`, at least
-    /// one where there is one.
+    /// The oldest letters of a topic after `after` whose reason fits: up to `max` of them or `max_bytes`, at least one
+    /// if any can be read.
     pub async fn next_of(
         &self,
         topic: Arc<str>,
@@ -263,8 +305,8 @@ impl DeadLetters {
         after: Option<LetterId>,
         max: usize,
         max_bytes: usize,
-    ) -> Result<Vec<DeadLetter>, DeadLetterError> {
-        self.with(move |store| store.next_of(&topic, &fits, after, max, max_bytes)).await
+    ) -> Result<Batch, DeadLetterError> {
+        self.with(move |store| Ok(store.next_of(&topic, &fits, after, max, max_bytes))).await
     }
 
     /// How many letters there are. Does not wait for the disk.

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::DeadLetterError;
+use super::compact::UNFINISHED;
 use super::format::{self, BadHeader, FILE_HEADER, Found, STATE_AT, Seed};
 use super::store::{LetterFile, SUFFIX, Store, at};
-use crate::journal::{Disk, create_dirs, is_unreadable, read_all};
+use crate::journal::{Disk, create_dirs, is_unreadable, read_all, remove_if_there};
 
 /// No file has so many letters.
 const UNREADABLE_IDS: u64 = 1 << 32;
@@ -19,6 +20,7 @@ impl Store {
             create_dirs(&*disk, dir).map_err(at(dir))?;
         }
         let mut store = Self::new(disk, dir.to_owned());
+        store.remove_unfinished()?;
         let mut contents = Vec::new();
         for (number, path) in files_of(&*store.disk, dir)? {
             store.next_file = store.next_file.max(number + 1);
@@ -57,6 +59,19 @@ impl Store {
         tracing::error!(path = %path.display(), %error, "a file of dead letters can't be read; the next start tries again");
         self.damaged += 1;
         self.skip_ids(UNREADABLE_IDS);
+    }
+
+    /// Removes what was being written anew: the file that it was to replace is there.
+    fn remove_unfinished(&self) -> Result<(), DeadLetterError> {
+        let names = self.disk.list(&self.dir).map_err(at(&self.dir))?;
+        for name in names.iter().filter(|name| name.strip_suffix(UNFINISHED).is_some_and(|name| name.ends_with(SUFFIX)))
+        {
+            let path = self.dir.join(name);
+            if let Err(error) = remove_if_there(&*self.disk, &path) {
+                tracing::debug!(path = %path.display(), %error, "an unfinished file of dead letters stays");
+            }
+        }
+        Ok(())
     }
 
     /// Indexes a file and cuts off a half frame at its end.

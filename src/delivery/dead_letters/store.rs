@@ -1,12 +1,12 @@
 //! The files of one sink's dead letters, and an index of them in memory. Every call may block on the disk.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::format::{self, FILE_HEADER, STATE_AT, Seed};
-use super::{DeadLetter, DeadLetterError, LetterId, LetterInfo, ListedLetter, Summary};
+use super::{DeadLetter, DeadLetterError, LetterId, Summary};
 use crate::clock::Timestamp;
 use crate::journal::{Disk, DiskFile, Offset, create_dirs, remove_if_there};
 use crate::ownership::explain;
@@ -17,38 +17,47 @@ const ROLL: u64 = 8 << 20;
 pub(super) const SUFFIX: &str = ".letters";
 
 /// 48 bytes a letter, so that a full store of small letters stays below 100 MB of memory.
-struct Slot {
-    id: LetterId,
-    offset: Offset,
-    received: Timestamp,
-    at: u64,
-    length: u32,
-    topic: u32,
-    reason: Reason,
-    gone: bool,
+pub(super) struct Slot {
+    pub(super) id: LetterId,
+    pub(super) offset: Offset,
+    pub(super) received: Timestamp,
+    pub(super) at: u64,
+    pub(super) length: u32,
+    pub(super) topic: u32,
+    pub(super) reason: Reason,
+    pub(super) gone: bool,
+}
+
+impl Slot {
+    /// What tells an event from all others.
+    pub(super) const fn place(&self) -> (Offset, Timestamp) {
+        (self.offset, self.received)
+    }
 }
 
 pub(super) struct LetterFile {
-    path: PathBuf,
-    file: Option<Arc<dyn DiskFile>>,
-    seed: Seed,
+    pub(super) path: PathBuf,
+    pub(super) file: Option<Arc<dyn DiskFile>>,
+    pub(super) seed: Seed,
     pub(super) size: u64,
-    slots: Vec<Slot>,
-    live: usize,
+    pub(super) slots: Vec<Slot>,
+    pub(super) live: usize,
+    /// Bytes of the letters that are not gone.
+    pub(super) live_bytes: u64,
     pub(super) damaged: u64,
     /// Whether all of it was synced by this process. What was found at the start may be in the page cache only: of a
     /// process that was killed before its sync, or whose sync failed.
-    proven: bool,
+    pub(super) proven: bool,
 }
 
 impl LetterFile {
     /// A file that was found.
     pub(super) fn new(path: PathBuf, seed: Seed, size: u64) -> Self {
-        Self { path, file: None, seed, size, slots: Vec::new(), live: 0, damaged: 0, proven: false }
+        Self { path, file: None, seed, size, slots: Vec::new(), live: 0, live_bytes: 0, damaged: 0, proven: false }
     }
 
     /// Makes sure that all of it is durable: it is written anew, for a sync of pages that count as clean says nothing.
-    fn prove(&mut self, disk: &dyn Disk) -> Result<(), DeadLetterError> {
+    pub(super) fn prove(&mut self, disk: &dyn Disk) -> Result<(), DeadLetterError> {
         if !self.proven {
             let mut bytes = vec![0; usize::try_from(self.size).unwrap_or(usize::MAX)];
             self.with_file(disk, |file| {
@@ -74,32 +83,52 @@ impl LetterFile {
         done.map_err(at(&self.path))
     }
 
-    fn read(&self, disk: &dyn Disk, slot: &Slot) -> Result<DeadLetter, DeadLetterError> {
+    /// A letter's frame as it is on disk.
+    pub(super) fn read_frame(&self, disk: &dyn Disk, slot: &Slot) -> Result<Vec<u8>, DeadLetterError> {
         let mut frame = vec![0; slot.length as usize];
         let read = self.with_file(disk, |file| file.read_at(&mut frame, slot.at))?;
         if read < frame.len() {
             return Err(at(&self.path)(io::ErrorKind::UnexpectedEof.into()));
         }
-        let letter = self.seed.payload(&frame).and_then(format::decode);
-        letter.ok_or(DeadLetterError::Damaged(slot.id))
+        Ok(frame)
+    }
+
+    /// Bytes that hold no letter any more.
+    pub(super) fn dead_bytes(&self) -> u64 {
+        self.size.saturating_sub(FILE_HEADER as u64 + self.live_bytes)
+    }
+
+    /// Counts a letter as gone; its bytes stay.
+    fn let_go(&mut self, at: usize, counts: &mut [BTreeMap<Reason, u64>]) {
+        let slot = &mut self.slots[at];
+        slot.gone = true;
+        self.live -= 1;
+        self.live_bytes -= u64::from(slot.length);
+        if let Some(count) = counts[slot.topic as usize].get_mut(&slot.reason) {
+            *count -= 1;
+        }
     }
 }
 
 pub(super) struct Store {
     pub(super) disk: Arc<dyn Disk>,
-    dir: PathBuf,
+    pub(super) dir: PathBuf,
     pub(super) files: BTreeMap<u64, LetterFile>,
     /// The file that takes letters.
-    active: Option<u64>,
+    pub(super) active: Option<u64>,
     pub(super) next_file: u64,
-    last_id: u64,
+    pub(super) last_id: u64,
     /// Added to the names that are given.
     skipped_ids: u64,
     /// No letter's offset is above it: what is cannot be a repeat.
-    max_offset: u64,
-    topics: Vec<Arc<str>>,
-    counts: Vec<BTreeMap<Reason, u64>>,
+    pub(super) max_offset: u64,
+    pub(super) topics: Vec<Arc<str>>,
+    pub(super) counts: Vec<BTreeMap<Reason, u64>>,
     pub(super) damaged: u64,
+    /// Letters whose last read failed, though they may be whole.
+    pub(super) unreadable: BTreeSet<LetterId>,
+    /// A file was renamed, and a power cut may still undo it.
+    pub(super) dir_unsure: bool,
 }
 
 pub(super) fn at(path: &Path) -> impl FnOnce(io::Error) -> DeadLetterError {
@@ -122,6 +151,8 @@ impl Store {
             topics: Vec::new(),
             counts: Vec::new(),
             damaged: 0,
+            unreadable: BTreeSet::new(),
+            dir_unsure: false,
         }
     }
 
@@ -138,6 +169,7 @@ impl Store {
         let reason = letter.failure.reason;
         if !gone {
             file.live += 1;
+            file.live_bytes += length as u64;
             *self.counts[topic].entry(reason).or_default() += 1;
         }
         file.slots.push(Slot {
@@ -152,7 +184,7 @@ impl Store {
         });
     }
 
-    fn topic(&mut self, name: &Arc<str>) -> usize {
+    pub(super) fn topic(&mut self, name: &Arc<str>) -> usize {
         if let Some(known) = self.topics.iter().position(|topic| topic == name) {
             return known;
         }
@@ -162,13 +194,13 @@ impl Store {
     }
 
     pub(super) fn append_new(&mut self, letters: Vec<DeadLetter>, max_size: u64) -> Result<(), DeadLetterError> {
+        self.settle_dir()?;
         let may_be_kept = letters.iter().any(|letter| letter.offset.0 <= self.max_offset);
-        let place = |letter: &DeadLetter| (letter.offset, letter.event.received);
         let mut kept = HashSet::new();
         if may_be_kept {
-            let again: HashSet<_> = letters.iter().map(place).collect();
+            let again: HashSet<_> = letters.iter().map(DeadLetter::place).collect();
             for file in self.files.values_mut() {
-                let live = file.slots.iter().filter(|slot| !slot.gone).map(|slot| (slot.offset, slot.received));
+                let live = file.slots.iter().filter(|slot| !slot.gone).map(Slot::place);
                 let found: Vec<_> = live.filter(|place| again.contains(place)).collect();
                 if !found.is_empty() {
                     file.prove(&*self.disk)?;
@@ -176,7 +208,7 @@ impl Store {
                 }
             }
         }
-        let is_new = |letter: &DeadLetter| !kept.contains(&place(letter));
+        let is_new = |letter: &DeadLetter| !kept.contains(&letter.place());
         self.append(letters.into_iter().filter(is_new).collect(), max_size)
     }
 
@@ -191,10 +223,11 @@ impl Store {
         }
         let payloads: Vec<_> = letters.iter().map(format::encode).collect();
         let more = payloads.iter().map(|payload| payload.len() as u64 + 64).sum();
-        let bytes = self.bytes();
-        if bytes + more > max_size {
+        let bytes = self.live_bytes();
+        if bytes.saturating_add(more) > max_size {
             return Err(DeadLetterError::Full { bytes, more, max_size });
         }
+        self.make_room(more, max_size);
         let number = self.writable()?;
         let mut file = self.files.remove(&number).expect("the active file is among the files");
         let start = file.size;
@@ -261,19 +294,25 @@ impl Store {
         }
     }
 
+    /// See [`super::DeadLetters::reclassify`]. The copy may exceed the bound: the letter that it replaces goes at once.
     pub(super) fn reclassify(
         &mut self,
         id: LetterId,
         failure: Failure,
         died: Timestamp,
-        max_size: u64,
     ) -> Result<(), DeadLetterError> {
         let Some(letter) = self.get(id)? else { return Ok(()) };
-        self.append(vec![DeadLetter { died, failure, ..letter }], max_size)?;
+        // A crash or a failed removal may have left the copy of an earlier call.
+        let has_copy = self.live().any(|(_, slot)| slot.place() == letter.place() && slot.id != id);
+        if !has_copy {
+            self.append(vec![DeadLetter { died, failure, ..letter }], u64::MAX)?;
+        }
         self.remove(&[id]).map(drop)
     }
 
     pub(super) fn remove(&mut self, ids: &[LetterId]) -> Result<u64, DeadLetterError> {
+        // What is removed must not come back with an old file.
+        self.settle_dir()?;
         let ids: HashSet<_> = ids.iter().copied().collect();
         let touched: Vec<u64> = self
             .files
@@ -298,15 +337,12 @@ impl Store {
                 self.disk.remove(&file.path).map_err(at(&file.path))?;
             }
             for at in going {
-                let slot = &mut file.slots[at];
-                slot.gone = true;
-                file.live -= 1;
+                self.unreadable.remove(&file.slots[at].id);
+                file.let_go(at, &mut self.counts);
                 removed += 1;
-                if let Some(count) = self.counts[slot.topic as usize].get_mut(&slot.reason) {
-                    *count -= 1;
-                }
             }
             self.remove_if_done(number)?;
+            self.compact_if_worth_it(number);
         }
         Ok(removed)
     }
@@ -327,114 +363,37 @@ impl Store {
         self.disk.sync_dir(&self.dir).map_err(at(&self.dir))
     }
 
-    pub(super) fn set_aside(&self, path: &Path) -> Result<(), DeadLetterError> {
-        let damaged = self.dir.join("damaged");
-        create_dirs(&*self.disk, &damaged).map_err(at(&damaged))?;
-        if let Some(name) = path.file_name() {
-            self.disk.rename(path, &damaged.join(name)).map_err(at(path))?;
-        }
-        self.disk.sync_dir(&damaged).and_then(|()| self.disk.sync_dir(&self.dir)).map_err(at(&self.dir))
-    }
-
-    pub(super) fn get(&self, id: LetterId) -> Result<Option<DeadLetter>, DeadLetterError> {
-        self.live().find(|(_, slot)| slot.id == id).map(|(file, slot)| file.read(&*self.disk, slot)).transpose()
-    }
-
-    pub(super) fn list(&self) -> Vec<LetterInfo> {
-        self.live().map(|(_, slot)| self.info(slot)).collect()
-    }
-
-    /// See [`super::DeadLetters::page`].
-    pub(super) fn page(&self, after: Option<LetterId>, max: usize, max_bytes: u64) -> Vec<ListedLetter> {
-        let mut bytes = 0;
-        self.live()
-            .filter(|(_, slot)| after.is_none_or(|after| slot.id > after))
-            .take(max)
-            .take_while(|(_, slot)| {
-                let first = bytes == 0;
-                bytes += u64::from(slot.length);
-                first || bytes <= max_bytes
-            })
-            .map(|(file, slot)| {
-                let event = file.read(&*self.disk, slot).ok().map(|letter| letter.event.id());
-                ListedLetter { info: self.info(slot), event }
-            })
-            .collect()
-    }
-
-    fn info(&self, slot: &Slot) -> LetterInfo {
-        LetterInfo {
-            id: slot.id,
-            offset: slot.offset,
-            received: slot.received,
-            topic: Arc::clone(&self.topics[slot.topic as usize]),
-            reason: slot.reason,
-            bytes: u64::from(slot.length),
-        }
-    }
-
-    /// See [`super::DeadLetters::next_of`]. A letter that can't be read any more is passed over, loudly, and kept.
-    pub(super) fn next_of(
-        &mut self,
-        topic: &str,
-        fits: &dyn Fn(Reason) -> bool,
-        after: Option<LetterId>,
-        max: usize,
-        max_bytes: usize,
-    ) -> Result<Vec<DeadLetter>, DeadLetterError> {
-        let Some(topic) = self.topics.iter().position(|known| &**known == topic) else { return Ok(Vec::new()) };
-        let mut bytes = 0;
-        let mut unreadable = Vec::new();
-        let letters = self
-            .live()
-            .filter(|(_, slot)| slot.topic as usize == topic && fits(slot.reason))
-            .filter(|(_, slot)| after.is_none_or(|after| slot.id > after))
-            .take(max)
-            .take_while(|(_, slot)| {
-                let first = bytes == 0;
-                bytes += slot.length as usize;
-                first || bytes <= max_bytes
-            })
-            .filter_map(|(file, slot)| match file.read(&*self.disk, slot) {
-                Err(DeadLetterError::Damaged(id)) => {
-                    unreadable.push(id);
-                    None
-                }
-                read => Some(read),
-            })
-            .collect();
-        for id in unreadable {
-            self.lose(id);
-        }
-        letters
-    }
-
     /// A letter was whole when it was indexed and is not now: it leaves the index, and its file is kept.
-    fn lose(&mut self, id: LetterId) {
+    pub(super) fn lose(&mut self, id: LetterId) {
         tracing::error!(letter = %id, dir = %self.dir.display(), "dead letter is damaged; its bytes are kept");
+        self.unreadable.remove(&id);
         for file in self.files.values_mut() {
-            for slot in file.slots.iter_mut().filter(|slot| slot.id == id && !slot.gone) {
-                slot.gone = true;
-                file.live -= 1;
+            let lost = file.slots.iter().position(|slot| slot.id == id && !slot.gone);
+            if let Some(at) = lost {
+                file.let_go(at, &mut self.counts);
                 file.damaged += 1;
                 self.damaged += 1;
-                if let Some(count) = self.counts[slot.topic as usize].get_mut(&slot.reason) {
-                    *count -= 1;
-                }
             }
         }
     }
 
-    fn live(&self) -> impl Iterator<Item = (&LetterFile, &Slot)> {
+    pub(super) fn live(&self) -> impl Iterator<Item = (&LetterFile, &Slot)> {
         self.files.values().flat_map(|file| file.slots.iter().map(move |slot| (file, slot))).filter(|(_, s)| !s.gone)
     }
 
-    fn bytes(&self) -> u64 {
+    /// Bytes of all files.
+    pub(super) fn bytes(&self) -> u64 {
         self.files.values().map(|file| file.size).sum()
+    }
+
+    /// Bytes of the letters that are not gone: what `dead_max_size` bounds.
+    fn live_bytes(&self) -> u64 {
+        self.files.values().map(|file| FILE_HEADER as u64 + file.live_bytes).sum()
     }
 
     pub(super) fn summary(&self) -> Summary {
         let mut summary = Summary { bytes: self.bytes(), damaged: self.damaged, ..Summary::default() };
+        summary.unreadable = self.unreadable.len() as u64;
         for (topic, counts) in self.topics.iter().zip(&self.counts) {
             for (reason, count) in counts.iter().filter(|(_, count)| **count > 0) {
                 *summary.by_reason.entry(*reason).or_default() += count;

@@ -6,6 +6,8 @@ use super::*;
 use crate::journal::{RealDisk, create_dirs};
 use crate::simulation::disk::SimDisk;
 
+mod room;
+
 struct Bench {
     dir: tempfile::TempDir,
     max_size: u64,
@@ -226,7 +228,7 @@ async fn a_letter_that_rots_while_it_is_kept_is_passed_over() {
     let at = memchr::memmem::find(&bytes, b"body 1").expect("is in it") as u64;
     OpenOptions::new().write(true).open(&file).expect("opens").write_all_at(b"B", at).expect("writes");
     let next = letters.next_of("t".into(), |_| true, None, 10, 1 << 20).await.expect("reads");
-    assert_eq!(next.iter().map(|letter| letter.offset.0).collect::<Vec<_>>(), [2, 3]);
+    assert_eq!(next.letters.iter().map(|letter| letter.offset.0).collect::<Vec<_>>(), [2, 3]);
     assert_eq!((letters.summary().letters(), letters.summary().damaged), (2, 1));
 }
 
@@ -310,7 +312,7 @@ async fn a_topics_letters_are_read_in_order_within_bounds() {
         let letters = letters.clone();
         async move {
             let read = letters.next_of("a".into(), |why| why == Reason::Rights, after, max, bytes).await;
-            read.expect("reads").iter().map(|letter| letter.offset.0).collect::<Vec<_>>()
+            read.expect("reads").letters.iter().map(|letter| letter.offset.0).collect::<Vec<_>>()
         }
     };
     assert_eq!(read(None, 10, 1 << 20).await, [1, 4, 5, 6]);

@@ -5,12 +5,15 @@ use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::kit::{Answer, Log, MemoryFeed, Scene, ScriptedSink, TestClock, lock, make};
 use crate::clock::Clock as _;
 use crate::config;
-use crate::delivery::{BackOff, DeadLetters, Filters, MakeMessage, Pump, PumpHandle, PumpOptions, SinkStatus};
+use crate::delivery::{
+    BackOff, DeadLetters, Filters, LetterId, MakeMessage, Pump, PumpHandle, PumpOptions, Retried, SinkStatus, Stopped,
+};
 use crate::journal::{Disk, RealDisk};
 use crate::message::Message;
 use crate::sinks::{Reason, Sink};
@@ -154,6 +157,11 @@ impl Bench {
             letters.push((info.topic.to_string(), id, info.reason));
         }
         letters
+    }
+
+    /// Has letters tried again, within a minute.
+    pub(super) async fn retry(&self, ids: Vec<LetterId>) -> Result<Vec<(LetterId, Retried)>, Stopped> {
+        self.handle.retry(&self.letters, ids, Instant::now() + Duration::from_mins(1)).await
     }
 
     pub(super) fn has_metric(&self, line: &str) {

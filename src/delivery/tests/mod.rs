@@ -4,6 +4,7 @@ mod all;
 mod bench;
 mod direct;
 mod kit;
+mod letters;
 mod overlap;
 mod parking;
 mod pump;

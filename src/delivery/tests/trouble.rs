@@ -281,7 +281,7 @@ async fn a_letter_is_published_again_when_asked() {
     bench.push(&["t 1", "t 2", "unwanted 3"]);
     bench.until_settled().await;
     let ids: Vec<_> = bench.letters.list().await.expect("lists").iter().map(|letter| letter.id).collect();
-    let kept = bench.handle.retry(ids.clone()).await.expect("runs");
+    let kept = bench.retry(ids.clone()).await.expect("runs");
     assert!(kept.iter().all(|(_, retried)| matches!(retried, Retried::Kept(why) if why.contains("too_large"))));
     // The broker is down for a while, then takes them.
     let mut down = 2;
@@ -289,11 +289,11 @@ async fn a_letter_is_published_again_when_asked() {
         down -= 1;
         if down >= 0 { Answer::each(window, |_| failed(Reason::Unreachable)) } else { Answer::confirm(window) }
     });
-    let taken = bench.handle.retry(vec![ids[0], LetterId(999), ids[1]]).await.expect("runs");
+    let taken = bench.retry(vec![ids[0], LetterId(999), ids[1]]).await.expect("runs");
     assert_eq!(taken, [(ids[0], Retried::Taken), (LetterId(999), Retried::Gone), (ids[1], Retried::Taken)]);
     assert_eq!(bench.scene().confirmed, ["1", "2"]);
     assert!(bench.letters().await.is_empty());
-    let handle = bench.handle.clone();
+    let (handle, letters) = (bench.handle.clone(), bench.letters.clone());
     bench.stop().await;
-    assert!(handle.retry(ids).await.is_err(), "a stopped pump says so");
+    assert!(handle.retry(&letters, ids, Instant::now()).await.is_err(), "a stopped pump says so");
 }

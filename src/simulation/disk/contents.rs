@@ -11,7 +11,7 @@ const SECTOR: usize = 512;
 #[derive(Default)]
 pub(super) struct File {
     pub(super) now: Vec<u8>,
-    durable: Vec<u8>,
+    pub(super) durable: Vec<u8>,
     /// Written since the last sync.
     pub(super) pending: Vec<Change>,
 }

@@ -1,0 +1,95 @@
+//! Letters read again.
+
+use std::sync::Arc;
+
+use super::store::{LetterFile, Slot, Store};
+use super::{Batch, DeadLetter, DeadLetterError, LetterId, LetterInfo, ListedLetter, format};
+use crate::sinks::Reason;
+
+/// A batch ends after so many letters that the disk does not give: each may take it seconds.
+const MAX_UNREAD: usize = 16;
+
+impl Store {
+    pub(super) fn get(&self, id: LetterId) -> Result<Option<DeadLetter>, DeadLetterError> {
+        self.live().find(|(_, slot)| slot.id == id).map(|(file, slot)| self.read(file, slot)).transpose()
+    }
+
+    fn read(&self, file: &LetterFile, slot: &Slot) -> Result<DeadLetter, DeadLetterError> {
+        let frame = file.read_frame(&*self.disk, slot)?;
+        let letter = file.seed.payload(&frame).and_then(format::decode);
+        letter.ok_or(DeadLetterError::Damaged(slot.id))
+    }
+
+    pub(super) fn list(&self) -> Vec<LetterInfo> {
+        self.live().map(|(_, slot)| self.info(slot)).collect()
+    }
+
+    /// See [`super::DeadLetters::page`].
+    pub(super) fn page(&self, after: Option<LetterId>, max: usize, max_bytes: u64) -> Vec<ListedLetter> {
+        let mut bytes = 0;
+        self.live()
+            .filter(|(_, slot)| after.is_none_or(|after| slot.id > after))
+            .take(max)
+            .take_while(|(_, slot)| {
+                let first = bytes == 0;
+                bytes += u64::from(slot.length);
+                first || bytes <= max_bytes
+            })
+            .map(|(file, slot)| {
+                let event = self.read(file, slot).ok().map(|letter| letter.event.id());
+                ListedLetter { info: self.info(slot), event }
+            })
+            .collect()
+    }
+
+    fn info(&self, slot: &Slot) -> LetterInfo {
+        LetterInfo {
+            id: slot.id,
+            offset: slot.offset,
+            received: slot.received,
+            topic: Arc::clone(&self.topics[slot.topic as usize]),
+            reason: slot.reason,
+            bytes: u64::from(slot.length),
+        }
+    }
+
+    /// See [`super::DeadLetters::next_of`]. A letter that can't be read does not stop the others: a damaged one leaves
+    /// the index and its bytes are kept; one that the disk does not give this time stays and is counted.
+    pub(super) fn next_of(
+        &mut self,
+        topic: &str,
+        fits: &dyn Fn(Reason) -> bool,
+        after: Option<LetterId>,
+        max: usize,
+        max_bytes: usize,
+    ) -> Batch {
+        let mut batch = Batch::default();
+        let Some(topic) = self.topics.iter().position(|known| &**known == topic) else { return batch };
+        let (mut bytes, mut damaged, mut unread) = (0, Vec::new(), Vec::new());
+        let of_topic = self.live().filter(|(_, slot)| slot.topic as usize == topic && fits(slot.reason));
+        for (file, slot) in of_topic.filter(|(_, slot)| after.is_none_or(|after| slot.id > after)) {
+            bytes += slot.length as usize;
+            let is_full = batch.letters.len() == max || (bytes > max_bytes && !batch.letters.is_empty());
+            if is_full || unread.len() == MAX_UNREAD {
+                break;
+            }
+            batch.last = Some(slot.id);
+            match self.read(file, slot) {
+                Ok(letter) => batch.letters.push(letter),
+                Err(DeadLetterError::Damaged(id)) => damaged.push(id),
+                Err(error) => unread.push((slot.id, error)),
+            }
+        }
+        damaged.into_iter().for_each(|id| self.lose(id));
+        batch.unread = unread.len();
+        for letter in &batch.letters {
+            self.unreadable.remove(&letter.id);
+        }
+        for (id, error) in unread {
+            if self.unreadable.insert(id) {
+                tracing::error!(letter = %id, %error, "dead letter can't be read; the bridge tries again every minute");
+            }
+        }
+        batch
+    }
+}
