@@ -31,7 +31,7 @@ fn with_letters(setup: &Setup, count: u64) -> (Bridge, Vec<String>) {
     (bridge, ids)
 }
 
-fn letters(setup: &Setup) -> Vec<Value> {
+pub(crate) fn letters(setup: &Setup) -> Vec<Value> {
     let list = setup.done(&["dead-letters", "list", "--json"]);
     list.lines().map(|line| serde_json::from_str(line).expect("a document a line")).collect()
 }
@@ -115,7 +115,7 @@ fn without_old(setup: &Setup) {
     setup.configure("[sinks.main]\ntype = \"file\"\n");
 }
 
-fn place(setup: &Setup, name: &str) -> Option<Value> {
+pub(crate) fn place(setup: &Setup, name: &str) -> Option<Value> {
     let places: Vec<Value> = serde_json::from_str(&setup.done(&["sinks", "list", "--json"])).expect("JSON");
     places.into_iter().find(|place| place["name"] == name)
 }
@@ -141,7 +141,7 @@ fn forget_old(setup: &Setup) {
 }
 
 /// A bridge where `old` has a dead letter and was in step when it was taken out.
-fn with_old() -> (Setup, Bridge) {
+pub(crate) fn with_old() -> (Setup, Bridge) {
     let setup = Setup::new(WITH_OLD);
     let bridge = setup.start();
     bridge.post(&loan(0));

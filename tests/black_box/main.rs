@@ -12,6 +12,7 @@
 //! - `strangers`, `siege`, `tls`: who does not hold the secret; many of them at once; HTTPS
 //! - `log`: the lines that strangers can cause, and a stderr that nobody reads
 //! - `bad_day`, `replay`: the tools for it, at a running bridge and on a stopped one's journal
+//! - `absent_sinks`: dead letters of sinks that were taken out, forgotten or renamed
 //! - `commands`: what a person types and reads
 //! - `outside`: what comes from outside reaches no terminal with control characters
 //! - `configuration`: errors and exit codes
@@ -21,6 +22,7 @@
 #[allow(dead_code, unused_imports, reason = "each suite uses its part")]
 mod harness;
 
+mod absent_sinks;
 mod bad_day;
 mod commands;
 mod configuration;

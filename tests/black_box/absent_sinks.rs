@@ -1,0 +1,122 @@
+//! Dead letters of sinks that were taken out, forgotten or renamed.
+
+use std::fs;
+use std::path::Path;
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::bad_day::{letters, place, with_old};
+use crate::harness::{Bridge, Setup, landed, wait_for};
+
+/// A bridge whose sink `old` had one topic too many: a dead letter, which is `bib` 0.
+fn with_a_letter_of_old() -> (Setup, Bridge) {
+    let (setup, bridge) = with_old();
+    assert_eq!(place(&setup, "old").expect("listed")["dead_letters"], 1);
+    (setup, bridge)
+}
+
+fn subjects(dir: &Path, topic: &str) -> Vec<Value> {
+    landed(dir, topic).iter().map(|event| event["subject"].clone()).collect()
+}
+
+const KEPT_BY_OLD: &str = "alma_bridge_dead_letters{sink=\"old\",reason=\"too_many_topics\"}";
+const KEPT_BY_NEW: &str = "alma_bridge_dead_letters{sink=\"new\",reason=\"too_many_topics\"}";
+
+fn sink_of<'a>(status: &'a Value, name: &str) -> Option<&'a Value> {
+    status["sinks"].as_array()?.iter().find(|sink| sink["name"] == name)
+}
+
+/// Dead letters of `old`, which is not configured, are told; another sink publishes them.
+fn publish_letters_of_old(setup: &Setup, bridge: &Bridge) {
+    wait_for("the gauge", || (bridge.metric(KEPT_BY_OLD) == Some(1.0)).then_some(()));
+    let status = bridge.status();
+    let old = sink_of(&status, "old").expect("it is shown");
+    assert_eq!(old["dead_letters"]["too_many_topics"], 1, "{status}");
+    assert!(status["attention"].to_string().contains("dead-letters retry --all --sink old --to NAME"), "{status}");
+    let why = setup.fails(1, &["dead-letters", "retry", "--all", "--sink", "old"]);
+    assert!(why.contains("not in the configuration") && why.contains("--to names the sink"), "{why}");
+    let told = setup.done(&["dead-letters", "retry", "--all", "--sink", "old", "--to", "main"]);
+    assert!(told.contains("1 letters taken by sink main, 0 stay"), "{told}");
+    assert_eq!(bridge.metric(KEPT_BY_OLD), Some(0.0));
+    assert!(!bridge.status()["attention"].to_string().contains("dead letters"));
+}
+
+#[test]
+fn letters_of_a_sink_that_was_taken_out_are_shown_and_published_by_another() {
+    let (setup, bridge) = with_a_letter_of_old();
+    bridge.signal(Signal::HUP);
+    wait_for("it to be out", || (place(&setup, "old")?["state"] == "removed").then_some(()));
+    assert_eq!(sink_of(&bridge.status(), "old").expect("shown")["dead_letters"]["too_many_topics"], 1);
+    bridge.kill();
+    let bridge = setup.start();
+    assert_eq!(sink_of(&bridge.status(), "old").expect("shown")["state"], "removed");
+    let before = setup.landed("alma.bib").len();
+    publish_letters_of_old(&setup, &bridge);
+    assert_eq!(setup.landed("alma.bib").len(), before + 1);
+}
+
+#[test]
+fn letters_of_a_forgotten_sink_are_shown_after_a_restart_and_published_by_another() {
+    let (setup, bridge) = with_a_letter_of_old();
+    bridge.signal(Signal::HUP);
+    wait_for("it to be out", || (place(&setup, "old")?["state"] == "removed").then_some(()));
+    setup.done(&["sinks", "forget", "old", "--yes"]);
+    bridge.kill();
+    let bridge = setup.start();
+    assert_eq!(sink_of(&bridge.status(), "old").expect("shown")["state"], "forgotten");
+    publish_letters_of_old(&setup, &bridge);
+    assert_eq!(sink_of(&bridge.status(), "old"), None, "nothing is left of it");
+    // Also where no bridge runs.
+    let (setup, bridge) = with_a_letter_of_old();
+    assert_eq!(bridge.stop().code(), Some(0));
+    let told = setup.done(&["dead-letters", "retry", "--all", "--sink", "old", "--to", "main"]);
+    assert!(told.contains("1 letters taken by sink main"), "{told}");
+}
+
+const NEW_FOR_OLD: &str =
+    "[sinks.main]\ntype = \"file\"\n[sinks.new]\ntype = \"file\"\ndir = \"DIR/new\"\ncontinues = \"old\"\n";
+
+#[test]
+fn a_sink_takes_over_the_letters_of_the_one_that_it_continues() {
+    for restart in [false, true] {
+        let (setup, bridge) = with_a_letter_of_old();
+        let id = letters(&setup)[0]["id"].clone();
+        setup.configure(NEW_FOR_OLD);
+        let bridge = if restart {
+            bridge.kill();
+            setup.start()
+        } else {
+            bridge.signal(Signal::HUP);
+            bridge
+        };
+        wait_for("its letter", || (bridge.metric(KEPT_BY_NEW) == Some(1.0)).then_some(()));
+        assert_eq!(place(&setup, "old"), None);
+        assert_eq!(letters(&setup)[0]["id"], id);
+        assert_eq!(bridge.metric("alma_bridge_sink_waiting_events{sink=\"old\"}"), None, "nothing alerts for ever");
+        bridge.kill();
+        let bridge = setup.start();
+        assert_eq!(bridge.metric(KEPT_BY_NEW), Some(1.0), "it stays with its new sink");
+        let told = setup.done(&["dead-letters", "retry", "--all", "--sink", "new"]);
+        assert!(told.contains("1 letters taken, 0 stay"), "{told}");
+        assert_eq!(subjects(&setup.path("new"), "alma.bib"), ["0"]);
+        assert_eq!(bridge.metric(KEPT_BY_NEW), Some(0.0));
+    }
+}
+
+/// The process died after the new sink had its place, and before it had the letters.
+#[test]
+fn letters_are_taken_over_by_the_start_after_a_crash_in_between() {
+    let (setup, bridge) = with_a_letter_of_old();
+    let kept = setup.data().join("journal/dead/old");
+    setup.configure(NEW_FOR_OLD);
+    bridge.kill();
+    fs::rename(&kept, setup.path("aside")).expect("moved");
+    let bridge = setup.start();
+    assert_eq!(place(&setup, "old"), None, "its place was taken over");
+    bridge.kill();
+    fs::rename(setup.path("aside"), &kept).expect("moved back");
+    let bridge = setup.start();
+    assert_eq!(bridge.metric(KEPT_BY_NEW), Some(1.0));
+    assert_eq!(letters(&setup)[0]["sink"], "new");
+}
