@@ -97,16 +97,13 @@ impl Engine {
         };
         let config = &config();
         let letters = letter_box(config, metrics);
-        let (intake, way) = match lock {
-            Some(lock) => {
-                let journal = open_journal(config, metrics, lock).await?;
-                (Way::Journal(journal.clone()), pumps::Way::journal(journal, letters.clone(), metrics))
-            }
-            None => {
-                let deadline = config.ingress.answer_within;
-                let direct = Arc::new(Direct::new(deadline, metrics.clone(), SystemClock::shared()));
-                (Way::Direct(Arc::clone(&direct)), pumps::Way::Direct(direct))
-            }
+        let (intake, way) = if let Some(lock) = lock {
+            let journal = open_journal(config, metrics, lock).await?;
+            (Way::Journal(journal.clone()), pumps::Way::journal(journal, letters.clone(), metrics))
+        } else {
+            let deadline = config.ingress.answer_within;
+            let direct = Arc::new(Direct::new(deadline, metrics.clone(), SystemClock::shared()));
+            (Way::Direct(Arc::clone(&direct)), pumps::Way::Direct(direct))
         };
         let pumps = Pumps::start(way, Arc::new(pumps::setup), config).await?;
         let tools = match &intake {

@@ -201,12 +201,12 @@ fn build(world: &World, sink: &config::Sink) -> SinkSetup {
     let name = NAMES.iter().position(|name| *name == sink.name.as_str()).expect("one of them");
     let kinds = u8::try_from(sink.max_topics / PLACES).expect("as it was put there");
     let spec = Spec { kinds, place: sink.max_topics % PLACES };
-    let made = SimSink { world: world.clone(), name, place: spec.place, random: Rng::new() };
+    let simulated = SimSink { world: world.clone(), name, place: spec.place, random: Rng::new() };
     let make = move |event: &StoredEvent| {
         let number = event::number(&event.body).expect("whole");
         spec.asks_for(number).then(|| Message::sample("alma.t", &number.to_string(), &event.body, event.received))
     };
-    SinkSetup { config: sink.clone(), sink: Box::new(made), make: Arc::new(make) }
+    SinkSetup { config: sink.clone(), sink: Box::new(simulated), make: Arc::new(make) }
 }
 
 fn draw(seed: u64) -> (Specs, Vec<Step>) {
