@@ -59,9 +59,9 @@
 //! | A small file is renamed before its fsync. | 1 |
 //! | The writer goes on in the same segment after an fsync that failed. | 47 |
 //! | The next segment is begun though the last commit could not be made durable. | not counted yet |
-//! | The folder of segments is not fsynced. | not counted yet |
-//! | An event is published under the topic of another action. | not counted yet |
-//! | What the broker did not confirm counts as settled. | not counted yet |
+//! | The folder of segments is not fsynced. | 3 |
+//! | An event is published under the topic of another action. | 1 |
+//! | What the broker did not confirm counts as settled. | 4 |
 //! | What comes while its topic is within its grace counts as settled. | not counted yet |
 //!
 //! Two breaks it does not find, and they cost no event: segments deleted by cursors that are not on disk yet, and a
