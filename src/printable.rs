@@ -45,10 +45,12 @@ impl<'a> Printable<'a> {
 
 impl fmt::Display for Printable<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if f.width().is_some() {
-            return f.pad(&self.to_string());
+        if f.width().is_none() {
+            return Escape { into: f, style: self.style }.write_str(self.text);
         }
-        Escape { into: f, style: self.style }.write_str(self.text)
+        let mut escaped = Escape { into: String::new(), style: self.style };
+        escaped.write_str(self.text)?;
+        f.pad(&escaped.into)
     }
 }
 

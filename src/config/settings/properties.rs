@@ -186,14 +186,13 @@ pub(super) fn read(table: &mut Table, walk: &mut Walk) -> BTreeMap<String, Strin
     for (written, value) in table.texts("properties", walk) {
         let key = format!("{section}.{written}");
         let name = if walk.is_variable(&key) { written.replace('_', ".") } else { written };
-        match problem(&name, &value, logs_in) {
-            Some(problem) => walk.error(&key, problem),
-            None => {
-                let origin = walk.origin(&key);
-                walk.note_from(&format!("{section}.{name}"), "set", origin);
-                properties.insert(name, value);
-            }
+        if let Some(problem) = problem(&name, &value, logs_in) {
+            walk.error(&key, problem);
+            continue;
         }
+        let origin = walk.origin(&key);
+        walk.note_from(&format!("{section}.{name}"), "set", origin);
+        properties.insert(name, value);
     }
     properties
 }
@@ -202,13 +201,12 @@ pub(super) fn read(table: &mut Table, walk: &mut Walk) -> BTreeMap<String, Strin
 fn problem(name: &str, value: &str, logs_in: bool) -> Option<String> {
     if !ALLOWED.contains(&name) {
         let refused = REFUSED.iter().find(|(_, names)| names.iter().any(|pattern| fits(pattern, name)));
-        return Some(match refused {
-            Some((why, _)) => format!("can't be set here: {why}"),
-            None => {
-                let known = REFUSED.iter().flat_map(|(_, names)| *names).filter(|name| !name.ends_with('*'));
-                format!("unknown property of librdkafka{}", suggestion(name, ALLOWED.iter().chain(known).copied()))
-            }
-        });
+        if let Some((why, _)) = refused {
+            return Some(format!("can't be set here: {why}"));
+        }
+        let known = REFUSED.iter().flat_map(|(_, names)| *names).filter(|name| !name.ends_with('*'));
+        let near = suggestion(name, ALLOWED.iter().chain(known).copied());
+        return Some(format!("unknown property of librdkafka{near}"));
     }
     if SASL_MECHANISM.contains(&name) {
         if !logs_in {

@@ -31,7 +31,9 @@ impl Table {
         let path = self.secret_path(name, walk)?;
         let bytes = match secrets::bytes_of(&path) {
             Ok((bytes, warnings)) => {
-                warnings.iter().for_each(|warning| walk.warn(&self.key(name), warning));
+                for warning in warnings {
+                    walk.warn(&self.key(name), warning);
+                }
                 bytes
             }
             Err(problem) => {
