@@ -120,7 +120,9 @@ impl Sink for FileSink {
             let collect = async {
                 while let Some((places, result)) = told.recv().await {
                     let outcome = result.map_or_else(Outcome::Failed, |()| Outcome::CONFIRMED);
-                    places.into_iter().for_each(|place| outcomes.set(place, outcome.clone()));
+                    for place in places {
+                        outcomes.set(place, outcome.clone());
+                    }
                 }
             };
             let (appended, ()) = tokio::join!(append, collect);

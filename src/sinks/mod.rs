@@ -120,6 +120,7 @@ impl Windows {
     pub const HALVES: Self = Self { events: 256, bytes: 2 << 20, overlap: true };
 
     /// Halved so many times, to one event at least; what is halved does not overlap.
+    #[must_use]
     pub const fn halved(self, times: u32) -> Self {
         let events = if self.events >> times == 0 { 1 } else { self.events >> times };
         Self { events, bytes: self.bytes >> times, overlap: self.overlap && times == 0 }

@@ -119,7 +119,9 @@ impl NatsSink {
                 return;
             }
         }
-        missing.iter().for_each(|place| outcomes.reopen(*place));
+        for place in &missing {
+            outcomes.reopen(*place);
+        }
         self.publish_once(window, &missing, outcomes).await;
     }
 

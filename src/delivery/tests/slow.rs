@@ -59,7 +59,7 @@ async fn windows_shrink_until_they_fit_their_deadline() {
     let begun = Instant::now();
     bench.until_settled().await;
     assert_each_once(&bench, 24);
-    assert!(begun.elapsed() < Duration::from_secs(24 * 10 + 60), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_mins(5), "{:?}", begun.elapsed());
     let sizes = sizes(&bench);
     assert_eq!(sizes[0], 8);
     assert!(sizes[2..].iter().all(|size| *size <= 2), "{sizes:?}");

@@ -314,7 +314,7 @@ async fn a_disk_that_hangs_keeps_one_thread_and_is_waited_for() {
 static SLOW_DISK: Mutex<(usize, bool)> = Mutex::new((0, false));
 static SLOW_DISK_MOVED: std::sync::Condvar = std::sync::Condvar::new();
 
-fn sync_the_first_file_only(_: &fs::File) -> io::Result<()> {
+fn sync_the_first_file_only(file: &fs::File) -> io::Result<()> {
     let mut disk = SLOW_DISK.lock().expect("not poisoned");
     disk.0 += 1;
     if disk.0 == 2 {
@@ -323,7 +323,8 @@ fn sync_the_first_file_only(_: &fs::File) -> io::Result<()> {
             disk = SLOW_DISK_MOVED.wait(disk).expect("not poisoned");
         }
     }
-    Ok(())
+    drop(disk);
+    file.sync_data()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
