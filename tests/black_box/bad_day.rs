@@ -92,7 +92,7 @@ fn dead_letters_of_a_running_bridge() {
     let (bridge, ids) = with_letters(&setup, 4);
     use_the_letters(&setup, &ids);
     assert_eq!(bridge.metric("alma_bridge_dead_letters{sink=\"main\",reason=\"too_many_topics\"}"), Some(0.0));
-    assert!(bridge.log().contains("dead letters dropped"));
+    bridge.wait_for_log(&["dead letters dropped"]);
 }
 
 #[test]

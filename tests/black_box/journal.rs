@@ -70,7 +70,7 @@ fn damage_is_loud_and_what_follows_is_delivered() {
     wait_for("the other 99", || (landed() == 99).then_some(()));
     assert_eq!(bridge.metric("alma_bridge_journal_damaged_records_total"), Some(1.0));
     assert!(fs::read_dir(setup.data().join("journal/damaged")).expect("kept").next().is_some());
-    assert!(bridge.log().contains("damage"), "not loud");
+    bridge.wait_for_log(&["damage"]);
     assert!(!bridge.log().contains("patron-0001"), "personal data in the log");
     assert!(!bridge.status()["attention"].as_array().expect("a list").is_empty());
 }

@@ -61,8 +61,7 @@ fn a_bad_file_changes_nothing_and_says_all_that_is_wrong() {
     setup.configure("[log]\nlevel = \"loud\"\n[journal]\nretain = \"soon\"\n");
     bridge.signal(Signal::HUP);
     wait_for("the refusal", || (bridge.metric(SUCCESS) == Some(0.0)).then_some(()));
-    let log = bridge.log();
-    assert!(log.contains("log.level") && log.contains("journal.retain"), "{log}");
+    bridge.wait_for_log(&["log.level", "journal.retain"]);
     assert_eq!(bridge.post(&loan(1)).status, 204);
     setup.configure("");
     reload(&bridge);
@@ -132,8 +131,7 @@ fn the_log_level_changes_and_what_needs_a_restart_is_named() {
     });
     setup.configure("[journal]\nretain = \"2h\"\n");
     reload(&bridge);
-    let log = bridge.log();
-    assert!(log.contains("takes a restart") && log.contains("\"journal\""), "{log}");
+    bridge.wait_for_log(&["takes a restart", "\"journal\""]);
 }
 
 #[cfg(feature = "nats")]

@@ -294,6 +294,14 @@ impl Bridge {
         fs::read_to_string(&self.log).expect("a log")
     }
 
+    /// Waits until all of these stand in the log, which is written a moment after what it tells of.
+    pub(crate) fn wait_for_log(&self, words: &[&str]) {
+        wait_for(&format!("{words:?} in the log"), || {
+            let log = self.log();
+            words.iter().all(|word| log.contains(word)).then_some(())
+        });
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).expect("signalled");
     }
