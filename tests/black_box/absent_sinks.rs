@@ -99,7 +99,9 @@ fn a_sink_takes_over_the_letters_of_the_one_that_it_continues() {
         assert_eq!(bridge.metric(KEPT_BY_NEW), Some(1.0), "it stays with its new sink");
         let told = setup.done(&["dead-letters", "retry", "--all", "--sink", "new"]);
         assert!(told.contains("1 letters taken, 0 stay"), "{told}");
-        assert_eq!(subjects(&setup.path("new"), "alma.bib"), ["0"]);
+        // A cursor is written a moment after the progress that it records, so each `kill -9` may repeat the event.
+        let published = subjects(&setup.path("new"), "alma.bib");
+        assert!(!published.is_empty() && published.iter().all(|subject| subject == "0"), "{published:?}");
         assert_eq!(bridge.metric(KEPT_BY_NEW), Some(0.0));
     }
 }

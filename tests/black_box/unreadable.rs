@@ -87,7 +87,8 @@ fn a_segment_that_can_t_be_read_is_counted_and_kept() {
     let dir = setup.path("blocked/main");
     wait_for("what came after it", || (numbers(&dir) == [5]).then_some(()));
     assert!(bridge.metric_sum("alma_bridge_journal_damaged_records_total") > 0);
-    assert!(bridge.status()["attention"].to_string().contains("damaged/"));
+    // It is counted before it is moved.
+    wait_for("word of the file", || bridge.status()["attention"].to_string().contains("damaged/").then_some(()));
     assert!(setup.data().join("journal/damaged").join(segment.file_name().expect("a name")).exists());
 }
 
