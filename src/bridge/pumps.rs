@@ -189,16 +189,13 @@ impl Running {
         let setup = (self.build)(sink, config)?;
         let Way::Journal(journal, delivery) = &mut self.way else { return Ok(()) };
         register(journal, sink).await?;
-        let feed = match self.sinks.remove(name) {
-            Some(_) => delivery.remove(name, REPLACE_PATIENCE).await.ok(),
-            None => {
-                // As long as the other one has a place, its letters stay with it.
-                if let Some(other) = sink.continues.as_ref().filter(|other| !journal.knows(other)) {
-                    delivery.adopt_letters(name, other);
-                }
-                None
-            }
-        };
+        let mut feed = None;
+        if self.sinks.remove(name).is_some() {
+            feed = delivery.remove(name, REPLACE_PATIENCE).await.ok();
+        } else if let Some(other) = sink.continues.as_ref().filter(|other| !journal.knows(other)) {
+            // As long as the other one has a place, its letters stay with it.
+            delivery.adopt_letters(name, other);
+        }
         // A pump that died leaves its place free.
         let feed = feed.or_else(|| journal.reader(name)).ok_or_else(|| OpenError::NoPlace(name.clone()))?;
         delivery.add(setup, feed)?;

@@ -223,8 +223,13 @@ impl Run {
             What::BestEffort(is) => sinks[OTHER].best_effort = is,
             What::Unreadable(unreadable) => self.unreadable = Some(unreadable),
             What::LettersRoom(bytes) => *dead_max_size = bytes,
-            What::Take(_) | What::Pass(_) | What::Restart | What::Reload(_) => {}
-            What::RetryParked | What::Rename(_) | What::Forget => {}
+            What::Take(_)
+            | What::Pass(_)
+            | What::Restart
+            | What::Reload(_)
+            | What::RetryParked
+            | What::Rename(_)
+            | What::Forget => {}
         }
     }
 

@@ -61,7 +61,9 @@ impl Store {
                 None => damaged.push(slot.id),
             }
         }
-        damaged.into_iter().for_each(|id| self.lose(id));
+        for id in damaged {
+            self.lose(id);
+        }
         let file = &self.files[&number];
         if file.damaged > 0 {
             self.keep_copy(&file.path)?;

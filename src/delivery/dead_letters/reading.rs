@@ -80,7 +80,9 @@ impl Store {
                 Err(error) => unread.push((slot.id, error)),
             }
         }
-        damaged.into_iter().for_each(|id| self.lose(id));
+        for id in damaged {
+            self.lose(id);
+        }
         batch.unread = unread.len();
         for letter in &batch.letters {
             self.unreadable.remove(&letter.id);
