@@ -61,6 +61,6 @@ async fn settled(pump: &PumpHandle) {
         return;
     }
     // A pump that has ended has nothing left to try.
-    drop(pump.tried_parked().await);
+    let _ = pump.tried_parked().await;
     // A topic that is taken again may have gathered letters meanwhile, but no event waits for it.
 }
