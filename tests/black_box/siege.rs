@@ -32,7 +32,7 @@ const ALMAS_PATIENCE: Duration = Duration::from_secs(5);
 
 const BODY: usize = 8 << 20;
 
-/// The beginning of a ClientHello.
+/// The beginning of a `ClientHello`.
 const HALF_HELLO: &[u8] = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
 
 /// What the strangers did.
@@ -88,7 +88,7 @@ async fn delayed(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unp
     tokio::join!(reading, writing);
 }
 
-/// A thousand TLS connections a second that say nothing, or half of a ClientHello, and stay until they are closed.
+/// A thousand TLS connections a second that say nothing, or half of a `ClientHello`, and stay until they are closed.
 async fn silent(to: SocketAddr, strangers: Arc<Strangers>) {
     let mut held = JoinSet::new();
     let mut tick = interval(Duration::from_millis(10));
@@ -102,7 +102,7 @@ async fn silent(to: SocketAddr, strangers: Arc<Strangers>) {
                 let from = [127, 0, 1, u8::try_from(number % 250).expect("a byte") + 1];
                 let Ok(mut stream) = connect(from, to).await else { return };
                 strangers.silent.fetch_add(1, Ordering::Relaxed);
-                if number % 2 == 0 {
+                if number.is_multiple_of(2) {
                     let _ = stream.write_all(HALF_HELLO).await;
                 }
                 let _ = stream.read(&mut [0]).await;

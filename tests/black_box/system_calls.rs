@@ -90,8 +90,8 @@ fn assert_durable(calls: &[(Span, Call)], root: &Path, number: u64, answered: us
     let id = format!("1{number:018}");
     let segments = root.join("journal/segments");
     let is_segment = |call: &Call| call.file().is_some_and(|file| file.starts_with(&segments));
-    let writes = calls.iter().filter(|(_, call)| call.text.contains(&id) && is_segment(call));
-    let ((_, written), write) = writes.last().expect("the event was written to a segment");
+    let mut writes = calls.iter().filter(|(_, call)| call.text.contains(&id) && is_segment(call));
+    let ((_, written), write) = writes.next_back().expect("the event was written to a segment");
     let segment = write.file().expect("a segment");
     let data = synced(calls, &segment, *written);
     assert!(data.is_some_and(|line| line < answered), "event {number}: {} is not synced", segment.display());
