@@ -92,6 +92,12 @@ impl Feed for NoFeed {
         false
     }
 
+    fn claim(&mut self, _: &[Offset]) -> Offset {
+        Offset(0)
+    }
+
+    fn release(&mut self, _: &[Offset], _: &[Offset]) {}
+
     fn advance(&mut self, _: Offset) {}
 
     fn rewind(&mut self) {}

@@ -43,6 +43,7 @@
 
 mod backoff;
 mod chunk;
+mod claims;
 pub mod dead_letters;
 mod direct;
 mod handles;

@@ -223,7 +223,14 @@ impl<F: Feed> Pump<F> {
                 self.bury(work, stop).await?;
             }
             self.pass(work);
-            let Some(chunk) = self.next_chunk(work) else { break };
+            let Some(mut chunk) = self.next_chunk(work) else { break };
+            // What was begun was claimed then, and is sent as it was begun.
+            if !self.link.has_begun() {
+                self.claim(&mut chunk, work);
+                if chunk.is_empty() {
+                    continue;
+                }
+            }
             self.overlap(&chunk, work, stop).await;
             self.send(chunk, work, stop).await?;
         }
@@ -276,10 +283,15 @@ impl<F: Feed> Pump<F> {
         }
         let Some(prepared) = self.reader.at_hand().await else { return };
         self.sort_in(prepared, work);
-        if let Some(next) = work.queue.pop_front() {
+        if let Some(mut next) = work.queue.pop_front() {
+            self.claim(&mut next, work);
+            if next.is_empty() {
+                return;
+            }
             if self.link.begin(&next.messages) {
                 work.begun = Some(next);
             } else {
+                self.unclaim(&next, work);
                 work.queue.push_front(next);
             }
         }
@@ -335,13 +347,19 @@ impl<F: Feed> Pump<F> {
     /// Makes dead letters durable; where they can't be, the sink waits.
     async fn bury(&mut self, work: &mut Work, stop: &CancellationToken) -> Result<(), Stop> {
         let mut waited = false;
-        while !work.burials.is_empty() {
+        loop {
+            let claimed = self.claim_burials(work);
+            if claimed.is_empty() {
+                break;
+            }
             let letters = work.letters(self.link.clock.now());
             let Err(error) = self.dead_letters.append(letters).await else {
+                self.reader.release(&claimed, &[]);
                 self.tell_of_burials(work);
                 work.settle_burials();
                 break;
             };
+            self.reader.release(&[], &claimed);
             waited = true;
             let wait = self.link.delay();
             self.link.hold(Failure::new(Reason::Busy, format!("dead letters can't be kept: {error}")), wait);
@@ -375,17 +393,28 @@ impl<F: Feed> Pump<F> {
     }
 
     async fn send(&mut self, chunk: Chunk<SlotId>, work: &mut Work, stop: &CancellationToken) -> Result<(), Stop> {
-        self.ensure_up(stop).await?;
+        if !self.link.is_up() {
+            // Nothing is in flight, and the journal may give up what waits until the sink is connected.
+            self.unclaim(&chunk, work);
+            self.recall(work);
+            work.queue.push_front(chunk);
+            return self.ensure_up(stop).await;
+        }
+        let offsets = work.offsets(&chunk.keys);
         match self.link.attempt(&chunk.messages, self.reader.read_ahead()).await {
-            Attempt::Outcomes(outcomes) => self.judge(chunk, outcomes, work).await,
+            Attempt::Outcomes(outcomes) => {
+                self.release(&offsets, &outcomes);
+                self.judge(chunk, outcomes, work).await;
+            }
             Attempt::Panicked(failure) => {
+                self.reader.release(&[], &offsets);
                 let sent = chunk.len();
                 Self::judge_refused(chunk, sent, failure.clone(), work);
                 self.link.lost(failure).await;
             }
         }
         if !self.link.has_begun() {
-            work.recall();
+            self.recall(work);
         }
         Ok(())
     }
@@ -409,8 +438,8 @@ impl<F: Feed> Pump<F> {
             work.queue.push_front(retry);
         }
         if let Some(failure) = lost {
+            self.recall(work);
             self.link.lost(failure).await;
-            work.recall();
         }
         // When the rest is in the queue: it takes its topics' messages out of there.
         if !sorted.mend.is_empty() {

@@ -168,6 +168,16 @@ impl<F: Feed> Reader<F> {
         }
     }
 
+    /// Claims events that are about to be sent or set aside; those before the cursor that it returns were given up.
+    pub(super) fn claim(&mut self, events: &[Offset]) -> Offset {
+        self.feed.claim(events)
+    }
+
+    /// Ends the claim on these.
+    pub(super) fn release(&mut self, settled: &[Offset], waiting: &[Offset]) {
+        self.feed.release(settled, waiting);
+    }
+
     /// Everything before `to` is settled.
     pub(super) fn advance(&mut self, to: Offset) {
         self.feed.advance(to);

@@ -133,9 +133,25 @@ impl Work {
         })
     }
 
-    /// What was on its way is not any more.
-    pub(super) fn recall(&mut self) {
-        self.queue.extend(self.begun.take());
+    /// The places in the journal of events that are not settled.
+    pub(super) fn offsets(&self, slots: &[SlotId]) -> Vec<Offset> {
+        slots.iter().map(|slot| self.slots[slot - self.first].offset).collect()
+    }
+
+    /// The places in the journal of what is to be set aside.
+    pub(super) fn burial_offsets(&self) -> Vec<Offset> {
+        self.burials.iter().map(|burial| self.slots[burial.slot - self.first].offset).collect()
+    }
+
+    /// Drops what was to be set aside and is before `cursor`, because the journal gave it up.
+    pub(super) fn give_up_burials(&mut self, cursor: Offset) {
+        for burial in std::mem::take(&mut self.burials) {
+            if self.slots[burial.slot - self.first].offset < cursor {
+                self.settle(burial.slot);
+            } else {
+                self.burials.push(burial);
+            }
+        }
     }
 
     /// To be set aside: a message, for `failure`.

@@ -271,12 +271,20 @@ impl Shared {
         for name in behind {
             let Some(offset) = state.sinks.get(&name).map(|place| place.cursor.offset) else { continue };
             let events = state.events_from(offset) - state.events_from(end);
-            if let Some(place) = state.sinks.get_mut(&name) {
-                place.cursor = to;
-            }
-            self.metrics.given_up(&name, events);
-            warn!(sink = %name, events, "journal full: the oldest waiting events of a best_effort sink are given up");
+            let Some(place) = state.sinks.get_mut(&name) else { continue };
+            place.cursor = to;
+            // The pump tells what becomes of what it has in flight.
+            let spared = place.claims.pass_over(offset..end);
+            self.count_given_up(&name, events.saturating_sub(spared));
         }
         self.nudge.wake();
+    }
+
+    /// Counts events that a sink lost to a full journal.
+    pub(super) fn count_given_up(&self, sink: &SinkName, events: u64) {
+        if events > 0 {
+            self.metrics.given_up(sink, events);
+            warn!(%sink, events, "journal full: the oldest waiting events of a best_effort sink are given up");
+        }
     }
 }

@@ -14,8 +14,10 @@
 //! - `disk`: the seam to the file system. `format`, `scan`: segments, and reading on behind damage.
 //! - `cursor`, `digests`: the small files. `lock`: one process at a time.
 //! - `heads`, `recover`, `open`: a start. `state`: what all share.
+//! - `claims`: what a pump settles is not given up.
 //! - `writer`, `dedupe`: the way in. `reader`, `retained`: the ways out. `keeper`, `damage`: the house.
 
+mod claims;
 mod cursor;
 mod damage;
 mod dedupe;
@@ -201,10 +203,22 @@ pub trait Feed: Send {
     /// Whether [`Feed::next_window`] would give one without a wait, but for the disk.
     fn has_more(&mut self) -> bool;
 
-    /// Everything before `to` is settled for this sink: confirmed, unwanted, or a durable dead letter. Never goes back.
+    /// Claims events that are about to be sent or made dead letters, and returns the cursor.
+    ///
+    /// The journal gave up the events before the cursor and counted them, so the caller must drop those. It does not
+    /// count the others as given up, even if it moves the cursor past them, until [`Feed::release`] says what became of
+    /// them.
+    fn claim(&mut self, events: &[Offset]) -> Offset;
+
+    /// Ends the claim on events that are settled and on events that still wait. Those that wait count as given up if the
+    /// journal moved the cursor past them meanwhile.
+    fn release(&mut self, settled: &[Offset], waiting: &[Offset]);
+
+    /// Everything before `to` is settled for this sink: confirmed, unwanted, given up, or a durable dead letter. Never
+    /// goes back.
     fn advance(&mut self, to: Offset);
 
-    /// Reads on from the cursor.
+    /// Reads on from the cursor, and ends all claims.
     fn rewind(&mut self);
 
     /// What the cursor has not passed.

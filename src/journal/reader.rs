@@ -14,7 +14,7 @@ use super::disk::{DiskFile, is_unreadable};
 use super::format::SEGMENT_START;
 use super::heads::read_head;
 use super::scan::{Item, Scan, ScanPlace, Span};
-use super::state::{Segment, Shared};
+use super::state::{Place, Segment, Shared};
 use super::{Backlog, Feed, FeedClosed, Offset, Window};
 use crate::blocking::blocking;
 use crate::clock::Timestamp;
@@ -126,6 +126,17 @@ impl Reader {
         Ok(state.locate(self.place.offset).is_some())
     }
 
+    /// Does something at the sink's place; nothing if the sink was forgotten.
+    fn at_place<T: Default>(&self, change: impl FnOnce(&mut Place) -> T) -> T {
+        self.shared.state().sinks.get_mut(&self.sink).map(change).unwrap_or_default()
+    }
+
+    /// What was in flight is read again, or counts as given up if the cursor has passed it.
+    fn end_claims(&self) {
+        let given_up = self.at_place(|place| place.claims.abandon(place.cursor.offset));
+        self.shared.count_given_up(&self.sink, given_up);
+    }
+
     async fn read(&mut self, bounds: Bounds) -> Result<Option<Window>, FeedClosed> {
         let (shared, place) = (Arc::clone(&self.shared), self.place.clone());
         let read = blocking(move || shared.read(place, bounds)).await.map_err(|_| FeedClosed)?;
@@ -178,6 +189,21 @@ impl Feed for Reader {
         self.paused.is_none_or(|until| until <= Instant::now()) && self.look().unwrap_or(false)
     }
 
+    fn claim(&mut self, events: &[Offset]) -> Offset {
+        self.at_place(|place| {
+            place.claims.claim(events, place.cursor.offset);
+            Offset(place.cursor.offset)
+        })
+    }
+
+    fn release(&mut self, settled: &[Offset], waiting: &[Offset]) {
+        let given_up = self.at_place(|place| {
+            place.claims.settle(settled, place.cursor.offset);
+            place.claims.release(waiting, place.cursor.offset)
+        });
+        self.shared.count_given_up(&self.sink, given_up);
+    }
+
     fn advance(&mut self, to: Offset) {
         while self.marks.front().is_some_and(|mark| mark.offset < to.0) {
             self.marks.pop_front();
@@ -189,12 +215,14 @@ impl Feed for Reader {
         if let Some(place) = state.sinks.get_mut(&self.sink).filter(|place| place.cursor.offset < to.0) {
             place.cursor = Cursor { offset: to.0, hint };
             place.oldest = oldest;
+            place.claims.advance(to.0);
             drop(state);
             self.shared.nudge.wake();
         }
     }
 
     fn rewind(&mut self) {
+        self.end_claims();
         let cursor = self.shared.state().sinks.get(&self.sink).map(|place| place.cursor);
         if let Some(cursor) = cursor {
             self.place = ReadPlace::at(cursor);
@@ -209,6 +237,7 @@ impl Feed for Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
+        self.end_claims();
         if let Some(place) = self.shared.state().sinks.get_mut(&self.sink) {
             place.reading = false;
         }
@@ -231,10 +260,10 @@ impl Shared {
         let read = self.read(ReadPlace::at(cursor), bounds);
         let mut state = self.state();
         let received = read.ok().and_then(|read| read.marks.first().map(|mark| mark.received));
-        let Some(place) = state.sinks.get_mut(sink) else { return Backlog::default() };
-        place.oldest = received.map(|received| (cursor.offset, received)).or(place.oldest);
-        let place = place.clone();
-        state.backlog(&place)
+        if let Some(place) = state.sinks.get_mut(sink) {
+            place.oldest = received.map(|received| (cursor.offset, received)).or(place.oldest);
+        }
+        state.sinks.get(sink).map_or_else(Backlog::default, |place| state.backlog(place))
     }
 
     /// Reads on until a bound is reached, or the end of a segment that had something, or the durable end.

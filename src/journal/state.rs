@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tracing::{info, warn};
 
+use super::claims::Claims;
 use super::cursor::{Cursor, CursorFile, Hint};
 use super::dedupe::Known;
 use super::disk::Disk;
@@ -126,11 +127,21 @@ pub(super) struct Place {
     pub(super) reading: bool,
     /// When the event at this offset was received: the oldest that waits, found once.
     pub(super) oldest: Option<(u64, Timestamp)>,
+    /// Events that its pump has in flight or has settled, and that are not to be given up.
+    pub(super) claims: Claims,
 }
 
 impl Place {
     pub(super) fn new(cursor: Cursor) -> Self {
-        Self { cursor, on_disk: None, configured: false, best_effort: false, reading: false, oldest: None }
+        Self {
+            cursor,
+            on_disk: None,
+            configured: false,
+            best_effort: false,
+            reading: false,
+            oldest: None,
+            claims: Claims::default(),
+        }
     }
 }
 

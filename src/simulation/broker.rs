@@ -240,6 +240,7 @@ pub(super) struct Watched {
 
 impl Watched {
     pub(super) fn new(feed: Reader, world: World, index: usize) -> Self {
+        world.lock().forgets_claims(index);
         Self { feed, world, index, read: BTreeMap::new(), passed: Offset(0) }
     }
 }
@@ -263,6 +264,17 @@ impl Feed for Watched {
         self.feed.has_more()
     }
 
+    fn claim(&mut self, events: &[Offset]) -> Offset {
+        let cursor = self.feed.claim(events);
+        self.world.lock().claims(self.index, events, cursor);
+        cursor
+    }
+
+    fn release(&mut self, settled: &[Offset], waiting: &[Offset]) {
+        self.feed.release(settled, waiting);
+        self.world.lock().releases(self.index, waiting);
+    }
+
     fn advance(&mut self, to: Offset) {
         let left = self.read.split_off(&to);
         let mut known = self.world.lock();
@@ -275,6 +287,7 @@ impl Feed for Watched {
     }
 
     fn rewind(&mut self) {
+        self.world.lock().forgets_claims(self.index);
         self.feed.rewind();
     }
 

@@ -329,13 +329,14 @@ impl Life {
             if (count > 0 || cursor != now_at) && !self.may_give_up[index] {
                 known.breaks(|| format!("{count} events of {sink} are given up, which is not best_effort"));
             }
+            let claimed = if cursor < now_at { known.claimed(index, *cursor..*now_at) } else { 0 };
             if cursor != now_at {
                 known.gives_up(index, *cursor..*now_at, count);
             }
             // A disk that works again may show events that were there before.
-            if !before.is_failing && !after.is_failing && left + count != events + stored {
+            if !before.is_failing && !after.is_failing && left + count + claimed != events + stored {
                 known.breaks(|| {
-                    format!("{sink}: {events} events wait, {stored} come, {count} are given up, and {left} wait")
+                    format!("{sink}: {events} events wait, {stored} come, {count} are given up, {claimed} are claimed, and {left} wait")
                 });
             }
         }

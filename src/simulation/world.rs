@@ -104,6 +104,8 @@ pub(super) struct Place {
     due: BTreeSet<u64>,
     /// What it was made to pass because the journal was full.
     given_up: Vec<Range<Offset>>,
+    /// What its pump has in flight or has settled. The journal does not count it when it gives events up.
+    claimed: BTreeSet<Offset>,
 }
 
 /// One sink's broker.
@@ -206,6 +208,26 @@ impl Known {
         let place = &mut self.places[OTHER];
         place.since = None;
         place.due.clear();
+    }
+
+    /// A pump is about to settle events.
+    pub(super) fn claims(&mut self, sink: usize, events: &[Offset], cursor: Offset) {
+        self.places[sink].claimed.extend(events.iter().filter(|offset| **offset >= cursor));
+    }
+
+    /// A pump did not settle what it had claimed.
+    pub(super) fn releases(&mut self, sink: usize, waiting: &[Offset]) {
+        self.places[sink].claimed.retain(|offset| !waiting.contains(offset));
+    }
+
+    /// A pump begins again.
+    pub(super) fn forgets_claims(&mut self, sink: usize) {
+        self.places[sink].claimed.clear();
+    }
+
+    /// How many of these events do not count as given up.
+    pub(super) fn claimed(&self, sink: usize, events: Range<Offset>) -> u64 {
+        self.places[sink].claimed.range(events).count() as u64
     }
 
     /// A sink is made to pass events because the journal is full.
