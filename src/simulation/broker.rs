@@ -281,6 +281,7 @@ impl Feed for Watched {
         for (offset, number) in std::mem::replace(&mut self.read, left) {
             known.passes(self.index, offset, number);
         }
+        known.ends_claims(self.index, to);
         drop(known);
         self.passed = self.passed.max(to);
         self.feed.advance(to);

@@ -217,7 +217,15 @@ impl Known {
 
     /// A pump did not settle what it had claimed.
     pub(super) fn releases(&mut self, sink: usize, waiting: &[Offset]) {
-        self.places[sink].claimed.retain(|offset| !waiting.contains(offset));
+        for offset in waiting {
+            self.places[sink].claimed.remove(offset);
+        }
+    }
+
+    /// A sink's cursor is at `to`.
+    pub(super) fn ends_claims(&mut self, sink: usize, to: Offset) {
+        let place = &mut self.places[sink];
+        place.claimed = place.claimed.split_off(&to);
     }
 
     /// A pump begins again.

@@ -1,6 +1,6 @@
 //! A sink that does as a script says, a feed in memory, and a clock.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -252,6 +252,22 @@ pub(super) struct Log {
     pub(super) panics: usize,
     /// At each advance: the cursor, and the letters that were durable by then.
     pub(super) advances: Vec<(Offset, u64)>,
+    /// Claimed, and neither settled nor waiting since.
+    pub(super) in_flight: BTreeSet<Offset>,
+    /// Counted as given up.
+    pub(super) given_up: BTreeSet<Offset>,
+    /// Released as settled.
+    pub(super) settled: BTreeSet<Offset>,
+}
+
+impl Log {
+    /// Gives up the events before `to`, as a full journal does.
+    pub(super) fn give_up(&mut self, to: Offset) {
+        let passed = self.events.iter().map(|(offset, _)| *offset).filter(|offset| (self.cursor..to).contains(offset));
+        let spared = |offset: &Offset| self.in_flight.contains(offset) || self.settled.contains(offset);
+        self.given_up.extend(passed.filter(|offset| !spared(offset)));
+        self.cursor = to;
+    }
 }
 
 /// Shared with the test.
@@ -324,8 +340,28 @@ impl Feed for MemoryFeed {
         log.read < log.events.len()
     }
 
+    fn claim(&mut self, events: &[Offset]) -> Offset {
+        let mut log = lock(&self.log);
+        let cursor = log.cursor;
+        log.in_flight.extend(events.iter().filter(|offset| **offset >= cursor));
+        cursor
+    }
+
+    fn release(&mut self, settled: &[Offset], waiting: &[Offset]) {
+        let mut log = lock(&self.log);
+        log.settled.extend(settled);
+        for offset in settled.iter().chain(waiting) {
+            assert!(log.in_flight.remove(offset) || waiting.contains(offset), "{offset} was settled without a claim");
+        }
+        let cursor = log.cursor;
+        log.given_up.extend(waiting.iter().filter(|offset| **offset < cursor));
+    }
+
     fn advance(&mut self, to: Offset) {
         let mut log = lock(&self.log);
+        if !log.given_up.is_empty() && to < log.cursor {
+            return;
+        }
         assert!(to >= log.cursor, "the cursor went back from {} to {to}", log.cursor);
         if to > log.cursor {
             log.cursor = to;

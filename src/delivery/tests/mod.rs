@@ -3,6 +3,7 @@
 mod all;
 mod bench;
 mod direct;
+mod giving_up;
 mod kit;
 mod letters;
 mod overlap;

@@ -2,6 +2,7 @@
 
 mod basics;
 mod crash;
+mod giving_up;
 mod guards;
 mod harm;
 mod model;
