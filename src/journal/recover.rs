@@ -54,7 +54,10 @@ pub(super) fn recover(disk: &dyn Disk, paths: &Paths, mend: bool) -> Result<Reco
                 }
                 continue;
             }
-            Head::Unread(_) if passed_over.contains(&found.first) => continue,
+            // A segment behind the last commit would hide what of that is not sure yet.
+            Head::Unread(_) if passed_over.contains(&found.first) || newest.is_none_or(|newest| newest < index) => {
+                continue;
+            }
             Head::Broken => {
                 // If no record fits into it, it was being created.
                 if found.has_room() {

@@ -98,6 +98,27 @@ async fn a_segment_whose_head_the_start_can_t_read_is_delivered_once_it_can() {
     }
 }
 
+/// Behind the last commit, which can't be made sure of at first, there may be a segment whose head can't be read.
+#[tokio::test]
+async fn the_last_commit_is_published_once_it_is_sure_whatever_segment_is_behind_it() {
+    let disk = RamDisk::default();
+    let journal = open(&disk).expect("opened");
+    for n in 0..3 {
+        take(&journal, body(n, 0)).await.expect("taken");
+    }
+    let disk = disk.crash(true);
+    let behind = Path::new("/journal/segments/00000000000000000004.log");
+    disk.put(behind, vec![0; 40]);
+    disk.faults(|faults| faults.syncs = 1);
+    let journal = open_without(&disk, behind, Errno::IO).expect("it starts");
+    take(&journal, body(3, 0)).await.expect("taken");
+    assert_eq!(due(&journal, "main").await, [0, 1, 2, 3]);
+    soon(journal.close()).await;
+    let journal = open(&disk.crash(true)).expect("it starts");
+    assert_eq!(due(&journal, "main").await, [0, 1, 2, 3]);
+    assert_eq!(journal.stats().damaged_records, 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_segment_that_stays_unreadable_is_lost_after_ten_tries_and_kept() {
     for (index, left) in [(0, [3, 4, 5, 6, 7, 8]), (1, [0, 1, 2, 6, 7, 8]), (2, [0, 1, 2, 3, 4, 5])] {
