@@ -120,7 +120,7 @@ impl SimSink {
         let mut known = self.world.lock();
         for (place, (message, answer)) in window.iter().zip(answers).take(count).enumerate() {
             if let (Outcome::Confirmed { .. }, Some(number)) = (&answer, event::number(&message.data)) {
-                known.brokers[self.index].confirmed.insert(number);
+                known.confirms(self.index, number);
                 self.told.insert(number);
             }
             outcomes.set(place, answer);
@@ -128,10 +128,11 @@ impl SimSink {
     }
 
     /// As long as no process died and the disk does as it should, nothing that was confirmed is sent again: neither after
-    /// a deadline, nor because another message of its window was refused.
+    /// a deadline, nor because another message of its window was refused. But another sink's letter may be.
     fn see_copies(&self, window: &[Message]) {
         let mut known = self.world.lock();
         let copy = window.iter().filter_map(|message| event::number(&message.data)).find(|it| self.told.contains(it));
+        let copy = copy.filter(|number| !known.letters.iter().any(|letters| letters.is_for(self.index, *number)));
         let may_repeat = known.forgetful || known.tally.kills + known.tally.power_cuts > 0;
         if let Some(number) = copy.filter(|_| !may_repeat) {
             known.breaks(|| format!("event {number} is sent to {} again though it was confirmed", SINKS[self.index]));

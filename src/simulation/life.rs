@@ -10,12 +10,13 @@ use tokio::time::sleep;
 
 use super::broker::{SimSink, Watched};
 use super::event;
+use super::letters;
 use super::run::ROOM;
 use super::schedule::{OTHER, SINKS, Step, What};
 use super::world::{LETTERS, World, index, name};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{self, SinkName, Start, Storage};
-use crate::delivery::{Delivery, DeliveryOptions, LetterBox, SinkSetup};
+use crate::delivery::{Delivery, DeliveryOptions, LetterBox, PumpHandle, SinkSetup};
 use crate::journal::{Intake as _, Journal, JournalOptions, Limits, NotTaken, Offset, Registration, Steps, Taken};
 use crate::telemetry::Metrics;
 
@@ -83,6 +84,7 @@ pub(super) struct Life {
     pub(super) journal: Journal,
     steps: Steps,
     pub(super) delivery: Delivery<Watched>,
+    pub(super) letters: LetterBox,
     /// As they are in effect; `None`: it does not run.
     running: [Option<Configured>; SINKS.len()],
     /// Whether the journal was told that it is `best_effort`.
@@ -139,13 +141,10 @@ impl Life {
     /// Starts; the error is what the process would say before it exits.
     pub(super) fn begin(start: Beginning) -> Result<Self, String> {
         let (journal, steps) = Journal::open_stepped(journal_options(&start)).map_err(|error| error.to_string())?;
+        let disk = Arc::new(start.world.lock().disk.clone());
+        let letters = LetterBox::new(disk, LETTERS.into(), start.dead_max_size, start.metrics.clone());
         let delivery = Delivery::new(DeliveryOptions {
-            letters: LetterBox::new(
-                Arc::new(start.world.lock().disk.clone()),
-                LETTERS.into(),
-                start.dead_max_size,
-                start.metrics.clone(),
-            ),
+            letters: letters.clone(),
             metrics: start.metrics.clone(),
             clock: Arc::new(start.clock.clone()),
         });
@@ -154,6 +153,7 @@ impl Life {
             journal,
             steps,
             delivery,
+            letters,
             running: [None; SINKS.len()],
             may_give_up: [false; SINKS.len()],
             idle: 0,
@@ -167,7 +167,11 @@ impl Life {
     }
 
     fn add(&mut self, index: usize, sink: Configured) -> Result<(), String> {
-        let feed = self.journal.reader(&name(index, sink.generation)).ok_or("the sink has no place")?;
+        let Registration { name, continues, .. } = registration(index, sink);
+        if let Some(other) = continues.filter(|other| !self.journal.knows(other)) {
+            self.delivery.adopt_letters(&name, &other);
+        }
+        let feed = self.journal.reader(&name).ok_or("the sink has no place")?;
         let feed = Watched::new(feed, self.start.world.clone(), index);
         let setup = setup(&self.start.world, index, sink.generation);
         self.delivery.add(setup, feed).map_err(|error| error.to_string())?;
@@ -238,8 +242,9 @@ impl Life {
     }
 
     /// Sinks that were taken out return: what waits for them would hold the journal full. So does what waits for an old
-    /// name that a start took from a cursor; nothing hangs on it.
-    pub(super) fn bring_back(&mut self, sinks: &Sinks) {
+    /// name that a start took from a cursor; nothing hangs on it but letters, which the next start takes over. Whether there
+    /// was such a name.
+    pub(super) fn bring_back(&mut self, sinks: &Sinks) -> bool {
         for (index, sink) in sinks.iter().enumerate() {
             if self.running[index].is_none()
                 && let Err(error) = self.register(index, *sink)
@@ -248,12 +253,22 @@ impl Life {
             }
         }
         self.note_sinks();
-        let strangers = self.journal.sinks().into_iter().filter(|sink| !sink.configured);
-        for stranger in strangers {
+        let strangers = self.journal.sinks().into_iter().filter(|sink| !sink.configured).collect::<Vec<_>>();
+        for stranger in &strangers {
             if let Err(error) = self.journal.forget(&stranger.name) {
                 self.start.world.lock().breaks(|| format!("{} is not forgotten: {error}", stranger.name));
             }
         }
+        !strangers.is_empty()
+    }
+
+    pub(super) const fn world(&self) -> &World {
+        &self.start.world
+    }
+
+    /// A sink that runs.
+    pub(super) fn handle(&self, index: usize) -> Option<PumpHandle> {
+        self.delivery.handles().get(&name(index, self.running[index]?.generation))
     }
 
     pub(super) fn is_dead(&self) -> bool {
@@ -272,6 +287,9 @@ impl Life {
             }
             What::Configured(..) | What::Rename(_) | What::BestEffort(_) => self.apply(sinks).await,
             What::Forget => self.forget(),
+            What::RetryLetters { sink, to, within } => {
+                letters::retry(self, *sink, *to, Duration::from_millis(*within)).await;
+            }
             What::RetryParked => self.delivery.handles().retry_parked(),
             _ => {}
         }
@@ -373,7 +391,7 @@ impl Life {
         };
         let running = self.running.iter().enumerate();
         let mut running = running.filter_map(|(index, sink)| Some((index, sink.as_ref()?.generation)));
-        running.any(|(index, generation)| behind(index, generation)) || self.parked() > 0
+        running.any(|(index, generation)| behind(index, generation)) || self.parked() > 0 || letters::stranded(self) > 0
     }
 
     /// Topics that wait for an operator just now.

@@ -70,6 +70,7 @@
 mod broker;
 pub(crate) mod disk;
 mod event;
+mod letters;
 mod life;
 mod reloads;
 mod run;

@@ -2,16 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::runtime::{Builder, Runtime};
 
 use super::disk::{Faults, Kind, SimDisk};
 use super::event;
+use super::letters;
 use super::life::{Beginning, Configured, Life, SimClock};
 use super::schedule::{Mood, OTHER, Refusal, SINKS, Step, TOPICS, Unreadable, What};
-use super::world::{LETTERS, Tally, World, name};
+use super::world::{LETTERS, Tally, World, letter_folder, name};
 use crate::delivery::DeadLetters;
 use crate::sinks::Class;
 use crate::telemetry::Metrics;
@@ -61,11 +62,20 @@ fn may_forget(what: &What) -> bool {
     matches!(what, What::Jump(_) | What::Full(_) | What::Low(_) | What::Fail(_) | What::Unreadable(_))
 }
 
+/// Only a name that the journal knows can be continued. Nor would an operator rename a sink while the bridge says that
+/// letters of an earlier name are still to be taken over.
+fn may_rename(world: &World, sink: usize, generation: u32) -> bool {
+    let known = world.lock();
+    let has_letters = |dir: PathBuf| known.disk.files(&dir).iter().any(|file| file.parent() == Some(&*dir));
+    known.places[sink].registered == Some(generation)
+        && !(0..generation).any(|before| has_letters(letter_folder(sink, before)))
+}
+
 /// After this what the disk did not give may count as damaged.
 fn may_damage(what: &What) -> bool {
     match what {
         What::Fail(fail) => matches!(fail.kind, Kind::Read | Kind::Open),
-        What::Unreadable(_) => true,
+        What::Unreadable(_) | What::Rot(_) => true,
         _ => false,
     }
 }
@@ -147,7 +157,7 @@ impl Run {
                 // It goes on by itself when the faults are gone.
                 self.mend();
                 if life.has_room() {
-                    life.bring_back(&self.every_sink());
+                    _ = life.bring_back(&self.every_sink());
                     self.settle(&mut life, LAST_EVENT - 1).await;
                 }
                 break;
@@ -166,6 +176,7 @@ impl Run {
 
     /// Starts a process. No one file that can't be read keeps it from starting; later the disk gives it again.
     fn begin(&mut self) -> Option<Life> {
+        self.disk.faults(|faults| faults.bad_spot = None);
         let unreadable = self.unreadable.take();
         if let Some(Unreadable { of, pick, opening }) = unreadable {
             let files = self.disk.files(Path::new(of.under()));
@@ -216,18 +227,18 @@ impl Run {
             What::Broker(sink, mood) => world.lock().brokers[sink].mood = mood,
             What::Topic(sink, topic, refusal) => world.lock().brokers[sink].topics[topic] = refusal,
             What::Configured(sink, is) => sinks[sink].is = is || !world.lock().knows_sinks(),
-            // Only a name that the journal knows can be continued.
-            What::Rename(sink) if world.lock().places[sink].registered == Some(sinks[sink].generation) => {
-                sinks[sink].generation += 1;
-            }
+            What::Rename(sink) if may_rename(world, sink, sinks[sink].generation) => sinks[sink].generation += 1,
             What::BestEffort(is) => sinks[OTHER].best_effort = is,
             What::Unreadable(unreadable) => self.unreadable = Some(unreadable),
             What::LettersRoom(bytes) => *dead_max_size = bytes,
+            What::Rot(sink) => letters::rot(world, sink),
+            What::Spoil(sink) => letters::spoil(world, sink),
             What::Take(_)
             | What::Pass(_)
             | What::Restart
             | What::Reload(_)
             | What::RetryParked
+            | What::RetryLetters { .. }
             | What::Rename(_)
             | What::Forget => {}
         }
@@ -249,19 +260,31 @@ impl Run {
         self.crash();
         self.beginning.sinks = self.every_sink();
         self.beginning.dead_max_size = ROOM;
-        runtime().block_on(async {
-            match Life::begin(self.beginning.clone()) {
-                Ok(mut life) => {
-                    life.bring_back(&self.beginning.sinks);
-                    self.settle(&mut life, LAST_EVENT).await;
-                }
-                Err(error) => self.breaks(format!("it does not start though nothing is wrong: {error}")),
-            }
-        });
+        let left_names = runtime().block_on(self.last_life());
+        if left_names && self.is_kept() {
+            self.disk.kill();
+            self.disk.restart(true);
+            runtime().block_on(self.last_life());
+        }
         if self.is_kept() {
             self.disk.kill();
             self.disk.restart(true);
             runtime().block_on(self.check());
+        }
+    }
+
+    /// A process where nothing is wrong; whether it had to forget an old name.
+    async fn last_life(&self) -> bool {
+        match Life::begin(self.beginning.clone()) {
+            Ok(mut life) => {
+                let left_names = life.bring_back(&self.beginning.sinks);
+                self.settle(&mut life, LAST_EVENT).await;
+                left_names
+            }
+            Err(error) => {
+                self.breaks(format!("it does not start though nothing is wrong: {error}"));
+                false
+            }
         }
     }
 
@@ -322,11 +345,14 @@ impl Run {
         let opened = DeadLetters::open(disk, Path::new(LETTERS), &name(sink, generation), ROOM, metrics);
         let letters = opened.map_err(|error| format!("its letters do not open: {error}"))?;
         for info in letters.list().await.expect("lists") {
+            if !is_newest {
+                return Err(format!("letter {} is left under the old name {}", info.id, name(sink, generation)));
+            }
             let letter = letters.get(info.id).await.expect("reads").expect("is there");
             let waits = info.reason.class() == Class::Mend;
             let number = event::number(&letter.event.body);
             let number = number.ok_or_else(|| format!("letter {} is not as it was signed", info.id))?;
-            if waits && is_newest {
+            if waits {
                 return Err(format!("letter {} still waits for an operator", info.id));
             }
             if !waits && !event::is_refused(number) {

@@ -11,7 +11,7 @@ pub(super) const OTHER: usize = 1;
 /// Topics, by index.
 pub(super) const TOPICS: usize = 3;
 /// Events have numbers below this one; the same number is the same event.
-const EVENTS: u64 = 40;
+pub(super) const EVENTS: u64 = 40;
 
 /// One thing that happens.
 #[derive(Clone, Debug)]
@@ -60,6 +60,12 @@ pub(super) enum What {
     Forget,
     /// The next start can't read one file.
     Unreadable(Unreadable),
+    /// A bit of one of a sink's letters flips.
+    Rot(usize),
+    /// The disk does not give one of a sink's letters until the process ends.
+    Spoil(usize),
+    /// Somebody has all letters of a sink published, by another sink perhaps, within so many milliseconds.
+    RetryLetters { sink: usize, to: usize, within: u64 },
 }
 
 /// A file that the disk does not give.
@@ -144,7 +150,7 @@ pub(super) fn draw(seed: u64) -> Vec<Step> {
 
 fn what(random: &mut Rng) -> What {
     let sink = random.usize(0..SINKS.len());
-    match random.u8(0..72) {
+    match random.u8(0..78) {
         0..18 => What::Take((0..random.usize(1..5)).map(|_| random.u64(0..EVENTS)).collect()),
         18..30 => What::Pass(match random.u8(0..8) {
             0..5 => random.u64(1..400),
@@ -169,7 +175,13 @@ fn what(random: &mut Rng) -> What {
         63..65 => What::Rename(sink),
         65..67 => What::BestEffort(random.u8(0..3) > 0),
         67..69 => What::Forget,
-        _ => What::Unreadable(unreadable(random)),
+        69..72 => What::Unreadable(unreadable(random)),
+        72..74 => What::Rot(sink),
+        74 => What::Spoil(sink),
+        _ => {
+            let to = random.usize(0..SINKS.len());
+            What::RetryLetters { sink, to, within: random.u64(100..20_000) }
+        }
     }
 }
 

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::disk::SimDisk;
 use super::event;
+use super::letters::{self, LettersKnown, LettersTally};
 use super::schedule::{Mood, OTHER, Refusal, SINKS, TOPICS};
 use crate::config::SinkName;
 use crate::journal::{Offset, Taken};
@@ -22,6 +23,7 @@ pub(super) struct Known {
     pub(super) acknowledged: BTreeSet<u64>,
     pub(super) brokers: [Broker; SINKS.len()],
     pub(super) places: [Place; SINKS.len()],
+    pub(super) letters: [LettersKnown; SINKS.len()],
     /// When each event was first sent, in steps.
     offered: BTreeMap<u64, u64>,
     /// What had which offset, ever.
@@ -53,6 +55,7 @@ pub(super) struct Tally {
     pub(super) renamed: u64,
     pub(super) forgotten: u64,
     pub(super) unreadable: u64,
+    pub(super) of_letters: LettersTally,
 }
 
 impl Tally {
@@ -63,13 +66,15 @@ impl Tally {
         let taken = steps > 0 && acknowledged > 0 && refused_503 > 0 && repeats > 0;
         let sent = published > 0 && published_again > 0 && overlapped > 0 && letters > 0 && parked > 0;
         let changed = given_up > 0 && renamed > 0 && forgotten > 0 && unreadable > 0;
-        taken && sent && changed && kills > 0 && power_cuts > 0 && failed_starts > 0
+        let dead = self.of_letters.saw_everything();
+        taken && sent && changed && dead && kills > 0 && power_cuts > 0 && failed_starts > 0
     }
 
     pub(super) fn add(&mut self, other: &Self) {
         let Self { steps, acknowledged, refused_503, repeats, published, published_again, .. } = other;
         let Self { overlapped, letters, kills, power_cuts, failed_starts, parked, .. } = other;
         let Self { given_up, renamed, forgotten, unreadable, .. } = other;
+        self.of_letters.add(&other.of_letters);
         for (sum, more) in [
             (&mut self.steps, steps),
             (&mut self.acknowledged, acknowledged),
@@ -132,6 +137,7 @@ impl World {
             brokers: [broker(), broker()],
             // Both are configured from the first event on.
             places: [(); SINKS.len()].map(|()| Place { since: Some(0), ..Place::default() }),
+            letters: [(); SINKS.len()].map(|()| LettersKnown::default()),
             offered: BTreeMap::new(),
             offsets: BTreeMap::new(),
             forgetful: false,
@@ -159,6 +165,11 @@ pub(super) fn index(name: &SinkName) -> Option<usize> {
 
 /// Where the dead letters of all sinks are.
 pub(super) const LETTERS: &str = "/data/journal/dead";
+
+/// Where the dead letters of a sink are under one of its names.
+pub(super) fn letter_folder(sink: usize, generation: u32) -> PathBuf {
+    Path::new(LETTERS).join(name(sink, generation).as_str())
+}
 
 impl Known {
     /// The promise is broken; what is told is the first time.
@@ -249,9 +260,9 @@ impl Known {
     }
 
     /// What a sink is owed and does not have.
-    pub(super) fn lost(&self, sink: usize, letters: &BTreeSet<u64>) -> Vec<u64> {
+    pub(super) fn lost(&mut self, sink: usize, kept: &BTreeSet<u64>) -> Vec<u64> {
         let confirmed = &self.brokers[sink].confirmed;
-        let is_settled = |number: &u64| confirmed.contains(number) || letters.contains(number);
+        let is_settled = |number: &u64| confirmed.contains(number) || kept.contains(number);
         // The same event may be stored more than once.
         let all_given_up = |number: &u64| {
             let mut offsets = self.offsets.iter().filter(|(_, event)| *event == number).map(|(offset, _)| *offset);
@@ -259,15 +270,27 @@ impl Known {
             first.is_some_and(|first| self.is_given_up(sink, first)) && offsets.all(|o| self.is_given_up(sink, o))
         };
         let due = self.places[sink].due.iter().filter(|number| event::is_wanted(sink, **number)).copied();
-        due.filter(|number| !is_settled(number) && !all_given_up(number)).collect()
+        let lost = due.filter(|number| !is_settled(number) && !all_given_up(number)).collect();
+        letters::without_excuse(self, sink, lost)
     }
 
-    /// Whether a letter of a sink is durable, under any of its names.
-    fn has_letter(&self, sink: usize, number: u64) -> bool {
+    /// Where the letters of a sink are or were, under any of its names.
+    pub(super) fn letter_folders(&self, sink: usize) -> impl Iterator<Item = PathBuf> + use<> {
         // A name may have letters before the world hears of it.
-        let (newest, needle) = (self.places[sink].registered.map_or(0, |last| last + 1), event::head(number));
-        let dir = |generation| PathBuf::from(LETTERS).join(name(sink, generation).as_str());
-        (0..=newest).any(|generation| self.disk.has_durably(&dir(generation), needle.as_bytes()))
+        let newest = self.places[sink].registered.map_or(0, |last| last + 1);
+        (0..=newest).map(move |generation| letter_folder(sink, generation))
+    }
+
+    /// Whether a letter of a sink is durable.
+    fn has_letter(&self, sink: usize, number: u64) -> bool {
+        let needle = event::head(number);
+        self.letter_folders(sink).any(|dir| self.disk.has_durably(&dir, needle.as_bytes()))
+    }
+
+    /// A sink is told that the broker has an event.
+    pub(super) fn confirms(&mut self, sink: usize, number: u64) {
+        self.brokers[sink].confirmed.insert(number);
+        self.letters.iter_mut().for_each(|letters| letters.confirms(sink, number));
     }
 
     /// A sink has read this; gives its number.
@@ -299,6 +322,8 @@ impl Known {
         let settled = !event::is_wanted(sink, number)
             || self.brokers[sink].confirmed.contains(&number)
             || self.is_given_up(sink, offset)
+            || self.letters[sink].rotten.contains_key(&number)
+            || self.letters[sink].is_taken(number)
             || self.has_letter(sink, number);
         if !settled {
             let sink = SINKS[sink];
