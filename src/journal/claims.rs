@@ -26,8 +26,7 @@ impl Claims {
     /// These are no longer in flight: they are settled.
     pub(super) fn settle(&mut self, events: &[Offset], cursor: u64) {
         for Offset(offset) in events {
-            self.in_flight.remove(offset);
-            if *offset >= cursor {
+            if self.in_flight.remove(offset) && *offset >= cursor {
                 self.settled.insert(*offset);
             }
         }

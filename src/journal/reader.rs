@@ -191,7 +191,10 @@ impl Feed for Reader {
 
     fn claim(&mut self, events: &[Offset]) -> Offset {
         self.at_place(|place| {
-            place.claims.claim(events, place.cursor.offset);
+            // Only such a sink's events are ever given up, and others need not pay for it.
+            if place.best_effort {
+                place.claims.claim(events, place.cursor.offset);
+            }
             Offset(place.cursor.offset)
         })
     }
