@@ -38,8 +38,8 @@ Examples:
 ///
 /// Starts a bridge of its own on a free port of 127.0.0.1, with a secret made for it; sends Alma's challenge and a
 /// signed sample of every action; shows each as it lands on its topic, with its times. Afterwards everything is gone
-/// except what was published to configured brokers: with --config they get made-up events, which subscribers will act on.
-/// A configured file sink writes to the temporary folder instead of its own.
+/// except what was published to configured brokers: with --config or `ALMA_BRIDGE_CONFIG` they get made-up events, which
+/// subscribers will act on. A configured file sink writes to the temporary folder instead of its own.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {

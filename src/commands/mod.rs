@@ -62,32 +62,21 @@ On a bad day:
 
 Exit codes: 0 success, 1 failure, 2 usage, 78 configuration.";
 
+// Each command's text is that of its `Args`: a text here would replace it, and its second paragraph with it.
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Take events from Alma and publish them, until SIGTERM or SIGINT
     Run(run::Args),
-    /// Watch a bridge in a temporary folder take and publish one sample of every action
     Demo(demo::Args),
-    /// Check the configuration and say all that is wrong with it
     Check(check::Args),
-    /// Print a source's secret, to paste into Alma's integration profile
     Secret(secret::Args),
-    /// Play Alma: send the challenge, then signed samples or files
     Send(send::Args),
-    /// Print events as they land on their topics
     Tail(tail::Args),
-    /// Say what the bridge makes of a body, and why a signature does not fit
     Explain(explain::Args),
-    /// Show what the running bridge is doing; exit 1 where something needs a person
     Status(status::Args),
-    /// Publish events that the journal retains to a sink again
     Replay(replay::Args),
-    /// Show the events that a sink could not take, publish them again, or drop them
     #[command(name = "dead-letters", visible_alias = "dlq")]
     DeadLetters(dead_letters::Args),
-    /// Show the sinks that the journal keeps a place for; let go of one that was taken out
     Sinks(sinks::Args),
-    /// Deliver what waits in a stopped bridge's journal, without taking events, and exit 0
     Drain(drain::Args),
 }
 

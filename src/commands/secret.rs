@@ -26,8 +26,8 @@ pub(super) struct Args {
 
     /// Make a fresh strong secret instead
     ///
-    /// For the built-in source it is written into its file, and the one before stays accepted until the next --new;
-    /// for a source with secrets of its own it is only printed.
+    /// For the built-in source it is written into its file, and the one before stays accepted until the next --new or
+    /// --revoke; for a source with secrets of its own it is only printed.
     #[arg(long)]
     new: bool,
 

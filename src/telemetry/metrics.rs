@@ -262,7 +262,7 @@ impl Metrics {
             dead_letters: register!("dead_letters", "Dead letters that the sink keeps, by reason", Family::default()),
             config_last_reload_successful: register!(
                 "config_last_reload_successful",
-                "1 unless the last reload was refused",
+                "1 unless the last reload was refused or is in effect only in part",
                 Gauge::default()
             ),
             config_last_reload_success: register!(

@@ -58,6 +58,16 @@ fn without_a_command_there_is_help() {
 }
 
 #[test]
+fn the_help_of_commands_that_publish_made_up_events_warns_of_subscribers() {
+    for command in ["demo", "send"] {
+        let help = stdout(&binary().args([command, "--help"]).output().expect("runs"));
+        // Lines are broken to the terminal's width.
+        let words = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(words.contains("subscribers will act on"), "{help}");
+    }
+}
+
+#[test]
 fn the_demo_shows_every_sample_land() {
     let folder = tempfile::tempdir().expect("a folder");
     let output = binary().arg("demo").current_dir(folder.path()).env("TMPDIR", folder.path()).output().expect("runs");
