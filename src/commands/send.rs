@@ -64,6 +64,9 @@ pub(super) struct Args {
     rate: Option<f64>,
 
     /// The whole address of the listener, as Alma's profile has it; default: from the configuration
+    ///
+    /// With TLS, give the address with the certificate's host name: the default has an IP address. `SSL_CERT_FILE` names an
+    /// authority that the system does not trust.
     #[arg(long, value_name = "URL")]
     url: Option<Uri>,
 
