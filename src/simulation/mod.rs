@@ -1,13 +1,15 @@
 //! Journal and pumps together on a simulated disk, clock and broker.
 //!
 //! A seed draws a schedule: events that come, time that passes, crashes with and without the power, operations of the
-//! disk that fail, a full disk, a file that can't be read at the start, brokers that are down, hang, break off, refuse,
-//! refuse in part, lie or are slow, sinks that are replaced, renamed, taken out, brought back, forgotten, and made
-//! `best_effort`, a wall clock that jumps. Each runs on one thread, with time that is paused: the journal's own threads
+//! disk that fail, a full disk, a file that can't be read at the start, dead letters that rot or can't be read,
+//! brokers that are down, hang, break off, refuse, refuse in part, lie or are slow, sinks that are replaced, renamed,
+//! taken out, brought back, forgotten, and made `best_effort`, dead letters that are tried again by their sink or
+//! another one, a wall clock that jumps. Each runs on one thread, with time that is paused: the journal's own threads
 //! are stepped, work that blocks is a task. So a seed gives the same run each time, and one that fails prints its
 //! shortest schedule and what the process said in it.
 //!
 //! - `disk`: what is written and what is durable. `broker`: a sink, and a feed that is watched. `event`: events.
+//! - `letters`: what happens to dead letters.
 //! - `reloads`: reloads with `storage = "none"`, which have no journal; schedules of their own.
 //! - `schedule`: what happens. `life`: one process. `run`: one schedule. `world`: what the promise is held against.
 //!
@@ -16,6 +18,10 @@
 //! - What was answered 2xx is in the end confirmed by each sink that asks for it, or its dead letter, whole; a letter
 //!   only if it was refused when sent alone. A 2xx to a repeat counts as any other. A new name owes what the name that it
 //!   continues owed. A sink that was forgotten is owed what comes after it returns.
+//! - A letter that rots or can't be read costs no other one. Of one that rotted the bytes are kept, and only its event may
+//!   be missing.
+//! - The letters of a sink are those of the name that continues it: none is left under the old one.
+//! - A retry that somebody asked for ends soon after its deadline, and calls taken only what was confirmed.
 //! - Only a sink that is `best_effort` loses events to a full journal. For each sink, what waits and what is given up
 //!   make what waited before and what was stored; every event that is missing in the end was given up.
 //! - No cursor passes an event that is neither confirmed nor a letter that is durable at that moment.
@@ -28,8 +34,9 @@
 //! # What it can't see
 //!
 //! What the journal's threads do to each other: a step is whole here (`journal/tests` has both). Files that stay
-//! unreadable cost events, as they must (`journal/tests/unreadable.rs`). Letters that wait for an operator under a name
-//! that was continued are not asked for.
+//! unreadable cost events, as they must (`journal/tests/unreadable.rs`). Segments and cursors do not rot
+//! (`journal/tests/harm.rs`). No sink is renamed again while letters are left under an earlier name: nothing would take them
+//! over, and they wait until somebody has them tried again.
 //!
 //! # What it found
 //!

@@ -201,11 +201,15 @@ impl Run {
 
     /// A crash is no damage.
     fn see_damage(&self, life: &Life) {
-        let records = life.journal.stats().damaged_records;
+        let stats = life.journal.stats();
+        let records = stats.damaged_records;
         let letters: u64 = life.delivery.handles().statuses().iter().map(|status| status.dead_letters.damaged).sum();
         let letters = if self.torn { 0 } else { letters };
         if records + letters > 0 && !self.may_be_damaged {
             self.beginning.world.lock().breaks(|| format!("{records} records and {letters} letters count as damaged"));
+        }
+        if !stats.set_aside.is_empty() && !self.may_be_damaged {
+            self.beginning.world.lock().breaks(|| format!("files are set aside: {:?}", stats.set_aside));
         }
     }
 
