@@ -112,13 +112,18 @@ impl Reloads {
 }
 
 /// The sources until all sinks are in effect: those that are known, with their new settings, and those that are going,
-/// unless another has their path.
+/// unless another has their path. One whose path a new name takes over accepts the new name's secrets too, because Alma
+/// may use them already.
 fn meanwhile(live: &[Source], new: &[Source]) -> Vec<Source> {
     let is_in = |sources: &[Source], source: &Source| sources.iter().any(|other| other.name == source.name);
     let mut all: Vec<Source> = new.iter().filter(|source| is_in(live, source)).cloned().collect();
     let going = live.iter().filter(|source| !is_in(new, source));
-    let kept: Vec<Source> =
+    let mut kept: Vec<Source> =
         going.filter(|source| !all.iter().any(|known| known.path == source.path)).cloned().collect();
+    for source in &mut kept {
+        let successor = new.iter().find(|new| new.path == source.path);
+        source.secrets.extend(successor.into_iter().flat_map(|new| new.secrets.iter().cloned()));
+    }
     all.extend(kept);
     all
 }
@@ -126,10 +131,27 @@ fn meanwhile(live: &[Source], new: &[Source]) -> Vec<Source> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{NamedSecret, Secret, SecretFrom};
 
     fn source(name: &str, path: &str) -> Source {
         let name = name.parse().expect("a name");
         Source { name, path: path.into(), secrets: Vec::new(), institution: None, silence: None }
+    }
+
+    #[test]
+    fn a_source_whose_path_a_new_name_takes_over_accepts_the_new_secrets_too() {
+        let with = |name: &str, secret: &str| {
+            let secret = NamedSecret {
+                name: "default".to_owned(),
+                from: SecretFrom::Env("X".to_owned()),
+                secret: Some(Secret::new(secret.as_bytes())),
+            };
+            Source { secrets: vec![secret], ..source(name, "/a") }
+        };
+        let all = meanwhile(&[with("a", "old")], &[with("b", "new")]);
+        assert_eq!(all.len(), 1);
+        let secrets: Vec<_> = all[0].secrets.iter().filter_map(|named| named.secret.as_ref()).collect();
+        assert_eq!(secrets, [&Secret::new(*b"old"), &Secret::new(*b"new")]);
     }
 
     #[test]

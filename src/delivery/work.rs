@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::chunk::Chunk;
 use super::dead_letters::{DeadLetter, LetterId};
 use crate::clock::Timestamp;
@@ -20,10 +22,27 @@ const MOST_OPEN: usize = 16 * Windows::WHOLE.events;
 /// The same in bytes of events that are not settled.
 const MOST_BYTES: usize = 4 * Windows::WHOLE.bytes;
 
+/// The body of an event that waits is copied if it has no more bytes: it would hold the whole block that it was read with.
+const COPIED: usize = 128 * 1024;
+
 struct Slot {
     offset: Offset,
     /// `None` once it is settled.
     event: Option<StoredEvent>,
+    /// Whether its body holds nothing but itself.
+    detached: bool,
+}
+
+impl Slot {
+    /// Lets go of the block that the body was read with.
+    fn detach(&mut self, message: &mut Message) {
+        let Some(event) = self.event.as_mut().filter(|_| !self.detached) else { return };
+        self.detached = true;
+        if event.body.len() <= COPIED {
+            event.body = Bytes::copy_from_slice(&event.body);
+            message.data = event.body.clone();
+        }
+    }
 }
 
 /// An event that is to become a dead letter.
@@ -69,7 +88,7 @@ impl Work {
     /// One more event, in the order of offsets.
     pub(super) fn add(&mut self, offset: Offset, event: StoredEvent) -> SlotId {
         self.bytes += event.body.len();
-        self.slots.push_back(Slot { offset, event: Some(event) });
+        self.slots.push_back(Slot { offset, event: Some(event), detached: false });
         self.first + self.slots.len() - 1
     }
 
@@ -110,13 +129,17 @@ impl Work {
 
     /// Messages of a topic wait until it is due, in the order of arrival.
     pub(super) fn wait(&mut self, topic: &Topic, mut chunk: Chunk<SlotId>) {
+        for (slot, message) in chunk.keys.iter().zip(&mut chunk.messages) {
+            self.slots[slot - self.first].detach(message);
+        }
         let waiting = self.waiting_of(topic);
         chunk.extend(std::mem::replace(waiting, Chunk::new()));
         *waiting = chunk.in_order();
     }
 
     /// One more message, newer than all others, waits until its topic is due.
-    pub(super) fn wait_one(&mut self, slot: SlotId, message: Message) {
+    pub(super) fn wait_one(&mut self, slot: SlotId, mut message: Message) {
+        self.slots[slot - self.first].detach(&mut message);
         self.waiting_of(&message.topic.clone()).push(slot, message);
     }
 
@@ -227,5 +250,28 @@ impl Work {
             unwanted += end.unwanted;
         }
         (self.slots.front().map(|slot| slot.offset).or(passed), unwanted)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_lets_go_of_the_block_that_it_was_read_with() {
+        let block = Bytes::from(vec![7; 256 * 1024]);
+        let event = StoredEvent {
+            source: "alma".parse().expect("a name"),
+            received: Timestamp::from_micros(1),
+            recorded: Timestamp::from_micros(2),
+            body: block.slice(..1_000),
+        };
+        let message = Message::sample("alma.t", "1", &event.body, event.received);
+        let mut work = Work::default();
+        let slot = work.add(Offset(1), event);
+        work.wait_one(slot, message);
+        assert!(block.is_unique(), "nothing holds the block any more");
+        let waited = work.next(|_| true).expect("it is due");
+        assert_eq!(waited.messages[0].data, block.slice(..1_000));
     }
 }

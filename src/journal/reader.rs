@@ -263,6 +263,9 @@ impl Shared {
         let read = self.read(ReadPlace::at(cursor), bounds);
         let mut state = self.state();
         let received = read.ok().and_then(|read| read.marks.first().map(|mark| mark.received));
+        // What can't be read came after its segment was begun. A disk that fails is not asked again every second.
+        let created = state.locate(cursor.offset).map(|index| state.segments[index].created);
+        let received = received.or(created);
         if let Some(place) = state.sinks.get_mut(sink) {
             place.oldest = received.map(|received| (cursor.offset, received)).or(place.oldest);
         }
@@ -281,8 +284,10 @@ impl Shared {
             }
             place.offset = place.offset.max(segment.first);
             let Some(file) = self.open_segment(&mut place, &mut segment, bounds.salvage)? else {
+                // An empty window, so that the next segment has all its tries: that this one is lost says nothing of it.
                 place.offset = segment.end;
-                continue;
+                let window = Window { events: Vec::new(), end: Offset(segment.end) };
+                return Ok(Read { window, place, marks: Vec::new() });
             };
             let read = self.read_segment(place, &segment, &file, bounds)?;
             if !read.window.events.is_empty() {

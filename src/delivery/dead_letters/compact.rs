@@ -3,6 +3,7 @@
 //! A file is replaced by one of the same number: the new one is written and synced under another name and then renamed
 //! over the old one. So a crash leaves one of the two, whole, and no letter is there twice or gets another id.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::DeadLetterError;
@@ -32,13 +33,15 @@ impl Store {
 
     /// Makes room for `more` bytes. What is left of letters that are gone is at most an eighth of each file.
     pub(super) fn make_room(&mut self, more: u64, max_size: u64) {
+        let mut failed = BTreeSet::new();
         while self.bytes().saturating_add(more) > max_size {
             let spends = self.files.iter().filter(|(_, file)| file.dead_bytes() > file.size / PART);
+            let spends = spends.filter(|(number, _)| !failed.contains(*number));
             let Some((number, _)) = spends.max_by_key(|(_, file)| file.dead_bytes()) else { return };
             let number = *number;
             if let Err(error) = self.compact(number) {
                 tracing::warn!(%error, "a file of dead letters can't be written anew; it stays as it is");
-                return;
+                failed.insert(number);
             }
         }
     }

@@ -303,9 +303,11 @@ impl Store {
     ) -> Result<(), DeadLetterError> {
         let Some(letter) = self.get(id)? else { return Ok(()) };
         // A crash or a failed removal may have left the copy of an earlier call.
-        let has_copy = self.live().any(|(_, slot)| slot.place() == letter.place() && slot.id != id);
-        if !has_copy {
-            self.append(vec![DeadLetter { died, failure, ..letter }], u64::MAX)?;
+        let is_copy = |slot: &Slot| !slot.gone && slot.place() == letter.place() && slot.id != id;
+        match self.files.values_mut().find(|file| file.slots.iter().any(is_copy)) {
+            // It may be in the page cache only.
+            Some(file) => file.prove(&*self.disk)?,
+            None => self.append(vec![DeadLetter { died, failure, ..letter }], u64::MAX)?,
         }
         self.remove(&[id]).map(drop)
     }

@@ -142,6 +142,28 @@ async fn a_segment_that_stays_unreadable_is_lost_after_ten_tries_and_kept() {
     }
 }
 
+/// A disk that is reset fails for its neighbours too.
+#[tokio::test(start_paused = true)]
+async fn the_segment_after_one_that_is_lost_has_all_its_tries() {
+    let (disk, segments) = three_segments().await;
+    let fail =
+        |file: &Path| disk.faults(|faults| faults.unreadable = Some((file.to_owned(), Errno::IO.raw_os_error())));
+    fail(&segments[0]);
+    let journal = open(&disk).expect("it starts");
+    let mut reader = journal.reader(&sink("main")).expect("known");
+    let window = reader.next_window(64, 1 << 20).await.expect("open");
+    assert!(window.events.is_empty(), "the first is lost, and the next has not been tried");
+    fail(&segments[1]);
+    let healed = async {
+        tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+        disk.faults(|faults| faults.unreadable = None);
+    };
+    let (window, ()) = tokio::join!(reader.next_window(64, 1 << 20), healed);
+    let read: Vec<_> = window.expect("open").events.iter().map(|(_, event)| super::number(&event.body)).collect();
+    assert_eq!(read, [3, 4, 5]);
+    assert_eq!(journal.stats().damaged_records, 3);
+}
+
 #[tokio::test]
 async fn a_format_that_says_nothing_is_written_anew_if_no_segment_contradicts() {
     for content in ["", "alma-bridge journal ", "alma-bridge journal 1", "\0\0\0\0", "alma-bridge jour"] {
