@@ -89,7 +89,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use run::{Ran, run};
-use schedule::{Step, draw};
+use schedule::{Step, draw, draw_failing_start};
 use world::Tally;
 
 use crate::blocking::in_line;
@@ -97,6 +97,8 @@ use crate::telemetry::Metrics;
 
 /// How many schedules are run.
 const SCHEDULES: u64 = 20_000;
+/// How many of them around a start whose disk fails.
+const FAILING_STARTS: u64 = 1_000;
 
 /// A number from the environment.
 fn setting(name: &str) -> Option<u64> {
@@ -122,7 +124,7 @@ fn shrink(mut steps: Vec<Step>, breaks: impl Fn(&[Step]) -> Option<String>) -> (
 }
 
 /// What is told of a seed that fails.
-fn tell(seed: u64, metrics: &Metrics) -> String {
+fn tell(seed: u64, draw: fn(u64) -> Vec<Step>, metrics: &Metrics) -> String {
     let (steps, why) = shrink(draw(seed), |steps| run(steps, metrics).outcome.err());
     // What the process itself says of it.
     let log = tracing_subscriber::fmt().without_time().with_ansi(false).with_target(false).finish();
@@ -136,8 +138,19 @@ fn tell(seed: u64, metrics: &Metrics) -> String {
 
 #[test]
 fn the_promise_holds_in_every_schedule() {
+    let (count, tally) = hold_it_against(draw, SCHEDULES);
+    assert!(count < 1_000 || tally.saw_everything(), "something never happened: {tally:?}");
+}
+
+#[test]
+fn the_promise_holds_where_a_start_fails() {
+    hold_it_against(draw_failing_start, FAILING_STARTS);
+}
+
+/// Runs so many schedules, or as the environment says; how many they were, and what happened in them.
+fn hold_it_against(draw: fn(u64) -> Vec<Step>, schedules: u64) -> (u64, Tally) {
     let first = setting("ALMA_BRIDGE_TEST_SEED");
-    let count = setting("ALMA_BRIDGE_TEST_SCHEDULES").unwrap_or(if first.is_some() { 1 } else { SCHEDULES });
+    let count = setting("ALMA_BRIDGE_TEST_SCHEDULES").unwrap_or(if first.is_some() { 1 } else { schedules });
     let seeds = first.unwrap_or(0)..first.unwrap_or(0) + count;
     let (next, failing) = (AtomicU64::new(seeds.start), AtomicU64::new(u64::MAX));
     let tally = Mutex::new(Tally::default());
@@ -169,9 +182,9 @@ fn the_promise_holds_in_every_schedule() {
     println!("{count} schedules in {:.0?}: {tally:?}", began.elapsed());
     if failing < u64::MAX {
         in_line::turn_on();
-        panic!("{}", tell(failing, &Metrics::new()));
+        panic!("{}", tell(failing, draw, &Metrics::new()));
     }
-    assert!(count < 1_000 || tally.saw_everything(), "something never happened: {tally:?}");
+    (count, tally)
 }
 
 #[test]

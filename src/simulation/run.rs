@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tokio::runtime::{Builder, Runtime};
 
-use super::disk::{Faults, Kind, SimDisk};
+use super::disk::{Fail, Faults, Kind, SimDisk};
 use super::event;
 use super::letters;
 use super::life::{Beginning, Configured, Life, SimClock};
@@ -46,6 +46,7 @@ pub(super) fn run(steps: &[Step], metrics: &Metrics) -> Ran {
         },
         power: false,
         unreadable: None,
+        fail_start: None,
         torn: false,
         may_be_damaged: steps.iter().any(|step| may_damage(&step.what)),
     };
@@ -59,7 +60,10 @@ pub(super) fn run(steps: &[Step], metrics: &Metrics) -> Ran {
 
 /// After this a repeat may be stored again: what is remembered, and for how long, hangs on it.
 fn may_forget(what: &What) -> bool {
-    matches!(what, What::Jump(_) | What::Full(_) | What::Low(_) | What::Fail(_) | What::Unreadable(_))
+    matches!(
+        what,
+        What::Jump(_) | What::Full(_) | What::Low(_) | What::Fail(_) | What::FailStart(_) | What::Unreadable(_)
+    )
 }
 
 /// Only a name that the journal knows can be continued. Nor would an operator rename a sink while the bridge says that
@@ -74,7 +78,7 @@ fn may_rename(world: &World, sink: usize, generation: u32) -> bool {
 /// After this what the disk did not give may count as damaged.
 fn may_damage(what: &What) -> bool {
     match what {
-        What::Fail(fail) => matches!(fail.kind, Kind::Read | Kind::Open),
+        What::Fail(fail) | What::FailStart(fail) => matches!(fail.kind, Kind::Read | Kind::Open),
         What::Unreadable(_) | What::Rot(_) => true,
         _ => false,
     }
@@ -87,6 +91,8 @@ struct Run {
     power: bool,
     /// What the next start can't read.
     unreadable: Option<Unreadable>,
+    /// What fails from the next start on.
+    fail_start: Option<Fail>,
     may_be_damaged: bool,
     /// The power was cut: of letters that were being written at once one may be torn and the next one whole, which can't
     /// be told from loss.
@@ -176,7 +182,8 @@ impl Run {
 
     /// Starts a process. No one file that can't be read keeps it from starting; later the disk gives it again.
     fn begin(&mut self) -> Option<Life> {
-        self.disk.faults(|faults| faults.bad_spot = None);
+        let fail = self.fail_start.take();
+        self.disk.faults(|faults| (faults.bad_spot, faults.fail) = (None, fail.or(faults.fail)));
         let unreadable = self.unreadable.take();
         if let Some(Unreadable { of, pick, opening }) = unreadable {
             let files = self.disk.files(Path::new(of.under()));
@@ -233,6 +240,7 @@ impl Run {
             What::Configured(sink, is) => sinks[sink].is = is || !world.lock().knows_sinks(),
             What::Rename(sink) if may_rename(world, sink, sinks[sink].generation) => sinks[sink].generation += 1,
             What::BestEffort(is) => sinks[OTHER].best_effort = is,
+            What::FailStart(fail) => self.fail_start = Some(fail),
             What::Unreadable(unreadable) => self.unreadable = Some(unreadable),
             What::LettersRoom(bytes) => *dead_max_size = bytes,
             What::Rot(sink) => letters::rot(world, sink),
@@ -251,6 +259,7 @@ impl Run {
     /// All faults are over.
     fn mend(&mut self) {
         self.reseed(0);
+        self.fail_start = None;
         self.disk.faults(|faults| *faults = Faults::default());
         for broker in &mut self.beginning.world.lock().brokers {
             (broker.mood, broker.topics) = (Mood::Well, [Refusal::None; TOPICS]);

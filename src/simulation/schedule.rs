@@ -60,6 +60,8 @@ pub(super) enum What {
     Forget,
     /// The next start can't read one file.
     Unreadable(Unreadable),
+    /// Operations of the disk fail from the next start on.
+    FailStart(Fail),
     /// A bit of one of a sink's letters flips.
     Rot(usize),
     /// The disk does not give one of a sink's letters until the process ends.
@@ -146,6 +148,25 @@ pub(super) fn draw(seed: u64) -> Vec<Step> {
     let mut random = Rng::with_seed(seed);
     let length = random.usize(4..26);
     (0..length).map(|_| Step { what: what(&mut random), seed: random.u64(..) }).collect()
+}
+
+/// Draws a schedule around a process that is killed in a commit, and a next start whose disk fails.
+pub(super) fn draw_failing_start(seed: u64) -> Vec<Step> {
+    let mut random = Rng::with_seed(seed);
+    let kind = [Kind::Write, Kind::Sync][random.usize(0..2)];
+    let fails = Fail { kind, after: random.u32(0..3), times: random.u32(1..4) };
+    let mut some = |most| What::Take((0..random.usize(1..most)).map(|_| random.u64(0..EVENTS)).collect());
+    let (first, second, last) = (some(5), some(5), some(5));
+    let steps = [
+        first,
+        What::FailStart(fails),
+        What::Crash { after: random.u32(0..24), power: false },
+        second,
+        last,
+        What::Crash { after: random.u32(0..24), power: true },
+        What::Pass(random.u64(1..5_000)),
+    ];
+    steps.into_iter().map(|what| Step { what, seed: random.u64(..) }).collect()
 }
 
 fn what(random: &mut Rng) -> What {
