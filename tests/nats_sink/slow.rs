@@ -29,7 +29,7 @@ async fn pass_slowly(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite +
 }
 
 /// The address of a proxy before `server`, slow in the direction of the server.
-async fn slow_link(server: String) -> String {
+fn slow_link(server: String) -> String {
     let socket = TcpSocket::new_v4().expect("a socket");
     // The connections have it from the listener.
     socket.set_recv_buffer_size(BUFFER).expect("set");
@@ -53,7 +53,7 @@ async fn a_window_that_misses_its_deadline_makes_progress_all_the_same() {
     let _shared = SERVER.read().await;
     let mut place = Place::new();
     let server = place.settings.servers[0].trim_start_matches("nats://").to_owned();
-    place.settings.servers = vec![format!("nats://{}", slow_link(server).await)];
+    place.settings.servers = vec![format!("nats://{}", slow_link(server))];
     let mut sink = place.connected().await;
     let mut left: Vec<Message> = (0..512).map(|number| place.event("loan", number, 8 << 10)).collect();
     let mut rounds = Vec::new();
