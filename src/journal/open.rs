@@ -126,7 +126,9 @@ pub(super) fn open(options: JournalOptions) -> Result<(Shared, Dedupe), OpenErro
     if let Format::Unusable(why) = &format {
         set_aside.push(damage::set_aside(disk, &paths, &paths.format, why));
     }
-    let mut found = find_sinks(disk, &paths, is_new, &mut set_aside)?;
+    // A start whose disk failed may have left everything but the list, and it took no event.
+    let took_events = recovered.segments.iter().any(|segment| segment.records() > 0);
+    let mut found = find_sinks(disk, &paths, is_new, took_events, &mut set_aside)?;
     let mut store = Store { cursors: std::mem::take(&mut found.files), ..Store::default() };
     let must_write = place_sinks(&mut state, &found, &options.sinks) || !found.whole;
     let dedupe = load_digests(&options, &paths, &recovered, &mut state, &mut store, &mut set_aside)?;
@@ -165,13 +167,14 @@ fn find_sinks(
     disk: &dyn Disk,
     paths: &Paths,
     is_new: bool,
+    took_events: bool,
     set_aside: &mut Vec<String>,
 ) -> Result<FoundSinks, OpenError> {
     let names = disk.list(&paths.cursors).map_err(OpenError::io("list", &paths.cursors))?;
     let cursors: BTreeSet<SinkName> = names.iter().filter_map(|name| name.parse().ok()).collect();
     let list = match read_list(disk, &paths.sinks) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            set_aside.extend((!is_new).then(|| format!("{} is missing", paths.sinks.display())));
+            set_aside.extend(took_events.then(|| format!("{} is missing", paths.sinks.display())));
             is_new.then(BTreeSet::new)
         }
         Err(error) if is_unreadable(&error) => {
