@@ -174,7 +174,8 @@ async fn missing(connection: &Connection, settings: &Settings, subjects: &Subjec
         let found = format!("{}, but the server is in no cluster: the stream can't be created", settings.replicas);
         let mend = "set replicas = 1, or run at least as many servers in a cluster";
         checks.push(Check::bad(format!("replicas of {name}"), found, mend));
-        return Found::Nothing;
+        // That is the cause; whether there is a right to publish shows once it is mended.
+        return Found::ToBeMade;
     }
     checks.push(Check::good(what, "does not exist, is created when the bridge connects"));
     checks.push(replicas(name, settings.replicas));
