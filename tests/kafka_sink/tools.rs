@@ -124,7 +124,14 @@ async fn a_hint_fits_its_cause_and_names_our_key() {
         (at(&ssl, tls("/nonexistent/ca.pem")), "TLS", vec!["files of tls"]),
         (at(&sasl_ssl, tls(&ca)), "log-in", vec!["username", "password_file"]),
     ] {
-        let checks = probe(&settings, MAX_BODY, &[]).await;
+        let mut checks = probe(&settings, MAX_BODY, &[]).await;
+        // On a busy machine librdkafka's words may come only after the probe's own deadline.
+        for _ in 0..3 {
+            if checks.iter().any(|check| check.what == line) {
+                break;
+            }
+            checks = probe(&settings, MAX_BODY, &[]).await;
+        }
         let [Check { what, verdict: Verdict::Bad(found, mend) }] = &checks[..] else { panic!("{checks:#?}") };
         assert!(what == line && parts.iter().all(|part| mend.contains(part)), "{line} {parts:?}: {checks:#?}");
         assert!(!found.contains("ssl.ca.location") && !found.contains("security.protocol"), "{found}");

@@ -34,6 +34,13 @@ pub(super) fn not_reached(settings: &KafkaSink, failure: &Failure) -> Check {
         // It waits for the rest of a TLS record.
         let mend = "look at the network between, and at tls: a listener with TLS is silent to a client without";
         ("broker reached", format!("{mend}, so set tls = {{ ca_file = \"…\" }} if {place} is one"))
+    } else if settings.login.is_none() && said(&["no broker answered"]) {
+        // It may end the connection without a word, and the client tries again.
+        let mend = "a listener that wants a log-in is silent to a client without one";
+        (
+            "log-in",
+            format!("{mend}: set username and password_file if {place} is one, else look at the network between"),
+        )
     } else {
         ("broker reached", "look at brokers, at the network between, and that the broker runs".to_owned())
     };
