@@ -9,7 +9,7 @@ use crate::clock::Timestamp;
 use crate::journal::Limits;
 
 /// A journal of three segments with three events each, well stopped, and the files of its segments.
-async fn three_segments() -> (RamDisk, Vec<std::path::PathBuf>) {
+pub(super) async fn three_segments() -> (RamDisk, Vec<std::path::PathBuf>) {
     let disk = RamDisk::default();
     let mut options = options(disk.shared(), TestClock::new());
     options.limits = Limits { segment_bytes: 4096, group_bytes: 1024, queue: 16 };

@@ -1,31 +1,16 @@
 //! Files that the disk does not give at the start: one of them never keeps the journal from starting.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::io::Errno;
 
-use super::super::{Feed as _, Journal, Limits, NotTaken, OpenError, Taken};
+use super::super::{Feed as _, Journal, NotTaken, OpenError, Taken};
+use super::harm::three_segments;
 use super::ram::RamDisk;
 use super::{TestClock, body, options, read_all, registration, sink, soon, take};
 use crate::journal::Registration;
 
 const FORMAT: &str = "/journal/format";
-
-/// A journal of three segments with three events each, well stopped.
-async fn three_segments() -> (RamDisk, Vec<PathBuf>) {
-    let disk = RamDisk::default();
-    let mut options = options(disk.shared(), TestClock::new());
-    options.limits = Limits { segment_bytes: 4096, group_bytes: 1024, queue: 16 };
-    let journal = Journal::open(options).expect("opened");
-    for n in 0..9 {
-        take(&journal, body(n, 950)).await.expect("taken");
-    }
-    soon(journal.close()).await;
-    let disk = disk.crash(true);
-    let segments = disk.files("/journal/segments");
-    assert_eq!(segments.len(), 3);
-    (disk, segments)
-}
 
 fn open(disk: &RamDisk) -> Result<Journal, OpenError> {
     Journal::open(options(disk.shared(), TestClock::new()))
