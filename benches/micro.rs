@@ -14,8 +14,9 @@ use alma_bridge::alma::{BodyDigest, Event, SignatureHeader, Unverified, Verified
 use alma_bridge::clock::{SystemClock, Timestamp};
 use alma_bridge::config::{self, NamedSecret, Secret, SecretFrom, SourceName};
 use alma_bridge::journal::measured::{append_record, key};
-use alma_bridge::journal::{Intake as _, Journal, JournalLock, JournalOptions, Limits, RealDisk, Snapshot};
+use alma_bridge::journal::{Intake as _, Journal, JournalLock, JournalOptions, Limits, Snapshot};
 use alma_bridge::message::{Message, Messages, StoredEvent, percent_encode};
+use alma_bridge::storage::RealDisk;
 use alma_bridge::telemetry::Metrics;
 use bytes::Bytes;
 use criterion::{Criterion, Throughput};

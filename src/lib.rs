@@ -25,7 +25,7 @@
 
 pub mod admin;
 pub mod alma;
-mod blocking;
+
 pub mod bridge;
 pub mod clock;
 pub mod commands;
@@ -40,5 +40,6 @@ mod printable;
 #[cfg(test)]
 mod simulation;
 pub mod sinks;
+pub mod storage;
 pub mod telemetry;
 pub mod tls;

@@ -15,10 +15,9 @@ use crate::clock::{SystemClock, Timestamp};
 use crate::config::{Config, SinkName, Storage};
 use crate::delivery::dead_letters::Summary;
 use crate::delivery::{DeliveryError, Direct, LetterBox};
-use crate::journal::{
-    self, Intake, Journal, JournalLock, JournalOptions, Limits, NotTaken, RealDisk, Registration, Taken,
-};
+use crate::journal::{self, Intake, Journal, JournalLock, JournalOptions, Limits, NotTaken, Registration, Taken};
 use crate::sinks::NotBuiltIn;
+use crate::storage::RealDisk;
 use crate::telemetry::Metrics;
 
 /// How long a second process waits for the journal's lock.

@@ -8,13 +8,13 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout_at};
 
 use super::engine::OpenError;
-use crate::blocking::blocking;
 use crate::clock::SystemClock;
 use crate::config::{Config, Privacy, Sink, SinkName, SourceName};
 use crate::delivery::{Delivery, DeliveryOptions, Direct, Handles, LetterBox, SinkSetup};
 use crate::journal::{Journal, Reader, Registration};
 use crate::message::Messages;
 use crate::sinks::{self, NotBuiltIn};
+use crate::storage::blocking;
 use crate::telemetry::Metrics;
 
 /// For a sink that is replaced or taken out to settle what it is sending: longer than any sink's own deadline.

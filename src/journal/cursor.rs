@@ -14,9 +14,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::disk::{Disk, DiskFile, read_all, replace};
 use super::format::u64_at;
 use crate::config::SinkName;
+use crate::storage::{Disk, DiskFile, read_all, replace};
 
 const MAGIC: &[u8; 8] = b"\xA7ALMACUR";
 const SLOT: usize = 44;
@@ -149,7 +149,7 @@ pub(super) fn write_list<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal::disk::RealDisk;
+    use crate::storage::RealDisk;
 
     fn name(name: &str) -> SinkName {
         name.parse().expect("a name")

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use bytes::BytesMut;
 use tracing::error;
 
-use super::disk::{Disk, DiskFile};
 use super::scan::Damage;
 use super::state::{Paths, Segment, Shared};
+use crate::storage::{Disk, DiskFile};
 
 /// Copied at once.
 const BLOCK: u64 = 1024 * 1024;

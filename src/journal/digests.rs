@@ -8,8 +8,8 @@ use std::io;
 use std::path::Path;
 
 use super::dedupe::Known;
-use super::disk::{Disk, read_all, replace};
 use super::format::{VERSION, file_name, u32_at, u64_at};
+use crate::storage::{Disk, read_all, replace};
 
 const MAGIC: &[u8; 8] = b"\xA7ALMADIG";
 const HEADER: usize = 24;
@@ -52,7 +52,7 @@ fn decode(bytes: &[u8], first: u64) -> Option<Vec<Known>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal::disk::RealDisk;
+    use crate::storage::RealDisk;
 
     #[test]
     fn come_back_or_are_seen_to_be_torn() {

@@ -17,9 +17,9 @@ use super::state::{Place, Shared};
 use super::writer::{Append, Command, Writer};
 use super::{Backlog, Intake, JournalLock, JournalOptions, NotTaken, Offset, Registration, Taken, keeper};
 use crate::alma::Verified;
-use crate::blocking::blocking;
 use crate::clock::Timestamp;
 use crate::config::SinkName;
+use crate::storage::{blocking, remove_if_there};
 
 /// The durable log. Cheap to clone.
 #[derive(Clone)]
@@ -205,7 +205,7 @@ impl Journal {
         // Were the cursor to stay longer than the name, it could come back with the name.
         store.cursors.remove(sink);
         let path = shared.paths.cursors.join(sink.as_str());
-        let gone = super::disk::remove_if_there(&*shared.disk, &path)
+        let gone = remove_if_there(&*shared.disk, &path)
             .and_then(|()| shared.disk.sync_dir(&shared.paths.cursors))
             .and_then(|()| shared.write_sinks(&mut store));
         if let Err(error) = gone {

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use tracing::{error, info, warn};
 
-use super::disk::{Disk, DiskFile, is_unreadable};
 use super::format::{
     BadHeader, SEGMENT_HEADER, SEGMENT_START, SegmentHeader, file_name, most_records, parse_file_name,
 };
 use super::open::OpenError;
 use super::state::Paths;
+use crate::storage::{Disk, DiskFile, is_unreadable};
 
 /// So many offsets count as used by a segment whose size nobody knows: no segment is as long as that.
 const UNKNOWN: u64 = 1 << 32;

@@ -9,10 +9,10 @@ use tracing::{info, warn};
 use super::cursor::{Cursor, CursorFile, write_list};
 use super::dedupe::seconds;
 use super::digests;
-use super::disk::remove_if_there;
 use super::format::file_name;
 use super::state::{Shared, State, Store};
 use crate::config::SinkName;
+use crate::storage::remove_if_there;
 
 /// Cursors are written at most so often.
 const CURSORS_EVERY: Duration = Duration::from_millis(200);

@@ -11,7 +11,7 @@
 //!
 //! # Layout
 //!
-//! - `disk`: the seam to the file system. `format`, `scan`: segments, and reading on behind damage.
+//! - `format`, `scan`: segments, and how reading continues after damage.
 //! - `cursor`, `digests`: the small files. `lock`: one process at a time.
 //! - `heads`, `recover`, `open`: a start. `state`: what all share.
 //! - `claims`: what a pump settles is not given up.
@@ -22,7 +22,6 @@ mod cursor;
 mod damage;
 mod dedupe;
 mod digests;
-mod disk;
 mod format;
 mod handle;
 mod heads;
@@ -46,8 +45,6 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-pub use disk::{Disk, DiskFile, RealDisk};
-pub(crate) use disk::{create_dirs, is_unreadable, read_all, remove_if_there};
 pub use handle::{ForgetError, Journal, SinkStatus, Stats};
 pub use lock::JournalLock;
 pub use open::OpenError;
@@ -60,6 +57,7 @@ use crate::alma::Verified;
 use crate::clock::{Clock, Timestamp};
 use crate::config::{self, SinkName, Start};
 use crate::message::StoredEvent;
+use crate::storage::Disk;
 use crate::telemetry::Metrics;
 
 /// What a journal is opened with.

@@ -8,7 +8,6 @@ use tracing::{error, warn};
 
 use super::cursor::{Cursor, CursorFile, read_list};
 use super::dedupe::{Dedupe, Known, seconds};
-use super::disk::{Disk, create_dirs, folder_of, is_unreadable, read_all, remove_if_there, replace};
 use super::format::{VERSION, file_name, parse_file_name};
 use super::heads::{Head, heads};
 use super::recover::{Recovered, SCAN_BLOCK, recover};
@@ -17,6 +16,7 @@ use super::state::{Paths, Place, Segment, Shared, State, Store};
 use super::{JournalOptions, Registration, damage, digests};
 use crate::config::{SinkName, Start};
 use crate::ownership::explain;
+use crate::storage::{Disk, create_dirs, folder_of, is_unreadable, read_all, remove_if_there, replace};
 
 /// Why the journal can't be opened.
 #[derive(Debug, thiserror::Error)]

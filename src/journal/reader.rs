@@ -10,15 +10,15 @@ use tokio::time::{Instant, sleep_until};
 use tracing::error;
 
 use super::cursor::{Cursor, Hint};
-use super::disk::{DiskFile, is_unreadable};
 use super::format::SEGMENT_START;
 use super::heads::read_head;
 use super::scan::{Item, Scan, ScanPlace, Span};
 use super::state::{Place, Segment, Shared};
 use super::{Backlog, Feed, FeedClosed, Offset, Window};
-use crate::blocking::blocking;
 use crate::clock::Timestamp;
 use crate::config::SinkName;
+use crate::storage::blocking;
+use crate::storage::{DiskFile, is_unreadable};
 
 /// Read at once; the events of a block share its memory.
 const BLOCK: usize = 256 * 1024;

@@ -8,13 +8,13 @@ use std::sync::Arc;
 use tracing::{error, info, warn};
 
 use super::dedupe::Known;
-use super::disk::{Disk, DiskFile};
 use super::format::{Key, Previous, SEGMENT_START, SegmentHeader, most_records};
 use super::heads::{Found, Head, heads, move_away, next_of_damaged, remove_empty};
 use super::open::OpenError;
 use super::scan::{Item, Scan, Span};
 use super::state::{Paths, Segment};
 use crate::clock::Timestamp;
+use crate::storage::{Disk, DiskFile};
 
 /// Read at once while a segment is read whole.
 pub(super) const SCAN_BLOCK: usize = 1024 * 1024;

@@ -6,7 +6,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::Offset;
-use super::disk::{Disk, is_unreadable};
 use super::format::SEGMENT_START;
 use super::heads::read_head;
 use super::open::{OpenError, check_format};
@@ -15,6 +14,7 @@ use super::scan::{Item, Scan, Span};
 use super::state::{Paths, Segment};
 use crate::clock::Timestamp;
 use crate::message::StoredEvent;
+use crate::storage::{Disk, is_unreadable};
 
 /// Retained events in order. Damaged ones, and those of segments that are gone, are passed over and counted.
 pub struct Retained {

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use memchr::memmem;
 
-use super::disk::DiskFile;
 use super::format::{GROUP_HEADER, GroupHeader, ITEM_MAGIC, Key, RECORD_HEADER, RecordHeader, most_records};
 use crate::clock::Timestamp;
 use crate::config::SourceName;
 use crate::message::StoredEvent;
+use crate::storage::DiskFile;
 
 /// Read at once while the next intact item is looked for.
 const SEARCH_BLOCK: usize = 64 * 1024;
@@ -273,8 +273,8 @@ impl Scan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal::disk::{Disk as _, RealDisk};
     use crate::journal::format::RECORD_HEADER;
+    use crate::storage::{Disk as _, RealDisk};
 
     const SEED: u32 = 77;
 

@@ -12,13 +12,13 @@ use tracing::{info, warn};
 use super::claims::Claims;
 use super::cursor::{Cursor, CursorFile, Hint};
 use super::dedupe::Known;
-use super::disk::Disk;
 use super::format::{Previous, SEGMENT_START, SegmentHeader, file_name};
 use super::heads::Found;
 use super::recover::Unsure;
 use super::{Backlog, Limits};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{self, SinkName};
+use crate::storage::Disk;
 use crate::telemetry::Metrics;
 
 /// Where things are in the journal's folder.

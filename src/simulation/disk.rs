@@ -18,7 +18,7 @@ pub(crate) use contents::{write, write_torn};
 use fastrand::Rng;
 pub(crate) use rot::Spot;
 
-use crate::journal::{Disk, DiskFile};
+use crate::storage::{Disk, DiskFile};
 
 /// What the disk says is free where nothing is wrong.
 const PLENTY: u64 = 1 << 40;

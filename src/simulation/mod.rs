@@ -98,7 +98,7 @@ use run::{Ran, run};
 use schedule::{Step, draw, draw_failing_start};
 use world::Tally;
 
-use crate::blocking::in_line;
+use crate::storage::blocking::in_line;
 use crate::telemetry::Metrics;
 
 /// How many schedules are run.

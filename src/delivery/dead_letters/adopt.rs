@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use super::store::{SUFFIX, Slot, Store, at};
 use super::{DeadLetterError, LetterId};
-use crate::journal::create_dirs;
+use crate::storage::create_dirs;
 
 impl Store {
     /// See [`super::DeadLetters::adopt`].

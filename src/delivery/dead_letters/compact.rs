@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::DeadLetterError;
 use super::format::Seed;
 use super::store::{Store, at};
-use crate::journal::{create_dirs, read_all, remove_if_there};
+use crate::storage::{create_dirs, read_all, remove_if_there};
 
 /// What a file is called while it is written anew.
 pub(super) const UNFINISHED: &str = ".new";

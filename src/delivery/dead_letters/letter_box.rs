@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use super::{DeadLetterError, DeadLetters, Summary, lock};
 use crate::config::SinkName;
-use crate::journal::Disk;
+use crate::storage::Disk;
 use crate::telemetry::Metrics;
 
 /// Where every sink's dead letters are had, also those of sinks that were taken out. Cheap to clone.

@@ -58,12 +58,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::blocking::blocking;
 use crate::clock::Timestamp;
 use crate::config::SinkName;
-use crate::journal::{Disk, Offset};
+use crate::journal::Offset;
 use crate::message::{EventId, StoredEvent};
 use crate::sinks::{Failure, Reason};
+use crate::storage::Disk;
+use crate::storage::blocking;
 use crate::telemetry::Metrics;
 pub use letter_box::LetterBox;
 use store::Store;

@@ -9,7 +9,7 @@ use super::DeadLetterError;
 use super::compact::UNFINISHED;
 use super::format::{self, BadHeader, FILE_HEADER, Found, STATE_AT, Seed};
 use super::store::{LetterFile, SUFFIX, Store, at};
-use crate::journal::{Disk, create_dirs, is_unreadable, read_all, remove_if_there};
+use crate::storage::{Disk, create_dirs, is_unreadable, read_all, remove_if_there};
 
 /// No file has so many letters.
 const UNREADABLE_IDS: u64 = 1 << 32;

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use super::format::{self, FILE_HEADER, STATE_AT, Seed};
 use super::{DeadLetter, DeadLetterError, LetterId, Summary};
 use crate::clock::Timestamp;
-use crate::journal::{Disk, DiskFile, Offset, create_dirs, remove_if_there};
+use crate::journal::Offset;
 use crate::ownership::explain;
 use crate::sinks::{Failure, Reason};
+use crate::storage::{Disk, DiskFile, create_dirs, remove_if_there};
 
 /// A file that has so many bytes gets no further letter.
 const ROLL: u64 = 8 << 20;

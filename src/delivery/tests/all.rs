@@ -7,9 +7,9 @@ use super::bench::{Setup, sink_config};
 use super::kit::{Answer, MemoryFeed, ScriptedSink, failed, lock};
 use crate::clock::Clock;
 use crate::delivery::{Delivery, DeliveryError, DeliveryOptions, LetterBox, SinkSetup, SinkState};
-use crate::journal::RealDisk;
 use crate::message::Message;
 use crate::sinks::Reason;
+use crate::storage::RealDisk;
 
 const WITHIN: Duration = Duration::from_secs(10);
 

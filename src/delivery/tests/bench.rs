@@ -14,9 +14,9 @@ use crate::config;
 use crate::delivery::{
     BackOff, DeadLetters, Filters, LetterId, MakeMessage, Pump, PumpHandle, PumpOptions, Retried, SinkStatus, Stopped,
 };
-use crate::journal::{Disk, RealDisk};
 use crate::message::Message;
 use crate::sinks::{Reason, Sink};
+use crate::storage::{Disk, RealDisk};
 use crate::telemetry::Metrics;
 
 /// What a test may choose before the pump starts.

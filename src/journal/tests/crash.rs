@@ -10,8 +10,9 @@ use futures_util::future::join_all;
 
 use super::super::{Feed as _, Journal, JournalOptions, Limits, Offset, Registration, Taken};
 use super::ram::RamDisk;
+use super::read_all;
 use super::recorder::{Fate, Op, Recorder, after_crash};
-use super::{TestClock, body, number, options, read_all, registration, sink, soon, take};
+use super::{TestClock, body, number, options, registration, sink, soon, take};
 use crate::clock::Clock;
 use crate::config::Start;
 
@@ -28,7 +29,7 @@ enum Note {
     Settled(usize, Vec<u64>),
 }
 
-fn crash_options(dir: &Path, disk: Arc<dyn super::super::Disk>, clock: Arc<dyn Clock>) -> JournalOptions {
+fn crash_options(dir: &Path, disk: Arc<dyn crate::storage::Disk>, clock: Arc<dyn Clock>) -> JournalOptions {
     // "other" begins with the oldest, so that what both must still get is the same.
     let sinks = SINKS.map(|name| Registration { start: Start::Oldest, ..registration(name) });
     let mut options = options(disk, clock);

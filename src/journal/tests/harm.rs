@@ -4,7 +4,8 @@ use std::path::Path;
 
 use super::super::{Feed as _, Journal, OpenError, Snapshot};
 use super::ram::RamDisk;
-use super::{TestClock, body, number, options, read_all, sink, soon, take};
+use super::read_all;
+use super::{TestClock, body, number, options, sink, soon, take};
 use crate::clock::Timestamp;
 use crate::journal::Limits;
 

@@ -21,12 +21,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{
-    Disk, Feed as _, Intake as _, Journal, JournalOptions, Limits, NotTaken, Offset, Reader, Registration, Taken,
-};
+use super::{Feed as _, Intake as _, Journal, JournalOptions, Limits, NotTaken, Offset, Reader, Registration, Taken};
 use crate::alma::{SignatureHeader, Unverified, Verified};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{self, NamedSecret, Secret, SecretFrom, SinkName, Start, Storage};
+use crate::storage::Disk;
 use crate::telemetry::Metrics;
 
 /// A clock that is set.
@@ -91,7 +90,7 @@ fn options(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>) -> JournalOptions {
 
 fn real(dir: &Path, clock: Arc<dyn Clock>) -> JournalOptions {
     let lock = super::JournalLock::acquire(dir).expect("a lock").expect("free");
-    JournalOptions { dir: dir.to_owned(), lock: Some(lock), ..options(super::RealDisk::shared(), clock) }
+    JournalOptions { dir: dir.to_owned(), lock: Some(lock), ..options(crate::storage::RealDisk::shared(), clock) }
 }
 
 fn verified(source: &str, body: &Bytes) -> Verified {

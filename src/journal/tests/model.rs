@@ -9,7 +9,8 @@ use proptest::test_runner::RngSeed;
 
 use super::super::{Feed as _, Journal, Limits, NotTaken, Offset, Reader, Registration, Taken};
 use super::ram::RamDisk;
-use super::{TestClock, body, number, options, read_all, registration, sink, soon, take};
+use super::read_all;
+use super::{TestClock, body, number, options, registration, sink, soon, take};
 use crate::clock::{Clock as _, Timestamp};
 use crate::config::Start;
 

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::super::{Disk, DiskFile};
+use crate::storage::{Disk, DiskFile};
 
 /// The disk; a clone is the same disk.
 #[derive(Clone, Default)]

@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fastrand::Rng;
 
-use super::super::{Disk, DiskFile, RealDisk};
 use super::ram::{Contents, RamDisk};
 use crate::simulation::disk::{write, write_torn};
+use crate::storage::{Disk, DiskFile, RealDisk};
 
 /// What was done, in order; `M` is what a test notes between.
 pub(super) enum Op<M> {

@@ -2,7 +2,8 @@
 
 use super::super::{Feed as _, ForgetError, Journal, Registration};
 use super::ram::RamDisk;
-use super::{TestClock, body, options, read_all, registration, sink, soon, take};
+use super::read_all;
+use super::{TestClock, body, options, registration, sink, soon, take};
 use crate::config::Start;
 
 /// The numbers that a sink still has to get.

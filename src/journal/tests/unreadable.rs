@@ -7,7 +7,8 @@ use rustix::io::Errno;
 use super::super::{Feed as _, Journal, NotTaken, OpenError, Taken};
 use super::harm::three_segments;
 use super::ram::RamDisk;
-use super::{TestClock, body, options, read_all, registration, sink, soon, take};
+use super::read_all;
+use super::{TestClock, body, options, registration, sink, soon, take};
 use crate::journal::Registration;
 
 const FORMAT: &str = "/journal/format";

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::super::{Feed as _, Intake as _, Journal, NotTaken, Taken};
 use super::ram::RamDisk;
-use super::{TestClock, body, options, read_all, sink, soon, take};
+use super::read_all;
+use super::{TestClock, body, options, sink, soon, take};
 use crate::clock::Timestamp;
 
 #[tokio::test]

@@ -9,9 +9,9 @@ use tracing::{error, info, warn};
 use super::{IDLE, Writer};
 use crate::clock::Timestamp;
 use crate::journal::NotTaken;
-use crate::journal::disk::{DiskFile, create_in_folder};
 use crate::journal::format::{GROUP_HEADER, GroupHeader, SEGMENT_START, SegmentHeader};
 use crate::journal::state::Segment;
+use crate::storage::{DiskFile, create_in_folder};
 
 /// The segment that is written.
 pub(super) struct Active {

@@ -59,7 +59,7 @@ pub trait DiskFile: Send + Sync + 'static {
 pub struct RealDisk;
 
 impl RealDisk {
-    /// Shared, as [`super::JournalOptions`] wants it.
+    /// Shared, as [`crate::journal::JournalOptions`] wants it.
     pub fn shared() -> Arc<dyn Disk> {
         Arc::new(Self)
     }
@@ -173,7 +173,7 @@ pub(crate) fn create_dirs(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
 }
 
 /// The folder that holds an entry of this path.
-pub(super) fn folder_of(path: &Path) -> &Path {
+pub(crate) fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(above) if !above.as_os_str().is_empty() => above,
         _ => Path::new("."),
@@ -190,7 +190,7 @@ pub(crate) fn read_all(disk: &dyn Disk, path: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// Puts a file in the place of another so that after a crash there is the old one or the new one, whole.
-pub(super) fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(TEMPORARY);
     let temporary: PathBuf = folder_of(path).join(name);
@@ -203,7 +203,7 @@ pub(super) fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<
 }
 
 /// Creates a file, and its folder again where somebody has deleted it.
-pub(super) fn create_in_folder(disk: &dyn Disk, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+pub(crate) fn create_in_folder(disk: &dyn Disk, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
     match disk.create(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             create_dirs(disk, folder_of(path))?;
@@ -214,7 +214,7 @@ pub(super) fn create_in_folder(disk: &dyn Disk, path: &Path) -> io::Result<Arc<d
 }
 
 /// What a file is called while [`replace`] writes it; a name of ours has no dot, so it is never one of these.
-pub(super) const TEMPORARY: &str = ".new";
+const TEMPORARY: &str = ".new";
 
 /// Removes a file that may be gone already.
 pub(crate) fn remove_if_there(disk: &dyn Disk, path: &Path) -> io::Result<()> {
