@@ -13,7 +13,7 @@ use std::path::Path;
 use alma_bridge::alma::{BodyDigest, Event, SignatureHeader, Unverified, Verified, samples};
 use alma_bridge::clock::{SystemClock, Timestamp};
 use alma_bridge::config::{self, NamedSecret, Secret, SecretFrom, SourceName};
-use alma_bridge::journal::measured::{append_record, key};
+use alma_bridge::journal::bench_api::{append_record, key};
 use alma_bridge::journal::{Intake as _, Journal, JournalLock, JournalOptions, Limits, Snapshot};
 use alma_bridge::message::{Message, Messages, StoredEvent, percent_encode};
 use alma_bridge::storage::RealDisk;

@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use bytes::BytesMut;
 use tracing::error;
 
+use super::paths::Paths;
 use super::scan::Damage;
-use super::state::{Paths, Segment, Shared};
+use super::segment::Segment;
+use super::state::Shared;
 use crate::storage::{Disk, DiskFile};
 
 /// Copied at once.

@@ -5,13 +5,13 @@ use std::time::Duration;
 use hashbrown::HashTable;
 use sha2::{Digest as _, Sha256};
 
-use super::format::Key;
+use super::format::DedupeKey;
 use crate::alma::signature::BodyDigest;
 use crate::clock::Timestamp;
 use crate::config::SourceName;
 
 /// The first 16 bytes of SHA-256 over the source's name, framed by its length, and the SHA-256 of the body.
-pub(super) fn key_of(source: &SourceName, body: &BodyDigest) -> Key {
+pub(super) fn key_of(source: &SourceName, body: &BodyDigest) -> DedupeKey {
     let name = source.as_str().as_bytes();
     let mut hash = Sha256::new();
     hash.update((name.len() as u64).to_le_bytes());
@@ -23,14 +23,14 @@ pub(super) fn key_of(source: &SourceName, body: &BodyDigest) -> Key {
 
 /// An event that was made durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Known {
-    pub(super) key: Key,
+pub(super) struct KnownEvent {
+    pub(super) key: DedupeKey,
     /// When, in seconds since the Unix epoch; until 2106.
     pub(super) seconds: u32,
 }
 
-impl Known {
-    pub(super) fn new(key: Key, recorded: Timestamp) -> Self {
+impl KnownEvent {
+    pub(super) fn new(key: DedupeKey, recorded: Timestamp) -> Self {
         Self { key, seconds: seconds(recorded) }
     }
 }
@@ -42,7 +42,7 @@ pub(super) fn seconds(moment: Timestamp) -> u32 {
 
 /// The newest events, at most `max`. 20 bytes an event and a hash table's slot of four; grows as it is used.
 pub(super) struct Dedupe {
-    ring: Vec<Known>,
+    ring: Vec<KnownEvent>,
     /// The place in the ring that is written next, once the ring is full.
     next: usize,
     /// Places in the ring, by key.
@@ -62,13 +62,13 @@ impl Dedupe {
     /// Whether the event was made durable within the window.
     ///
     /// The wall clock only makes it forget: an event from its future is known.
-    pub(super) fn knows(&self, key: &Key, now: Timestamp) -> bool {
+    pub(super) fn knows(&self, key: &DedupeKey, now: Timestamp) -> bool {
         let found = self.places.find(hash(key), |place| self.ring[*place as usize].key == *key);
         found.is_some_and(|place| seconds(now).saturating_sub(self.ring[*place as usize].seconds) <= self.window)
     }
 
     /// Remembers an event, in the place of the oldest where there are too many.
-    pub(super) fn insert(&mut self, known: Known) {
+    pub(super) fn insert(&mut self, known: KnownEvent) {
         if self.max == 0 {
             return;
         }
@@ -93,7 +93,7 @@ impl Dedupe {
     }
 
     /// The newest `count`, or as many as there are; oldest first.
-    pub(super) fn newest(&self, count: usize) -> Vec<Known> {
+    pub(super) fn newest(&self, count: usize) -> Vec<KnownEvent> {
         let (newer, older) = self.ring.split_at(self.next);
         let skip = self.ring.len().saturating_sub(count);
         older.iter().chain(newer).skip(skip).copied().collect()
@@ -108,7 +108,7 @@ impl Dedupe {
 }
 
 /// A key is a part of a SHA-256: any eight bytes of it are a hash.
-fn hash(key: &Key) -> u64 {
+fn hash(key: &DedupeKey) -> u64 {
     u64::from_le_bytes(key[..8].try_into().expect("a key has 16 bytes"))
 }
 
@@ -122,7 +122,7 @@ mod tests {
         Timestamp::from_micros(seconds * 1_000_000)
     }
 
-    fn key(n: u64) -> Key {
+    fn key(n: u64) -> DedupeKey {
         key_of(&"alma".parse().expect("a name"), &BodyDigest::of(&n.to_le_bytes()))
     }
 
@@ -137,12 +137,12 @@ mod tests {
     #[test]
     fn the_clock_only_forgets() {
         let mut dedupe = Dedupe::new(10, Duration::from_mins(1));
-        dedupe.insert(Known::new(key(1), at(1000)));
+        dedupe.insert(KnownEvent::new(key(1), at(1000)));
         assert!(dedupe.knows(&key(1), at(1060)));
         assert!(!dedupe.knows(&key(1), at(1061)));
         assert!(dedupe.knows(&key(1), at(3)), "the clock went back");
         assert!(!dedupe.knows(&key(2), at(1000)));
-        dedupe.insert(Known::new(key(1), at(2000)));
+        dedupe.insert(KnownEvent::new(key(1), at(2000)));
         assert!(dedupe.knows(&key(1), at(2060)));
         assert!(!Dedupe::new(0, Duration::MAX).knows(&key(1), at(0)));
     }
@@ -155,7 +155,7 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(7);
         for _ in 0..5_000 {
             let n = random.u64(0..80);
-            dedupe.insert(Known::new(key(n), at(5)));
+            dedupe.insert(KnownEvent::new(key(n), at(5)));
             model.push_back(n);
             if model.len() > 50 {
                 model.pop_front();

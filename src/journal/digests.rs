@@ -7,7 +7,7 @@
 use std::io;
 use std::path::Path;
 
-use super::dedupe::Known;
+use super::dedupe::KnownEvent;
 use super::format::{VERSION, file_name, u32_at, u64_at};
 use crate::storage::{Disk, read_all, replace};
 
@@ -16,13 +16,13 @@ const HEADER: usize = 24;
 const ENTRY: usize = 20;
 
 /// Writes the digests of a segment's events, oldest first.
-pub(super) fn write(disk: &dyn Disk, dir: &Path, first: u64, known: &[Known]) -> io::Result<()> {
+pub(super) fn write(disk: &dyn Disk, dir: &Path, first: u64, known: &[KnownEvent]) -> io::Result<()> {
     let mut bytes = Vec::with_capacity(HEADER + known.len() * ENTRY + 4);
     bytes.extend_from_slice(MAGIC);
     bytes.extend_from_slice(&VERSION.to_le_bytes());
     bytes.extend_from_slice(&u32::try_from(known.len()).map_err(io::Error::other)?.to_le_bytes());
     bytes.extend_from_slice(&first.to_le_bytes());
-    for Known { key, seconds } in known {
+    for KnownEvent { key, seconds } in known {
         bytes.extend_from_slice(key);
         bytes.extend_from_slice(&seconds.to_le_bytes());
     }
@@ -31,12 +31,12 @@ pub(super) fn write(disk: &dyn Disk, dir: &Path, first: u64, known: &[Known]) ->
 }
 
 /// Reads them; none if they are not whole.
-pub(super) fn read(disk: &dyn Disk, dir: &Path, first: u64) -> io::Result<Option<Vec<Known>>> {
+pub(super) fn read(disk: &dyn Disk, dir: &Path, first: u64) -> io::Result<Option<Vec<KnownEvent>>> {
     let bytes = read_all(disk, &dir.join(file_name(first, "")))?;
     Ok(decode(&bytes, first))
 }
 
-fn decode(bytes: &[u8], first: u64) -> Option<Vec<Known>> {
+fn decode(bytes: &[u8], first: u64) -> Option<Vec<KnownEvent>> {
     let (content, crc) = bytes.split_at_checked(bytes.len().checked_sub(4)?)?;
     let entries = content.get(HEADER..)?;
     let whole = crc32c::crc32c(content) == u32_at(crc, 0)
@@ -45,7 +45,7 @@ fn decode(bytes: &[u8], first: u64) -> Option<Vec<Known>> {
         && u32_at(content, 12) as usize * ENTRY == entries.len()
         && u64_at(content, 16) == first;
     let entry =
-        |bytes: &[u8]| Known { key: bytes[..16].try_into().expect("16 of 20 bytes"), seconds: u32_at(bytes, 16) };
+        |bytes: &[u8]| KnownEvent { key: bytes[..16].try_into().expect("16 of 20 bytes"), seconds: u32_at(bytes, 16) };
     whole.then(|| entries.chunks_exact(ENTRY).map(entry).collect())
 }
 
@@ -57,7 +57,7 @@ mod tests {
     #[test]
     fn come_back_or_are_seen_to_be_torn() {
         let temp = tempfile::tempdir().expect("a folder");
-        let known: Vec<_> = (0..9).map(|n| Known { key: [n; 16], seconds: u32::from(n) }).collect();
+        let known: Vec<_> = (0..9).map(|n| KnownEvent { key: [n; 16], seconds: u32::from(n) }).collect();
         write(&RealDisk, temp.path(), 7, &known).expect("written");
         assert_eq!(read(&RealDisk, temp.path(), 7).expect("there"), Some(known));
         read(&RealDisk, temp.path(), 8).expect_err("not there");

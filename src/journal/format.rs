@@ -101,7 +101,7 @@ pub(super) const ITEM_MAGIC: &[u8; 3] = b"\xA7AL";
 const NO_SEGMENT: u64 = u64::MAX;
 
 /// What an event is known by to dedupe: 16 bytes of SHA-256.
-pub(super) type Key = [u8; 16];
+pub(super) type DedupeKey = [u8; 16];
 
 pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..at + 4].try_into().expect("a range of four bytes"))
@@ -141,7 +141,7 @@ pub(super) struct Previous {
 
 /// Why a head of a segment can't be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum BadHeader {
+pub(super) enum BadSegmentHeader {
     /// Not whole.
     Broken,
     /// Whole, of a version that this program does not know.
@@ -166,27 +166,27 @@ impl SegmentHeader {
     }
 
     /// From a segment's first bytes, by whichever copy is whole.
-    pub(super) fn decode(bytes: &[u8]) -> Result<Self, BadHeader> {
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, BadSegmentHeader> {
         let copies =
-            [0, COPY_AT].map(|at| bytes.get(at..at + HEADER_LENGTH).map_or(Err(BadHeader::Broken), Self::copy));
+            [0, COPY_AT].map(|at| bytes.get(at..at + HEADER_LENGTH).map_or(Err(BadSegmentHeader::Broken), Self::copy));
         match copies {
             [Ok(header), _] | [_, Ok(header)] => Ok(header),
-            [Err(BadHeader::Version(version)), _] | [_, Err(BadHeader::Version(version))] => {
-                Err(BadHeader::Version(version))
+            [Err(BadSegmentHeader::Version(version)), _] | [_, Err(BadSegmentHeader::Version(version))] => {
+                Err(BadSegmentHeader::Version(version))
             }
-            _ => Err(BadHeader::Broken),
+            _ => Err(BadSegmentHeader::Broken),
         }
     }
 
-    fn copy(bytes: &[u8]) -> Result<Self, BadHeader> {
+    fn copy(bytes: &[u8]) -> Result<Self, BadSegmentHeader> {
         let seed = u32_at(bytes, 12);
         let fits = crc32c::crc32c_append(seed, &bytes[..HEADER_LENGTH - 4]) == u32_at(bytes, HEADER_LENGTH - 4);
         if !bytes.starts_with(SEGMENT_MAGIC) || !fits {
-            return Err(BadHeader::Broken);
+            return Err(BadSegmentHeader::Broken);
         }
         let version = u32_at(bytes, 8);
         if version != VERSION {
-            return Err(BadHeader::Version(version));
+            return Err(BadSegmentHeader::Version(version));
         }
         let [first, created, before, length, end] = [16, 24, 32, 40, 48].map(|at| u64_at(bytes, at));
         let previous = (before != NO_SEGMENT).then_some(Previous { first: before, length, end });
@@ -240,7 +240,7 @@ pub(super) struct RecordHeader {
     pub(super) body: u32,
     pub(super) offset: u64,
     pub(super) received: Timestamp,
-    pub(super) key: Key,
+    pub(super) key: DedupeKey,
     pub(super) source: u32,
     payload_crc: u32,
 }
@@ -250,7 +250,7 @@ impl RecordHeader {
     pub(super) fn append(
         buffer: &mut Vec<u8>,
         seed: u32,
-        place: (u64, Timestamp, &Key),
+        place: (u64, Timestamp, &DedupeKey),
         source: &str,
         body: &[u8],
     ) -> Option<()> {
@@ -324,8 +324,8 @@ mod tests {
             torn[lost].fill(0);
             assert_eq!(SegmentHeader::decode(&torn), Ok(header.clone()));
         }
-        assert_eq!(SegmentHeader::decode(&[0; SEGMENT_HEADER]), Err(BadHeader::Broken));
-        assert_eq!(SegmentHeader::decode(&bytes[..20]), Err(BadHeader::Broken));
+        assert_eq!(SegmentHeader::decode(&[0; SEGMENT_HEADER]), Err(BadSegmentHeader::Broken));
+        assert_eq!(SegmentHeader::decode(&bytes[..20]), Err(BadSegmentHeader::Broken));
         let none = SegmentHeader { previous: None, ..header };
         assert_eq!(SegmentHeader::decode(&none.encode()), Ok(none));
     }

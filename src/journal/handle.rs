@@ -9,13 +9,14 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::dedupe::key_of;
+use super::error::OpenError;
 use super::format::SEGMENT_START;
-use super::open::{OpenError, first_cursor, open};
+use super::open::{first_cursor, open};
 use super::reader::Reader;
 use super::retained::Retained;
-use super::state::{Place, Shared};
+use super::state::{Shared, SinkEntry};
 use super::writer::{Append, Command, Writer};
-use super::{Backlog, Intake, JournalLock, JournalOptions, NotTaken, Offset, Registration, Taken, keeper};
+use super::{Backlog, Intake, JournalLock, JournalOptions, NotTaken, Offset, Registration, Taken, maintenance};
 use crate::alma::Verified;
 use crate::clock::Timestamp;
 use crate::config::SinkName;
@@ -37,7 +38,7 @@ struct Inner {
 
 /// A sink, as the journal sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SinkStatus {
+pub struct SinkBacklog {
     /// Its name.
     pub name: SinkName,
     /// Everything before it is settled.
@@ -50,7 +51,7 @@ pub struct SinkStatus {
 
 /// Sizes and health, for metrics and `/status`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stats {
+pub struct JournalStats {
     /// Bytes of undelivered events: what `max_size` bounds.
     pub waiting_bytes: u64,
     /// All other bytes of segments.
@@ -94,11 +95,11 @@ impl Journal {
         let lock = options.lock.take().map(Arc::new);
         let dir = options.dir.clone();
         let (journal, writer) = Self::open_idle(options)?;
-        let keeper = Arc::clone(&journal.0.shared);
+        let maintained = Arc::clone(&journal.0.shared);
         let runtime = Handle::try_current().ok();
         let threads = vec![
             spawn("journal-writer", lock.clone(), &journal.0.died, move || writer.run(runtime)),
-            spawn("journal-keeper", lock, &journal.0.died, move || keeper::run(&keeper)),
+            spawn("journal-maint", lock, &journal.0.died, move || maintenance::run(&maintained)),
         ];
         let threads: Vec<_> =
             threads.into_iter().collect::<io::Result<_>>().map_err(OpenError::io("start threads for", &dir))?;
@@ -153,7 +154,7 @@ impl Journal {
     /// Adds a sink while the journal runs, or takes one back that was retired; durable when it returns. Blocks.
     pub fn register(&self, registration: &Registration) -> io::Result<()> {
         let shared = &self.0.shared;
-        let mut store = shared.store();
+        let mut files = shared.small_files();
         let mut taken_over = None;
         {
             let mut state = shared.state();
@@ -161,7 +162,7 @@ impl Journal {
                 (place.configured, place.best_effort) = (true, registration.best_effort);
                 return Ok(());
             }
-            let mut place = Place::new(first_cursor(&state, registration));
+            let mut place = SinkEntry::new(first_cursor(&state, registration));
             (place.configured, place.best_effort) = (true, registration.best_effort);
             state.sinks.insert(registration.name.clone(), place);
             if let Some(other) = &registration.continues
@@ -170,14 +171,14 @@ impl Journal {
                 taken_over = state.sinks.remove_entry(other);
             }
         }
-        if let Err(error) = shared.write_sinks(&mut store) {
+        if let Err(error) = shared.write_sinks(&mut files) {
             let mut state = shared.state();
             state.sinks.remove(&registration.name);
             state.sinks.extend(taken_over);
             return Err(error);
         }
         if let Some((name, _)) = taken_over {
-            shared.remove_cursor(&mut store, &name);
+            shared.remove_cursor(&mut files, &name);
         }
         Ok(())
     }
@@ -193,7 +194,7 @@ impl Journal {
     /// Lets go of a retired sink's place and of what waits for it alone; durable when it returns. Blocks.
     pub fn forget(&self, sink: &SinkName) -> Result<(), ForgetError> {
         let shared = &self.0.shared;
-        let mut store = shared.store();
+        let mut files = shared.small_files();
         let place = {
             let mut state = shared.state();
             let place = state.sinks.get(sink).ok_or(ForgetError::Unknown)?;
@@ -203,20 +204,20 @@ impl Journal {
             state.sinks.remove(sink)
         };
         // Were the cursor to stay longer than the name, it could come back with the name.
-        store.cursors.remove(sink);
+        files.cursors.remove(sink);
         let path = shared.paths.cursors.join(sink.as_str());
         let gone = remove_if_there(&*shared.disk, &path)
             .and_then(|()| shared.disk.sync_dir(&shared.paths.cursors))
-            .and_then(|()| shared.write_sinks(&mut store));
+            .and_then(|()| shared.write_sinks(&mut files));
         if let Err(error) = gone {
-            let place = place.map(|place| Place { on_disk: None, ..place });
+            let place = place.map(|place| SinkEntry { on_disk: None, ..place });
             let mut state = shared.state();
             state.sinks.extend(place.map(|place| (sink.clone(), place)));
             // The list on disk may be without it already: what is taken now must not pass it by.
             state.unregistered = Some(format!("can't write the list of sinks: {error}"));
             return Err(error.into());
         }
-        shared.nudge.wake();
+        shared.wake.wake();
         Ok(())
     }
 
@@ -226,11 +227,11 @@ impl Journal {
     }
 
     /// Every sink that the journal knows, in order of their names. May read one record a sink.
-    pub fn sinks(&self) -> Vec<SinkStatus> {
+    pub fn sinks(&self) -> Vec<SinkBacklog> {
         let shared = &self.0.shared;
         let all: Vec<_> =
             shared.state().sinks.iter().map(|(name, place)| (name.clone(), place.cursor, place.configured)).collect();
-        let status = |(name, cursor, configured): (SinkName, super::cursor::Cursor, bool)| SinkStatus {
+        let status = |(name, cursor, configured): (SinkName, super::cursor::Cursor, bool)| SinkBacklog {
             backlog: shared.backlog_of(&name),
             name,
             cursor: Offset(cursor.offset),
@@ -243,17 +244,17 @@ impl Journal {
     #[cfg(test)]
     pub(crate) fn places(&self) -> Vec<(SinkName, Offset, u64)> {
         let state = self.0.shared.state();
-        let place = |(name, place): (&SinkName, &Place)| {
+        let place = |(name, place): (&SinkName, &SinkEntry)| {
             (name.clone(), Offset(place.cursor.offset), state.events_from(place.cursor.offset))
         };
         state.sinks.iter().map(place).collect()
     }
 
     /// Sizes and health.
-    pub fn stats(&self) -> Stats {
+    pub fn stats(&self) -> JournalStats {
         let state = self.0.shared.state();
         let waiting_bytes = state.waiting_bytes();
-        Stats {
+        JournalStats {
             waiting_bytes,
             delivered_bytes: state.all_bytes().saturating_sub(waiting_bytes),
             max_size: self.0.shared.config.max_size,
@@ -295,8 +296,8 @@ impl Journal {
 
     /// Does at once what the keeper does by and by.
     #[cfg(test)]
-    pub(super) fn keep_house(&self) {
-        self.0.shared.keep_house();
+    pub(super) fn maintain(&self) {
+        self.0.shared.maintain();
     }
 
     #[cfg(test)]

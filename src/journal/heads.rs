@@ -5,25 +5,25 @@ use std::sync::Arc;
 
 use tracing::{error, info, warn};
 
+use super::error::OpenError;
 use super::format::{
-    BadHeader, SEGMENT_HEADER, SEGMENT_START, SegmentHeader, file_name, most_records, parse_file_name,
+    BadSegmentHeader, SEGMENT_HEADER, SEGMENT_START, SegmentHeader, file_name, most_records, parse_file_name,
 };
-use super::open::OpenError;
-use super::state::Paths;
+use super::paths::Paths;
 use crate::storage::{Disk, DiskFile, is_unreadable};
 
 /// So many offsets count as used by a segment whose size nobody knows: no segment is as long as that.
 const UNKNOWN: u64 = 1 << 32;
 
 /// A segment's file.
-pub(super) struct Found {
+pub(super) struct FoundSegment {
     pub(super) first: u64,
     pub(super) size: Option<u64>,
-    pub(super) head: Head,
+    pub(super) head: SegmentHead,
 }
 
 /// What is known of its head.
-pub(super) enum Head {
+pub(super) enum SegmentHead {
     Read(SegmentHeader, Arc<dyn DiskFile>),
     /// Both copies are damaged.
     Broken,
@@ -31,11 +31,11 @@ pub(super) enum Head {
     Unread(io::Error),
 }
 
-impl Found {
+impl FoundSegment {
     pub(super) fn header(&self) -> Option<&SegmentHeader> {
         match &self.head {
-            Head::Read(header, _) => Some(header),
-            Head::Broken | Head::Unread(_) => None,
+            SegmentHead::Read(header, _) => Some(header),
+            SegmentHead::Broken | SegmentHead::Unread(_) => None,
         }
     }
 
@@ -51,7 +51,7 @@ impl Found {
 }
 
 /// All segments in order.
-pub(super) fn heads(disk: &dyn Disk, paths: &Paths) -> Result<Vec<Found>, OpenError> {
+pub(super) fn heads(disk: &dyn Disk, paths: &Paths) -> Result<Vec<FoundSegment>, OpenError> {
     let names = match disk.list(&paths.segments) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         names => names.map_err(OpenError::io("list", &paths.segments))?,
@@ -61,32 +61,34 @@ pub(super) fn heads(disk: &dyn Disk, paths: &Paths) -> Result<Vec<Found>, OpenEr
     firsts.into_iter().map(|first| look(disk, paths, first)).collect()
 }
 
-fn look(disk: &dyn Disk, paths: &Paths, first: u64) -> Result<Found, OpenError> {
+fn look(disk: &dyn Disk, paths: &Paths, first: u64) -> Result<FoundSegment, OpenError> {
     let path = paths.segment(first);
     let file = match disk.open(&path, false) {
-        Err(error) if is_unreadable(&error) => return Ok(Found { first, size: None, head: Head::Unread(error) }),
+        Err(error) if is_unreadable(&error) => {
+            return Ok(FoundSegment { first, size: None, head: SegmentHead::Unread(error) });
+        }
         file => file.map_err(OpenError::io("read", &path))?,
     };
     let size = file.size();
     let head = match (read_head(&*file, first), &size) {
-        (Ok(Ok(header)), Ok(_)) => Head::Read(header, file),
-        (Ok(Err(BadHeader::Version(version))), _) => {
+        (Ok(Ok(header)), Ok(_)) => SegmentHead::Read(header, file),
+        (Ok(Err(BadSegmentHeader::Version(version))), _) => {
             return Err(OpenError::UnknownFormat { path, found: format!("version {version}") });
         }
-        (Ok(Err(BadHeader::Broken)), Ok(_)) => Head::Broken,
-        (Err(error), _) if is_unreadable(&error) => Head::Unread(error),
+        (Ok(Err(BadSegmentHeader::Broken)), Ok(_)) => SegmentHead::Broken,
+        (Err(error), _) if is_unreadable(&error) => SegmentHead::Unread(error),
         (Err(error), _) => return Err(OpenError::io("read", &path)(error)),
-        (_, Err(error)) => Head::Unread(io::Error::new(error.kind(), error.to_string())),
+        (_, Err(error)) => SegmentHead::Unread(io::Error::new(error.kind(), error.to_string())),
     };
-    Ok(Found { first, size: size.ok(), head })
+    Ok(FoundSegment { first, size: size.ok(), head })
 }
 
 /// The head of the segment that begins at this offset.
-pub(super) fn read_head(file: &dyn DiskFile, first: u64) -> io::Result<Result<SegmentHeader, BadHeader>> {
+pub(super) fn read_head(file: &dyn DiskFile, first: u64) -> io::Result<Result<SegmentHeader, BadSegmentHeader>> {
     let mut head = [0; SEGMENT_HEADER];
     let read = file.read_at(&mut head, 0)?;
     let header = SegmentHeader::decode(&head[..read]);
-    Ok(header.and_then(|header| if header.first == first { Ok(header) } else { Err(BadHeader::Broken) }))
+    Ok(header.and_then(|header| if header.first == first { Ok(header) } else { Err(BadSegmentHeader::Broken) }))
 }
 
 /// Above the offsets of segments that were moved away.
@@ -100,7 +102,7 @@ pub(super) fn next_of_damaged(disk: &dyn Disk, paths: &Paths) -> u64 {
 }
 
 /// Moves a segment away whose head is broken.
-pub(super) fn move_away(disk: &dyn Disk, paths: &Paths, found: &Found) {
+pub(super) fn move_away(disk: &dyn Disk, paths: &Paths, found: &FoundSegment) {
     let path = paths.segment(found.first);
     let done = if found.has_room() {
         let kept = paths.damaged.join(file_name(found.first, ".log"));

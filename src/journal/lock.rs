@@ -7,7 +7,8 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-use super::open::{OpenError, check_format};
+use super::error::OpenError;
+use super::open::check_format;
 use crate::storage::{RealDisk, create_dirs, is_unreadable};
 
 /// Held for as long as this process may write the journal; the system frees it when the process ends, however it ends.

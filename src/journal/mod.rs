@@ -17,37 +17,42 @@
 //! - `claims`: what a pump settles is not given up.
 //! - `writer`, `dedupe`: the way in. `reader`, `retained`: the ways out. `keeper`, `damage`: the house.
 
+#[doc(hidden)]
+pub mod bench_api;
 mod claims;
 mod cursor;
 mod damage;
 mod dedupe;
 mod digests;
+mod error;
 mod format;
 mod handle;
 mod heads;
-mod keeper;
 mod lock;
-#[doc(hidden)]
-pub mod measured;
+mod maintenance;
 mod open;
+mod paths;
 mod reader;
 mod recover;
 mod retained;
 mod scan;
+mod segment;
 mod state;
 #[cfg(test)]
 mod steps;
 #[cfg(test)]
 mod tests;
+mod unproven;
+mod wake;
 mod writer;
 
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-pub use handle::{ForgetError, Journal, SinkStatus, Stats};
+pub use error::OpenError;
+pub use handle::{ForgetError, Journal, JournalStats, SinkBacklog};
 pub use lock::JournalLock;
-pub use open::OpenError;
 pub use reader::Reader;
 pub use retained::{Retained, Snapshot};
 #[cfg(test)]

@@ -2,54 +2,23 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use tracing::{error, warn};
 
 use super::cursor::{Cursor, CursorFile, read_list};
-use super::dedupe::{Dedupe, Known, seconds};
+use super::dedupe::{Dedupe, KnownEvent, seconds};
+use super::error::OpenError;
 use super::format::{VERSION, file_name, parse_file_name};
-use super::heads::{Head, heads};
+use super::heads::{SegmentHead, heads};
+use super::paths::Paths;
 use super::recover::{Recovered, SCAN_BLOCK, recover};
 use super::scan::{Item, Scan, Span};
-use super::state::{Paths, Place, Segment, Shared, State, Store};
+use super::segment::Segment;
+use super::state::{JournalState, Shared, SinkEntry, SmallFiles};
 use super::{JournalOptions, Registration, damage, digests};
 use crate::config::{SinkName, Start};
-use crate::ownership::explain;
 use crate::storage::{Disk, create_dirs, folder_of, is_unreadable, read_all, remove_if_there, replace};
-
-/// Why the journal can't be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// It was written by another version of the program. Nothing was touched.
-    #[error(
-        "the journal's format is unknown: {path} has {found:?}, expected version {VERSION}; \
-         run the version of alma-bridge that wrote it, or move the folder away"
-    )]
-    UnknownFormat {
-        /// The file that says so.
-        path: PathBuf,
-        /// What it says.
-        found: String,
-    },
-    /// The file system refuses.
-    #[error("can't {action} {path}: {source}")]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-}
-
-impl OpenError {
-    pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        let path = path.to_owned();
-        move |source| Self::Io { action, source: explain(&path, source), path }
-    }
-}
 
 const FORMAT_TITLE: &str = "alma-bridge journal ";
 
@@ -84,7 +53,8 @@ pub(super) fn check_format(disk: &dyn Disk, dir: &Path) -> Result<Format, OpenEr
         Err(error) => return Err(OpenError::io("read", &paths.format)(error)),
     };
     // A segment that the disk does not give says nothing; one that is not ours may be of another version.
-    let other = heads(disk, &paths)?.into_iter().find(|found| found.has_room() && matches!(found.head, Head::Broken));
+    let other =
+        heads(disk, &paths)?.into_iter().find(|found| found.has_room() && matches!(found.head, SegmentHead::Broken));
     match other {
         Some(segment) => {
             let path = paths.segment(segment.first);
@@ -120,7 +90,8 @@ pub(super) fn open(options: JournalOptions) -> Result<(Shared, Dedupe), OpenErro
     }
     let is_new = recovered.take().is_some_and(|found| found.segments.is_empty() && found.next == 1);
     let recovered = recover(disk, &paths, true)?;
-    let mut state = State { next: recovered.next, unsure: recovered.unsure.clone(), ..State::default() };
+    let mut state =
+        JournalState { next: recovered.next, unproven: recovered.unproven.clone(), ..JournalState::default() };
     state.segments.clone_from(&recovered.segments);
     let mut set_aside = Vec::new();
     if let Format::Unusable(why) = &format {
@@ -129,17 +100,17 @@ pub(super) fn open(options: JournalOptions) -> Result<(Shared, Dedupe), OpenErro
     // A start whose disk failed may have left everything but the list, and it took no event.
     let took_events = recovered.segments.iter().any(|segment| segment.records() > 0);
     let mut found = find_sinks(disk, &paths, is_new, took_events, &mut set_aside)?;
-    let mut store = Store { cursors: std::mem::take(&mut found.files), ..Store::default() };
+    let mut files = SmallFiles { cursors: std::mem::take(&mut found.files), ..SmallFiles::default() };
     let must_write = place_sinks(&mut state, &found, &options.sinks) || !found.whole;
-    let dedupe = load_digests(&options, &paths, &recovered, &mut state, &mut store, &mut set_aside)?;
+    let dedupe = load_digests(&options, &paths, &recovered, &mut state, &mut files, &mut set_aside)?;
     let JournalOptions { disk, clock, metrics, config, limits, .. } = options;
-    let shared = Shared::new(disk, clock, metrics, paths, config, limits, state, store);
+    let shared = Shared::new(disk, clock, metrics, paths, config, limits, state, files);
     shared.note_set_aside(set_aside);
     if let Some(segment) = recovered.lost {
         // How many there were is not known; at least one.
         shared.report_missing(segment, 1);
     }
-    shared.put_down_sinks(&found, must_write);
+    shared.write_sink_list(&found, must_write);
     if !has_format {
         if !is_new && matches!(format, Format::Missing) {
             warn!(path = %shared.paths.format.display(), "journal: the file that tells its format is missing; written again");
@@ -231,7 +202,7 @@ fn open_cursor(
 }
 
 /// Gives every sink its place; whether the list or a cursor must be written before an event is taken.
-fn place_sinks(state: &mut State, found: &FoundSinks, configured: &[Registration]) -> bool {
+fn place_sinks(state: &mut JournalState, found: &FoundSinks, configured: &[Registration]) -> bool {
     // No offset is given twice, whatever was lost.
     let highest = found.opened.values().flatten().map(|cursor| cursor.offset).max().unwrap_or(0);
     state.next = state.next.max(highest);
@@ -240,21 +211,21 @@ fn place_sinks(state: &mut State, found: &FoundSinks, configured: &[Registration
         if cursor.is_none() {
             error!(sink = %name, "journal damaged: the cursor of a sink can't be read; it goes back to the oldest event");
         }
-        let place = Place::new(cursor.unwrap_or_else(|| state.oldest_cursor()));
+        let place = SinkEntry::new(cursor.unwrap_or_else(|| state.oldest_cursor()));
         state.sinks.insert(name.clone(), place);
     }
     let mut taken_over = Vec::new();
     let mut is_new = false;
     for registration in configured.iter().filter(|registration| !found.listed.contains(&registration.name)) {
         let place = match found.opened.get(&registration.name).copied().flatten() {
-            Some(cursor) => Place::new(cursor),
+            Some(cursor) => SinkEntry::new(cursor),
             // Which names there were is not known, but the place that it is to continue is.
             None if !found.whole && !registration.continues.as_ref().is_some_and(|it| state.sinks.contains_key(it)) => {
-                Place::new(state.oldest_cursor())
+                SinkEntry::new(state.oldest_cursor())
             }
             None => {
                 taken_over.extend(&registration.continues);
-                Place::new(first_cursor(state, registration))
+                SinkEntry::new(first_cursor(state, registration))
             }
         };
         state.sinks.insert(registration.name.clone(), place);
@@ -274,7 +245,7 @@ fn place_sinks(state: &mut State, found: &FoundSinks, configured: &[Registration
 }
 
 /// Where a sink begins that the journal does not know.
-pub(super) fn first_cursor(state: &State, registration: &Registration) -> Cursor {
+pub(super) fn first_cursor(state: &JournalState, registration: &Registration) -> Cursor {
     if let Some(other) = &registration.continues {
         if let Some(place) = state.sinks.get(other) {
             return place.cursor;
@@ -289,9 +260,9 @@ pub(super) fn first_cursor(state: &State, registration: &Registration) -> Cursor
 
 impl Shared {
     /// Makes the list durable where it must be, then removes the cursors of those that are not in it.
-    fn put_down_sinks(&self, found: &FoundSinks, must_write: bool) {
-        let mut store = self.store();
-        let written = if must_write { self.write_sinks(&mut store) } else { Ok(()) };
+    fn write_sink_list(&self, found: &FoundSinks, must_write: bool) {
+        let mut files = self.small_files();
+        let written = if must_write { self.write_sinks(&mut files) } else { Ok(()) };
         if let Err(error) = written {
             error!(%error, "journal: the list of sinks can't be written; events get 503 until it can");
             self.state().unregistered = Some(format!("can't write the list of sinks: {error}"));
@@ -299,14 +270,14 @@ impl Shared {
         }
         for name in &found.cursors {
             if !self.state().sinks.contains_key(name) {
-                self.remove_cursor(&mut store, name);
+                self.remove_cursor(&mut files, name);
             }
         }
     }
 
     /// Removes the cursor of a sink that is not in the list any more; one that stays is removed at the next start.
-    pub(super) fn remove_cursor(&self, store: &mut Store, name: &SinkName) {
-        store.cursors.remove(name);
+    pub(super) fn remove_cursor(&self, files: &mut SmallFiles, name: &SinkName) {
+        files.cursors.remove(name);
         let path = self.paths.cursors.join(name.as_str());
         let removed = remove_if_there(&*self.disk, &path);
         if let Err(error) = removed.and_then(|()| self.disk.sync_dir(&self.paths.cursors)) {
@@ -320,8 +291,8 @@ fn load_digests(
     options: &JournalOptions,
     paths: &Paths,
     recovered: &Recovered,
-    state: &mut State,
-    store: &mut Store,
+    state: &mut JournalState,
+    files: &mut SmallFiles,
     set_aside: &mut Vec<String>,
 ) -> Result<Dedupe, OpenError> {
     let (disk, config) = (&*options.disk, &options.config);
@@ -335,7 +306,7 @@ fn load_digests(
         let segment = segments.get(&first);
         if count >= config.dedupe_max || segment.is_some_and(|segment| segment.records() == 0) {
             // Not read; removed where it is on disk.
-            store.digests.extend(on_disk.contains(&first).then_some((first, 0, 0)));
+            files.digests.extend(on_disk.contains(&first).then_some((first, 0, 0)));
             continue;
         }
         let known = match recovered.known.get(&first) {
@@ -347,7 +318,7 @@ fn load_digests(
             }
             None => read_digests(disk, paths, first, set_aside)?.inspect(|known| {
                 let latest = known.iter().map(|known| known.seconds).max();
-                store.digests.push_back((first, known.len(), latest.unwrap_or(0)));
+                files.digests.push_back((first, known.len(), latest.unwrap_or(0)));
             }),
         };
         let known = known.or_else(|| {
@@ -356,13 +327,13 @@ fn load_digests(
             known.inspect_err(|error| warn!(segment = first, %error, "journal: can't read a segment for dedupe")).ok()
         });
         let Some(known) = known else { continue };
-        if store.digests.back().is_none_or(|(written, ..)| *written != first) {
+        if files.digests.back().is_none_or(|(written, ..)| *written != first) {
             state.sealed.push((first, known.clone()));
         }
         count += known.len();
         loaded.push(known);
     }
-    store.digests.make_contiguous().sort_unstable();
+    files.digests.make_contiguous().sort_unstable();
     state.sealed.reverse();
     let mut dedupe = Dedupe::new(config.dedupe_max, config.dedupe_window);
     loaded.into_iter().rev().flatten().for_each(|known| dedupe.insert(known));
@@ -375,7 +346,7 @@ fn read_digests(
     paths: &Paths,
     first: u64,
     set_aside: &mut Vec<String>,
-) -> Result<Option<Vec<Known>>, OpenError> {
+) -> Result<Option<Vec<KnownEvent>>, OpenError> {
     let path = paths.digests.join(file_name(first, ""));
     let why = match digests::read(disk, &paths.digests, first) {
         Ok(Some(known)) => return Ok(Some(known)),
@@ -397,7 +368,7 @@ fn remove_incomplete(disk: &dyn Disk, paths: &Paths, first: u64) {
 }
 
 /// The digests of a segment whose own file of them is missing or torn.
-fn read_known(disk: &dyn Disk, paths: &Paths, segment: &Segment) -> io::Result<Vec<Known>> {
+fn read_known(disk: &dyn Disk, paths: &Paths, segment: &Segment) -> io::Result<Vec<KnownEvent>> {
     let seed = segment.seed.ok_or_else(|| io::Error::other("its head can't be read"))?;
     let file = disk.open(&paths.segment(segment.first), false)?;
     let part = Span { file, seed, length: segment.length, end: Some(segment.end) };
@@ -405,7 +376,7 @@ fn read_known(disk: &dyn Disk, paths: &Paths, segment: &Segment) -> io::Result<V
     let mut known = Vec::new();
     while let Some(item) = scan.next()? {
         if let Item::Record(record) = item {
-            known.push(Known::new(record.key, record.event.recorded));
+            known.push(KnownEvent::new(record.key, record.event.recorded));
         }
     }
     Ok(known)

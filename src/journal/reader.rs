@@ -13,7 +13,8 @@ use super::cursor::{Cursor, Hint};
 use super::format::SEGMENT_START;
 use super::heads::read_head;
 use super::scan::{Item, Scan, ScanPlace, Span};
-use super::state::{Place, Segment, Shared};
+use super::segment::Segment;
+use super::state::{Shared, SinkEntry};
 use super::{Backlog, Feed, FeedClosed, Offset, Window};
 use crate::clock::Timestamp;
 use crate::config::SinkName;
@@ -127,7 +128,7 @@ impl Reader {
     }
 
     /// Does something at the sink's place; nothing if the sink was forgotten.
-    fn at_place<T: Default>(&self, change: impl FnOnce(&mut Place) -> T) -> T {
+    fn at_place<T: Default>(&self, change: impl FnOnce(&mut SinkEntry) -> T) -> T {
         self.shared.state().sinks.get_mut(&self.sink).map(change).unwrap_or_default()
     }
 
@@ -220,7 +221,7 @@ impl Feed for Reader {
             place.oldest = oldest;
             place.claims.advance(to.0);
             drop(state);
-            self.shared.nudge.wake();
+            self.shared.wake.wake();
         }
     }
 

@@ -2,17 +2,18 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use tracing::{error, info, warn};
 
-use super::dedupe::Known;
-use super::format::{Key, Previous, SEGMENT_START, SegmentHeader, most_records};
-use super::heads::{Found, Head, heads, move_away, next_of_damaged, remove_empty};
-use super::open::OpenError;
+use super::dedupe::KnownEvent;
+use super::error::OpenError;
+use super::format::{DedupeKey, Previous, SEGMENT_START, SegmentHeader, most_records};
+use super::heads::{FoundSegment, SegmentHead, heads, move_away, next_of_damaged, remove_empty};
+use super::paths::Paths;
 use super::scan::{Item, Scan, Span};
-use super::state::{Paths, Segment};
+use super::segment::Segment;
+use super::unproven::UnprovenTail;
 use crate::clock::Timestamp;
 use crate::storage::{Disk, DiskFile};
 
@@ -25,9 +26,9 @@ pub(super) struct Recovered {
     /// Above every offset that was ever given, as far as segments can tell.
     pub(super) next: u64,
     /// Digests of segments that were read whole: the last, as a rule.
-    pub(super) known: HashMap<u64, Vec<Known>>,
+    pub(super) known: HashMap<u64, Vec<KnownEvent>>,
     /// What could not be made durable yet.
-    pub(super) unsure: Option<Unsure>,
+    pub(super) unproven: Option<UnprovenTail>,
     /// The last segment, where it is unreadable whole; one before it is missed by whoever reads on.
     pub(super) lost: Option<u64>,
 }
@@ -37,7 +38,7 @@ pub(super) fn recover(disk: &dyn Disk, paths: &Paths, mend: bool) -> Result<Reco
     let all = heads(disk, paths)?;
     let next = all.last().map_or(1, |last| last.first + 1).max(next_of_damaged(disk, paths));
     let (segments, known) = (VecDeque::new(), HashMap::new());
-    let mut recovered = Recovered { segments, next, known, unsure: None, lost: None };
+    let mut recovered = Recovered { segments, next, known, unproven: None, lost: None };
     let passed_over = passed_over(&all);
     let named: HashMap<u64, Previous> =
         all.iter().filter_map(|found| found.header()?.previous).map(|named| (named.first, named)).collect();
@@ -48,17 +49,19 @@ pub(super) fn recover(disk: &dyn Disk, paths: &Paths, mend: bool) -> Result<Reco
     for (index, found) in all.iter().enumerate() {
         let named = named.get(&found.first);
         let mut segment = match &found.head {
-            Head::Read(..) if passed_over.contains(&found.first) => {
+            SegmentHead::Read(..) if passed_over.contains(&found.first) => {
                 if mend {
                     remove_empty(disk, paths, found.first);
                 }
                 continue;
             }
             // A segment behind the last commit would hide what of that is not sure yet.
-            Head::Unread(_) if passed_over.contains(&found.first) || newest.is_none_or(|newest| newest < index) => {
+            SegmentHead::Unread(_)
+                if passed_over.contains(&found.first) || newest.is_none_or(|newest| newest < index) =>
+            {
                 continue;
             }
-            Head::Broken => {
+            SegmentHead::Broken => {
                 // If no record fits into it, it was being created.
                 if found.has_room() {
                     recovered.next = recovered.next.max(found.bound());
@@ -69,21 +72,21 @@ pub(super) fn recover(disk: &dyn Disk, paths: &Paths, mend: bool) -> Result<Reco
                 }
                 continue;
             }
-            Head::Unread(error) => {
+            SegmentHead::Unread(error) => {
                 if mend {
                     error!(segment = found.first, %error, "journal: the head of a segment can't be read; readers try again before its events count as lost");
                 }
                 let before = created[..index].iter().rev().flatten().next().copied();
-                Segment::unread(found, before.or(next_created(index)).unwrap_or_default())
+                unread_segment(found, before.or(next_created(index)).unwrap_or_default())
             }
-            Head::Read(header, _) => Segment::empty(header),
+            SegmentHead::Read(header, _) => Segment::empty(header),
         };
         if let Some(named) = named {
             (segment.length, segment.end, segment.exact) = (named.length, named.end, true);
             segment.newest = next_created(index).unwrap_or_default().max(segment.created);
-        } else if let Head::Read(header, file) = &found.head {
+        } else if let SegmentHead::Read(header, file) = &found.head {
             let (size, may_be_torn) = (found.size.unwrap_or_default(), Some(index) == newest);
-            let file = Opened { first: found.first, size, file };
+            let file = OpenedSegment { first: found.first, size, file };
             recovered.read_whole(disk, paths, &file, header, may_be_torn, mend, &mut segment)?;
         }
         if let Some(later) = all.get(index + 1).filter(|_| !segment.exact) {
@@ -97,7 +100,7 @@ pub(super) fn recover(disk: &dyn Disk, paths: &Paths, mend: bool) -> Result<Reco
 }
 
 /// Segments that a later head passes over when it names the one before it: they never had a record.
-fn passed_over(found: &[Found]) -> HashSet<u64> {
+fn passed_over(found: &[FoundSegment]) -> HashSet<u64> {
     let mut passed_over = HashSet::new();
     for (index, later) in found.iter().enumerate() {
         if let Some(named) = later.header().and_then(|header| header.previous) {
@@ -109,7 +112,7 @@ fn passed_over(found: &[Found]) -> HashSet<u64> {
 }
 
 /// A segment's file whose head is known.
-struct Opened<'a> {
+struct OpenedSegment<'a> {
     first: u64,
     size: u64,
     file: &'a Arc<dyn DiskFile>,
@@ -122,7 +125,7 @@ impl Recovered {
         &mut self,
         disk: &dyn Disk,
         paths: &Paths,
-        file: &Opened<'_>,
+        file: &OpenedSegment<'_>,
         header: &SegmentHeader,
         may_be_torn: bool,
         mend: bool,
@@ -137,7 +140,7 @@ impl Recovered {
         self.next = self.next.max(tail.used);
         let (sure, rest) = tail.mend(disk, paths, mend, segment, file.size);
         self.known.insert(file.first, sure);
-        self.unsure = rest.or(self.unsure.take());
+        self.unproven = rest.or(self.unproven.take());
         Ok(())
     }
 }
@@ -152,7 +155,7 @@ struct Tail {
     proven: (u64, u64),
     /// Where the intact part ends.
     intact: (u64, u64),
-    known: Vec<(u64, Key, Timestamp)>,
+    known: Vec<(u64, DedupeKey, Timestamp)>,
 }
 
 /// What may be wrong with such a segment.
@@ -167,7 +170,7 @@ enum How {
     Salvaged,
 }
 
-fn read_tail(opened: &Opened<'_>, header: &SegmentHeader, how: How) -> io::Result<Tail> {
+fn read_tail(opened: &OpenedSegment<'_>, header: &SegmentHeader, how: How) -> io::Result<Tail> {
     let part = Span { file: Arc::clone(opened.file), seed: header.seed, length: opened.size, end: None };
     let mut scan = Scan::new(part, SEGMENT_START, header.first, SCAN_BLOCK).salvage(how == How::Salvaged);
     let (mut newest, mut used, mut known) = (header.created, header.first, Vec::new());
@@ -209,16 +212,16 @@ impl Tail {
         mend: bool,
         segment: &mut Segment,
         size: u64,
-    ) -> (Vec<Known>, Option<Unsure>) {
+    ) -> (Vec<KnownEvent>, Option<UnprovenTail>) {
         (segment.length, segment.end) = self.intact;
         segment.newest = self.newest;
         segment.exact = self.how != How::Salvaged;
-        let (mut durable, mut unsure) = (segment.end, None);
+        let (mut durable, mut unproven) = (segment.end, None);
         if self.how == How::Salvaged {
             durable = self.proven.1;
         } else if mend && (segment.length < size || self.proven.0 < segment.length) {
             let (path, end) = (paths.segment(segment.first), segment.end);
-            let tail = Unsure { path, from: self.proven.0, to: segment.length, end };
+            let tail = UnprovenTail { path, from: self.proven.0, to: segment.length, end };
             if segment.length < size {
                 info!(segment = segment.first, bytes = size - segment.length, "journal: a torn tail is cut off");
             }
@@ -227,36 +230,26 @@ impl Tail {
                 if self.how == How::Torn {
                     warn!(segment = segment.first, %error, "journal: the last commit can't be made sure of; it is not published, and events get 503, until it can");
                     (segment.length, segment.end) = (self.proven.0.max(SEGMENT_START), durable);
-                    unsure = Some(tail);
+                    unproven = Some(tail);
                 }
             }
         }
         let known = self.known.into_iter().filter(|(offset, ..)| *offset < durable);
-        (known.map(|(_, key, recorded)| Known::new(key, recorded)).collect(), unsure)
+        (known.map(|(_, key, recorded)| KnownEvent::new(key, recorded)).collect(), unproven)
     }
 }
 
-/// A tail that is whole, and may be in the page cache only.
-#[derive(Clone, Debug)]
-pub(super) struct Unsure {
-    path: PathBuf,
-    from: u64,
-    /// The segment's length and end, once it is sure.
-    pub(super) to: u64,
-    pub(super) end: u64,
-}
-
-impl Unsure {
-    /// What is in the page cache only, and may be there because a sync of it failed, is written anew: a sync of pages
-    /// that count as clean would say nothing.
-    pub(super) fn make_durable(&self, disk: &dyn Disk) -> io::Result<()> {
-        let file = disk.open(&self.path, true)?;
-        let mut bytes = vec![0; usize::try_from(self.to - self.from).unwrap_or(usize::MAX)];
-        let read = file.read_at(&mut bytes, self.from)?;
-        if file.size()? > self.to {
-            file.set_size(self.to)?;
-        }
-        file.write_at(&bytes[..read], self.from)?;
-        file.sync_data()
+/// One whose head the disk does not give: as far as its file and its neighbour tell.
+fn unread_segment(found: &FoundSegment, created: Timestamp) -> Segment {
+    Segment {
+        first: found.first,
+        end: found.bound(),
+        length: found.size.unwrap_or_default().max(SEGMENT_START),
+        seed: None,
+        exact: false,
+        created,
+        previous: None,
+        // Not known, and so not old.
+        newest: Timestamp::from_micros(u64::MAX),
     }
 }

@@ -6,12 +6,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::Offset;
+use super::error::OpenError;
 use super::format::SEGMENT_START;
 use super::heads::read_head;
-use super::open::{OpenError, check_format};
+use super::open::check_format;
+use super::paths::Paths;
 use super::recover::{SCAN_BLOCK, recover};
 use super::scan::{Item, Scan, Span};
-use super::state::{Paths, Segment};
+use super::segment::Segment;
 use crate::clock::Timestamp;
 use crate::message::StoredEvent;
 use crate::storage::{Disk, is_unreadable};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use memchr::memmem;
 
-use super::format::{GROUP_HEADER, GroupHeader, ITEM_MAGIC, Key, RECORD_HEADER, RecordHeader, most_records};
+use super::format::{DedupeKey, GROUP_HEADER, GroupHeader, ITEM_MAGIC, RECORD_HEADER, RecordHeader, most_records};
 use crate::clock::Timestamp;
 use crate::config::SourceName;
 use crate::message::StoredEvent;
@@ -27,7 +27,7 @@ pub(super) enum Item {
 /// An intact record.
 pub(super) struct Record {
     pub(super) offset: u64,
-    pub(super) key: Key,
+    pub(super) key: DedupeKey,
     pub(super) event: StoredEvent,
 }
 

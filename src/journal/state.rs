@@ -2,120 +2,29 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use super::claims::Claims;
 use super::cursor::{Cursor, CursorFile, Hint};
-use super::dedupe::Known;
-use super::format::{Previous, SEGMENT_START, SegmentHeader, file_name};
-use super::heads::Found;
-use super::recover::Unsure;
+use super::dedupe::KnownEvent;
+use super::format::{Previous, SEGMENT_START};
+use super::paths::Paths;
+use super::segment::Segment;
+use super::unproven::UnprovenTail;
+use super::wake::WakeSignal;
 use super::{Backlog, Limits};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{self, SinkName};
 use crate::storage::Disk;
 use crate::telemetry::Metrics;
 
-/// Where things are in the journal's folder.
-#[derive(Clone, Debug)]
-pub(super) struct Paths {
-    pub(super) dir: PathBuf,
-    pub(super) format: PathBuf,
-    pub(super) sinks: PathBuf,
-    pub(super) segments: PathBuf,
-    pub(super) cursors: PathBuf,
-    pub(super) digests: PathBuf,
-    pub(super) damaged: PathBuf,
-}
-
-impl Paths {
-    pub(super) fn new(dir: &Path) -> Self {
-        let [format, sinks, segments, cursors, digests, damaged] =
-            ["format", "sinks", "segments", "cursors", "digests", "damaged"].map(|name| dir.join(name));
-        Self { dir: dir.to_owned(), format, sinks, segments, cursors, digests, damaged }
-    }
-
-    pub(super) fn segment(&self, first: u64) -> PathBuf {
-        self.segments.join(file_name(first, ".log"))
-    }
-}
-
-/// A segment, as far as it is durable.
-#[derive(Clone, Debug)]
-pub(super) struct Segment {
-    pub(super) first: u64,
-    /// One past its last offset.
-    pub(super) end: u64,
-    /// Bytes of its file, the header included.
-    pub(super) length: u64,
-    /// None: its head could not be read yet. Whoever reads it tries again.
-    pub(super) seed: Option<u32>,
-    /// Whether `length` and `end` are what is durable. Else they are bounds, and the next segment must not say so.
-    pub(super) exact: bool,
-    pub(super) created: Timestamp,
-    pub(super) previous: Option<Previous>,
-    /// The latest time at which a record of it was made durable, or a little later.
-    pub(super) newest: Timestamp,
-}
-
-impl Segment {
-    pub(super) fn empty(header: &SegmentHeader) -> Self {
-        Self {
-            first: header.first,
-            end: header.first,
-            length: SEGMENT_START,
-            seed: Some(header.seed),
-            exact: true,
-            created: header.created,
-            previous: header.previous,
-            newest: header.created,
-        }
-    }
-
-    /// One whose head the disk does not give: as far as its file and its neighbour tell.
-    pub(super) fn unread(found: &Found, created: Timestamp) -> Self {
-        Self {
-            first: found.first,
-            end: found.bound(),
-            length: found.size.unwrap_or_default().max(SEGMENT_START),
-            seed: None,
-            exact: false,
-            created,
-            previous: None,
-            // Not known, and so not old.
-            newest: Timestamp::from_micros(u64::MAX),
-        }
-    }
-
-    pub(super) fn records(&self) -> u64 {
-        self.end - self.first
-    }
-
-    /// Bytes behind the header.
-    fn content(&self) -> u64 {
-        self.length.saturating_sub(SEGMENT_START)
-    }
-
-    /// How many of its records are lost to whoever stands at this offset, if all of it is; at least one where nobody
-    /// knows.
-    pub(super) fn lost_from(&self, offset: u64) -> u64 {
-        if self.exact { self.end - offset.max(self.first) } else { 1 }
-    }
-
-    /// What the next segment says of this one; nothing unless it is true.
-    fn as_previous(&self) -> Option<Previous> {
-        self.exact.then_some(Previous { first: self.first, length: self.length, end: self.end })
-    }
-}
-
 /// A sink's place.
 #[derive(Clone, Debug)]
-pub(super) struct Place {
+pub(super) struct SinkEntry {
     pub(super) cursor: Cursor,
     /// The cursor that a start would find. None until this process wrote it: what was read at the start may be in the
     /// page cache only.
@@ -131,7 +40,7 @@ pub(super) struct Place {
     pub(super) claims: Claims,
 }
 
-impl Place {
+impl SinkEntry {
     pub(super) fn new(cursor: Cursor) -> Self {
         Self {
             cursor,
@@ -147,16 +56,16 @@ impl Place {
 
 /// All that changes.
 #[derive(Default)]
-pub(super) struct State {
+pub(super) struct JournalState {
     /// In order. The last may be the one that is written; it is never deleted.
     pub(super) segments: VecDeque<Segment>,
-    pub(super) sinks: BTreeMap<SinkName, Place>,
+    pub(super) sinks: BTreeMap<SinkName, SinkEntry>,
     /// Why nothing can be written just now.
     pub(super) failing: Option<String>,
     /// Why the sinks of the configuration could not be put down yet: until then an event might pass one of them by.
     pub(super) unregistered: Option<String>,
     /// What must be durable before another segment says that it is.
-    pub(super) unsure: Option<Unsure>,
+    pub(super) unproven: Option<UnprovenTail>,
     /// Of the disk, when it was last asked.
     pub(super) free: u64,
     /// The next event gets this offset, or a higher one.
@@ -170,10 +79,10 @@ pub(super) struct State {
     /// Damage that was told already, by segment and place, and how many records it cost.
     pub(super) reported: HashMap<(u64, u64), u64>,
     /// Sealed segments whose digests are not on disk yet.
-    pub(super) sealed: Vec<(u64, Vec<Known>)>,
+    pub(super) sealed: Vec<(u64, Vec<KnownEvent>)>,
 }
 
-impl State {
+impl JournalState {
     /// Why an event can't be made durable just now, where the disk is the reason.
     pub(super) fn failure(&self) -> Option<String> {
         self.unregistered.clone().or_else(|| self.failing.clone())
@@ -248,7 +157,7 @@ impl State {
     }
 
     /// What waits for a sink; `oldest` where it is known without reading.
-    pub(super) fn backlog(&self, place: &Place) -> Backlog {
+    pub(super) fn backlog(&self, place: &SinkEntry) -> Backlog {
         let offset = place.cursor.offset;
         let Some(index) = self.locate(offset) else { return Backlog::default() };
         let oldest = place.oldest.filter(|(at, _)| *at == offset).map(|(_, received)| received);
@@ -258,7 +167,7 @@ impl State {
 
 /// Files that one thread at a time writes: cursors and digests.
 #[derive(Default)]
-pub(super) struct Store {
+pub(super) struct SmallFiles {
     pub(super) cursors: BTreeMap<SinkName, CursorFile>,
     /// The segments that have digests on disk, in order: first offset, how many, and the newest one's second.
     pub(super) digests: VecDeque<(u64, usize, u32)>,
@@ -266,7 +175,7 @@ pub(super) struct Store {
     pub(super) troubled: BTreeSet<&'static str>,
 }
 
-impl Store {
+impl SmallFiles {
     /// Tells of the first failure of its kind, and of the next success.
     pub(super) fn complain(&mut self, what: &'static str, written: io::Result<()>) {
         match written {
@@ -279,45 +188,9 @@ impl Store {
     }
 }
 
-/// Wakes the keeper.
-#[derive(Default)]
-pub(super) struct Nudge {
-    pending: Mutex<bool>,
-    changed: Condvar,
-}
-
-impl Nudge {
-    /// Something is to be done, by and by: one that is wanted already is not woken again.
-    pub(super) fn wake(&self) {
-        let before = std::mem::replace(&mut *self.pending.lock().unwrap_or_else(PoisonError::into_inner), true);
-        if !before {
-            self.changed.notify_one();
-        }
-    }
-
-    /// Something is to be done at once.
-    fn hurry(&self) {
-        *self.pending.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.changed.notify_one();
-    }
-
-    /// Waits so long whoever wakes, but no longer than to the closing; what was missed is still pending.
-    pub(super) fn wait_out(&self, at_most: Duration) {
-        let pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
-        drop(self.changed.wait_timeout(pending, at_most));
-    }
-
-    /// Waits until someone wakes, at most so long; whether someone did.
-    pub(super) fn wait(&self, at_most: Duration) -> bool {
-        let pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.changed.wait_timeout_while(pending, at_most, |pending| !*pending);
-        std::mem::take(&mut *waited.unwrap_or_else(PoisonError::into_inner).0)
-    }
-}
-
 /// What the journal's threads and readers have in common.
 ///
-/// Locks are taken in the order `store`, `state`; neither is held across an fsync but `store`.
+/// Locks are taken in the order `files`, `state`; neither is held across an fsync but `files`.
 pub(super) struct Shared {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) clock: Arc<dyn Clock>,
@@ -325,11 +198,11 @@ pub(super) struct Shared {
     pub(super) paths: Paths,
     pub(super) config: config::Journal,
     pub(super) limits: Limits,
-    state: Mutex<State>,
-    store: Mutex<Store>,
+    state: Mutex<JournalState>,
+    files: Mutex<SmallFiles>,
     /// More is durable, or the journal closes; readers wait on it.
     pub(super) grown: Notify,
-    pub(super) nudge: Nudge,
+    pub(super) wake: WakeSignal,
 }
 
 impl Shared {
@@ -341,10 +214,10 @@ impl Shared {
         paths: Paths,
         config: config::Journal,
         limits: Limits,
-        state: State,
-        store: Store,
+        state: JournalState,
+        files: SmallFiles,
     ) -> Self {
-        let (state, store) = (Mutex::new(state), Mutex::new(store));
+        let (state, files) = (Mutex::new(state), Mutex::new(files));
         Self {
             disk,
             clock,
@@ -353,25 +226,25 @@ impl Shared {
             config,
             limits,
             state,
-            store,
+            files,
             grown: Notify::new(),
-            nudge: Nudge::default(),
+            wake: WakeSignal::default(),
         }
     }
 
     /// The state. A thread that panicked left it whole: nothing that is done under this lock can fail half-way.
-    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, JournalState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn store(&self) -> MutexGuard<'_, Store> {
-        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn small_files(&self) -> MutexGuard<'_, SmallFiles> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends the taking and the reading.
     pub(super) fn mark_closed(&self) {
         self.state().closed = true;
         self.grown.notify_waiters();
-        self.nudge.hurry();
+        self.wake.hurry();
     }
 }

@@ -27,8 +27,8 @@ impl Steps {
     }
 
     /// The keeper does what is due.
-    pub(crate) fn keep_house(&self) {
-        self.shared.keep_house();
+    pub(crate) fn maintain(&self) {
+        self.shared.maintain();
     }
 
     /// Both end in good order, as behind [`super::Journal::close`].
@@ -36,6 +36,6 @@ impl Steps {
         self.writer.obey_all();
         self.writer.name_end();
         self.shared.mark_closed();
-        self.shared.keep_house();
+        self.shared.maintain();
     }
 }

@@ -1,6 +1,6 @@
 //! The thread that writes: takes what is queued, writes it as one group, syncs, answers.
 
-mod segment;
+mod active;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -11,13 +11,13 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
-use super::dedupe::{Dedupe, Known};
-use super::format::{GROUP_HEADER, GroupHeader, Key, Previous, RecordHeader, record_length};
+use super::dedupe::{Dedupe, KnownEvent};
+use super::format::{DedupeKey, GROUP_HEADER, GroupHeader, Previous, RecordHeader, record_length};
 use super::state::Shared;
 use super::{NotTaken, Taken};
 use crate::alma::Verified;
 use crate::clock::Timestamp;
-use segment::Active;
+use active::Active;
 
 /// After so long without an event the durable end is named; so long between tries to open a segment.
 const IDLE: Duration = Duration::from_secs(1);
@@ -42,7 +42,7 @@ pub(super) enum Command {
 pub(super) struct Append {
     pub(super) event: Verified,
     pub(super) received: Timestamp,
-    pub(super) key: Key,
+    pub(super) key: DedupeKey,
     pub(super) answer: Answer,
     /// Its place in the queue.
     pub(super) _permit: OwnedSemaphorePermit,
@@ -55,7 +55,7 @@ type Answer = oneshot::Sender<Result<Taken, NotTaken>>;
 struct Group {
     /// The body is let go only when it is durable: until then it counts in `body_memory`.
     stored: Vec<Append>,
-    keys: HashSet<Key>,
+    keys: HashSet<DedupeKey>,
     /// The same event again, while its first is in this group.
     repeats: Vec<Answer>,
 }
@@ -316,7 +316,7 @@ impl Writer {
     fn remember(&mut self, stored: &[Append], now: Timestamp) {
         let Some(active) = &mut self.active else { return };
         for append in stored {
-            self.dedupe.insert(Known::new(append.key, now));
+            self.dedupe.insert(KnownEvent::new(append.key, now));
         }
         active.known += stored.len();
     }

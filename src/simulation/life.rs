@@ -205,7 +205,7 @@ impl Life {
             let stays = |running: &Configured| wanted.is && running.generation == wanted.generation;
             if let Some(running) = self.running[index].filter(|running| !stays(running)) {
                 let name = name(index, running.generation);
-                drop(keep_house(&self.steps, self.delivery.remove(&name, PATIENCE)).await);
+                drop(maintain(&self.steps, self.delivery.remove(&name, PATIENCE)).await);
                 self.journal.retire(&name);
                 (self.running[index], self.may_give_up[index]) = (None, false);
             }
@@ -227,7 +227,7 @@ impl Life {
 
     async fn replace(&mut self, index: usize, sink: Configured) {
         let replaced = self.delivery.replace(setup(&self.start.world, index, sink.generation), PATIENCE);
-        self.running[index] = keep_house(&self.steps, replaced).await.is_ok().then_some(sink);
+        self.running[index] = maintain(&self.steps, replaced).await.is_ok().then_some(sink);
     }
 
     /// [`OTHER`] is forgotten, as an operator does it.
@@ -370,7 +370,7 @@ impl Life {
             left -= now;
             self.start.clock.pass(now);
             self.idle += now;
-            self.steps.keep_house();
+            self.steps.maintain();
             if self.idle >= 1_000 {
                 self.idle = 0;
                 self.steps.idle();
@@ -401,19 +401,19 @@ impl Life {
 
     /// Ends in good order.
     pub(super) async fn close(mut self) {
-        drop(keep_house(&self.steps, self.delivery.stop(PATIENCE)).await);
+        drop(maintain(&self.steps, self.delivery.stop(PATIENCE)).await);
         self.steps.close();
     }
 }
 
 /// Waits for work while the keeper does its own.
-async fn keep_house<T>(steps: &Steps, work: impl Future<Output = T>) -> T {
+async fn maintain<T>(steps: &Steps, work: impl Future<Output = T>) -> T {
     let mut work = std::pin::pin!(work);
     loop {
         tokio::select! {
             biased;
             done = &mut work => return done,
-            () = sleep(Duration::from_secs(1)) => steps.keep_house(),
+            () = sleep(Duration::from_secs(1)) => steps.maintain(),
         }
     }
 }

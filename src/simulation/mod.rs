@@ -35,7 +35,7 @@
 //!
 //! What the journal's threads do to each other: a step is whole here (`journal/tests` has both). Files that stay
 //! unreadable cost events, as they must (`journal/tests/unreadable.rs`). Segments and cursors do not rot
-//! (`journal/tests/harm.rs`). No sink is renamed again while letters are left under an earlier name: nothing would take them
+//! (`journal/tests/damage.rs`). No sink is renamed again while letters are left under an earlier name: nothing would take them
 //! over, and they wait until somebody has them tried again.
 //!
 //! # What it found

@@ -72,7 +72,7 @@ async fn record(dir: &Path, random: &mut Rng) -> Vec<Op<Note>> {
             }
             clock.pass(Duration::from_secs(random.u64(0..200)));
             if random.u8(0..3) == 0 {
-                journal.keep_house();
+                journal.maintain();
             }
         }
         if session % 2 == 0 {
@@ -143,7 +143,7 @@ impl Expected {
         assert_eq!(journal.stats().damaged_records, 0, "a crash is no damage");
         // What is deleted now must not be missed after the next crash.
         clock.pass(Duration::from_hours(1));
-        journal.keep_house();
+        journal.maintain();
     }
 }
 

@@ -2,15 +2,15 @@
 
 mod basics;
 mod crash;
+mod damage;
 mod giving_up;
-mod guards;
-mod harm;
+mod limits;
+mod maintenance;
 mod model;
 mod ram;
 mod recorder;
 mod sinks;
 mod unreadable;
-mod upkeep;
 
 use std::collections::BTreeMap;
 use std::future::Future;

@@ -110,7 +110,7 @@ struct Model {
     /// When it was last; none: answered 503 while it may have reached the disk.
     known: BTreeMap<u64, Option<Timestamp>>,
     /// Answered 503 by a failing disk, and when first: may come back all the same.
-    unsure: BTreeMap<u64, Timestamp>,
+    unproven: BTreeMap<u64, Timestamp>,
     /// What had which offset, ever.
     offsets: BTreeMap<Offset, u64>,
     sinks: [ModelSink; SINKS.len()],
@@ -166,7 +166,7 @@ impl Bench {
                 self.readers[index].rewind();
                 self.model.sinks[index].read.clear();
             }
-            Op::KeepHouse => self.journal.keep_house(),
+            Op::KeepHouse => self.journal.maintain(),
             Op::Pass(seconds) => {
                 self.clock.pass(Duration::from_secs(seconds));
                 self.latest = self.latest.max(self.clock.now());
@@ -214,7 +214,7 @@ impl Bench {
                 Ok(Taken::Repeat) => {
                     assert!(known.is_some(), "{n} was never taken");
                     // It is durable now: 204. Where there was harm, its record may be gone and its digest not.
-                    let tried = self.model.unsure.remove(n);
+                    let tried = self.model.unproven.remove(n);
                     if tried.is_some() && known == Some(None) && self.model.hurt == 0 {
                         *self.model.stored.entry(*n).or_default() += 1;
                         self.model.known.insert(*n, tried);
@@ -222,7 +222,7 @@ impl Bench {
                 }
                 Err(NotTaken::DiskFailing(_)) => {
                     assert!(self.may_fail, "the disk does not fail");
-                    self.model.unsure.entry(*n).or_insert(now);
+                    self.model.unproven.entry(*n).or_insert(now);
                     self.model.known.entry(*n).or_insert(None);
                 }
                 Err(NotTaken::Full { waiting, max_size }) => {

@@ -5,7 +5,7 @@ use std::path::Path;
 use rustix::io::Errno;
 
 use super::super::{Feed as _, Journal, NotTaken, OpenError, Taken};
-use super::harm::three_segments;
+use super::damage::three_segments;
 use super::ram::RamDisk;
 use super::read_all;
 use super::{TestClock, body, options, registration, sink, soon, take};
@@ -223,7 +223,7 @@ async fn after_a_forget_that_failed_no_event_is_taken_before_the_list_is_whole()
     journal.register(&registration("main")).expect("it returns");
     let refused = take(&journal, body(1, 0)).await;
     assert!(matches!(refused, Err(NotTaken::DiskFailing(_))), "{refused:?}");
-    journal.keep_house();
+    journal.maintain();
     assert_eq!(take(&journal, body(1, 0)).await, Ok(Taken::Stored));
     let journal = Journal::open(options(disk.crash(true).shared(), clock)).expect("opened");
     assert!(due(&journal, "main").await.contains(&1));

@@ -10,7 +10,7 @@ use super::cursor::{Cursor, CursorFile, write_list};
 use super::dedupe::seconds;
 use super::digests;
 use super::format::file_name;
-use super::state::{Shared, State, Store};
+use super::state::{JournalState, Shared, SmallFiles};
 use crate::config::SinkName;
 use crate::storage::remove_if_there;
 
@@ -22,11 +22,11 @@ const TIDY_EVERY: Duration = Duration::from_secs(1);
 /// Keeps house until the journal closes; the last thing it does is to write the cursors.
 pub(super) fn run(shared: &Arc<Shared>) {
     loop {
-        let woken = shared.nudge.wait(TIDY_EVERY);
+        let woken = shared.wake.wait(TIDY_EVERY);
         let began = Instant::now();
         // Read first: what was settled before the closing is written after it.
         let closed = shared.state().closed;
-        shared.keep_house();
+        shared.maintain();
         if closed {
             return;
         }
@@ -36,22 +36,22 @@ pub(super) fn run(shared: &Arc<Shared>) {
             if left.is_zero() {
                 break;
             }
-            shared.nudge.wait_out(left);
+            shared.wake.wait_out(left);
         }
     }
 }
 
 impl Shared {
     /// All that is due: cursors, digests, deletion, free space.
-    pub(super) fn keep_house(&self) {
-        let mut store = self.store();
-        self.register_pending(&mut store);
-        self.flush_cursors(&mut store);
-        self.write_digests(&mut store);
+    pub(super) fn maintain(&self) {
+        let mut files = self.small_files();
+        self.register_pending(&mut files);
+        self.flush_cursors(&mut files);
+        self.write_digests(&mut files);
         self.remove_empty();
         self.delete_old();
-        self.forget_digests(&mut store);
-        drop(store);
+        self.forget_digests(&mut files);
+        drop(files);
         if self.ask_free() < self.config.min_free {
             self.make_room(self.config.min_free);
         }
@@ -72,21 +72,21 @@ impl Shared {
     }
 
     /// Makes the cursors durable that have moved.
-    pub(super) fn flush_cursors(&self, store: &mut Store) {
+    pub(super) fn flush_cursors(&self, files: &mut SmallFiles) {
         let moved: Vec<(SinkName, Cursor)> = {
             let state = self.state();
             let moved = state.sinks.iter().filter(|(_, place)| place.on_disk != Some(place.cursor));
             moved.map(|(name, place)| (name.clone(), place.cursor)).collect()
         };
         for (name, cursor) in moved {
-            let written = self.write_cursor(store, &name, cursor);
-            store.complain("cursor", written);
+            let written = self.write_cursor(files, &name, cursor);
+            files.complain("cursor", written);
         }
     }
 
     /// Makes one cursor durable.
-    pub(super) fn write_cursor(&self, store: &mut Store, name: &SinkName, cursor: Cursor) -> io::Result<()> {
-        let file = store.cursors.entry(name.clone()).or_insert_with(|| CursorFile::new(&self.paths.cursors, name));
+    pub(super) fn write_cursor(&self, files: &mut SmallFiles, name: &SinkName, cursor: Cursor) -> io::Result<()> {
+        let file = files.cursors.entry(name.clone()).or_insert_with(|| CursorFile::new(&self.paths.cursors, name));
         file.write(&*self.disk, cursor)?;
         if let Some(place) = self.state().sinks.get_mut(name) {
             place.on_disk = Some(cursor);
@@ -95,38 +95,38 @@ impl Shared {
     }
 
     /// Puts down the sinks that the start could not put down.
-    fn register_pending(&self, store: &mut Store) {
+    fn register_pending(&self, files: &mut SmallFiles) {
         if self.state().unregistered.is_none() {
             return;
         }
-        let why = self.write_sinks(store).err().map(|error| format!("can't write the list of sinks: {error}"));
+        let why = self.write_sinks(files).err().map(|error| format!("can't write the list of sinks: {error}"));
         self.state().unregistered = why;
     }
 
     /// Makes every sink's cursor durable where it has none, then the list of sinks.
-    pub(super) fn write_sinks(&self, store: &mut Store) -> io::Result<()> {
+    pub(super) fn write_sinks(&self, files: &mut SmallFiles) -> io::Result<()> {
         let sinks: Vec<(SinkName, Option<Cursor>)> = {
             let state = self.state();
-            let new = |place: &super::state::Place| place.on_disk.is_none().then_some(place.cursor);
+            let new = |place: &super::state::SinkEntry| place.on_disk.is_none().then_some(place.cursor);
             state.sinks.iter().map(|(name, place)| (name.clone(), new(place))).collect()
         };
         // A name without a cursor would go back to the oldest segment.
         for (name, new) in &sinks {
             if let Some(cursor) = new {
-                self.write_cursor(store, name, *cursor)?;
+                self.write_cursor(files, name, *cursor)?;
             }
         }
         write_list(&*self.disk, &self.paths.sinks, sinks.iter().map(|(name, _)| name))
     }
 
-    fn write_digests(&self, store: &mut Store) {
+    fn write_digests(&self, files: &mut SmallFiles) {
         let mut sealed = std::mem::take(&mut self.state().sealed).into_iter();
         for (first, known) in sealed.by_ref() {
             let newest = &known[known.len().saturating_sub(self.config.dedupe_max)..];
             let Some(latest) = newest.iter().map(|known| known.seconds).max() else { continue };
             let written = digests::write(&*self.disk, &self.paths.digests, first, newest);
             let done = written.is_ok();
-            store.complain("digests", written);
+            files.complain("digests", written);
             if !done {
                 // Tried again; the segment stays so long, unless its room is needed.
                 let mut state = self.state();
@@ -134,16 +134,16 @@ impl Shared {
                 state.sealed.extend(sealed);
                 return;
             }
-            store.digests.push_back((first, newest.len(), latest));
-            store.digests.make_contiguous().sort_unstable();
+            files.digests.push_back((first, newest.len(), latest));
+            files.digests.make_contiguous().sort_unstable();
         }
     }
 
     /// Removes digests that are too old, or behind `dedupe_max` newer ones.
-    fn forget_digests(&self, store: &mut Store) {
+    fn forget_digests(&self, files: &mut SmallFiles) {
         let oldest = seconds(self.clock.now().before(self.config.dedupe_window));
-        let mut newer: usize = store.digests.iter().map(|(_, count, _)| count).sum();
-        while let Some((first, count, newest)) = store.digests.front().copied() {
+        let mut newer: usize = files.digests.iter().map(|(_, count, _)| count).sum();
+        while let Some((first, count, newest)) = files.digests.front().copied() {
             newer -= count;
             if newest >= oldest && newer < self.config.dedupe_max {
                 return;
@@ -152,7 +152,7 @@ impl Shared {
                 warn!(%error, "journal: can't remove old digests");
                 return;
             }
-            store.digests.pop_front();
+            files.digests.pop_front();
         }
     }
 
@@ -206,15 +206,15 @@ impl Shared {
 
     /// Deletes the oldest delivered segments until so many bytes are free; how many are then.
     pub(super) fn make_room(&self, wanted: u64) -> u64 {
-        let mut store = self.store();
-        self.flush_cursors(&mut store);
-        self.write_digests(&mut store);
+        let mut files = self.small_files();
+        self.flush_cursors(&mut files);
+        self.write_digests(&mut files);
         loop {
             let free = self.ask_free();
             let deletable = self.state().deletable();
             if free >= wanted || deletable == 0 || self.delete_oldest(1) == 0 {
                 // Where the disk was full before, there may be room for them now.
-                self.write_digests(&mut store);
+                self.write_digests(&mut files);
                 return free;
             }
         }
@@ -263,7 +263,7 @@ impl Shared {
     }
 
     /// Takes every cursor past a segment.
-    fn pass_over(&self, state: &mut State, index: usize) {
+    fn pass_over(&self, state: &mut JournalState, index: usize) {
         let (end, last) = (state.segments[index].end, index + 1 == state.segments.len());
         let to = if last { state.end_cursor() } else { Cursor { offset: end, hint: None } };
         let behind: Vec<_> =
@@ -277,7 +277,7 @@ impl Shared {
             let spared = place.claims.pass_over(offset..end);
             self.count_given_up(&name, events.saturating_sub(spared));
         }
-        self.nudge.wake();
+        self.wake.wake();
     }
 
     /// Counts events that a sink lost to a full journal.

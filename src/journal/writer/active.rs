@@ -10,7 +10,7 @@ use super::{IDLE, Writer};
 use crate::clock::Timestamp;
 use crate::journal::NotTaken;
 use crate::journal::format::{GROUP_HEADER, GroupHeader, SEGMENT_START, SegmentHeader};
-use crate::journal::state::Segment;
+use crate::journal::segment::Segment;
 use crate::storage::{DiskFile, create_in_folder};
 
 /// The segment that is written.
@@ -77,7 +77,7 @@ impl Writer {
         state.next = self.next;
         state.sealed.push((active.first, known));
         drop(state);
-        self.shared.nudge.wake();
+        self.shared.wake.wake();
     }
 
     pub(super) fn try_open(&mut self) {
@@ -99,13 +99,13 @@ impl Writer {
 
     fn open(&mut self) -> io::Result<()> {
         // The next head says of all before it that it is durable, and its repeats are answered by that.
-        let unsure = self.shared.state().unsure.clone();
-        if let Some(unsure) = unsure {
-            unsure.make_durable(&*self.shared.disk)?;
+        let unproven = self.shared.state().unproven.clone();
+        if let Some(unproven) = unproven {
+            unproven.make_durable(&*self.shared.disk)?;
             let mut state = self.shared.state();
-            state.unsure = None;
+            state.unproven = None;
             if let Some(segment) = state.segments.back_mut() {
-                (segment.length, segment.end) = (unsure.to, unsure.end);
+                (segment.length, segment.end) = (unproven.to, unproven.end);
             }
             self.previous = state.previous();
             drop(state);

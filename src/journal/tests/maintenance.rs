@@ -23,7 +23,7 @@ async fn segments_without_events_do_not_pile_up_while_a_sink_is_stuck() {
         while matches!(journal.ready(), Err(NotTaken::DiskFailing(_))) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        journal.keep_house();
+        journal.maintain();
         assert!(disk.files("/journal/segments").len() <= 2, "start {start}: {:?}", disk.files("/journal/segments"));
         disk = disk.crash(start % 2 == 0);
     }
@@ -57,7 +57,7 @@ async fn a_segment_that_the_next_one_passes_over_goes_at_the_start() {
     // Written, and never acknowledged.
     disk.damage(&empty[0], |bytes| bytes.extend([7; 300]));
     let journal = Journal::open(options(disk.shared(), clock)).expect("opened");
-    journal.keep_house();
+    journal.maintain();
     let mut reader = journal.reader(&sink("main")).expect("known");
     assert_eq!(read_all(&mut reader).await.into_values().next(), Some(0));
     assert_eq!(journal.stats().damaged_records, 0);
@@ -99,7 +99,7 @@ async fn what_is_read_again_tells_how_much_is_gone() {
 
 #[tokio::test]
 async fn a_thread_that_panics_is_told_and_nothing_waits_for_it() {
-    for thread in ["journal-writer", "journal-keeper"] {
+    for thread in ["journal-writer", "journal-maint"] {
         let (disk, clock) = (RamDisk::default(), TestClock::new());
         let journal = Journal::open(options(disk.shared(), clock)).expect("opened");
         take(&journal, body(0, 0)).await.expect("taken");

@@ -230,21 +230,21 @@ async fn retention_is_by_time_and_by_size_and_only_of_what_is_past_every_cursor_
     for n in 0..20 {
         take(&journal, body(n, 900)).await.expect("taken");
     }
-    journal.keep_house();
+    journal.maintain();
     let all = segments();
     assert!(all >= 10, "{all}: undelivered events stay, whatever their size");
     disk.faults(|faults| faults.cursors = true);
     settle_all(&journal, "main").await;
-    journal.keep_house();
+    journal.maintain();
     assert_eq!(segments(), all, "the cursor is not on disk yet");
     disk.faults(|faults| faults.cursors = false);
-    journal.keep_house();
+    journal.maintain();
     assert!((3..=6).contains(&segments()), "{} within retain_size", segments());
     clock.go_back(Duration::from_secs(10_000));
-    journal.keep_house();
+    journal.maintain();
     assert!(segments() >= 3, "a clock that went back deletes nothing");
     clock.pass(Duration::from_secs(10_601));
-    journal.keep_house();
+    journal.maintain();
     assert_eq!(segments(), 1, "older than retain");
 }
 
