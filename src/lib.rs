@@ -37,9 +37,9 @@ pub mod journal;
 pub mod message;
 mod ownership;
 mod printable;
-#[cfg(test)]
-mod simulation;
 pub mod sinks;
 pub mod storage;
 pub mod telemetry;
+#[cfg(test)]
+mod testing;
 pub mod tls;

@@ -229,7 +229,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
-    use crate::simulation::disk::SimDisk;
+    use crate::testing::disk::SimDisk;
 
     /// A process was killed before the entries of the folders that it made were durable.
     #[test]

@@ -3,8 +3,8 @@ use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::PathBuf;
 
 use super::*;
-use crate::simulation::disk::SimDisk;
 use crate::storage::{RealDisk, create_dirs};
+use crate::testing::disk::SimDisk;
 
 mod room;
 

@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::kit::{Answer, Log, MemoryFeed, Scene, ScriptedSink, TestClock, lock, make};
+use super::kit::{Answer, Log, MemoryFeed, Scene, ScriptedSink, lock, make};
 use crate::clock::Clock as _;
 use crate::config;
 use crate::delivery::{
@@ -18,6 +18,7 @@ use crate::message::Message;
 use crate::sinks::{Reason, Sink};
 use crate::storage::{Disk, RealDisk};
 use crate::telemetry::Metrics;
+use crate::testing::TestClock;
 
 /// What a test may choose before the pump starts.
 pub(super) struct Setup {
@@ -43,7 +44,7 @@ impl Setup {
             metrics: Metrics::new(),
             dir: Arc::new(tempfile::tempdir().expect("a temporary folder")),
             disk: RealDisk::shared(),
-            clock: TestClock::shared(),
+            clock: TestClock::running(),
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::bench::sink_config;
-use super::kit::{Answer, ScriptedSink, TestClock, failed, lock, make};
+use super::kit::{Answer, ScriptedSink, failed, lock, make};
 use crate::alma::{SignatureHeader, Unverified, Verified};
 use crate::clock::Clock as _;
 use crate::config::{NamedSecret, Secret, SecretFrom, SinkName};
@@ -16,6 +16,7 @@ use crate::journal::{Intake as _, NotTaken, Taken};
 use crate::message::Message;
 use crate::sinks::{Failure, Outcome, Reason};
 use crate::telemetry::Metrics;
+use crate::testing::TestClock;
 
 const DEADLINE: Duration = Duration::from_secs(4);
 
@@ -27,7 +28,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let (metrics, clock) = (Metrics::new(), TestClock::shared());
+        let (metrics, clock) = (Metrics::new(), TestClock::running());
         let direct = Arc::new(Direct::new(DEADLINE, metrics.clone(), clock.clone()));
         Self { direct, metrics, clock }
     }

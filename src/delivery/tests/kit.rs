@@ -1,4 +1,4 @@
-//! A sink that does as a script says, a feed in memory, and a clock.
+//! A sink that does as a script says, and a feed in memory.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::clock::{Clock, Timestamp};
+use crate::clock::Timestamp;
 use crate::delivery::DeadLetters;
 use crate::journal::{Backlog, Feed, FeedClosed, Offset, Window};
 use crate::message::{Message, StoredEvent};
@@ -381,21 +381,5 @@ impl Feed for MemoryFeed {
         let passed = log.events.partition_point(|(offset, _)| *offset < log.cursor);
         let oldest = log.events.get(passed).map(|(_, event)| event.received);
         Backlog { events: (log.events.len() - passed) as u64, oldest }
-    }
-}
-
-/// A wall clock that goes with tokio's.
-pub(super) struct TestClock(tokio::time::Instant);
-
-impl TestClock {
-    pub(super) fn shared() -> Arc<Self> {
-        Arc::new(Self(tokio::time::Instant::now()))
-    }
-}
-
-impl Clock for TestClock {
-    fn now(&self) -> Timestamp {
-        let passed = u64::try_from(self.0.elapsed().as_micros()).expect("a short test");
-        Timestamp::from_micros(1_000_000 + passed)
     }
 }

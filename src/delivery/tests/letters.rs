@@ -11,8 +11,8 @@ use super::bench::{Bench, Setup, owned};
 use super::kit::{Answer, failed};
 use crate::delivery::{LetterId, Retried};
 use crate::message::Message;
-use crate::simulation::disk::SimDisk;
 use crate::sinks::{Outcome, Reason};
+use crate::testing::disk::SimDisk;
 
 /// A topic `t` with these letters, parked, on a disk that can be spoilt; and whether it has its rights.
 async fn parked(events: &[&str]) -> (Bench, SimDisk, Arc<AtomicBool>) {

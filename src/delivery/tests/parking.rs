@@ -11,8 +11,8 @@ use super::kit::{Answer, failed};
 use crate::config::{RabbitMqSink, Secret, SinkKind, Unroutable};
 use crate::delivery::SinkState;
 use crate::message::Message;
-use crate::simulation::disk::{Fail, Kind, SimDisk};
 use crate::sinks::{Outcome, Reason};
+use crate::testing::disk::{Fail, Kind, SimDisk};
 
 /// Confirms all but a topic that has no rights until they are given.
 fn without_rights(topic: &'static str) -> (Arc<AtomicBool>, impl FnMut(&[Message]) -> Answer + Send + 'static) {

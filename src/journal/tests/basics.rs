@@ -6,7 +6,8 @@ use std::time::Duration;
 use super::super::{Feed as _, FeedClosed, Intake as _, Journal, NotTaken, Offset, Taken};
 use super::ram::RamDisk;
 use super::read_all;
-use super::{TestClock, body, number, options, real, sink, soon, take};
+use super::{body, number, options, real, sink, soon, take};
+use crate::testing::TestClock;
 
 #[tokio::test]
 async fn what_is_stored_comes_back_in_order_on_a_real_disk() {

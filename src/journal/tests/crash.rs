@@ -12,9 +12,10 @@ use super::super::{Feed as _, Journal, JournalOptions, Limits, Offset, Registrat
 use super::ram::RamDisk;
 use super::read_all;
 use super::recorder::{Fate, Op, Recorder, after_crash};
-use super::{TestClock, body, number, options, registration, sink, soon, take};
+use super::{body, number, options, registration, sink, soon, take};
 use crate::clock::Clock;
 use crate::config::Start;
+use crate::testing::TestClock;
 
 /// How many crashes are tried.
 const STATES: usize = 2_500;

@@ -5,9 +5,10 @@ use std::path::Path;
 use super::super::{Feed as _, Journal, OpenError, Snapshot};
 use super::ram::RamDisk;
 use super::read_all;
-use super::{TestClock, body, number, options, sink, soon, take};
+use super::{body, number, options, sink, soon, take};
 use crate::clock::Timestamp;
 use crate::journal::Limits;
+use crate::testing::TestClock;
 
 /// A journal of three segments with three events each, well stopped, and the files of its segments.
 pub(super) async fn three_segments() -> (RamDisk, Vec<std::path::PathBuf>) {

@@ -2,8 +2,9 @@
 
 use super::super::{Feed as _, Journal, Limits, Offset, Reader, Taken};
 use super::ram::RamDisk;
-use super::{TestClock, body, options, sink, soon, take};
+use super::{body, options, sink, soon, take};
 use crate::telemetry::Metrics;
+use crate::testing::TestClock;
 
 /// A journal of segments of one event each, with a `best_effort` sink and room for about eight events.
 struct Full {

@@ -6,7 +6,8 @@ use std::time::Duration;
 use super::super::{Feed as _, Intake as _, Journal, JournalOptions, Limits, NotTaken, Taken};
 use super::ram::RamDisk;
 use super::read_all;
-use super::{TestClock, body, options, registration, sink, soon, take, until};
+use super::{body, options, registration, sink, soon, take, until};
+use crate::testing::TestClock;
 
 const MIN_FREE: u64 = 1 << 20;
 

@@ -5,8 +5,9 @@ use std::time::Duration;
 use super::super::{Feed as _, Intake as _, Journal, NotTaken, Taken};
 use super::ram::RamDisk;
 use super::read_all;
-use super::{TestClock, body, options, sink, soon, take};
+use super::{body, options, sink, soon, take};
 use crate::clock::Timestamp;
+use crate::testing::TestClock;
 
 #[tokio::test]
 async fn segments_without_events_do_not_pile_up_while_a_sink_is_stuck() {

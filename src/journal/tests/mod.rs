@@ -16,42 +16,16 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::{Feed as _, Intake as _, Journal, JournalOptions, Limits, NotTaken, Offset, Reader, Registration, Taken};
 use crate::alma::{SignatureHeader, Unverified, Verified};
-use crate::clock::{Clock, Timestamp};
+use crate::clock::Clock;
 use crate::config::{self, NamedSecret, Secret, SecretFrom, SinkName, Start, Storage};
 use crate::storage::Disk;
 use crate::telemetry::Metrics;
-
-/// A clock that is set.
-#[derive(Default)]
-struct TestClock(AtomicU64);
-
-impl TestClock {
-    /// At a moment of 2024.
-    fn new() -> Arc<Self> {
-        Arc::new(Self(AtomicU64::new(1_704_164_645_000_000)))
-    }
-
-    fn pass(&self, time: Duration) {
-        self.0.fetch_add(u64::try_from(time.as_micros()).expect("fits"), Ordering::SeqCst);
-    }
-
-    fn go_back(&self, time: Duration) {
-        self.0.fetch_sub(u64::try_from(time.as_micros()).expect("fits"), Ordering::SeqCst);
-    }
-}
-
-impl Clock for TestClock {
-    fn now(&self) -> Timestamp {
-        Timestamp::from_micros(self.0.load(Ordering::SeqCst))
-    }
-}
 
 fn sink(name: &str) -> SinkName {
     name.parse().expect("a name")

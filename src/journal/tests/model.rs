@@ -10,9 +10,10 @@ use proptest::test_runner::RngSeed;
 use super::super::{Feed as _, Journal, Limits, NotTaken, Offset, Reader, Registration, Taken};
 use super::ram::RamDisk;
 use super::read_all;
-use super::{TestClock, body, number, options, registration, sink, soon, take};
+use super::{body, number, options, registration, sink, soon, take};
 use crate::clock::{Clock as _, Timestamp};
 use crate::config::Start;
+use crate::testing::TestClock;
 
 const SINKS: [&str; 2] = ["main", "other"];
 const WINDOW: Duration = Duration::from_hours(12);

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use fastrand::Rng;
 
 use super::ram::{Contents, RamDisk};
-use crate::simulation::disk::{write, write_torn};
 use crate::storage::{Disk, DiskFile, RealDisk};
+use crate::testing::disk::{write, write_torn};
 
 /// What was done, in order; `M` is what a test notes between.
 pub(super) enum Op<M> {

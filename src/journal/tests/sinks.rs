@@ -3,8 +3,9 @@
 use super::super::{Feed as _, ForgetError, Journal, Registration};
 use super::ram::RamDisk;
 use super::read_all;
-use super::{TestClock, body, options, registration, sink, soon, take};
+use super::{body, options, registration, sink, soon, take};
 use crate::config::Start;
+use crate::testing::TestClock;
 
 /// The numbers that a sink still has to get.
 async fn due(journal: &Journal, name: &str) -> Vec<u64> {

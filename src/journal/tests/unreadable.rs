@@ -8,8 +8,9 @@ use super::super::{Feed as _, Journal, NotTaken, OpenError, Taken};
 use super::damage::three_segments;
 use super::ram::RamDisk;
 use super::read_all;
-use super::{TestClock, body, options, registration, sink, soon, take};
+use super::{body, options, registration, sink, soon, take};
 use crate::journal::Registration;
+use crate::testing::TestClock;
 
 const FORMAT: &str = "/journal/format";
 

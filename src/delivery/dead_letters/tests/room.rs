@@ -1,7 +1,7 @@
 //! Files written anew, and letters that another sink takes over.
 
 use super::*;
-use crate::simulation::disk::{Fail, Kind};
+use crate::testing::disk::{Fail, Kind};
 
 /// A letter with a body of so many bytes.
 fn large(offset: u64, bytes: usize) -> DeadLetter {

@@ -81,7 +81,6 @@
 //! that has one slot.
 
 mod broker;
-pub(crate) mod disk;
 mod event;
 mod letters;
 mod life;

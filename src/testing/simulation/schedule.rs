@@ -2,7 +2,7 @@
 
 use fastrand::Rng;
 
-use super::disk::{Fail, Kind};
+use crate::testing::disk::{Fail, Kind};
 
 /// Sinks of the simulation, by index.
 pub(super) const SINKS: [&str; 2] = ["main", "other"];

@@ -5,12 +5,12 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::disk::SimDisk;
 use super::event;
 use super::letters::{self, LettersKnown, LettersTally};
 use super::schedule::{Mood, OTHER, Refusal, SINKS, TOPICS};
 use crate::config::SinkName;
 use crate::journal::{Offset, Taken};
+use crate::testing::disk::SimDisk;
 
 /// Shared by all that is outside. Outlives every process.
 #[derive(Clone)]

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::disk::Spot;
 use super::event;
 use super::life::Life;
 use super::schedule::{EVENTS, SINKS};
 use super::world::{Known, World, name};
 use crate::delivery::{LetterId, Retried, SinkStatus};
 use crate::sinks::Class;
+use crate::testing::disk::Spot;
 
 /// A letter's bytes before its body: of its frame's header, its numbers and its texts, at least so many.
 const BEFORE_BODY: usize = 90;

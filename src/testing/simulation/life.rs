@@ -1,7 +1,6 @@
 //! One process: journal, pumps and what happens to them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -14,45 +13,21 @@ use super::letters;
 use super::run::ROOM;
 use super::schedule::{OTHER, SINKS, Step, What};
 use super::world::{LETTERS, World, index, name};
-use crate::clock::{Clock, Timestamp};
+use crate::clock::Clock as _;
 use crate::config::{self, SinkName, Start, Storage};
 use crate::delivery::{Delivery, DeliveryOptions, LetterBox, PumpHandle, SinkSetup};
 use crate::journal::{Intake as _, Journal, JournalOptions, Limits, NotTaken, Offset, Registration, Steps, Taken};
 use crate::telemetry::Metrics;
+use crate::testing::TestClock;
 
 /// For a sink to settle what is in flight.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// The wall clock of the simulation.
-#[derive(Clone)]
-pub(super) struct SimClock(Arc<AtomicU64>);
-
-impl SimClock {
-    pub(super) fn new() -> Self {
-        Self(Arc::new(AtomicU64::new(1_704_164_645_000_000)))
-    }
-
-    fn pass(&self, millis: u64) {
-        self.0.fetch_add(millis * 1_000, Ordering::Relaxed);
-    }
-
-    pub(super) fn jump(&self, seconds: i64) {
-        let now = self.0.load(Ordering::Relaxed);
-        self.0.store(now.saturating_add_signed(seconds * 1_000_000), Ordering::Relaxed);
-    }
-}
-
-impl Clock for SimClock {
-    fn now(&self) -> Timestamp {
-        Timestamp::from_micros(self.0.load(Ordering::Relaxed))
-    }
-}
 
 /// What a process is started with.
 #[derive(Clone)]
 pub(super) struct Beginning {
     pub(super) world: World,
-    pub(super) clock: SimClock,
+    pub(super) clock: Arc<TestClock>,
     pub(super) metrics: Metrics,
     pub(super) sinks: Sinks,
     pub(super) dead_max_size: u64,
@@ -121,7 +96,7 @@ fn journal_options(start: &Beginning) -> JournalOptions {
         },
         sinks,
         disk: Arc::new(start.world.lock().disk.clone()),
-        clock: Arc::new(start.clock.clone()),
+        clock: Arc::clone(&start.clock) as _,
         metrics: start.metrics.clone(),
         lock: None,
         limits: Limits { segment_bytes: 2 * 1024, group_bytes: 1024, queue: 16 },
@@ -146,7 +121,7 @@ impl Life {
         let delivery = Delivery::new(DeliveryOptions {
             letters: letters.clone(),
             metrics: start.metrics.clone(),
-            clock: Arc::new(start.clock.clone()),
+            clock: Arc::clone(&start.clock) as _,
         });
         let mut life = Self {
             start,
@@ -368,7 +343,7 @@ impl Life {
             let now = piece.min(left);
             sleep(Duration::from_millis(now)).await;
             left -= now;
-            self.start.clock.pass(now);
+            self.start.clock.pass(Duration::from_millis(now));
             self.idle += now;
             self.steps.maintain();
             if self.idle >= 1_000 {

@@ -7,15 +7,16 @@ use std::sync::Arc;
 
 use tokio::runtime::{Builder, Runtime};
 
-use super::disk::{Fail, Faults, Kind, SimDisk};
 use super::event;
 use super::letters;
-use super::life::{Beginning, Configured, Life, SimClock};
+use super::life::{Beginning, Configured, Life};
 use super::schedule::{Mood, OTHER, Refusal, SINKS, Step, TOPICS, Unreadable, What};
 use super::world::{LETTERS, Tally, World, letter_folder, name};
 use crate::delivery::DeadLetters;
 use crate::sinks::Class;
 use crate::telemetry::Metrics;
+use crate::testing::TestClock;
+use crate::testing::disk::{Fail, Faults, Kind, SimDisk};
 
 /// Room for all dead letters of one sink, in bytes.
 pub(super) const ROOM: u64 = 1 << 20;
@@ -39,7 +40,7 @@ pub(super) fn run(steps: &[Step], metrics: &Metrics) -> Ran {
         disk: disk.clone(),
         beginning: Beginning {
             world: world.clone(),
-            clock: SimClock::new(),
+            clock: TestClock::new(),
             metrics: metrics.clone(),
             sinks: [Configured { is: true, ..Configured::default() }; SINKS.len()],
             dead_max_size: ROOM,
