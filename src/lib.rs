@@ -6,7 +6,8 @@
 //! - [`ingress`]: the hyper server for Alma: a bounded read, the signature, then the journal, then the answer.
 //! - [`alma`]: what Alma says: signature, envelope. No I/O.
 //! - [`journal`]: the durable log: append, fsync, read from a cursor per sink.
-//! - [`delivery`]: a pump per sink: windows, deadlines, back-off, dead letters.
+//! - [`delivery`]: a pump per sink: windows, deadlines, back-off, parked topics.
+//! - [`dead_letters`]: the events that a sink could not take.
 //! - [`message`]: an event as it is published: topic, CloudEvents attributes, data.
 //! - [`sinks`]: the contract, and one file per broker.
 //!
@@ -18,19 +19,21 @@
 //! - [`connections`]: how many connections a listener serves at once, and which one gives way.
 //! - [`commands`]: one file per command of the program.
 //! - [`telemetry`]: logs and metrics.
+//! - [`storage`]: the file system, and the threads for work that blocks.
 //! - [`clock`]: the wall clock, handed in from outside.
 //! - `printable`: text from outside, made safe to print.
 //!
-//! Imports run downwards only: commands → bridge → admin, ingress, delivery → sinks, journal → message → alma.
+//! Imports run downwards only: commands → bridge → admin, ingress → delivery → dead_letters → sinks, journal → message,
+//! storage → alma.
 
 pub mod admin;
 pub mod alma;
-
 pub mod bridge;
 pub mod clock;
 pub mod commands;
 pub mod config;
 pub mod connections;
+pub mod dead_letters;
 pub mod delivery;
 pub mod ingress;
 pub mod journal;
@@ -42,4 +45,3 @@ pub mod storage;
 pub mod telemetry;
 #[cfg(test)]
 mod testing;
-pub mod tls;

@@ -13,8 +13,9 @@ use super::tools::Tools;
 use crate::alma::Verified;
 use crate::clock::{SystemClock, Timestamp};
 use crate::config::{Config, SinkName, Storage};
-use crate::delivery::dead_letters::Summary;
-use crate::delivery::{DeliveryError, Direct, LetterBox};
+use crate::dead_letters::DeadLetterStores;
+use crate::dead_letters::LetterSummary;
+use crate::delivery::{DeliveryError, Direct};
 use crate::journal::{self, Intake, Journal, JournalLock, JournalOptions, Limits, NotTaken, Registration, Taken};
 use crate::sinks::NotBuiltIn;
 use crate::storage::RealDisk;
@@ -80,7 +81,7 @@ impl Open {
     }
 
     /// How many dead letters each sink has, those that are not configured included.
-    pub(super) fn letters(&self) -> BTreeMap<SinkName, Summary> {
+    pub(super) fn letters(&self) -> BTreeMap<SinkName, LetterSummary> {
         self.tools.as_ref().map(|tools| tools.letters.summaries()).unwrap_or_default()
     }
 }
@@ -158,8 +159,13 @@ impl Intake for Engine {
 }
 
 /// The dead letters of a configuration's journal.
-pub(super) fn letter_box(config: &Config, metrics: &Metrics) -> LetterBox {
-    LetterBox::new(RealDisk::shared(), config.journal_dir().join("dead"), config.journal.dead_max_size, metrics.clone())
+pub(super) fn letter_box(config: &Config, metrics: &Metrics) -> DeadLetterStores {
+    DeadLetterStores::new(
+        RealDisk::shared(),
+        config.journal_dir().join("dead"),
+        config.journal.dead_max_size,
+        metrics.clone(),
+    )
 }
 
 /// What a journal is opened with, without sinks yet.

@@ -10,7 +10,8 @@ use tokio::time::{Instant, timeout_at};
 use super::engine::OpenError;
 use crate::clock::SystemClock;
 use crate::config::{Config, Privacy, Sink, SinkName, SourceName};
-use crate::delivery::{Delivery, DeliveryOptions, Direct, Handles, LetterBox, SinkSetup};
+use crate::dead_letters::DeadLetterStores;
+use crate::delivery::{Delivery, DeliveryOptions, Direct, Handles, SinkSetup};
 use crate::journal::{Journal, Reader, Registration};
 use crate::message::Messages;
 use crate::sinks::{self, NotBuiltIn};
@@ -46,7 +47,7 @@ pub(crate) type Build = Arc<dyn Fn(&Sink, &Config) -> Result<SinkSetup, NotBuilt
 
 impl Way {
     /// By the journal; dead letters are kept beside it.
-    pub(super) fn journal(journal: Journal, letters: LetterBox, metrics: &Metrics) -> Self {
+    pub(super) fn journal(journal: Journal, letters: DeadLetterStores, metrics: &Metrics) -> Self {
         let options = DeliveryOptions { letters, metrics: metrics.clone(), clock: SystemClock::shared() };
         Self::Journal(journal, Delivery::new(options))
     }

@@ -14,9 +14,8 @@ use crate::admin::tools::{
     Dropped, Forgotten, Letter, LetterLine, MAX_LETTERS, MAX_RETRIES, Order, Place, RetriedLetter, RetryOutcome,
 };
 use crate::config::{Config, SinkName};
-use crate::delivery::{
-    DeadLetter, DeadLetters, Handles, LetterBox, LetterId, ListedLetter, PumpHandle, Retried, SinkState,
-};
+use crate::dead_letters::{DeadLetter, DeadLetterStores, DeadLetters, LetterId, ListedLetter};
+use crate::delivery::{Handles, PumpHandle, Retried, SinkState};
 use crate::journal::Journal;
 use crate::telemetry::Metrics;
 
@@ -36,13 +35,13 @@ pub(super) const NO_JOURNAL: &str =
 pub(super) struct Tools {
     pub(super) journal: Journal,
     pub(super) handles: Handles,
-    pub(super) letters: LetterBox,
+    pub(super) letters: DeadLetterStores,
     metrics: Metrics,
     replays: Replays,
 }
 
 impl Tools {
-    pub(super) fn new(journal: Journal, handles: Handles, letters: LetterBox, metrics: Metrics) -> Self {
+    pub(super) fn new(journal: Journal, handles: Handles, letters: DeadLetterStores, metrics: Metrics) -> Self {
         Self { journal, handles, letters, metrics, replays: Replays::default() }
     }
 

@@ -17,7 +17,7 @@ use crate::admin::status::{ConfigStatus, JournalStatus, ParkedTopic, SinkStatus,
 use crate::admin::{self, Operated, Order, Reloaded, Status};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::config::{Config, SinkName};
-use crate::delivery::dead_letters::Summary;
+use crate::dead_letters::LetterSummary;
 use crate::delivery::{self, SinkState};
 use crate::journal::{Backlog, Intake as _, Journal};
 use crate::sinks::{Class, Reason};
@@ -193,7 +193,7 @@ impl View {
     }
 
     /// A sink that is not in the configuration, with its dead letters.
-    fn absent(&self, sink: &SinkName, state: &str, kept: &Summary) -> SinkStatus {
+    fn absent(&self, sink: &SinkName, state: &str, kept: &LetterSummary) -> SinkStatus {
         let parked = |(topic, reason): (&Arc<str>, Reason)| ParkedTopic {
             topic: topic.to_string(),
             reason: reason.to_string(),
@@ -210,13 +210,13 @@ impl View {
 }
 
 /// Topics that an operator was to mend, with the reason. Their letters wait.
-fn parked_topics(kept: &Summary) -> impl Iterator<Item = (&Arc<str>, Reason)> {
+fn parked_topics(kept: &LetterSummary) -> impl Iterator<Item = (&Arc<str>, Reason)> {
     let mend = |reasons: &BTreeMap<Reason, u64>| reasons.keys().copied().find(|reason| reason.class() == Class::Mend);
     kept.by_topic.iter().filter_map(move |(topic, reasons)| Some((topic, mend(reasons)?)))
 }
 
 /// What is shown of dead letters.
-fn with_letters(kept: &Summary) -> SinkStatus {
+fn with_letters(kept: &LetterSummary) -> SinkStatus {
     let by_reason = kept.by_reason.iter().filter(|(_, count)| **count > 0);
     SinkStatus {
         dead_letters: by_reason.map(|(reason, count)| (reason.to_string(), *count)).collect(),

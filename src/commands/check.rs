@@ -51,7 +51,7 @@ pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
         names(config.sinks.iter().map(|sink| sink.name.as_str()).collect()),
     );
     if args.connect {
-        crate::tls::install_provider();
+        crate::ingress::tls::install_provider();
         block_on(connect::run(config, args.outside))?;
     }
     Ok(())

@@ -15,8 +15,8 @@ use super::{Failure, Listener, reachable};
 use crate::admin::tools::{Order, Place};
 use crate::bridge::Stopped;
 use crate::config::{Config, Log, LogFormat, SinkName, Storage};
+use crate::ingress::tls;
 use crate::telemetry::logs;
-use crate::tls;
 
 /// Takes orders.
 pub(super) struct Desk(Where);

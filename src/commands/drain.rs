@@ -6,9 +6,9 @@ use std::time::Duration;
 use super::{Failure, Listener, load_silently, reachable};
 use crate::bridge::Drain;
 use crate::config::{Config, Storage};
+use crate::ingress::tls;
 use crate::journal::JournalLock;
 use crate::telemetry::logs;
-use crate::tls;
 
 const EXAMPLES: &str = "\
 Examples:

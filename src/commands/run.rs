@@ -11,8 +11,8 @@ use super::{Failure, environment, load_silently};
 use crate::admin::{ReloadOutcome, Reloaded};
 use crate::bridge::Bridge;
 use crate::config::{self, Config, SecretFrom};
+use crate::ingress::{self, tls};
 use crate::telemetry::logs::{self, LevelHandle};
-use crate::{ingress, tls};
 
 /// Take events from Alma and publish them, until SIGTERM or SIGINT
 ///

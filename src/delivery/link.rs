@@ -75,7 +75,7 @@ impl Link {
             warnings: Vec::new(),
             backlog: crate::journal::Backlog::default(),
             parked: Vec::new(),
-            dead_letters: super::dead_letters::Summary::default(),
+            dead_letters: crate::dead_letters::LetterSummary::default(),
             last_confirm: None,
             confirmed: 0,
             duplicates: 0,

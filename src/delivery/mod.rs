@@ -44,7 +44,6 @@
 mod backoff;
 mod chunk;
 mod claims;
-pub mod dead_letters;
 mod direct;
 mod handles;
 mod link;
@@ -67,7 +66,6 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 pub use backoff::{BackOff, Delays, InvalidBackOff};
-pub use dead_letters::{DeadLetter, DeadLetterError, DeadLetters, LetterBox, LetterId, LetterInfo, ListedLetter};
 pub use direct::Direct;
 pub use handles::Handles;
 pub use pump::{Pump, PumpOptions};
@@ -77,6 +75,7 @@ pub use status::{ParkedTopic, PumpHandle, Retried, SinkState, SinkStatus, Stoppe
 
 use crate::clock::Clock;
 use crate::config::{self, SinkName};
+use crate::dead_letters::{DeadLetterError, DeadLetterStores};
 use crate::journal::Feed;
 use crate::sinks::Sink;
 use crate::telemetry::Metrics;
@@ -95,7 +94,7 @@ pub struct SinkSetup {
 #[derive(Clone)]
 pub struct DeliveryOptions {
     /// Where its sinks' dead letters are kept.
-    pub letters: LetterBox,
+    pub letters: DeadLetterStores,
     /// Counted and set as things happen.
     pub metrics: Metrics,
     /// Gives the moments of status and letters.

@@ -11,12 +11,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::backoff::Delays;
 use super::chunk::Chunk;
-use super::dead_letters::{DeadLetter, DeadLetterError, LetterId};
 use super::link::Attempt;
 use super::pump::{Pump, Stop};
 use super::reader::{Made, make_guarded};
 use super::status::ParkedTopic;
 use crate::clock::Timestamp;
+use crate::dead_letters::{DeadLetter, DeadLetterError, LetterId};
 use crate::journal::Feed;
 use crate::message::Topic;
 use crate::sinks::{Failure, Reason, Windows};

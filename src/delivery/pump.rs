@@ -12,7 +12,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::backoff::{BackOff, Delays};
 use super::chunk::{Chunk, Judge};
-use super::dead_letters::DeadLetters;
 use super::link::{Attempt, Link, LinkParts, until};
 use super::parking::Parked;
 use super::reader::{Filters, Made, MakeMessage, Prepared, Reader, TICK};
@@ -20,6 +19,7 @@ use super::status::{PumpHandle, Request};
 use super::work::{SlotId, Work};
 use crate::clock::Clock;
 use crate::config;
+use crate::dead_letters::DeadLetters;
 use crate::journal::Feed;
 use crate::message::{Message, Topic};
 use crate::sinks::{Failure, Outcome, Reason, Sink};
@@ -382,7 +382,7 @@ impl<F: Feed> Pump<F> {
     /// A line for letters of topics that are not parked: that a topic is parked was said once.
     fn tell_of_burials(&self, work: &Work) {
         let mut by_reason: BTreeMap<Reason, (u64, &str)> = BTreeMap::new();
-        for failure in work.burials.iter().map(|burial| &burial.failure) {
+        for failure in work.pending_letters.iter().map(|pending| &pending.failure) {
             if !self.judge.parks(failure.reason) {
                 by_reason.entry(failure.reason).or_insert((0, &failure.detail)).0 += 1;
             }

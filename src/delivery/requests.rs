@@ -16,11 +16,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::chunk::Chunk;
-use super::dead_letters::{DeadLetters, LetterId};
 use super::link::Attempt;
 use super::pump::{Pump, REQUESTS, Stop};
 use super::reader::{Made, make_guarded};
 use super::status::{Request, Retried, Retry};
+use crate::dead_letters::{DeadLetters, LetterId};
 use crate::journal::Feed;
 use crate::message::Message;
 use crate::sinks::{Class, Failure, Outcome, Reason, Windows};

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::dead_letters::{DeadLetters, LetterId, Summary};
 use super::requests::Replayed;
 use crate::clock::Timestamp;
 use crate::config::SinkName;
+use crate::dead_letters::{DeadLetters, LetterId, LetterSummary};
 use crate::journal::Backlog;
 use crate::message::Message;
 use crate::sinks::Failure;
@@ -32,7 +32,7 @@ pub struct SinkStatus {
     /// Topics whose events go to the dead letters until they are taken again, in order of their names.
     pub parked: Vec<ParkedTopic>,
     /// Its dead letters.
-    pub dead_letters: Summary,
+    pub dead_letters: LetterSummary,
     /// When an event was last confirmed.
     pub last_confirm: Option<Timestamp>,
     /// Events confirmed since the start.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::chunk::Chunk;
-use super::dead_letters::{DeadLetter, LetterId};
 use crate::clock::Timestamp;
+use crate::dead_letters::{DeadLetter, LetterId};
 use crate::journal::Offset;
 use crate::message::{Message, StoredEvent, Topic};
 use crate::sinks::{Failure, Windows};
@@ -46,7 +46,7 @@ impl Slot {
 }
 
 /// An event that is to become a dead letter.
-pub(super) struct Burial {
+pub(super) struct PendingDeadLetter {
     slot: SlotId,
     topic: Arc<str>,
     pub(super) failure: Failure,
@@ -63,7 +63,7 @@ struct End {
 }
 
 /// Windows in work, each behind the other. Every slot is settled, being sent, in `begun`, in `queue`, in `waiting` or in
-/// `burials`.
+/// `pending_letters`.
 #[derive(Default)]
 pub(super) struct Work {
     /// From the oldest that is not settled.
@@ -81,7 +81,7 @@ pub(super) struct Work {
     /// What waits until its topic is due.
     waiting: Vec<(Topic, Chunk<SlotId>)>,
     /// What is to be set aside before the cursor passes it.
-    pub(super) burials: Vec<Burial>,
+    pub(super) pending_letters: Vec<PendingDeadLetter>,
 }
 
 impl Work {
@@ -145,7 +145,7 @@ impl Work {
 
     /// Whether nothing waits behind what is being sent: no failure was met, none is to be set aside.
     pub(super) fn is_clear(&self) -> bool {
-        self.begun.is_none() && self.queue.is_empty() && self.burials.is_empty()
+        self.begun.is_none() && self.queue.is_empty() && self.pending_letters.is_empty()
     }
 
     /// What is sent next: first what is on its way, last what waited and whose topic is due.
@@ -163,16 +163,16 @@ impl Work {
 
     /// The places in the journal of what is to be set aside.
     pub(super) fn burial_offsets(&self) -> Vec<Offset> {
-        self.burials.iter().map(|burial| self.slots[burial.slot - self.first].offset).collect()
+        self.pending_letters.iter().map(|pending| self.slots[pending.slot - self.first].offset).collect()
     }
 
     /// Drops what was to be set aside and is before `cursor`, because the journal gave it up.
     pub(super) fn give_up_burials(&mut self, cursor: Offset) {
-        for burial in std::mem::take(&mut self.burials) {
-            if self.slots[burial.slot - self.first].offset < cursor {
-                self.settle(burial.slot);
+        for pending in std::mem::take(&mut self.pending_letters) {
+            if self.slots[pending.slot - self.first].offset < cursor {
+                self.settle(pending.slot);
             } else {
-                self.burials.push(burial);
+                self.pending_letters.push(pending);
             }
         }
     }
@@ -180,45 +180,45 @@ impl Work {
     /// To be set aside: a message, for `failure`.
     pub(super) fn bury(&mut self, slot: SlotId, message: Message, failure: Failure) {
         let topic = message.topic.as_str().into();
-        self.burials.push(Burial { slot, topic, failure, message: Some(message) });
+        self.pending_letters.push(PendingDeadLetter { slot, topic, failure, message: Some(message) });
     }
 
     /// To be set aside: an event that has no message.
     pub(super) fn bury_unmade(&mut self, slot: SlotId, failure: Failure) {
-        self.burials.push(Burial { slot, topic: "".into(), failure, message: None });
+        self.pending_letters.push(PendingDeadLetter { slot, topic: "".into(), failure, message: None });
     }
 
     /// The letters of what is to be set aside, in the order of arrival.
     pub(super) fn letters(&mut self, died: Timestamp) -> Vec<DeadLetter> {
-        self.burials.sort_by_key(|burial| burial.slot);
-        let letter = |burial: &Burial| {
-            let slot = &self.slots[burial.slot - self.first];
+        self.pending_letters.sort_by_key(|pending| pending.slot);
+        let letter = |pending: &PendingDeadLetter| {
+            let slot = &self.slots[pending.slot - self.first];
             Some(DeadLetter {
                 id: LetterId(0),
                 offset: slot.offset,
                 died,
-                topic: Arc::clone(&burial.topic),
-                failure: burial.failure.clone(),
+                topic: Arc::clone(&pending.topic),
+                failure: pending.failure.clone(),
                 event: slot.event.clone()?,
             })
         };
-        self.burials.iter().filter_map(letter).collect()
+        self.pending_letters.iter().filter_map(letter).collect()
     }
 
     /// What was to be set aside is durable.
     pub(super) fn settle_burials(&mut self) {
-        for burial in std::mem::take(&mut self.burials) {
-            self.settle(burial.slot);
+        for pending in std::mem::take(&mut self.pending_letters) {
+            self.settle(pending.slot);
         }
     }
 
     /// Sends after all what was to be set aside and `fits`.
     pub(super) fn unbury(&mut self, fits: impl Fn(&str, &Failure) -> bool) {
         let mut chunk = Chunk::new();
-        for burial in std::mem::take(&mut self.burials) {
-            match burial.message {
-                Some(message) if fits(&burial.topic, &burial.failure) => chunk.push(burial.slot, message),
-                message => self.burials.push(Burial { message, ..burial }),
+        for pending in std::mem::take(&mut self.pending_letters) {
+            match pending.message {
+                Some(message) if fits(&pending.topic, &pending.failure) => chunk.push(pending.slot, message),
+                message => self.pending_letters.push(PendingDeadLetter { message, ..pending }),
             }
         }
         if !chunk.is_empty() {

@@ -18,6 +18,7 @@ mod request;
 mod sources;
 #[cfg(test)]
 mod tests;
+pub mod tls;
 
 use std::io;
 use std::net::SocketAddr;
@@ -32,7 +33,6 @@ use crate::clock::Clock;
 use crate::config;
 use crate::journal::Intake;
 use crate::telemetry::{Metrics, StrangersLines};
-use crate::tls;
 
 pub use sources::Sources;
 

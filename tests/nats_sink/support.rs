@@ -63,7 +63,7 @@ pub(crate) struct Place {
 impl Place {
     /// That no other test, and no earlier run, has used; on the main server, anonymous; the stream is created.
     pub(crate) fn new() -> Self {
-        alma_bridge::tls::install_provider();
+        alma_bridge::ingress::tls::install_provider();
         let prefix = fresh();
         let settings = Settings {
             servers: vec![var("NATS")],

@@ -133,7 +133,7 @@ pub(crate) fn over_tls(exchange: &str, certificate: Option<&str>) -> config::Rab
 /// A sink that is not connected.
 pub(crate) fn sink(settings: &config::RabbitMqSink) -> RabbitMqSink {
     // As the program does before anything else.
-    alma_bridge::tls::install_provider();
+    alma_bridge::ingress::tls::install_provider();
     RabbitMqSink::new(&"main".parse().expect("a name"), settings, MAX_BODY)
 }
 

@@ -101,7 +101,7 @@ async fn the_checklist_tells_how_far_one_gets() {
 #[tokio::test]
 async fn a_hint_fits_its_cause() {
     let _shared = BROKER.read().await;
-    alma_bridge::tls::install_provider();
+    alma_bridge::ingress::tls::install_provider();
     let exchange = fresh();
     let at = |url: String, settings| config::RabbitMqSink { url: Secret::new(url.into_bytes()), ..settings };
     let (plain, over) = (var("RABBITMQ"), var("RABBITMQ_TLS"));

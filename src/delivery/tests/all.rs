@@ -6,7 +6,8 @@ use std::time::Duration;
 use super::bench::{Setup, sink_config};
 use super::kit::{Answer, MemoryFeed, ScriptedSink, failed, lock};
 use crate::clock::Clock;
-use crate::delivery::{Delivery, DeliveryError, DeliveryOptions, LetterBox, SinkSetup, SinkState};
+use crate::dead_letters::DeadLetterStores;
+use crate::delivery::{Delivery, DeliveryError, DeliveryOptions, SinkSetup, SinkState};
 use crate::message::Message;
 use crate::sinks::Reason;
 use crate::storage::RealDisk;
@@ -22,7 +23,7 @@ impl Bench {
     fn new() -> Self {
         let setup = Setup::new();
         let delivery = Delivery::new(DeliveryOptions {
-            letters: LetterBox::new(RealDisk::shared(), setup.dead_dir(), 1 << 20, setup.metrics.clone()),
+            letters: DeadLetterStores::new(RealDisk::shared(), setup.dead_dir(), 1 << 20, setup.metrics.clone()),
             metrics: setup.metrics.clone(),
             clock: setup.clock.clone(),
         });

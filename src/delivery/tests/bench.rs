@@ -11,9 +11,8 @@ use tokio_util::sync::CancellationToken;
 use super::kit::{Answer, Log, MemoryFeed, Scene, ScriptedSink, lock, make};
 use crate::clock::Clock as _;
 use crate::config;
-use crate::delivery::{
-    BackOff, DeadLetters, Filters, LetterId, MakeMessage, Pump, PumpHandle, PumpOptions, Retried, SinkStatus, Stopped,
-};
+use crate::dead_letters::{DeadLetters, LetterId};
+use crate::delivery::{BackOff, Filters, MakeMessage, Pump, PumpHandle, PumpOptions, Retried, SinkStatus, Stopped};
 use crate::message::Message;
 use crate::sinks::{Reason, Sink};
 use crate::storage::{Disk, RealDisk};

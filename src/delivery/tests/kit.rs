@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::clock::Timestamp;
-use crate::delivery::DeadLetters;
+use crate::dead_letters::DeadLetters;
 use crate::journal::{Backlog, Feed, FeedClosed, Offset, Window};
 use crate::message::{Message, StoredEvent};
 use crate::sinks::{Failure, Outcome, Outcomes, Reason, Sink, Windows};

@@ -9,7 +9,8 @@ use tokio::time::{Instant, timeout};
 
 use super::bench::{Bench, Setup, owned};
 use super::kit::{Answer, failed};
-use crate::delivery::{LetterId, Retried};
+use crate::dead_letters::LetterId;
+use crate::delivery::Retried;
 use crate::message::Message;
 use crate::sinks::{Outcome, Reason};
 use crate::testing::disk::SimDisk;

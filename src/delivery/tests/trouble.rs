@@ -6,7 +6,8 @@ use tokio::time::Instant;
 
 use super::bench::{Bench, Setup, owned};
 use super::kit::{Answer, ScriptedSink, failed};
-use crate::delivery::{LetterId, Retried, SinkState};
+use crate::dead_letters::LetterId;
+use crate::delivery::{Retried, SinkState};
 use crate::message::Message;
 use crate::sinks::{Failure, Outcome, Outcomes, Reason};
 

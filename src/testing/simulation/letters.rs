@@ -9,7 +9,8 @@ use super::event;
 use super::life::Life;
 use super::schedule::{EVENTS, SINKS};
 use super::world::{Known, World, name};
-use crate::delivery::{LetterId, Retried, SinkStatus};
+use crate::dead_letters::LetterId;
+use crate::delivery::{Retried, SinkStatus};
 use crate::sinks::Class;
 use crate::testing::disk::Spot;
 

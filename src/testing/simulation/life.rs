@@ -15,7 +15,8 @@ use super::schedule::{OTHER, SINKS, Step, What};
 use super::world::{LETTERS, World, index, name};
 use crate::clock::Clock as _;
 use crate::config::{self, SinkName, Start, Storage};
-use crate::delivery::{Delivery, DeliveryOptions, LetterBox, PumpHandle, SinkSetup};
+use crate::dead_letters::DeadLetterStores;
+use crate::delivery::{Delivery, DeliveryOptions, PumpHandle, SinkSetup};
 use crate::journal::{Intake as _, Journal, JournalOptions, Limits, NotTaken, Offset, Registration, Steps, Taken};
 use crate::telemetry::Metrics;
 use crate::testing::TestClock;
@@ -59,7 +60,7 @@ pub(super) struct Life {
     pub(super) journal: Journal,
     steps: Steps,
     pub(super) delivery: Delivery<Watched>,
-    pub(super) letters: LetterBox,
+    pub(super) letters: DeadLetterStores,
     /// As they are in effect; `None`: it does not run.
     running: [Option<Configured>; SINKS.len()],
     /// Whether the journal was told that it is `best_effort`.
@@ -117,7 +118,7 @@ impl Life {
     pub(super) fn begin(start: Beginning) -> Result<Self, String> {
         let (journal, steps) = Journal::open_stepped(journal_options(&start)).map_err(|error| error.to_string())?;
         let disk = Arc::new(start.world.lock().disk.clone());
-        let letters = LetterBox::new(disk, LETTERS.into(), start.dead_max_size, start.metrics.clone());
+        let letters = DeadLetterStores::new(disk, LETTERS.into(), start.dead_max_size, start.metrics.clone());
         let delivery = Delivery::new(DeliveryOptions {
             letters: letters.clone(),
             metrics: start.metrics.clone(),

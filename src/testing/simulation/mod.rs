@@ -75,7 +75,7 @@
 //! The other patches have no number yet: schedules are drawn in another way since they were last counted.
 //!
 //! Three breaks were looked for during some minutes each, were not found, and have no patch; tests of their own see them
-//! (`delivery/tests/letters.rs`, `delivery/dead_letters/tests/`): letters that can't be read and are not tried again once
+//! (`delivery/tests/letters.rs`, `dead_letters/tests/`): letters that can't be read and are not tried again once
 //! their topic flows; a retry that passes its deadline while its sink is up; letters that are removed before they are
 //! written under a new name. Two more cost no event: segments deleted by cursors that are not on disk yet, and a cursor
 //! that has one slot.

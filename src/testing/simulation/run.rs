@@ -12,7 +12,7 @@ use super::letters;
 use super::life::{Beginning, Configured, Life};
 use super::schedule::{Mood, OTHER, Refusal, SINKS, Step, TOPICS, Unreadable, What};
 use super::world::{LETTERS, Tally, World, letter_folder, name};
-use crate::delivery::DeadLetters;
+use crate::dead_letters::DeadLetters;
 use crate::sinks::Class;
 use crate::telemetry::Metrics;
 use crate::testing::TestClock;

@@ -180,8 +180,8 @@ async fn a_letter_is_not_copied_again_each_time_its_removal_fails() {
     assert_eq!(letters.summary().by_reason, BTreeMap::from([(Reason::TooLarge, 1)]));
 }
 
-fn letter_box(disk: &SimDisk, metrics: &Metrics) -> LetterBox {
-    LetterBox::new(Arc::new(disk.clone()), "/journal/dead".into(), 1 << 20, metrics.clone())
+fn letter_box(disk: &SimDisk, metrics: &Metrics) -> DeadLetterStores {
+    DeadLetterStores::new(Arc::new(disk.clone()), "/journal/dead".into(), 1 << 20, metrics.clone())
 }
 
 fn names() -> (SinkName, SinkName) {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::format::{self, FILE_HEADER, STATE_AT, Seed};
-use super::{DeadLetter, DeadLetterError, LetterId, Summary};
+use super::{DeadLetter, DeadLetterError, LetterId, LetterSummary};
 use crate::clock::Timestamp;
 use crate::journal::Offset;
 use crate::ownership::explain;
@@ -111,7 +111,7 @@ impl LetterFile {
     }
 }
 
-pub(super) struct Store {
+pub(super) struct LetterFiles {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) dir: PathBuf,
     pub(super) files: BTreeMap<u64, LetterFile>,
@@ -137,7 +137,7 @@ pub(super) fn at(path: &Path) -> impl FnOnce(io::Error) -> DeadLetterError {
     move |error| DeadLetterError::Io { error: explain(&path, error), path }
 }
 
-impl Store {
+impl LetterFiles {
     /// Without files yet.
     pub(super) const fn new(disk: Arc<dyn Disk>, dir: PathBuf) -> Self {
         Self {
@@ -394,8 +394,8 @@ impl Store {
         self.files.values().map(|file| FILE_HEADER as u64 + file.live_bytes).sum()
     }
 
-    pub(super) fn summary(&self) -> Summary {
-        let mut summary = Summary { bytes: self.bytes(), damaged: self.damaged, ..Summary::default() };
+    pub(super) fn summary(&self) -> LetterSummary {
+        let mut summary = LetterSummary { bytes: self.bytes(), damaged: self.damaged, ..LetterSummary::default() };
         summary.unreadable = self.unreadable.len() as u64;
         for (topic, counts) in self.topics.iter().zip(&self.counts) {
             for (reason, count) in counts.iter().filter(|(_, count)| **count > 0) {

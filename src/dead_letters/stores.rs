@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use super::{DeadLetterError, DeadLetters, Summary, lock};
+use super::{DeadLetterError, DeadLetters, LetterSummary, lock};
 use crate::config::SinkName;
 use crate::storage::Disk;
 use crate::telemetry::Metrics;
@@ -14,7 +14,7 @@ use crate::telemetry::Metrics;
 ///
 /// A store has an index of its files in memory, so that two of one folder would not see each other's removals.
 #[derive(Clone)]
-pub struct LetterBox(Arc<Inner>);
+pub struct DeadLetterStores(Arc<Inner>);
 
 struct Inner {
     disk: Arc<dyn Disk>,
@@ -29,7 +29,7 @@ struct Inner {
     open: Mutex<BTreeMap<SinkName, DeadLetters>>,
 }
 
-impl LetterBox {
+impl DeadLetterStores {
     /// Touches nothing yet. `disk` is that of the journal, `dir` is `dead` in the journal's folder, `max_size` bounds the
     /// bytes of each sink's letters.
     pub fn new(disk: Arc<dyn Disk>, dir: PathBuf, max_size: u64, metrics: Metrics) -> Self {
@@ -43,7 +43,7 @@ impl LetterBox {
         self.open_alone(sink)
     }
 
-    /// As [`LetterBox::open`], by whoever holds `opening`.
+    /// As [`DeadLetterStores::open`], by whoever holds `opening`.
     fn open_alone(&self, sink: &SinkName) -> Result<DeadLetters, DeadLetterError> {
         if let Some(letters) = lock(&self.0.open).get(sink) {
             return Ok(letters.clone());
@@ -53,7 +53,7 @@ impl LetterBox {
         Ok(letters)
     }
 
-    /// Opens the letters of all sinks, those without a pump included, so that [`LetterBox::summaries`] and the gauges
+    /// Opens the letters of all sinks, those without a pump included, so that [`DeadLetterStores::summaries`] and the gauges
     /// show them. What can't be opened is logged. Blocks.
     pub fn open_all(&self) {
         let names = self.names().unwrap_or_else(|error| {
@@ -68,7 +68,7 @@ impl LetterBox {
     }
 
     /// How many letters there are, for each sink whose letters are open. Does not wait for a disk.
-    pub fn summaries(&self) -> BTreeMap<SinkName, Summary> {
+    pub fn summaries(&self) -> BTreeMap<SinkName, LetterSummary> {
         let open = lock(&self.0.open);
         open.iter().map(|(sink, letters)| (sink.clone(), letters.summary())).collect()
     }

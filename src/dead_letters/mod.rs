@@ -45,10 +45,10 @@
 mod adopt;
 mod compact;
 mod format;
-mod letter_box;
+mod letter_files;
 mod reading;
 mod recover;
-mod store;
+mod stores;
 #[cfg(test)]
 mod tests;
 
@@ -66,8 +66,8 @@ use crate::sinks::{Failure, Reason};
 use crate::storage::Disk;
 use crate::storage::blocking;
 use crate::telemetry::Metrics;
-pub use letter_box::LetterBox;
-use store::Store;
+use letter_files::LetterFiles;
+pub use stores::DeadLetterStores;
 
 /// The name of a letter for `dead-letters show|retry|drop`: unique within its sink, growing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -105,7 +105,7 @@ impl DeadLetter {
 
 /// Some letters of a topic, in order.
 #[derive(Debug, Default)]
-pub struct Batch {
+pub struct LetterBatch {
     /// Those that could be read.
     pub letters: Vec<DeadLetter>,
     /// How many the disk did not give this time; they are kept.
@@ -142,7 +142,7 @@ pub struct ListedLetter {
 
 /// How many letters there are, in what state.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Summary {
+pub struct LetterSummary {
     /// Letters by reason; reasons without letters are left out.
     pub by_reason: BTreeMap<Reason, u64>,
     /// The same by topic.
@@ -155,7 +155,7 @@ pub struct Summary {
     pub unreadable: u64,
 }
 
-impl Summary {
+impl LetterSummary {
     /// All letters.
     pub fn letters(&self) -> u64 {
         self.by_reason.values().sum()
@@ -214,9 +214,9 @@ struct Shared {
     max_size: u64,
     metrics: Metrics,
     /// Held over reads, writes and fsyncs, by blocking threads only.
-    store: Mutex<Store>,
+    store: Mutex<LetterFiles>,
     /// For `/status` and the gauges: read without waiting for a disk.
-    summary: Mutex<Summary>,
+    summary: Mutex<LetterSummary>,
 }
 
 impl DeadLetters {
@@ -230,7 +230,7 @@ impl DeadLetters {
         max_size: u64,
         metrics: &Metrics,
     ) -> Result<Self, DeadLetterError> {
-        let store = Store::open(disk, &dead_dir.join(sink.as_str()))?;
+        let store = LetterFiles::open(disk, &dead_dir.join(sink.as_str()))?;
         if store.damaged > 0 {
             tracing::error!(%sink, damaged = store.damaged, "dead letters are damaged; their bytes are kept");
         }
@@ -238,7 +238,7 @@ impl DeadLetters {
             sink: sink.clone(),
             max_size,
             metrics: metrics.clone(),
-            summary: Mutex::new(Summary::default()),
+            summary: Mutex::new(LetterSummary::default()),
             store: Mutex::new(store),
         }));
         letters.0.publish_summary(&lock(&letters.0.store));
@@ -306,18 +306,18 @@ impl DeadLetters {
         after: Option<LetterId>,
         max: usize,
         max_bytes: usize,
-    ) -> Result<Batch, DeadLetterError> {
+    ) -> Result<LetterBatch, DeadLetterError> {
         self.with(move |store| Ok(store.next_of(&topic, &fits, after, max, max_bytes))).await
     }
 
     /// How many letters there are. Does not wait for the disk.
-    pub fn summary(&self) -> Summary {
+    pub fn summary(&self) -> LetterSummary {
         lock(&self.0.summary).clone()
     }
 
     async fn with<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&mut Store) -> Result<T, DeadLetterError> + Send + 'static,
+        work: impl FnOnce(&mut LetterFiles) -> Result<T, DeadLetterError> + Send + 'static,
     ) -> Result<T, DeadLetterError> {
         let shared = Arc::clone(&self.0);
         let done = blocking(move || {
@@ -337,7 +337,7 @@ impl fmt::Debug for DeadLetters {
 }
 
 impl Shared {
-    fn publish_summary(&self, store: &Store) {
+    fn publish_summary(&self, store: &LetterFiles) {
         let summary = store.summary();
         for reason in Reason::ALL {
             let kept = summary.by_reason.get(&reason).copied().unwrap_or_default();

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use super::store::{LetterFile, Slot, Store};
-use super::{Batch, DeadLetter, DeadLetterError, LetterId, LetterInfo, ListedLetter, format};
+use super::letter_files::{LetterFile, LetterFiles, Slot};
+use super::{DeadLetter, DeadLetterError, LetterBatch, LetterId, LetterInfo, ListedLetter, format};
 use crate::sinks::Reason;
 
 /// A batch ends after so many letters that the disk does not give: each may take it seconds.
 const MAX_UNREAD: usize = 16;
 
-impl Store {
+impl LetterFiles {
     pub(super) fn get(&self, id: LetterId) -> Result<Option<DeadLetter>, DeadLetterError> {
         self.live().find(|(_, slot)| slot.id == id).map(|(file, slot)| self.read(file, slot)).transpose()
     }
@@ -62,8 +62,8 @@ impl Store {
         after: Option<LetterId>,
         max: usize,
         max_bytes: usize,
-    ) -> Batch {
-        let mut batch = Batch::default();
+    ) -> LetterBatch {
+        let mut batch = LetterBatch::default();
         let Some(topic) = self.topics.iter().position(|known| &**known == topic) else { return batch };
         let (mut bytes, mut damaged, mut unread) = (0, Vec::new(), Vec::new());
         let of_topic = self.live().filter(|(_, slot)| slot.topic as usize == topic && fits(slot.reason));

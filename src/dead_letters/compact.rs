@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::DeadLetterError;
 use super::format::Seed;
-use super::store::{Store, at};
+use super::letter_files::{LetterFiles, at};
 use crate::storage::{create_dirs, read_all, remove_if_there};
 
 /// What a file is called while it is written anew.
@@ -18,7 +18,7 @@ const WORTH_IT: u64 = 64 << 10;
 /// If room is needed, files are written anew that would lose at least this part of themselves.
 const PART: u64 = 8;
 
-impl Store {
+impl LetterFiles {
     /// Gives the bytes of letters that are gone back once they are more than half of a file: so no more is written than
     /// was removed.
     pub(super) fn compact_if_worth_it(&mut self, number: u64) {
@@ -81,7 +81,7 @@ impl Store {
         let mut old = std::mem::take(&mut file.slots);
         file.slots.extend(slots.into_iter().map(|(index, at)| {
             let slot = &mut old[index];
-            super::store::Slot { at, ..*slot }
+            super::letter_files::Slot { at, ..*slot }
         }));
         (file.seed, file.size, file.damaged, file.proven) = (seed, bytes.len() as u64, 0, true);
         self.dir_unsure = true;

@@ -7,14 +7,14 @@ use std::sync::Arc;
 
 use super::DeadLetterError;
 use super::compact::UNFINISHED;
-use super::format::{self, BadHeader, FILE_HEADER, Found, STATE_AT, Seed};
-use super::store::{LetterFile, SUFFIX, Store, at};
+use super::format::{self, BadFileHeader, FILE_HEADER, FoundLetter, STATE_AT, Seed};
+use super::letter_files::{LetterFile, LetterFiles, SUFFIX, at};
 use crate::storage::{Disk, create_dirs, is_unreadable, read_all, remove_if_there};
 
 /// No file has so many letters.
 const UNREADABLE_IDS: u64 = 1 << 32;
 
-impl Store {
+impl LetterFiles {
     pub(super) fn open(disk: Arc<dyn Disk>, dir: &Path) -> Result<Self, DeadLetterError> {
         for dir in dir.parent().into_iter().chain([dir]) {
             create_dirs(&*disk, dir).map_err(at(dir))?;
@@ -31,7 +31,7 @@ impl Store {
                 }
                 looked => looked.map_err(at(&path))?,
             };
-            if let Err(found @ BadHeader::Version(_)) = seed {
+            if let Err(found @ BadFileHeader::Version(_)) = seed {
                 return Err(DeadLetterError::Version { path, found: found.to_string() });
             }
             contents.push((number, path, seed.ok(), size));
@@ -79,18 +79,18 @@ impl Store {
         let mut file = LetterFile::new(path, seed, bytes.len() as u64);
         for found in format::scan(seed, bytes) {
             match found {
-                Found::Frame(range) => {
+                FoundLetter::Frame(range) => {
                     let gone = bytes[range.start + STATE_AT..][..4] == seed.gone();
                     match seed.payload(&bytes[range.clone()]).and_then(format::decode) {
                         Some(letter) => self.index(&mut file, &letter, range.start as u64, range.len(), gone),
                         None => file.damaged += 1,
                     }
                 }
-                Found::Damaged(range) => {
+                FoundLetter::Damaged(range) => {
                     let state = bytes[range].get(STATE_AT..STATE_AT + 4);
                     file.damaged += u64::from(state != Some(&seed.gone()));
                 }
-                Found::Half(range) => {
+                FoundLetter::Half(range) => {
                     file.size = range.start as u64;
                     file.with_file(&*self.disk, |file| {
                         file.set_size(range.start as u64)?;
@@ -106,7 +106,7 @@ impl Store {
 }
 
 /// A file's seed, as far as its header is whole, and its size.
-fn look(disk: &dyn Disk, path: &Path) -> io::Result<(Result<Seed, BadHeader>, u64)> {
+fn look(disk: &dyn Disk, path: &Path) -> io::Result<(Result<Seed, BadFileHeader>, u64)> {
     let mut header = [0; FILE_HEADER];
     let file = disk.open(path, false)?;
     let length = file.read_at(&mut header, 0)?;

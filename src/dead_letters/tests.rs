@@ -6,7 +6,7 @@ use super::*;
 use crate::storage::{RealDisk, create_dirs};
 use crate::testing::disk::SimDisk;
 
-mod room;
+mod compaction;
 
 struct Bench {
     dir: tempfile::TempDir,
@@ -110,7 +110,7 @@ async fn a_removed_letter_stays_removed_and_an_empty_file_goes() {
     let rest = ids(&letters).await;
     letters.remove(rest).await.expect("removes");
     assert!(bench.files().is_empty());
-    assert_eq!(letters.summary(), Summary::default());
+    assert_eq!(letters.summary(), LetterSummary::default());
 }
 
 #[tokio::test]

@@ -27,7 +27,7 @@ const MAX_PAYLOAD: usize = 1 << 30;
 
 /// Why a file is none of ours to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum BadHeader {
+pub(super) enum BadFileHeader {
     #[error("damaged header")]
     Damaged,
     #[error("format version {0}, expected {VERSION}")]
@@ -66,14 +66,14 @@ impl Seed {
     }
 
     /// The seed of a file that begins with these bytes.
-    pub(super) fn of_file(bytes: &[u8]) -> Result<Self, BadHeader> {
-        let header = bytes.get(..FILE_HEADER).ok_or(BadHeader::Damaged)?;
+    pub(super) fn of_file(bytes: &[u8]) -> Result<Self, BadFileHeader> {
+        let header = bytes.get(..FILE_HEADER).ok_or(BadFileHeader::Damaged)?;
         if &header[..8] != MAGIC || crc32c::crc32c(&header[..16]) != u32_at(header, 16) {
-            return Err(BadHeader::Damaged);
+            return Err(BadFileHeader::Damaged);
         }
         match u32_at(header, 8) {
             VERSION => Ok(Self(u32_at(header, 12))),
-            other => Err(BadHeader::Version(other)),
+            other => Err(BadFileHeader::Version(other)),
         }
     }
 
@@ -113,7 +113,7 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 
 /// What is found in a file behind its header.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Found {
+pub(super) enum FoundLetter {
     /// A whole frame, at this place.
     Frame(Range<usize>),
     /// Bytes that are no frame, with whole ones or the end of the file behind them.
@@ -123,29 +123,29 @@ pub(super) enum Found {
 }
 
 /// Looks through a whole file for frames.
-pub(super) fn scan(seed: Seed, bytes: &[u8]) -> Vec<Found> {
+pub(super) fn scan(seed: Seed, bytes: &[u8]) -> Vec<FoundLetter> {
     let mut found = Vec::new();
     let mut at = FILE_HEADER;
     while at < bytes.len() {
         let rest = &bytes[at..];
         match seed.payload_length(rest) {
             Some(length) if rest.len() < FRAME_HEADER + length => {
-                found.push(Found::Half(at..bytes.len()));
+                found.push(FoundLetter::Half(at..bytes.len()));
                 break;
             }
             Some(length) => {
                 let range = at..at + FRAME_HEADER + length;
                 let whole = seed.payload(&bytes[range.clone()]).is_some();
                 at = range.end;
-                found.push(if whole { Found::Frame(range) } else { Found::Damaged(range) });
+                found.push(if whole { FoundLetter::Frame(range) } else { FoundLetter::Damaged(range) });
             }
             None if rest.len() < FRAME_HEADER || rest.iter().all(|b| *b == 0) => {
-                found.push(Found::Half(at..bytes.len()));
+                found.push(FoundLetter::Half(at..bytes.len()));
                 break;
             }
             None => {
                 let next = next_frame(seed, bytes, at + 1);
-                found.push(Found::Damaged(at..next));
+                found.push(FoundLetter::Damaged(at..next));
                 at = next;
             }
         }
@@ -231,7 +231,7 @@ mod tests {
         let payloads: Vec<_> = scan(SEED, &bytes)
             .into_iter()
             .map(|found| match found {
-                Found::Frame(range) => SEED.payload(&bytes[range]).expect("whole").to_vec(),
+                FoundLetter::Frame(range) => SEED.payload(&bytes[range]).expect("whole").to_vec(),
                 other => panic!("{other:?}"),
             })
             .collect();
@@ -244,7 +244,7 @@ mod tests {
         let first = FILE_HEADER + FRAME_HEADER + 3;
         for end in first + 1..bytes.len() {
             let found = scan(SEED, &bytes[..end]);
-            assert_eq!(found, [Found::Frame(FILE_HEADER..first), Found::Half(first..end)], "cut at {end}");
+            assert_eq!(found, [FoundLetter::Frame(FILE_HEADER..first), FoundLetter::Half(first..end)], "cut at {end}");
         }
     }
 
@@ -258,10 +258,10 @@ mod tests {
             bytes[at] ^= 0x40;
             let found = scan(SEED, &bytes);
             let state = (second + STATE_AT..second + FRAME_HEADER).contains(&at);
-            let expected = if state { Found::Frame(second..third) } else { Found::Damaged(second..third) };
+            let expected = if state { FoundLetter::Frame(second..third) } else { FoundLetter::Damaged(second..third) };
             assert_eq!(
                 found,
-                [Found::Frame(FILE_HEADER..second), expected, Found::Frame(third..bytes.len())],
+                [FoundLetter::Frame(FILE_HEADER..second), expected, FoundLetter::Frame(third..bytes.len())],
                 "flipped at {at}"
             );
         }
@@ -272,7 +272,7 @@ mod tests {
         let mut bytes = file(&[b"one"]);
         let end = bytes.len();
         bytes.resize(end + 4096, 0);
-        assert_eq!(scan(SEED, &bytes)[1], Found::Half(end..end + 4096));
+        assert_eq!(scan(SEED, &bytes)[1], FoundLetter::Half(end..end + 4096));
     }
 
     #[test]
@@ -281,18 +281,18 @@ mod tests {
         let bytes = file(&[&inner]);
         let mut damaged = bytes.clone();
         damaged[FILE_HEADER] ^= 1;
-        assert_eq!(scan(SEED, &damaged), [Found::Damaged(FILE_HEADER..bytes.len())]);
+        assert_eq!(scan(SEED, &damaged), [FoundLetter::Damaged(FILE_HEADER..bytes.len())]);
     }
 
     #[test]
     fn a_header_of_another_version_is_told_from_damage() {
         let mut header = SEED.file_header();
-        assert_eq!(Seed::of_file(&header[..FILE_HEADER - 1]), Err(BadHeader::Damaged));
+        assert_eq!(Seed::of_file(&header[..FILE_HEADER - 1]), Err(BadFileHeader::Damaged));
         header[8] = 9;
-        assert_eq!(Seed::of_file(&header), Err(BadHeader::Damaged));
+        assert_eq!(Seed::of_file(&header), Err(BadFileHeader::Damaged));
         let crc = crc32c::crc32c(&header[..16]);
         header[16..].copy_from_slice(&crc.to_le_bytes());
-        assert_eq!(Seed::of_file(&header), Err(BadHeader::Version(9)));
+        assert_eq!(Seed::of_file(&header), Err(BadFileHeader::Version(9)));
     }
 
     #[test]

@@ -5,11 +5,11 @@
 
 use std::collections::HashSet;
 
-use super::store::{SUFFIX, Slot, Store, at};
+use super::letter_files::{LetterFiles, SUFFIX, Slot, at};
 use super::{DeadLetterError, LetterId};
 use crate::storage::create_dirs;
 
-impl Store {
+impl LetterFiles {
     /// See [`super::DeadLetters::adopt`].
     pub(super) fn adopt(&mut self, other: &mut Self) -> Result<u64, DeadLetterError> {
         let mut adopted = 0;
