@@ -19,7 +19,7 @@
 //! - [`commands`]: one file per command of the program.
 //! - [`telemetry`]: logs and metrics.
 //! - [`clock`]: the wall clock, handed in from outside.
-//! - `printable`: text from outside, made safe to print.
+//! - `printable`: text from outside, made safe to print. `units`: sizes, durations and ages, as people write them.
 //!
 //! Imports run downwards only: commands → bridge → admin, ingress, delivery → sinks, journal → message → alma.
 
@@ -42,3 +42,4 @@ mod simulation;
 pub mod sinks;
 pub mod telemetry;
 pub mod tls;
+mod units;

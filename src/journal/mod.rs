@@ -61,6 +61,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::config::{self, SinkName, Start};
 use crate::message::StoredEvent;
 use crate::telemetry::Metrics;
+use crate::units;
 
 /// What a journal is opened with.
 pub struct JournalOptions {
@@ -149,7 +150,7 @@ pub enum Taken {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotTaken {
     /// `max_size` of undelivered events is reached.
-    #[error("journal full: {waiting} bytes wait, max_size is {max_size}")]
+    #[error("journal full: {} wait, max_size is {}", units::size(*.waiting), units::size(*.max_size))]
     Full {
         /// Bytes of undelivered events.
         waiting: u64,
@@ -157,7 +158,7 @@ pub enum NotTaken {
         max_size: u64,
     },
     /// The disk has less than `min_free` left.
-    #[error("disk nearly full: {free} bytes free, min_free is {min_free}")]
+    #[error("disk nearly full: {} free, min_free is {}; free some space", units::size(*.free), units::size(*.min_free))]
     DiskFull {
         /// Bytes free.
         free: u64,
