@@ -11,11 +11,11 @@ const HEAD: &str = r#"<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="5">
 <meta name="viewport" content="width=device-width, initial-scale=1"><title>alma-bridge</title>
 <style>
-body{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:60rem;padding:0 1rem;color:#222;background:#fff;overflow-wrap:anywhere}
+body{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:60rem;padding:0 1rem;color:#222;background:#fff;overflow-wrap:break-word}.why{overflow-wrap:anywhere}
 table{border-collapse:collapse;width:100%;margin:.5rem 0 1.5rem}th,td{text-align:left;padding:.3rem .8rem .3rem 0;border-bottom:1px solid #ddd;vertical-align:top}
 .good{color:#136c2e}.bad{color:#a3141b;font-weight:600}small{color:#666}
 @media(prefers-color-scheme:dark){body{color:#ddd;background:#181818}th,td{border-color:#444}.good{color:#6fcf8a}.bad{color:#ff8a8a}small{color:#999}}
-@media(max-width:45rem){table,tbody,tr,td{display:block}th{display:none}tr{border-bottom:1px solid #ddd;padding:.3rem 0}td{border:0;padding:.1rem 0}td::before{content:attr(data-label) ": ";color:#666}}
+@media(max-width:45rem){body{overflow-wrap:anywhere}table,tbody,tr,td{display:block}tr:first-child{display:none}tr{border-bottom:1px solid #ddd;padding:.3rem 0}td{border:0;padding:.1rem 0}td::before{content:attr(data-label) ": ";color:#666}}
 </style></head><body><main>
 "#;
 
@@ -76,11 +76,10 @@ fn sources(page: &mut String, status: &Status) -> std::fmt::Result {
     })
 }
 
-/// How many requests, and the state of the source by their colour.
+/// How many requests were refused.
 fn refused(source: &SourceStatus) -> String {
     let count = source.refused.as_ref().map_or(0, |refused| refused.events);
-    let class = if source.needs_person { "bad" } else { "good" };
-    format!("<span class=\"{class}\">{count}</span>")
+    format!("<span class=\"{}\">{count}</span>", if count > 0 && source.needs_person { "bad" } else { "" })
 }
 
 fn sinks(page: &mut String, status: &Status) -> std::fmt::Result {
@@ -100,7 +99,11 @@ fn sinks(page: &mut String, status: &Status) -> std::fmt::Result {
 
 /// The state, since when, and why unless the list at the top says so.
 fn state(sink: &SinkStatus, status: &Status) -> String {
-    let class = if sink.state == "up" { "good" } else { "bad" };
+    let class = match (sink.state.as_str(), sink.needs_person) {
+        ("up", _) => "good",
+        (_, true) => "bad",
+        (_, false) => "",
+    };
     let mut state = format!("<span class=\"{class}\">{}</span>", escape(&sink.state));
     // One that was taken out has been in its state for longer than anybody knows.
     if !sink.since.is_empty() {
@@ -109,7 +112,7 @@ fn state(sink: &SinkStatus, status: &Status) -> String {
         let _ = write!(state, " <small>since {since}</small>");
     }
     if let Some(why) = sink.why.as_deref().filter(|why| !status.has_said(why)) {
-        let _ = write!(state, "<br>{}", escape(why));
+        let _ = write!(state, "<br><span class=\"why\">{}</span>", escape(why));
     }
     match sink.parked_topics.len() {
         0 => {}
