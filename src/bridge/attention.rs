@@ -56,9 +56,8 @@ pub(super) fn refused_status(source: &SourceName, refused: &Refused) -> RefusedS
     } else {
         debug_assert!(any(&[Missing]), "something was refused");
         (
-            "no request had the header X-Exl-Signature, so Alma did not send them, or a proxy strips the header",
-            "if Alma has sent events, let the proxy pass the header on; else ignore this until the first event comes"
-                .to_owned(),
+            "the header X-Exl-Signature is missing, so Alma did not send this, or a proxy strips the header",
+            "if Alma has sent events, let the proxy pass the header on; if not, nothing is lost".to_owned(),
         )
     };
     RefusedStatus {

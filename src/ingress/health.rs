@@ -163,6 +163,7 @@ mod tests {
     use super::*;
 
     const DAY: Duration = Duration::from_hours(24);
+    const SECOND: Duration = Duration::from_secs(1);
 
     fn at(second: u64) -> Timestamp {
         Timestamp::from_micros(second * 1_000_000)
@@ -198,9 +199,9 @@ mod tests {
             health.proven(&settings, at(1));
             health.refused(SignatureFailure::Missing, at(2));
             assert_eq!(health.seen(&settings).refused.map(|refused| refused.events()), Some(1));
-            tokio::time::advance(patience - Duration::from_secs(1)).await;
+            tokio::time::advance(patience.saturating_sub(SECOND)).await;
             assert!(!health.seen(&settings).needs_person);
-            tokio::time::advance(Duration::from_secs(1)).await;
+            tokio::time::advance(SECOND).await;
             assert!(health.seen(&settings).needs_person);
             health.proven(&settings, at(3));
             health.refused(SignatureFailure::Missing, at(4));

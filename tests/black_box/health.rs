@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::harness::{Bridge, Setup, client_with_secret, loan, wait_for};
 
 const REFUSED: &str = "alma_bridge_source_refused_events{source=\"alma\"}";
+const SILENCE: &str = "no valid event for 1s (silence)";
 const SILENT: &str = "alma_bridge_source_silent{source=\"alma\"}";
 
 fn attention(bridge: &Bridge) -> Vec<String> {
@@ -69,7 +70,7 @@ fn strangers_without_a_signature_alarm_only_before_the_first_valid_event() {
     let bridge = setup.start();
     post_without_signature(&bridge);
     let said = attention(&bridge);
-    assert!(said.len() == 1 && said[0].contains("Alma did not send them"), "{said:?}");
+    assert!(said.len() == 1 && said[0].contains("Alma did not send this"), "{said:?}");
     assert_eq!(bridge.post(&loan(1)).status, 204);
     post_without_signature(&bridge);
     assert_eq!((attention(&bridge), bridge.metric(REFUSED)), (Vec::new(), Some(1.0)));
@@ -93,14 +94,13 @@ fn silence_shows_everywhere_and_ends_with_an_event() {
          [sources.other]\npath = \"/other\"\nsecret_file = \"DIR/secret\"\n",
     );
     let bridge = setup.start();
-    const WORDS: &str = "no valid event for 1s (silence)";
     wait_for("the silence to pass", || (bridge.metric(SILENT) == Some(1.0)).then_some(()));
     let said = attention(&bridge);
-    assert!(said.len() == 1 && said[0].starts_with("source alma: ") && said[0].contains(WORDS), "{said:?}");
-    assert!(page(&bridge).contains("needs a person") && page(&bridge).contains(WORDS));
-    assert!(setup.fails(1, &["status"]).contains(WORDS));
+    assert!(said.len() == 1 && said[0].starts_with("source alma: ") && said[0].contains(SILENCE), "{said:?}");
+    assert!(page(&bridge).contains("needs a person") && page(&bridge).contains(SILENCE));
+    assert!(setup.fails(1, &["status"]).contains(SILENCE));
     assert_eq!(bridge.metric("alma_bridge_source_silent{source=\"other\"}"), Some(0.0));
-    bridge.wait_for_log(&[WORDS]);
+    bridge.wait_for_log(&[SILENCE]);
     bridge.post(&loan(1));
     wait_for("the end of the silence", || (bridge.metric(SILENT) == Some(0.0)).then_some(()));
 }

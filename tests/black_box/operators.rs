@@ -84,10 +84,11 @@ fn the_process_has_metrics_by_their_usual_names() {
     let bridge = setup.start();
     let metric = |name: &str| bridge.metric(name).unwrap_or_else(|| panic!("{name}"));
     // Another scrape comes a little later than what it is compared with.
-    let resident = bridge.memory_kib("VmRSS") as f64 * 1024.0;
+    let resident = f64::from(u32::try_from(bridge.memory_kib("VmRSS")).expect("less than 4 TiB")) * 1024.0;
     assert!((0.5..2.0).contains(&(metric("process_resident_memory_bytes") / resident)));
     assert!(metric("process_virtual_memory_bytes") >= resident);
-    let files = std::fs::read_dir(format!("/proc/{}/fd", bridge.id())).expect("it runs").count() as f64;
+    let files = std::fs::read_dir(format!("/proc/{}/fd", bridge.id())).expect("it runs").count();
+    let files = f64::from(u32::try_from(files).expect("some files"));
     assert!((metric("process_open_fds") - files).abs() < 10.0);
     assert!(metric("process_max_fds") >= files);
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a time").as_secs_f64();
