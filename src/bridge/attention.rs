@@ -19,12 +19,14 @@ use crate::units;
 const SINK_PATIENCE: Duration = Duration::from_mins(5);
 
 /// Whether a sink has been retrying for so long that somebody must look. A broker that is down may come back; a refused
-/// log-in does not mend itself. What may be missing only because a deployment is not done has its `grace`.
+/// log-in does not mend itself, nor does a folder. What may be missing only because a deployment is not done has its
+/// `grace`.
 pub(super) fn is_stuck(sink: &delivery::SinkStatus, grace: Duration, now: Timestamp) -> bool {
     let SinkState::BackingOff { why, .. } = &sink.state else { return false };
     let patience = match (why.reason, why.reason.class()) {
         (Reason::Login, _) | (_, Class::Refused) => Duration::ZERO,
         (_, Class::Mend) => grace,
+        (_, Class::Retry) if sink.kind == "file" => Duration::ZERO,
         (_, Class::Retry) => SINK_PATIENCE,
     };
     now.since(sink.since) >= patience
@@ -199,11 +201,11 @@ mod tests {
     }
 
     /// When a sink that fails for this reason needs a person, in seconds after it began to retry.
-    fn needs_person_after(reason: Reason) -> Option<u64> {
+    fn needs_person_after(kind: &'static str, reason: Reason) -> Option<u64> {
         let why = Failure::new(reason, "as the broker says");
         let sink = delivery::SinkStatus {
             name: "main".parse().expect("a name"),
-            kind: "kafka",
+            kind,
             state: SinkState::BackingOff { why, next_try: at(1_000) },
             since: at(1_000),
             warnings: Vec::new(),
@@ -220,14 +222,15 @@ mod tests {
     #[test]
     fn a_broker_has_five_minutes_a_deployment_its_grace_and_a_refused_log_in_nothing() {
         for reason in [Reason::Unreachable, Reason::Timeout, Reason::Busy] {
-            assert_eq!(needs_person_after(reason), Some(300), "{reason}");
+            assert_eq!(needs_person_after("kafka", reason), Some(300), "{reason}");
         }
         for reason in [Reason::Rights, Reason::Missing] {
-            assert_eq!(needs_person_after(reason), Some(60), "{reason}");
+            assert_eq!(needs_person_after("kafka", reason), Some(60), "{reason}");
         }
         for reason in [Reason::Login, Reason::Panic] {
-            assert_eq!(needs_person_after(reason), Some(0), "{reason}");
+            assert_eq!(needs_person_after("kafka", reason), Some(0), "{reason}");
         }
+        assert_eq!(needs_person_after("file", Reason::Unreachable), Some(0), "there is no broker that could come back");
     }
 
     fn sink(needs_person: bool, oldest_waiting_seconds: f64) -> SinkStatus {
