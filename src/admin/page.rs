@@ -203,6 +203,11 @@ mod tests {
             for fault in ["unreachable: refused", "journal full"] {
                 assert_eq!(page.matches(fault).count(), 1, "{page}");
             }
+            assert_eq!(
+                page.matches("<td").count(),
+                page.matches("<td data-label=").count(),
+                "cells name their columns"
+            );
         }
     }
 }

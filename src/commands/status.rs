@@ -129,7 +129,8 @@ fn write_source(text: &mut String, source: &SourceStatus, now: &str) -> std::fmt
     };
     write!(text, "  {:<16} {}  last event: {last}", source.name, source.path)?;
     if let Some(refused) = &source.refused {
-        write!(text, ", {} refused since", refused.events)?;
+        let since = if source.last_event.is_some() { " since" } else { "" };
+        write!(text, ", {} refused{since}", refused.events)?;
     }
     writeln!(text)
 }

@@ -51,7 +51,8 @@ trait Encode {
 
 impl<M: EncodeMetric> Encode for M {
     fn encode_as(&self, encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str) -> fmt::Result {
-        let encoder = encoder.encode_descriptor(name, help, None, self.metric_type())?;
+        // A registry ends the help of its metrics with a full stop.
+        let encoder = encoder.encode_descriptor(name, &format!("{help}."), None, self.metric_type())?;
         self.encode(encoder)
     }
 }
