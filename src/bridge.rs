@@ -6,6 +6,7 @@
 //! `tools` and `replay` carry out what the commands for the bad day ask; [`Stopped`] does so on the journal of a bridge
 //! that does not run, and [`Drain`] is a bridge without its listeners.
 
+mod attention;
 mod drain;
 mod engine;
 mod listeners;
@@ -117,7 +118,7 @@ impl Bridge {
         };
         publish(&config, listeners)?;
         let tools = config.admin.tools;
-        let view = Arc::new(View::new(config, listeners, metrics, engine));
+        let view = Arc::new(View::new(config, listeners, sources.clone(), metrics, engine));
         let admin_stop = CancellationToken::new();
         tokio::spawn(admin.run(Arc::clone(&view) as _, token, tools, view.metrics.clone(), admin_stop.clone()));
         let ingress_stop = server.stop_handle();

@@ -3,6 +3,7 @@
 //! The wall clock decides only what is deleted or remembered, never what is delivered.
 
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -47,6 +48,16 @@ impl fmt::Display for Timestamp {
             // Past year 9999: no event of ours, but a damaged record must not panic a log line.
             Err(_) => write!(f, "{}us", self.0),
         }
+    }
+}
+
+/// From RFC 3339.
+impl FromStr for Timestamp {
+    type Err = jiff::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let moment: jiff::Timestamp = text.parse()?;
+        Ok(Self(u64::try_from(moment.as_microsecond()).unwrap_or_default()))
     }
 }
 

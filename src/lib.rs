@@ -21,7 +21,7 @@
 //! - [`telemetry`]: logs and metrics.
 //! - [`storage`]: the file system, and the threads for work that blocks.
 //! - [`clock`]: the wall clock, handed in from outside.
-//! - `printable`: text from outside, made safe to print.
+//! - `printable`: text from outside, made safe to print. `units`: sizes, durations and ages, as people write them.
 //!
 //! Imports run downwards only: commands → bridge → admin, ingress → delivery → dead_letters → sinks, journal → message,
 //! storage → alma.
@@ -45,3 +45,4 @@ pub mod storage;
 pub mod telemetry;
 #[cfg(test)]
 mod testing;
+mod units;

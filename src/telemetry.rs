@@ -4,6 +4,7 @@
 
 pub mod logs;
 pub mod metrics;
+mod process;
 mod stderr;
 mod strangers;
 

@@ -1,18 +1,21 @@
 //! The status page: one HTML document without scripts, that renews itself.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use super::Status;
-use super::status::SinkStatus;
+use super::status::{SinkStatus, SourceStatus};
+use crate::units;
 
 const HEAD: &str = r#"<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="5">
 <meta name="viewport" content="width=device-width, initial-scale=1"><title>alma-bridge</title>
 <style>
-body{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:60rem;padding:0 1rem;color:#222;background:#fff}
+body{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:60rem;padding:0 1rem;color:#222;background:#fff;overflow-wrap:break-word}.why{overflow-wrap:anywhere}
 table{border-collapse:collapse;width:100%;margin:.5rem 0 1.5rem}th,td{text-align:left;padding:.3rem .8rem .3rem 0;border-bottom:1px solid #ddd;vertical-align:top}
 .good{color:#136c2e}.bad{color:#a3141b;font-weight:600}small{color:#666}
 @media(prefers-color-scheme:dark){body{color:#ddd;background:#181818}th,td{border-color:#444}.good{color:#6fcf8a}.bad{color:#ff8a8a}small{color:#999}}
+@media(max-width:45rem){body{overflow-wrap:anywhere}table,tbody,tr,td{display:block}tr:first-child{display:none}tr{border-bottom:1px solid #ddd;padding:.3rem 0}td{border:0;padding:.1rem 0}td::before{content:attr(data-label) ": ";color:#666}}
 </style></head><body><main>
 "#;
 
@@ -32,10 +35,11 @@ fn body(page: &mut String, status: &Status) -> std::fmt::Result {
         (false, _) => ("bad", "not ready"),
     };
     writeln!(page, "<h1>alma-bridge <span class=\"{class}\">{word}</span></h1>")?;
-    writeln!(page, "<p><small>version {}, since {}, ", escape(&status.version), escape(&status.started))?;
+    let aged = |moment: &str| escape(&units::with_age(moment, &status.now));
+    writeln!(page, "<p><small>version {}, since {}, ", escape(&status.version), aged(&status.started))?;
     let file = status.config.file.as_deref().unwrap_or("built-in defaults");
-    writeln!(page, "configuration: {} of {}</small></p>", escape(file), escape(&status.config.loaded))?;
-    if let Some(why) = &status.unready_reason {
+    writeln!(page, "configuration: {} of {}</small></p>", escape(file), aged(&status.config.loaded))?;
+    if let Some(why) = status.unready_reason.as_deref().filter(|why| !status.has_said(why)) {
         writeln!(page, "<p class=\"bad\">{}</p>", escape(why))?;
     }
     if !status.attention.is_empty() {
@@ -51,63 +55,92 @@ fn body(page: &mut String, status: &Status) -> std::fmt::Result {
         writeln!(
             page,
             "<h2>Journal</h2><p>{} of {} waiting, {} delivered and kept, {} free on the disk (503 under {})</p>",
-            bytes(journal.waiting_bytes),
-            bytes(journal.max_size),
-            bytes(journal.delivered_bytes),
-            bytes(journal.free_bytes),
-            bytes(journal.min_free),
+            units::size(journal.waiting_bytes),
+            units::size(journal.max_size),
+            units::size(journal.delivered_bytes),
+            units::size(journal.free_bytes),
+            units::size(journal.min_free),
         )?;
     }
     Ok(())
 }
 
 fn sources(page: &mut String, status: &Status) -> std::fmt::Result {
-    page.push_str("<h2>Sources</h2><table><tr><th>name<th>path<th>secrets<th>last event\n");
-    for source in &status.sources {
-        let last = source.last_event.as_deref().unwrap_or("none since the start");
-        let secrets = source.secrets.join(", ");
-        let cells = [source.name.as_str(), &source.path, &secrets, last].map(escape);
-        writeln!(page, "<tr><td>{}", cells.join("<td>"))?;
-    }
-    page.push_str("</table>\n");
-    Ok(())
+    page.push_str("<h2>Sources</h2>");
+    table(page, &["name", "path", "secrets", "last event", "refused since"], &status.sources, |source| {
+        let last = match &source.last_event {
+            Some(last) => units::with_age(last, &status.now),
+            None => "none yet".to_owned(),
+        };
+        [escape(&source.name), escape(&source.path), escape(&source.secrets.join(", ")), escape(&last), refused(source)]
+    })
+}
+
+/// How many requests were refused.
+fn refused(source: &SourceStatus) -> String {
+    let count = source.refused.as_ref().map_or(0, |refused| refused.events);
+    format!("<span class=\"{}\">{count}</span>", if count > 0 && source.needs_person { "bad" } else { "" })
 }
 
 fn sinks(page: &mut String, status: &Status) -> std::fmt::Result {
-    page.push_str("<h2>Sinks</h2><table><tr><th>name<th>type<th>state<th>waiting<th>oldest<th>dead letters\n");
-    for sink in &status.sinks {
-        let class = if sink.state == "up" { "good" } else { "bad" };
-        writeln!(
-            page,
-            "<tr><td>{}<td>{}<td><span class=\"{class}\">{}</span> <small>since {}</small>{}<td>{}<td>{:.0} s<td>{}",
+    page.push_str("<h2>Sinks</h2>");
+    table(page, &["name", "type", "state", "waiting", "oldest", "dead letters"], &status.sinks, |sink| {
+        let oldest = units::age(Duration::try_from_secs_f64(sink.oldest_waiting_seconds).unwrap_or_default());
+        [
             escape(&sink.name),
             escape(sink.kind.as_deref().unwrap_or("")),
-            escape(&sink.state),
-            escape(&sink.since),
-            remarks(sink),
-            sink.waiting_events,
-            sink.oldest_waiting_seconds,
-            sink.dead_letters.values().sum::<u64>(),
-        )?;
+            state(sink, status),
+            sink.waiting_events.to_string(),
+            oldest,
+            sink.dead_letters.values().sum::<u64>().to_string(),
+        ]
+    })
+}
+
+/// The state, since when, and why unless the list at the top says so.
+fn state(sink: &SinkStatus, status: &Status) -> String {
+    let class = match (sink.state.as_str(), sink.needs_person) {
+        ("up", _) => "good",
+        (_, true) => "bad",
+        (_, false) => "",
+    };
+    let mut state = format!("<span class=\"{class}\">{}</span>", escape(&sink.state));
+    // One that was taken out has been in its state for longer than anybody knows.
+    if !sink.since.is_empty() {
+        let since = escape(&units::with_age(&sink.since, &status.now));
+        // Writing to a String can't fail.
+        let _ = write!(state, " <small>since {since}</small>");
+    }
+    if let Some(why) = sink.why.as_deref().filter(|why| !status.has_said(why)) {
+        let _ = write!(state, "<br><span class=\"why\">{}</span>", escape(why));
+    }
+    match sink.parked_topics.len() {
+        0 => {}
+        1 => state.push_str("<br>1 topic is parked"),
+        parked => {
+            let _ = write!(state, "<br>{parked} topics are parked");
+        }
+    }
+    state
+}
+
+/// A table whose cells are HTML. On a narrow screen each row becomes a list, and each cell names its column.
+fn table<T, const COLUMNS: usize>(
+    page: &mut String,
+    names: &[&str; COLUMNS],
+    rows: &[T],
+    cells: impl Fn(&T) -> [String; COLUMNS],
+) -> std::fmt::Result {
+    writeln!(page, "<table><tr><th>{}", names.join("<th>"))?;
+    for row in rows {
+        page.push_str("<tr>");
+        for (name, cell) in names.iter().zip(cells(row)) {
+            write!(page, "<td data-label=\"{name}\">{cell}")?;
+        }
+        page.push('\n');
     }
     page.push_str("</table>\n");
     Ok(())
-}
-
-fn remarks(sink: &SinkStatus) -> String {
-    let mut remarks = String::new();
-    if let Some(why) = &sink.why {
-        let _ = write!(remarks, "<br>{}", escape(why));
-    }
-    for parked in &sink.parked_topics {
-        let _ =
-            write!(remarks, "<br>{} is parked: {} {}", escape(&parked.topic), parked.reason, escape(&parked.detail));
-    }
-    remarks
-}
-
-fn bytes(count: u64) -> String {
-    bytesize::ByteSize(count).display().iec().to_string()
 }
 
 fn escape(text: &str) -> String {
@@ -145,5 +178,36 @@ mod tests {
         assert!(page.contains("needs a person") && page.contains("3 dead letters"), "{page}");
         let page = render(&Status { unready_reason: Some("journal full".into()), ..Status::default() });
         assert!(page.contains("not ready") && page.contains("journal full"), "{page}");
+    }
+
+    #[test]
+    fn lists_no_fault_twice_and_shows_ages() {
+        let sink = SinkStatus {
+            why: Some("unreachable: refused".into()),
+            state: "retrying".into(),
+            since: "2024-01-02T03:04:05.678Z".into(),
+            ..SinkStatus::default()
+        };
+        let source = SourceStatus { last_event: Some("2024-01-02T03:04:00.000Z".into()), ..SourceStatus::default() };
+        let mut status = Status {
+            now: "2024-01-02T03:04:46.678Z".into(),
+            unready_reason: Some("journal full".into()),
+            sources: vec![source],
+            sinks: vec![sink],
+            ..Status::default()
+        };
+        let page = render(&status);
+        assert!(page.contains("(41 s ago)") && page.contains("(46 s ago)"), "{page}");
+        status.attention = vec!["no event can be taken: journal full".into(), "sink main: unreachable: refused".into()];
+        for page in [page, render(&status)] {
+            for fault in ["unreachable: refused", "journal full"] {
+                assert_eq!(page.matches(fault).count(), 1, "{page}");
+            }
+            assert_eq!(
+                page.matches("<td").count(),
+                page.matches("<td data-label=").count(),
+                "cells name their columns"
+            );
+        }
     }
 }

@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 pub struct Status {
     /// Of the binary.
     pub version: String,
+    /// When this was asked.
+    #[serde(default)]
+    pub now: String,
     /// When the process started.
     pub started: String,
     /// Whether an event can be taken durably.
@@ -90,9 +93,38 @@ pub struct SourceStatus {
     pub path: String,
     /// Names of its secrets.
     pub secrets: Vec<String>,
-    /// When it last proved an event since the start.
+    /// When its last valid event came; none if that is not known.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub last_event: Option<String>,
+    /// Requests that were refused for their signature since then.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub refused: Option<RefusedStatus>,
+    /// After how long without a valid event it needs a person.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub silence: Option<String>,
+    /// Whether `silence` has passed.
+    #[serde(default)]
+    pub silent: bool,
+    /// Whether `attention` names it.
+    #[serde(default)]
+    pub needs_person: bool,
+}
+
+/// Requests that were refused for their signature since a source's last valid event.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedStatus {
+    /// How many.
+    pub events: u64,
+    /// When the first was.
+    pub since: String,
+    /// When the last was.
+    pub last: String,
+    /// How many by reason, as in the metric `signature_failures_total`.
+    pub reasons: BTreeMap<String, u64>,
+    /// The likeliest cause.
+    pub cause: String,
+    /// What to do about it.
+    pub next_step: String,
 }
 
 /// The durable log.
@@ -125,7 +157,7 @@ pub struct SinkStatus {
     /// `file`, `kafka`, `rabbitmq` or `nats`; none for one that was taken out of the configuration.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none", default)]
     pub kind: Option<String>,
-    /// `connecting`, `up`, `backing_off` (between two attempts), `stopped`, `removed` (not in the configuration: it keeps
+    /// `connecting`, `up`, `retrying` (`why` says for what reason), `stopped`, `removed` (not in the configuration: it keeps
     /// its place), `forgotten` (only its dead letters are left).
     pub state: String,
     /// Why it is not up.
@@ -133,6 +165,9 @@ pub struct SinkStatus {
     pub why: Option<String>,
     /// Since when it is in this state.
     pub since: String,
+    /// Whether `attention` names it.
+    #[serde(default)]
+    pub needs_person: bool,
     /// What the last connect found to fall short, such as a limit or replication.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub warnings: Vec<String>,
@@ -174,6 +209,11 @@ const fn is_zero(count: &u64) -> bool {
 }
 
 impl Status {
+    /// Whether `attention` has a fault already, so that it need not be shown twice.
+    pub fn has_said(&self, fault: &str) -> bool {
+        self.attention.iter().any(|line| line.contains(fault))
+    }
+
     /// One JSON document.
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).expect("strings and numbers always serialize")

@@ -14,10 +14,11 @@ use std::time::Duration;
 use tokio::sync::{Mutex, Notify};
 use tokio::time::sleep;
 
-use super::engine::OpenError;
+use super::engine::{Open, OpenError};
 use super::view::View;
 use crate::config::{Config, SinkName, Source};
 use crate::ingress::Sources;
+use crate::storage::blocking;
 
 /// Between two tries of what is not in effect yet.
 const RETRY_EVERY: Duration = Duration::from_secs(2);
@@ -46,8 +47,23 @@ impl Reloads {
         // A reload may have come while the journal was opened.
         open.pumps.apply(&self.view.config()).await;
         self.view.engine.set(open);
+        self.recall_events();
         self.finish(&mut in_effect).await;
         Ok(())
+    }
+
+    /// Looks up in the journal when each source's last event came, so that a restart begins no silence anew.
+    fn recall_events(&self) {
+        let Some(journal) = self.view.engine.get().and_then(Open::journal).cloned() else { return };
+        let names: Vec<_> = self.view.config().sources.iter().map(|source| source.name.clone()).collect();
+        let (sources, metrics) = (self.sources.clone(), self.view.metrics.clone());
+        drop(blocking(move || {
+            for (name, recorded) in journal.newest_events(&names) {
+                if sources.remember(&name, recorded) {
+                    metrics.last_event(&name, recorded);
+                }
+            }
+        }));
     }
 
     /// Puts a newer configuration in effect, as far as that goes without a restart; gives what is not in effect yet.

@@ -11,20 +11,20 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::Listeners;
+use super::attention::{self, attention};
 use super::engine::{Engine, Open};
 use super::tools::NO_JOURNAL;
 use crate::admin::status::{ConfigStatus, JournalStatus, ParkedTopic, SinkStatus, SourceStatus};
 use crate::admin::{self, Operated, Order, Reloaded, Status};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
-use crate::config::{Config, SinkName};
+use crate::config::{self, Config, SinkName};
 use crate::dead_letters::LetterSummary;
 use crate::delivery::{self, SinkState};
+use crate::ingress::Sources;
 use crate::journal::{Backlog, Intake as _, Journal};
 use crate::sinks::{Class, Reason};
 use crate::telemetry::Metrics;
-
-/// A sink's oldest event has waited for this long: somebody should look.
-const LONG_WAIT_SECONDS: f64 = 300.0;
+use crate::units;
 
 /// Reloads that wait for their turn.
 const RELOADS: usize = 8;
@@ -49,6 +49,7 @@ pub(super) struct View {
     last_reload: RwLock<LastReload>,
     started: Timestamp,
     listeners: Listeners,
+    sources: Sources,
     pub(super) metrics: Metrics,
     pub(super) engine: Arc<Engine>,
     stopping: AtomicBool,
@@ -57,7 +58,13 @@ pub(super) struct View {
 }
 
 impl View {
-    pub(super) fn new(config: Config, listeners: Listeners, metrics: Metrics, engine: Arc<Engine>) -> Self {
+    pub(super) fn new(
+        config: Config,
+        listeners: Listeners,
+        sources: Sources,
+        metrics: Metrics,
+        engine: Arc<Engine>,
+    ) -> Self {
         let now = SystemClock.now();
         metrics.config_loaded(now);
         let (reloads, reloads_asked) = mpsc::channel(RELOADS);
@@ -67,6 +74,7 @@ impl View {
             last_reload: RwLock::new(last_reload),
             started: now,
             listeners,
+            sources,
             metrics,
             engine,
             stopping: AtomicBool::new(false),
@@ -122,11 +130,18 @@ impl View {
     }
 
     fn sources(&self, config: &Config) -> Vec<SourceStatus> {
-        let status = |source: &crate::config::Source| SourceStatus {
-            name: source.name.to_string(),
-            path: source.path.clone(),
-            secrets: source.secrets.iter().filter(|s| s.secret.is_some()).map(|s| s.name.clone()).collect(),
-            last_event: self.metrics.last_event(&source.name).map(|moment| moment.to_string()),
+        let status = |source: &config::Source| {
+            let health = self.sources.health(&source.name);
+            SourceStatus {
+                name: source.name.to_string(),
+                path: source.path.clone(),
+                secrets: source.secrets.iter().filter(|s| s.secret.is_some()).map(|s| s.name.clone()).collect(),
+                last_event: health.last_event.map(|moment| moment.to_string()),
+                refused: health.refused.map(|refused| attention::refused_status(&source.name, &refused)),
+                silence: source.silence.map(units::duration),
+                silent: health.silent,
+                needs_person: health.needs_person,
+            }
         };
         config.sources.iter().map(status).collect()
     }
@@ -148,7 +163,13 @@ impl View {
     /// What waits comes fresh from the journal; a sink's own word of it may be a second old.
     fn set_journal_gauges(&self, open: &Open, journal: &Journal, now: Timestamp) {
         let stats = journal.stats();
-        self.metrics.journal_sizes(stats.waiting_bytes, stats.delivered_bytes, stats.max_size, stats.free_bytes);
+        self.metrics.journal_sizes(
+            stats.waiting_bytes,
+            stats.delivered_bytes,
+            stats.max_size,
+            stats.free_bytes,
+            stats.min_free,
+        );
         let running = open.pumps.handles().statuses();
         let mut letters = open.letters();
         for place in journal.sinks() {
@@ -176,7 +197,14 @@ impl View {
             place.map_or(sink.backlog, |place| place.backlog)
         };
         let running = open.pumps.handles().statuses();
-        let mut sinks: Vec<SinkStatus> = running.iter().map(|sink| sink_status(sink, backlog(sink), now)).collect();
+        let status = |sink: &delivery::SinkStatus| {
+            let settings = config.sinks.iter().find(|settings| settings.name == sink.name);
+            SinkStatus {
+                needs_person: settings.is_some_and(|settings| attention::is_stuck(sink, settings.setup_grace, now)),
+                ..sink_status(sink, backlog(sink), now)
+            }
+        };
+        let mut sinks: Vec<SinkStatus> = running.iter().map(status).collect();
         let mut letters = open.letters();
         letters.retain(|sink, _| config.sinks.iter().all(|configured| configured.name != *sink));
         for place in places.iter().filter(|place| !place.configured) {
@@ -256,79 +284,6 @@ fn sink_status(sink: &delivery::SinkStatus, backlog: Backlog, now: Timestamp) ->
     }
 }
 
-/// What needs a person, most urgent first.
-fn attention(status: &Status) -> Vec<String> {
-    let mut lines = Vec::new();
-    if let Some(why) = &status.unready_reason {
-        lines.push(format!("no event can be taken: {why}"));
-    }
-    if let Some(journal) = &status.journal {
-        if journal.damaged_records > 0 {
-            let (count, dir) = (journal.damaged_records, &journal.dir);
-            lines.push(format!("journal: {count} records were damaged on disk; their bytes are in {dir}/damaged"));
-        }
-        lines.extend(journal.set_aside.iter().map(|file| format!("journal: {file}")));
-    }
-    for sink in &status.sinks {
-        let name = &sink.name;
-        match (sink.state.as_str(), &sink.why) {
-            ("forgotten", _) => {}
-            ("removed", _) => lines.push(format!(
-                "sink {name} was taken out, {} events wait for it: let it return, or alma-bridge sinks forget {name}",
-                sink.waiting_events
-            )),
-            (_, Some(why)) => lines.push(format!("sink {name} is not connected: {why}")),
-            _ if sink.oldest_waiting_seconds > LONG_WAIT_SECONDS => {
-                lines.push(format!(
-                    "sink {name} is behind: its oldest event waits for {:.0} s",
-                    sink.oldest_waiting_seconds
-                ));
-            }
-            _ => {}
-        }
-        lines.extend(sink.parked_topics.iter().map(|parked| {
-            format!("sink {name}: topic {} is parked ({}): {}", parked.topic, parked.reason, parked.detail)
-        }));
-        lines.extend(about_letters(sink));
-    }
-    if !status.config.refused.is_empty() {
-        lines.push(format!("the last reload was refused: {}", status.config.refused.join("; ")));
-    }
-    if !status.config.not_in_effect.is_empty() {
-        lines.push(format!(
-            "the configuration is in effect only in part, the bridge keeps trying: {}",
-            status.config.not_in_effect.join("; ")
-        ));
-    }
-    lines
-}
-
-fn about_letters(sink: &SinkStatus) -> Vec<String> {
-    let mut lines = Vec::new();
-    let name = &sink.name;
-    let letters: u64 = sink.dead_letters.values().sum();
-    if letters > 0 {
-        let is_absent = matches!(sink.state.as_str(), "removed" | "forgotten");
-        let to = if is_absent {
-            format!("; publish them to another sink: alma-bridge dead-letters retry --all --sink {name} --to NAME")
-        } else {
-            String::new()
-        };
-        lines.push(format!("sink {name}: {letters} dead letters, see alma-bridge dead-letters list --sink {name}{to}"));
-    }
-    if sink.unreadable_dead_letters > 0 {
-        let count = sink.unreadable_dead_letters;
-        lines.push(format!("sink {name}: the disk does not give {count} of its dead letters; the log names them"));
-    }
-    if sink.damaged_dead_letters > 0 {
-        let count = sink.damaged_dead_letters;
-        lines.push(format!(
-            "sink {name}: {count} dead letters were damaged on disk; their bytes are in journal/dead/{name}"
-        ));
-    }
-    lines
-}
-
 impl Operated for View {
     fn ready(&self) -> Result<(), String> {
         if self.stopping.load(Ordering::Relaxed) {
@@ -344,6 +299,7 @@ impl Operated for View {
         let ready = self.ready();
         let mut status = Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            now: now.to_string(),
             started: self.started.to_string(),
             ready: ready.is_ok(),
             unready_reason: ready.err(),
@@ -362,11 +318,16 @@ impl Operated for View {
             sinks: open.map(|open| self.sinks(open, &config, now)).unwrap_or_default(),
             attention: Vec::new(),
         };
-        status.attention = attention(&status);
+        status.attention = attention(&mut status);
         status
     }
 
     fn metrics(&self) -> String {
+        for source in &self.config().sources {
+            let health = self.sources.health(&source.name);
+            let refused = health.refused.map_or(0, |refused| refused.events());
+            self.metrics.source_health(&source.name, refused, health.silent);
+        }
         if let Some(open) = self.engine.get() {
             let now = SystemClock.now();
             open.pumps.handles().set_gauges(&self.metrics, now);

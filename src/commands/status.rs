@@ -12,7 +12,8 @@ use super::http::Client;
 use super::outside::Outside;
 use super::{Failure, Listener, block_on, load, reachable};
 use crate::admin::Status;
-use crate::admin::status::SinkStatus;
+use crate::admin::status::{SinkStatus, SourceStatus};
+use crate::units;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -91,8 +92,9 @@ fn render(status: &Status, outside: Outside) -> String {
 
 fn write_status(text: &mut String, status: &Status, outside: Outside) -> std::fmt::Result {
     let ready = if status.ready { "ready" } else { "NOT READY" };
-    writeln!(text, "alma-bridge {}: {ready}, since {}", status.version, status.started)?;
-    if let Some(why) = &status.unready_reason {
+    let started = units::with_age(&status.started, &status.now);
+    writeln!(text, "alma-bridge {}: {ready}, since {started}", status.version)?;
+    if let Some(why) = status.unready_reason.as_deref().filter(|why| !status.has_said(why)) {
         writeln!(text, "  {}", outside.line(why))?;
     }
     for line in &status.attention {
@@ -100,36 +102,47 @@ fn write_status(text: &mut String, status: &Status, outside: Outside) -> std::fm
     }
     writeln!(text, "\nSources")?;
     for source in &status.sources {
-        let last = source.last_event.as_deref().unwrap_or("none since the start");
-        writeln!(text, "  {:<16} {}  last event: {last}", source.name, source.path)?;
+        write_source(text, source, &status.now)?;
     }
     writeln!(text, "\nSinks")?;
     for sink in &status.sinks {
-        write_sink(text, sink, outside)?;
+        write_sink(text, sink, status, outside)?;
     }
     if let Some(journal) = &status.journal {
-        let size = |bytes| bytesize::ByteSize(bytes).display().iec();
         writeln!(text, "\nJournal {}", journal.dir)?;
         writeln!(
             text,
             "  {} of {} waiting, {} kept for replay, {} free on the disk",
-            size(journal.waiting_bytes),
-            size(journal.max_size),
-            size(journal.delivered_bytes),
-            size(journal.free_bytes),
+            units::size(journal.waiting_bytes),
+            units::size(journal.max_size),
+            units::size(journal.delivered_bytes),
+            units::size(journal.free_bytes),
         )?;
     }
     Ok(())
 }
 
-fn write_sink(text: &mut String, sink: &SinkStatus, outside: Outside) -> std::fmt::Result {
+fn write_source(text: &mut String, source: &SourceStatus, now: &str) -> std::fmt::Result {
+    let last = match &source.last_event {
+        Some(last) => units::with_age(last, now),
+        None => "none yet".to_owned(),
+    };
+    write!(text, "  {:<16} {}  last event: {last}", source.name, source.path)?;
+    if let Some(refused) = &source.refused {
+        let since = if source.last_event.is_some() { " since" } else { "" };
+        write!(text, ", {} refused{since}", refused.events)?;
+    }
+    writeln!(text)
+}
+
+fn write_sink(text: &mut String, sink: &SinkStatus, status: &Status, outside: Outside) -> std::fmt::Result {
     let kind = sink.kind.as_deref().unwrap_or("-");
     write!(text, "  {:<16} {kind:<9} {:<10} {} waiting", sink.name, sink.state, sink.waiting_events)?;
     if sink.waiting_events > 0 {
         write!(text, ", the oldest for {:.0} s", sink.oldest_waiting_seconds)?;
     }
     writeln!(text)?;
-    if let Some(why) = &sink.why {
+    if let Some(why) = sink.why.as_deref().filter(|why| !status.has_said(why)) {
         writeln!(text, "    {}", outside.line(why))?;
     }
     for parked in &sink.parked_topics {

@@ -132,7 +132,7 @@ pub struct Source {
     pub secrets: Vec<NamedSecret>,
     /// The institution code that events must name where they name one.
     pub institution: Option<String>,
-    /// Warn when nothing proven came for so long.
+    /// Warn when no valid event has come for this long.
     pub silence: Option<Duration>,
 }
 

@@ -65,7 +65,7 @@ impl SinkState {
         match self {
             Self::Connecting => "connecting",
             Self::Up => "up",
-            Self::BackingOff { .. } => "backing_off",
+            Self::BackingOff { .. } => "retrying",
             Self::Stopped => "stopped",
         }
     }

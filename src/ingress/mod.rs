@@ -7,12 +7,13 @@
 //! - `head`: the time a request's head may take, and the answers that hyper gives by itself
 //! - `request`: the order of judgement; `answer`: what is answered
 //! - `body`: the bounded read; `memory`: the memory of all bodies
-//! - `sources`: paths, secrets and silence
+//! - `sources`: paths and secrets; `health`: what a source's requests have shown
 
 mod answer;
 mod body;
 mod connection;
 mod head;
+mod health;
 mod memory;
 mod request;
 mod sources;
@@ -34,6 +35,7 @@ use crate::config;
 use crate::journal::Intake;
 use crate::telemetry::{Metrics, StrangersLines};
 
+pub use health::{Refused, SourceHealth};
 pub use sources::Sources;
 
 /// Files that the rest of the process may need open at once: journal, topic files, brokers, operators.

@@ -19,6 +19,7 @@ use crate::alma::signature::SIGNATURE_HEADER;
 use crate::alma::{SignatureFailure, SignatureHeader, Unverified};
 use crate::clock::Timestamp;
 use crate::journal::{Intake, Taken};
+use crate::printable::Printable;
 use crate::telemetry::LineKind;
 use crate::telemetry::metrics::RequestOutcome;
 
@@ -28,10 +29,15 @@ const MAX_CHALLENGE: usize = 1_024;
 /// Hex digits of a body's digest in the log; they end the event's id.
 const DIGITS: usize = 16;
 
+/// Bytes of a wrong path that are shown in the log.
+const MAX_PATH: usize = 256;
+
 /// What was judged, for log and metrics.
 struct Judged {
     answer: Answer,
     outcome: RequestOutcome,
+    /// The path, if no source has it.
+    path: Option<String>,
     /// Why, where it is not a success: one word or sentence without personal data.
     reason: Option<Cow<'static, str>>,
     /// Of the body, where it was read.
@@ -43,7 +49,7 @@ struct Judged {
 
 impl Judged {
     fn new(answer: Answer, outcome: RequestOutcome) -> Self {
-        Self { answer, outcome, reason: None, bytes: None, digits: None, proven: false }
+        Self { answer, outcome, path: None, reason: None, bytes: None, digits: None, proven: false }
     }
 
     fn because(mut self, reason: impl Into<Cow<'static, str>>) -> Self {
@@ -89,11 +95,21 @@ pub(super) async fn answer<I: Intake>(
 
 /// No source has this path. What may be a good event is not lost for a mistyped one.
 fn of_nobody(request: &Request<Incoming>) -> Judged {
-    if request.method() == Method::POST && signature(request.headers()).is_ok() {
-        return Judged::unavailable("no source has this path", RequestOutcome::NotFound);
-    }
-    let answer = answer::error(StatusCode::NOT_FOUND, "no source has this path");
-    Judged::new(answer, RequestOutcome::NotFound).because("no source has this path")
+    const REASON: &str = "no source has this path";
+    let may_be_good = request.method() == Method::POST && signature(request.headers()).is_ok();
+    let judged = if may_be_good {
+        Judged::unavailable(REASON, RequestOutcome::NotFound)
+    } else {
+        Judged::new(answer::error(StatusCode::NOT_FOUND, REASON), RequestOutcome::NotFound).because(REASON)
+    };
+    Judged { path: Some(shown_path(request.uri().path())), ..judged }
+}
+
+/// A path for the log: escaped, bounded, and without the query, which may hold what is nobody's business.
+fn shown_path(path: &str) -> String {
+    let shown = &path[..path.floor_char_boundary(MAX_PATH)];
+    let cut = if shown.len() < path.len() { "…" } else { "" };
+    format!("{}{cut}", Printable::line(shown))
 }
 
 async fn of_source<I: Intake>(
@@ -139,6 +155,7 @@ async fn event<I: Intake>(
     let signature = match signature(request.headers()) {
         Ok(signature) => signature,
         Err(failure) => {
+            source.health.refused(failure, received);
             shared.metrics.signature_failure(name, failure);
             return Judged::new(answer::invalid_signature(), RequestOutcome::BadSignature).because(failure.as_str());
         }
@@ -154,6 +171,7 @@ async fn event<I: Intake>(
         match Unverified::new(signature, read.bytes).holding(read.memory).verify(name, &source.settings.secrets) {
             Ok(verified) => verified,
             Err(stranger) => {
+                source.health.refused(SignatureFailure::Mismatch, received);
                 shared.metrics.signature_failure(name, SignatureFailure::Mismatch);
                 return Judged::new(answer::invalid_signature(), RequestOutcome::BadSignature)
                     .because(SignatureFailure::Mismatch.as_str())
@@ -161,7 +179,7 @@ async fn event<I: Intake>(
             }
         };
     connection.proven();
-    source.hear();
+    source.health.proven(&source.settings, received);
     if let Some(secret) = source.settings.secrets.get(verified.secret()) {
         shared.metrics.proven(name, &secret.name, received);
     }
@@ -205,12 +223,12 @@ fn tell<I>(shared: &Shared<I>, source: Option<&Source>, judged: &Judged, took: D
         }
     }
     let source = name.map_or("none", |name| name.as_str());
-    let (bytes, sha256) = (judged.bytes, judged.digits.as_deref());
+    let (path, bytes, sha256) = (judged.path.as_deref(), judged.bytes, judged.digits.as_deref());
     // Rounded to microseconds: more digits are noise.
     let milliseconds = (took.as_secs_f64() * 1e6).round() / 1e3;
     match judged.reason.as_deref() {
         None => tracing::info!(source, outcome, status, bytes, sha256, milliseconds, "{what}"),
-        Some(reason) => tracing::warn!(source, outcome, status, reason, bytes, sha256, milliseconds, "{what}"),
+        Some(reason) => tracing::warn!(source, outcome, status, reason, path, bytes, sha256, milliseconds, "{what}"),
     }
 }
 
@@ -223,5 +241,18 @@ pub(super) fn tell_refused_head<I>(shared: &Shared<I>, status: u16) {
     let kind = LineKind { what, outcome: Some(outcome), status: Some(status), reason: Some(REASON.into()) };
     if shared.lines.allow(kind) {
         tracing::warn!(source = "none", outcome, status, reason = REASON, "{what}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_shown_escaped_and_bounded() {
+        assert_eq!(shown_path("/webhook"), "/webhook");
+        assert_eq!(shown_path("/a\u{9b}2J\u{202e}b"), "/a\\u009b2J\\u202eb");
+        let long = format!("/{}ü", "x".repeat(MAX_PATH - 2));
+        assert_eq!(shown_path(&long), format!("/{}…", "x".repeat(MAX_PATH - 2)), "no character is cut in two");
     }
 }

@@ -1,12 +1,13 @@
 //! The sources as requests find them: by path, with their secrets. A reload swaps them while requests run.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::sync::Notify;
-use tokio::time::Instant;
 
-use crate::config;
+use super::health::{Health, SourceHealth};
+use crate::clock::{Clock as _, SystemClock, Timestamp};
+use crate::config::{self, SourceName};
 
 /// All sources. Cheap to clone; all clones are the same.
 #[derive(Clone, Debug)]
@@ -18,17 +19,11 @@ struct Inner {
     changed: Notify,
 }
 
-/// One source, and when it last proved an event.
+/// One source, and what its requests have shown.
 #[derive(Debug)]
 pub(super) struct Source {
     pub(super) settings: config::Source,
-    heard: Mutex<Heard>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Heard {
-    last: Instant,
-    warned: bool,
+    pub(super) health: Arc<Health>,
 }
 
 impl Sources {
@@ -45,8 +40,9 @@ impl Sources {
         let mut by_path = HashMap::new();
         for settings in sources {
             let known = old.values().find(|source| source.settings.name == settings.name);
-            let heard = known.map_or(Heard { last: Instant::now(), warned: false }, |known| known.heard());
-            let source = Source { settings: settings.clone(), heard: Mutex::new(heard) };
+            // Shared, since requests that have begun still find the old one.
+            let health = known.map_or_else(|| Arc::new(Health::new()), |known| Arc::clone(&known.health));
+            let source = Source { settings: settings.clone(), health };
             by_path.insert(settings.path.clone(), Arc::new(source));
         }
         *self.0.by_path.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(by_path);
@@ -55,6 +51,24 @@ impl Sources {
 
     fn all(&self) -> Arc<HashMap<String, Arc<Source>>> {
         Arc::clone(&self.0.by_path.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn by_name(&self, name: &SourceName) -> Option<Arc<Source>> {
+        self.all().values().find(|source| source.settings.name == *name).cloned()
+    }
+
+    /// What a source's requests have shown; nothing of one that is not in effect.
+    pub fn health(&self, name: &SourceName) -> SourceHealth {
+        self.by_name(name).map(|source| source.health.seen(&source.settings)).unwrap_or_default()
+    }
+
+    /// A source's last event of before the start was made durable at this time; whether none came since.
+    pub fn remember(&self, name: &SourceName, recorded: Timestamp) -> bool {
+        let Some(source) = self.by_name(name) else { return false };
+        let is_newest = source.health.remember(recorded, SystemClock.now().since(recorded));
+        // Its silence may have passed.
+        self.0.changed.notify_one();
+        is_newest
     }
 
     /// The source of a path; one trailing slash is the same path.
@@ -67,11 +81,10 @@ impl Sources {
         found.cloned()
     }
 
-    /// Warns, once each time, of sources from which nothing proven came for as long as they are expected to speak.
-    /// Never ends.
+    /// Warns, once each time, of sources from which no valid event came for their `silence`. Never ends.
     pub(super) async fn watch_silence(&self) {
         loop {
-            let next = self.all().values().filter_map(|source| source.warn_if_silent(Instant::now())).min();
+            let next = self.all().values().filter_map(|source| source.health.warn_if_silent(&source.settings)).min();
             let wait = async {
                 match next {
                     Some(deadline) => tokio::time::sleep_until(deadline).await,
@@ -83,38 +96,6 @@ impl Sources {
                 () = self.0.changed.notified() => {}
             }
         }
-    }
-}
-
-impl Source {
-    fn heard(&self) -> Heard {
-        *self.heard.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// An event was proven.
-    pub(super) fn hear(&self) {
-        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        heard.last = Instant::now();
-        if std::mem::take(&mut heard.warned) {
-            tracing::info!(source = %self.settings.name, "events come again");
-        }
-    }
-
-    /// When to look again; none where silence is of no account.
-    fn warn_if_silent(&self, now: Instant) -> Option<Instant> {
-        let silence = self.settings.silence?;
-        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        if heard.last + silence > now {
-            return Some(heard.last + silence);
-        }
-        if !std::mem::replace(&mut heard.warned, true) {
-            tracing::warn!(
-                source = %self.settings.name,
-                silence = %humantime::format_duration(silence),
-                "nothing proven came for so long: is Alma's profile active?"
-            );
-        }
-        Some(now + silence)
     }
 }
 
@@ -142,25 +123,28 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn silence_is_warned_of_once_until_events_come_again() {
+    async fn silence_passes_once_until_events_come_again() {
         let sources = Sources::new(&[settings("a", "/x", Some(Duration::from_hours(24)))]);
         let source = sources.find("/x").expect("there");
+        let name = &source.settings.name;
         let watching = tokio::spawn({
             let sources = sources.clone();
             async move { sources.watch_silence().await }
         });
         tokio::time::sleep(Duration::from_hours(23)).await;
-        assert!(!source.heard().warned);
+        assert!(!sources.health(name).silent);
         tokio::time::sleep(Duration::from_hours(2)).await;
-        assert!(source.heard().warned);
-        source.hear();
-        assert!(!source.heard().warned);
-        // A reload keeps what was heard.
+        assert!(sources.health(name).silent && source.health.has_warned());
+        source.health.proven(&source.settings, Timestamp::from_micros(1));
+        assert!(!sources.health(name).silent && !source.health.has_warned());
+        // A reload keeps what was seen, also by a request that has begun before it.
         sources.replace(&[settings("a", "/y", Some(Duration::from_hours(24)))]);
-        let moved = sources.find("/y").expect("there");
-        assert_eq!(moved.heard().last, source.heard().last);
+        source.health.refused(crate::alma::SignatureFailure::Mismatch, Timestamp::from_micros(2));
+        let health = sources.health(name);
+        assert_eq!(health.last_event, Some(Timestamp::from_micros(1)));
+        assert_eq!(health.refused.map(|refused| refused.events()), Some(1));
         tokio::time::sleep(Duration::from_hours(25)).await;
-        assert!(moved.heard().warned);
+        assert!(source.health.has_warned());
         watching.abort();
     }
 }

@@ -1,5 +1,6 @@
 //! The journal as the rest of the bridge holds it.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,8 +20,11 @@ use super::writer::{Append, Command, Writer};
 use super::{Backlog, Intake, JournalLock, JournalOptions, NotTaken, Offset, Registration, Taken, maintenance};
 use crate::alma::Verified;
 use crate::clock::Timestamp;
-use crate::config::SinkName;
+use crate::config::{SinkName, SourceName};
 use crate::storage::{blocking, remove_if_there};
+
+/// Bytes of the newest files that [`Journal::newest_events`] reads: at least one file of the usual size.
+const LOOK_BACK: u64 = 64 * 1024 * 1024;
 
 /// The durable log. Cheap to clone.
 #[derive(Clone)]
@@ -274,6 +278,30 @@ impl Journal {
         let shared = &self.0.shared;
         let segments = shared.state().segments.clone();
         Retained::new(Arc::clone(&shared.disk), shared.paths.clone(), segments, from, to)
+    }
+
+    /// When the newest event of each of these sources was made durable, as far as the newest files tell: about
+    /// [`LOOK_BACK`] bytes of them are read. Blocks.
+    pub fn newest_events(&self, sources: &[SourceName]) -> BTreeMap<SourceName, Timestamp> {
+        let shared = &self.0.shared;
+        let segments = shared.state().segments.clone();
+        let (mut newest, mut left) = (BTreeMap::new(), LOOK_BACK);
+        for segment in segments.into_iter().rev() {
+            if newest.len() == sources.len() || left == 0 {
+                break;
+            }
+            left = left.saturating_sub(segment.length);
+            let (disk, paths) = (Arc::clone(&shared.disk), shared.paths.clone());
+            let events = Retained::new(disk, paths, [segment].into(), Timestamp::default(), None);
+            // What can't be read is not known; delivery reports it.
+            let in_order = events.map_while(Result::ok).map(|(_, event)| (event.source, event.recorded));
+            for (source, recorded) in in_order.collect::<BTreeMap<_, _>>() {
+                if sources.contains(&source) {
+                    newest.entry(source).or_insert(recorded);
+                }
+            }
+        }
+        newest
     }
 
     /// Takes no more, writes what is queued, names the durable end, writes the cursors, ends the threads. What is

@@ -64,6 +64,7 @@ use crate::config::{self, SinkName, Start};
 use crate::message::StoredEvent;
 use crate::storage::Disk;
 use crate::telemetry::Metrics;
+use crate::units;
 
 /// What a journal is opened with.
 pub struct JournalOptions {
@@ -152,7 +153,7 @@ pub enum Taken {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotTaken {
     /// `max_size` of undelivered events is reached.
-    #[error("journal full: {waiting} bytes wait, max_size is {max_size}")]
+    #[error("journal full: {} wait, max_size is {}", units::size(*.waiting), units::size(*.max_size))]
     Full {
         /// Bytes of undelivered events.
         waiting: u64,
@@ -160,7 +161,7 @@ pub enum NotTaken {
         max_size: u64,
     },
     /// The disk has less than `min_free` left.
-    #[error("disk nearly full: {free} bytes free, min_free is {min_free}")]
+    #[error("disk nearly full: {} free, min_free is {}; free some space", units::size(*.free), units::size(*.min_free))]
     DiskFull {
         /// Bytes free.
         free: u64,

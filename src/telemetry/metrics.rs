@@ -9,6 +9,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -19,8 +20,9 @@ use prometheus_client::registry::Registry;
 use std::sync::atomic::AtomicU64;
 
 use super::logs;
+use super::process::Process;
 use crate::alma::SignatureFailure;
-use crate::clock::Timestamp;
+use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::config::{Config, SinkName, SourceName};
 use crate::message::{Topic, known_topics};
 use crate::sinks::Reason;
@@ -119,15 +121,20 @@ pub struct Metrics(Arc<Inner>);
 
 struct Inner {
     registry: Registry,
+    /// Metrics whose names have no prefix.
+    process: Registry,
     requests: Family<RequestLabels, Counter>,
     request_duration: Histogram,
     signature_failures: Family<SignatureLabels, Counter>,
     source_last_event: Family<SourceLabels, GaugeF64>,
+    source_refused_events: Family<SourceLabels, Gauge>,
+    source_silent: Family<SourceLabels, Gauge>,
     secret_last_used: Family<SecretLabels, GaugeF64>,
     journal_sync_duration: Histogram,
     journal_bytes: Family<StateLabels, Gauge>,
     journal_max_bytes: Gauge,
     journal_free_bytes: Gauge,
+    journal_min_free_bytes: Gauge,
     journal_damaged_records: Counter,
     sink_up: Family<SinkTypeLabels, Gauge>,
     sink_waiting_events: Family<SinkLabels, Gauge>,
@@ -156,7 +163,7 @@ fn delay_histogram() -> Histogram {
     Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0, 300.0, 3_600.0, 36_000.0])
 }
 
-fn seconds(moment: Timestamp) -> f64 {
+pub(super) fn seconds(moment: Timestamp) -> f64 {
     Duration::from_micros(moment.as_micros()).as_secs_f64()
 }
 
@@ -169,6 +176,8 @@ impl Metrics {
     #[allow(clippy::too_many_lines, reason = "one line a metric")]
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("alma_bridge");
+        let mut process = Registry::default();
+        process.register_collector(Box::new(Process { started: SystemClock.now() }));
         macro_rules! register {
             ($name:literal, $help:literal, $metric:expr) => {{
                 let metric = $metric;
@@ -197,7 +206,17 @@ impl Metrics {
             ),
             source_last_event: register!(
                 "source_last_event_timestamp_seconds",
-                "When the source last proved an event; 0: not since the start",
+                "When the source last proved an event; 0: not known",
+                Family::default()
+            ),
+            source_refused_events: register!(
+                "source_refused_events",
+                "Requests answered 401 since the source's last valid event",
+                Family::default()
+            ),
+            source_silent: register!(
+                "source_silent",
+                "1 if no valid event has come for the source's silence",
                 Family::default()
             ),
             secret_last_used: register!(
@@ -217,6 +236,11 @@ impl Metrics {
                 Gauge::default()
             ),
             journal_free_bytes: register!("journal_free_bytes", "Free bytes of the journal's disk", Gauge::default()),
+            journal_min_free_bytes: register!(
+                "journal_min_free_bytes",
+                "Bound of the free bytes; below it Alma gets 503",
+                Gauge::default()
+            ),
             journal_damaged_records: register!(
                 "journal_damaged_records",
                 "Records that were durable once and can't be read, and files that could not be used; kept under damaged/",
@@ -278,6 +302,7 @@ impl Metrics {
             ),
             topic_labels: Mutex::default(),
             registry,
+            process,
         };
         for listener in ["ingress", "admin"] {
             drop(inner.connections.get_or_create(&ListenerLabels { listener }));
@@ -296,8 +321,12 @@ impl Metrics {
                 drop(self.0.requests.get_or_create(&RequestLabels { source: source.clone(), outcome }));
             }
         }
+        // A source that was taken out would alert for ever.
+        self.0.source_refused_events.clear();
+        self.0.source_silent.clear();
         for source in &config.sources {
             let label = Label::from(source.name.as_str());
+            self.source_health(&source.name, 0, false);
             for reason in SignatureFailure::ALL.map(SignatureFailure::as_str) {
                 drop(self.0.signature_failures.get_or_create(&SignatureLabels { source: label.clone(), reason }));
             }
@@ -330,7 +359,10 @@ impl Metrics {
     /// The text that Prometheus reads.
     pub fn encode(&self) -> String {
         let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &self.0.registry).expect("a String takes any write");
+        let encoded = encode_registry(&mut text, &self.0.registry)
+            .and_then(|()| encode_registry(&mut text, &self.0.process))
+            .and_then(|()| encode_eof(&mut text));
+        encoded.expect("a String takes any write");
         text
     }
 
@@ -360,11 +392,16 @@ impl Metrics {
         self.0.secret_last_used.get_or_create(&SecretLabels { source, secret: secret.into() }).set(seconds(at));
     }
 
-    /// When the source last proved an event, since the start.
-    pub fn last_event(&self, source: &SourceName) -> Option<Timestamp> {
-        let seconds = self.0.source_last_event.get_or_create(&SourceLabels { source: source.as_str().into() }).get();
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "set from a Timestamp")]
-        (seconds > 0.0).then(|| Timestamp::from_micros((seconds * 1e6).round() as u64))
+    /// When the source's last event of before the start was made durable.
+    pub fn last_event(&self, source: &SourceName, at: Timestamp) {
+        self.0.source_last_event.get_or_create(&SourceLabels { source: source.as_str().into() }).set(seconds(at));
+    }
+
+    /// Requests refused since the source's last valid event, and whether its `silence` has passed.
+    pub fn source_health(&self, source: &SourceName, refused: u64, silent: bool) {
+        let labels = SourceLabels { source: source.as_str().into() };
+        self.0.source_refused_events.get_or_create(&labels).set(gauge_value(refused));
+        self.0.source_silent.get_or_create(&labels).set(i64::from(silent));
     }
 
     /// A commit group was written and fsynced.
@@ -377,12 +414,13 @@ impl Metrics {
         self.0.journal_damaged_records.inc_by(records);
     }
 
-    /// The journal's sizes in bytes of file, its bound, and the disk's free bytes.
-    pub fn journal_sizes(&self, waiting: u64, delivered: u64, max: u64, free: u64) {
+    /// The journal's sizes in bytes of file, the disk's free bytes, and their bounds.
+    pub fn journal_sizes(&self, waiting: u64, delivered: u64, max: u64, free: u64, min_free: u64) {
         self.0.journal_bytes.get_or_create(&StateLabels { state: "waiting" }).set(gauge_value(waiting));
         self.0.journal_bytes.get_or_create(&StateLabels { state: "delivered" }).set(gauge_value(delivered));
         self.0.journal_max_bytes.set(gauge_value(max));
         self.0.journal_free_bytes.set(gauge_value(free));
+        self.0.journal_min_free_bytes.set(gauge_value(min_free));
     }
 
     /// Whether a sink is connected.

@@ -6,6 +6,7 @@
 //! - `journal`: lock, version, damage, the journal's bound
 //! - `operators`: the admin listener, metrics, logs, stop
 //! - `reload`: the configuration changes while events are taken
+//! - `health`: what needs a person, and what does not
 //! - `system_calls`: what is synced before each 204
 //! - `half_written`: a configuration that lost something; reloads that are refused or apply in part
 //! - `folders`: a folder of files belongs to one sink
@@ -30,6 +31,7 @@ mod disk;
 mod durability;
 mod folders;
 mod half_written;
+mod health;
 mod http;
 mod journal;
 mod log;

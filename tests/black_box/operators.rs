@@ -35,6 +35,8 @@ fn all_metrics_are_there_from_the_start_at_0() {
     for name in [
         "request_duration_seconds_count",
         "source_last_event_timestamp_seconds{source=\"alma\"}",
+        "source_refused_events{source=\"alma\"}",
+        "source_silent{source=\"alma\"}",
         "secret_last_used_timestamp_seconds{source=\"alma\",secret=\"default\"}",
         "journal_sync_duration_seconds_count",
         "journal_damaged_records_total",
@@ -61,6 +63,7 @@ fn all_metrics_are_there_from_the_start_at_0() {
         "journal_bytes{state=\"delivered\"}",
         "journal_max_bytes",
         "journal_free_bytes",
+        "journal_min_free_bytes",
         "config_last_reload_successful",
         "config_last_reload_success_timestamp_seconds",
         "connections{listener=\"admin\"}",
@@ -72,6 +75,26 @@ fn all_metrics_are_there_from_the_start_at_0() {
     });
     let text = String::from_utf8(bridge.admin_get("/metrics").body).expect("text");
     assert!(text.contains("alma_bridge_build_info{"), "{text}");
+    assert!(text.ends_with("\n# EOF\n") && text.matches("# EOF").count() == 1, "{text}");
+}
+
+#[test]
+fn the_process_has_metrics_by_their_usual_names() {
+    let setup = Setup::new("");
+    let bridge = setup.start();
+    let metric = |name: &str| bridge.metric(name).unwrap_or_else(|| panic!("{name}"));
+    // Another scrape comes a little later than what it is compared with.
+    let resident = f64::from(u32::try_from(bridge.memory_kib("VmRSS")).expect("less than 4 TiB")) * 1024.0;
+    assert!((0.5..2.0).contains(&(metric("process_resident_memory_bytes") / resident)));
+    assert!(metric("process_virtual_memory_bytes") >= resident);
+    let files = std::fs::read_dir(format!("/proc/{}/fd", bridge.id())).expect("it runs").count();
+    let files = f64::from(u32::try_from(files).expect("some files"));
+    assert!((metric("process_open_fds") - files).abs() < 10.0);
+    assert!(metric("process_max_fds") >= files);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a time").as_secs_f64();
+    assert!((0.0..600.0).contains(&(now - metric("process_start_time_seconds"))));
+    let before = metric("process_cpu_seconds_total");
+    wait_for("some CPU time to be used", || (metric("process_cpu_seconds_total") > before).then_some(()));
 }
 
 #[test]

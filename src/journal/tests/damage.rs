@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::super::{Feed as _, Journal, OpenError, Snapshot};
+use super::super::{Feed as _, Intake as _, Journal, OpenError, Snapshot};
 use super::ram::RamDisk;
 use super::read_all;
 use super::{body, number, options, sink, soon, take};
@@ -208,6 +208,24 @@ async fn what_is_retained_can_be_read_from_a_time_on_and_from_outside() {
     let snapshot = Snapshot::open(Path::new("/journal"), disk.shared()).expect("opened");
     assert_eq!(numbers(snapshot.scan(times[4], None)), [4, 5]);
     assert!(before == disk.contents(), "touched");
+}
+
+#[tokio::test]
+async fn the_newest_event_of_each_source_is_found_after_a_restart() {
+    let (disk, clock) = (RamDisk::default(), TestClock::new());
+    let journal = Journal::open(options(disk.shared(), clock.clone())).expect("opened");
+    let mut newest = std::collections::BTreeMap::new();
+    for (n, name) in ["a", "b", "a", "gone"].into_iter().enumerate() {
+        clock.pass(std::time::Duration::from_secs(10));
+        let event = super::verified(name, &body(n as u64, 0));
+        newest.insert(name.parse().expect("a name"), journal.now());
+        journal.take(event, journal.now()).await.expect("taken");
+    }
+    soon(journal.close()).await;
+    let journal = Journal::open(options(disk.shared(), clock)).expect("opened again");
+    newest.remove(&"gone".parse().expect("a name"));
+    let names = ["a", "b", "new"].map(|name| name.parse().expect("a name"));
+    assert_eq!(journal.newest_events(&names), newest);
 }
 
 #[tokio::test]

@@ -1,0 +1,263 @@
+//! What needs a person: what is wrong, since when, the likeliest cause, and what to do.
+//!
+//! docs/operations.md has the same rules.
+
+use std::time::Duration;
+
+use crate::admin::Status;
+use crate::admin::status::{RefusedStatus, SinkStatus, SourceStatus};
+use crate::alma::SignatureFailure;
+use crate::clock::Timestamp;
+use crate::config::SourceName;
+use crate::delivery::{self, SinkState};
+use crate::ingress::Refused;
+use crate::sinks::{Class, Reason};
+use crate::units;
+
+/// After this long a sink that can't reach its broker needs a person, and so does one whose oldest event has waited for
+/// this long. The bridge rides out anything shorter by itself.
+const SINK_PATIENCE: Duration = Duration::from_mins(5);
+
+/// Whether a sink has been retrying for so long that somebody must look. A broker that is down may come back; a refused
+/// log-in does not mend itself, nor does a folder. What may be missing only because a deployment is not done has its
+/// `grace`.
+pub(super) fn is_stuck(sink: &delivery::SinkStatus, grace: Duration, now: Timestamp) -> bool {
+    let SinkState::BackingOff { why, .. } = &sink.state else { return false };
+    let patience = match (why.reason, why.reason.class()) {
+        (Reason::Login, _) | (_, Class::Refused) => Duration::ZERO,
+        (_, Class::Mend) => grace,
+        (_, Class::Retry) if sink.kind == "file" => Duration::ZERO,
+        (_, Class::Retry) => SINK_PATIENCE,
+    };
+    now.since(sink.since) >= patience
+}
+
+/// Requests that were refused, with the likeliest cause. Anybody can send a request without a signature; whoever sends
+/// one means this bridge, so that a single signature says more than many requests without one.
+pub(super) fn refused_status(source: &SourceName, refused: &Refused) -> RefusedStatus {
+    use SignatureFailure::{Missing, NotBase64, Repeated, WrongLength};
+    let any = |reasons: &[SignatureFailure]| reasons.iter().any(|reason| refused.count(*reason) > 0);
+    let (cause, next_step) = if any(&[SignatureFailure::Mismatch]) {
+        (
+            "the signature fits no secret of this source, so Alma's profile has another secret, or a proxy changes the body",
+            format!(
+                "paste what \"alma-bridge secret --source {source}\" prints into Alma's profile; \"alma-bridge explain\" \
+                 tells more about one event"
+            ),
+        )
+    } else if any(&[NotBase64, WrongLength]) {
+        (
+            "the signature does not have Alma's form, so something other than Alma sent it, or a proxy changes the header",
+            "compare the header X-Exl-Signature as the proxy gets it and as it passes it on".to_owned(),
+        )
+    } else if any(&[Repeated]) {
+        (
+            "the header X-Exl-Signature came more than once, so a proxy adds a second one",
+            "let the proxy pass the header on as it came".to_owned(),
+        )
+    } else {
+        debug_assert!(any(&[Missing]), "something was refused");
+        (
+            "the header X-Exl-Signature is missing, so Alma did not send this, or a proxy strips the header",
+            "if Alma has sent events, let the proxy pass the header on; if not, nothing is lost".to_owned(),
+        )
+    };
+    RefusedStatus {
+        events: refused.events(),
+        since: refused.since.to_string(),
+        last: refused.last.to_string(),
+        reasons: refused.by_reason(),
+        cause: cause.to_owned(),
+        next_step,
+    }
+}
+
+/// What needs a person, most urgent first. Marks the sources and sinks that it names.
+pub(super) fn attention(status: &mut Status) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let Some(why) = &status.unready_reason {
+        lines.push(format!("no event can be taken: {why}"));
+    }
+    let now = &status.now;
+    for source in &mut status.sources {
+        let about = about_source(source, now);
+        source.needs_person = !about.is_empty();
+        lines.extend(about);
+    }
+    if let Some(journal) = &status.journal {
+        if journal.damaged_records > 0 {
+            let (count, dir) = (journal.damaged_records, &journal.dir);
+            lines.push(format!("journal: {count} records were damaged on disk; their bytes are in {dir}/damaged"));
+        }
+        lines.extend(journal.set_aside.iter().map(|file| format!("journal: {file}")));
+    }
+    for sink in &mut status.sinks {
+        let about = about_sink(sink, now);
+        sink.needs_person = !about.is_empty();
+        lines.extend(about);
+    }
+    if !status.config.refused.is_empty() {
+        lines.push(format!("the last reload was refused: {}", status.config.refused.join("; ")));
+    }
+    if !status.config.not_in_effect.is_empty() {
+        lines.push(format!(
+            "the configuration is in effect only in part, the bridge keeps trying: {}",
+            status.config.not_in_effect.join("; ")
+        ));
+    }
+    lines
+}
+
+/// `needs_person` is so far what its refused requests call for.
+fn about_source(source: &SourceStatus, now: &str) -> Vec<String> {
+    let mut lines = Vec::new();
+    let name = &source.name;
+    if let Some(refused) = source.refused.as_ref().filter(|_| source.needs_person) {
+        let requests = if refused.events == 1 { "1 request was" } else { &format!("{} requests were", refused.events) };
+        let before = match &source.last_event {
+            Some(last) => format!("the last valid event came at {}", units::with_age(last, now)),
+            None => "no valid event has come yet".to_owned(),
+        };
+        lines.push(format!(
+            "source {name}: {requests} refused (401) since {}, and {before}: {}; {}",
+            units::with_age(&refused.since, now),
+            refused.cause,
+            refused.next_step
+        ));
+    }
+    if let Some(silence) = source.silence.as_ref().filter(|_| source.silent) {
+        lines.push(format!("source {name}: no valid event for {silence} (silence): is Alma's profile active?"));
+    }
+    lines
+}
+
+/// `needs_person` is so far whether it is stuck.
+fn about_sink(sink: &SinkStatus, now: &str) -> Vec<String> {
+    let mut lines = Vec::new();
+    let name = &sink.name;
+    match (sink.state.as_str(), &sink.why) {
+        ("forgotten", _) => {}
+        ("removed", _) => lines.push(format!(
+            "sink {name} was taken out, {} events wait for it: let it return, or alma-bridge sinks forget {name}",
+            sink.waiting_events
+        )),
+        (_, Some(why)) if sink.needs_person => {
+            lines.push(format!("sink {name} has been retrying since {}: {why}", units::with_age(&sink.since, now)));
+        }
+        _ if sink.oldest_waiting_seconds > SINK_PATIENCE.as_secs_f64() => {
+            lines.push(format!(
+                "sink {name} is behind: its oldest event has waited for {}",
+                units::age(Duration::from_secs_f64(sink.oldest_waiting_seconds))
+            ));
+        }
+        _ => {}
+    }
+    lines.extend(
+        sink.parked_topics.iter().map(|parked| {
+            format!("sink {name}: topic {} is parked ({}): {}", parked.topic, parked.reason, parked.detail)
+        }),
+    );
+    lines.extend(about_letters(sink));
+    lines
+}
+
+fn about_letters(sink: &SinkStatus) -> Vec<String> {
+    let mut lines = Vec::new();
+    let name = &sink.name;
+    let letters: u64 = sink.dead_letters.values().sum();
+    if letters > 0 {
+        let is_absent = matches!(sink.state.as_str(), "removed" | "forgotten");
+        let to = if is_absent {
+            format!("; publish them to another sink: alma-bridge dead-letters retry --all --sink {name} --to NAME")
+        } else {
+            String::new()
+        };
+        lines.push(format!("sink {name}: {letters} dead letters, see alma-bridge dead-letters list --sink {name}{to}"));
+    }
+    if sink.unreadable_dead_letters > 0 {
+        let count = sink.unreadable_dead_letters;
+        lines.push(format!("sink {name}: the disk does not give {count} of its dead letters; the log names them"));
+    }
+    if sink.damaged_dead_letters > 0 {
+        let count = sink.damaged_dead_letters;
+        lines.push(format!(
+            "sink {name}: {count} dead letters were damaged on disk; their bytes are in journal/dead/{name}"
+        ));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dead_letters::LetterSummary;
+    use crate::journal::Backlog;
+    use crate::sinks::Failure;
+
+    const GRACE: Duration = Duration::from_mins(1);
+
+    fn at(second: u64) -> Timestamp {
+        Timestamp::from_micros(second * 1_000_000)
+    }
+
+    /// When a sink that fails for this reason needs a person, in seconds after it began to retry.
+    fn needs_person_after(kind: &'static str, reason: Reason) -> Option<u64> {
+        let why = Failure::new(reason, "as the broker says");
+        let sink = delivery::SinkStatus {
+            name: "main".parse().expect("a name"),
+            kind,
+            state: SinkState::BackingOff { why, next_try: at(1_000) },
+            since: at(1_000),
+            warnings: Vec::new(),
+            backlog: Backlog::default(),
+            parked: Vec::new(),
+            dead_letters: LetterSummary::default(),
+            last_confirm: None,
+            confirmed: 0,
+            duplicates: 0,
+        };
+        (0..1_000).find(|seconds| is_stuck(&sink, GRACE, at(1_000 + seconds)))
+    }
+
+    #[test]
+    fn a_broker_has_five_minutes_a_deployment_its_grace_and_a_refused_log_in_nothing() {
+        for reason in [Reason::Unreachable, Reason::Timeout, Reason::Busy] {
+            assert_eq!(needs_person_after("kafka", reason), Some(300), "{reason}");
+        }
+        for reason in [Reason::Rights, Reason::Missing] {
+            assert_eq!(needs_person_after("kafka", reason), Some(60), "{reason}");
+        }
+        for reason in [Reason::Login, Reason::Panic] {
+            assert_eq!(needs_person_after("kafka", reason), Some(0), "{reason}");
+        }
+        assert_eq!(needs_person_after("file", Reason::Unreachable), Some(0), "there is no broker that could come back");
+    }
+
+    fn sink(needs_person: bool, oldest_waiting_seconds: f64) -> SinkStatus {
+        SinkStatus {
+            name: "main".into(),
+            state: "retrying".into(),
+            why: Some("unreachable: refused".into()),
+            since: "2024-01-02T03:04:05.678Z".into(),
+            oldest_waiting_seconds,
+            needs_person,
+            ..SinkStatus::default()
+        }
+    }
+
+    #[test]
+    fn a_sink_calls_for_a_person_once_it_is_stuck_or_behind() {
+        let said = |sink| {
+            let mut status = Status { now: "2024-01-02T03:10:05.678Z".into(), sinks: vec![sink], ..Status::default() };
+            let lines = attention(&mut status);
+            assert_eq!(status.sinks[0].needs_person, !lines.is_empty());
+            lines
+        };
+        assert!(said(sink(false, 299.0)).is_empty());
+        assert_eq!(said(sink(false, 301.0)), ["sink main is behind: its oldest event has waited for 5 min"]);
+        assert_eq!(
+            said(sink(true, 299.0)),
+            ["sink main has been retrying since 2024-01-02T03:04:05.678Z (6 min ago): unreachable: refused"]
+        );
+    }
+}
