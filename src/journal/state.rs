@@ -187,7 +187,8 @@ impl State {
     /// Index of the segment where the first record at or above this offset is, if there is one.
     pub(super) fn locate(&self, offset: u64) -> Option<usize> {
         let index = self.segments.partition_point(|segment| segment.end <= offset);
-        (index < self.segments.len()).then_some(index)
+        // A start opens a segment above every offset: until it has records, nothing waits in it for a lower cursor.
+        self.segments.range(index..).position(|segment| segment.records() > 0).map(|empty| index + empty)
     }
 
     /// One past the last durable offset.
