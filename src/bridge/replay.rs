@@ -82,7 +82,7 @@ impl Replays {
                 let only = Sink { actions, ..configured.clone() };
                 Messages::new(&only, &config.sources, &config.privacy)
             }),
-            other_actions: BTreeSet::new(),
+            other_actions: Some(BTreeSet::new()),
             asked,
             replay: if repair { Replay::Repair } else { Replay::Again(name.as_str().into()) },
         };
@@ -209,7 +209,7 @@ impl Run {
         progress.read += step.read;
         progress.selected += step.messages.len() as u64 + step.panicked;
         progress.waiting += step.waiting;
-        progress.other_actions = if progress.selected + progress.waiting == 0 { step.other_actions } else { BTreeSet::new() };
+        progress.other_actions = std::mem::take(&mut step.other_actions);
         progress.damaged = step.damaged;
         progress.gone = step.gone;
         if step.panicked > 0 {
@@ -226,8 +226,8 @@ struct Job {
     messages: Messages,
     /// What was asked for besides, to be looked at and thrown away.
     only: Option<Messages>,
-    /// Of events that were not asked for, until one matches.
-    other_actions: BTreeSet<String>,
+    /// Of events that were not asked for; none once one matches.
+    other_actions: Option<BTreeSet<String>>,
     /// The attribute `replayed`.
     asked: Timestamp,
     replay: Replay,
@@ -284,20 +284,23 @@ impl Job {
                 Err(_) => step.panicked += 1,
             }
         }
-        step.other_actions.clone_from(&self.other_actions);
+        step.other_actions = self.other_actions.clone().unwrap_or_default();
         step.damaged = self.retained.damaged();
         step.gone = self.retained.gone();
         step
     }
 
     fn make(&mut self, event: &StoredEvent) -> Option<Message> {
-        let message = self.messages.make(event, Some(self.asked))?;
         if self.only.as_ref().is_some_and(|only| only.make(event, None).is_none()) {
-            if self.other_actions.len() < ACTIONS_NAMED {
-                self.other_actions.insert(self.messages.action(event));
+            if let Some(actions) = self.other_actions.as_mut().filter(|actions| actions.len() < ACTIONS_NAMED)
+                && self.messages.make(event, None).is_some()
+            {
+                actions.insert(self.messages.action(event));
             }
             return None;
         }
+        let message = self.messages.make(event, Some(self.asked))?;
+        self.other_actions = None;
         Some(Message { replay: Some(self.replay.clone()), ..message })
     }
 }

@@ -121,7 +121,7 @@ fn tell_urls(bridge: &Bridge) {
                 tracing::info!(source = %source.name, url = format_args!("{base}{}", source.path), "listening for Alma");
             }
         }
-        sources => tracing::info!(url = base, sources = sources.len(), "listening for Alma"),
+        sources => tracing::info!(url = %base, sources = sources.len(), "listening for Alma"),
     }
 }
 

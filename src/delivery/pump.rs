@@ -334,8 +334,10 @@ impl<F: Feed> Pump<F> {
 
     /// Why messages of this topic are not even sent.
     pub(super) fn turned_away(&mut self, topic: &Topic) -> Option<Failure> {
-        let parked = || self.parked.get(topic.as_str()).filter(|parked| !parked.flows);
-        self.one_too_many(topic).or_else(|| parked().map(|parked| parked.why.clone()))
+        self.one_too_many(topic).or_else(|| {
+            let parked = self.parked.get(topic.as_str()).filter(|parked| !parked.flows);
+            parked.map(|parked| parked.why.clone())
+        })
     }
 
     /// Counts a topic. Live events, replays and letters that are tried again share the count: else a letter could open a
