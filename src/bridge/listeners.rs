@@ -89,10 +89,8 @@ mod tests {
     fn the_file_of_another_process_stays() {
         let folder = tempfile::tempdir().expect("a folder");
         let folder = folder.path();
-        let [first, second] = [4_000, 5_000].map(|port| Listeners {
-            ingress: ([127, 0, 0, 1], port).into(),
-            admin: ([127, 0, 0, 1], port + 1).into(),
-        });
+        let [first, second] = [4_000, 5_000]
+            .map(|port| Listeners { ingress: ([127, 0, 0, 1], port).into(), admin: ([127, 0, 0, 1], port + 1).into() });
         let old = first.publish(folder).expect("written");
         let _new = second.publish(folder).expect("written");
         drop(old);

@@ -33,9 +33,7 @@ impl Client {
     /// Of the server of this URL; connects with the first request.
     pub(super) fn new(url: Uri) -> Result<Self, String> {
         match url.scheme().map(Scheme::as_str) {
-            Some("http" | "https") if url.host().is_some() => {
-                Ok(Self { url, listener: None, connection: None })
-            }
+            Some("http" | "https") if url.host().is_some() => Ok(Self { url, listener: None, connection: None }),
             _ => Err(format!("found the URL {url}, expected http:// or https:// with a host")),
         }
     }

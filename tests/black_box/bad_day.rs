@@ -206,6 +206,31 @@ fn a_sink_is_forgotten_by_a_stopped_bridge_and_begins_anew_when_it_returns() {
     assert_eq!(ids, ["0", "9"], "what it was forgotten with is lost to it");
 }
 
+#[test]
+fn a_sink_for_which_nothing_waits_has_no_oldest_event() {
+    let setup = Setup::new("");
+    let in_step = |bridge: &Bridge| {
+        assert_eq!(bridge.post(&loan(0)).status, 204);
+        wait_for("main to be in step", || (place(&setup, "main")?["waiting_events"] == 0).then_some(()));
+    };
+    let bridge = setup.start();
+    in_step(&bridge);
+    assert_eq!(bridge.stop().code(), Some(0));
+    // Each time that the journal is opened, a segment without events follows the last one.
+    for _ in 0..2 {
+        let place = place(&setup, "main").expect("listed");
+        assert_eq!((&place["waiting_events"], &place["oldest_waiting"]), (&0.into(), &Value::Null));
+    }
+    let bridge = setup.start();
+    in_step(&bridge);
+    bridge.kill();
+    for _ in 0..2 {
+        let place = place(&setup, "main").expect("listed");
+        // A kill may leave a cursor that is behind.
+        assert!((place["waiting_events"] == 0) == place["oldest_waiting"].is_null(), "{place}");
+    }
+}
+
 /// A file where the sink's folder should be: nothing is taken until it is gone.
 fn block(setup: &Setup, name: &str) {
     fs::write(setup.path(name), "in the way").expect("written");

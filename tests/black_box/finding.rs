@@ -136,9 +136,8 @@ fn who_finds_no_bridge_is_told_where_it_was_looked_for() {
     setup.configure(&format!("[ingress]\nlisten = \"{ingress}\"\n[admin]\nlisten = \"{admin}\"\n"));
     for (command, address, key) in [("status", admin, "admin.listen"), ("send", ingress, "ingress.listen")] {
         let why = setup.fails(1, &[command]);
-        let expected = format!(
-            "no bridge answers on {address} ({key}): is it running? start it with \"alma-bridge run\""
-        );
+        let expected =
+            format!("no bridge answers on {address} ({key}): is it running? start it with \"alma-bridge run\"");
         assert!(why.contains(&expected), "{command}: {why}");
     }
 }
