@@ -73,6 +73,7 @@ fn a_bridge_is_found_while_its_file_is_broken() {
     let bridge = setup.start();
     assert_eq!(bridge.post(&loan(1)).status, 204);
     wait_for("it to land", || (!setup.landed("alma.loan").is_empty()).then_some(()));
+    let elsewhere = tempfile::tempdir().expect("a folder");
     for (broken, what) in broken_files(&setup) {
         fs::write(setup.path("config.new"), &broken).expect("written");
         fs::rename(setup.path("config.new"), setup.path("config.toml")).expect("renamed");
@@ -89,6 +90,8 @@ fn a_bridge_is_found_while_its_file_is_broken() {
             assert!(said.contains("stays in effect"), "{said}");
             assert!(!refused || said.matches(what).count() == 1, "{said}");
         }
+        let output = setup.prepared(&["status"]).current_dir(elsewhere.path()).output().expect("runs");
+        assert_eq!(output.status.code(), Some(1), "by the data_dir of the broken file: {output:?}");
         let status: Value = serde_json::from_str(&setup.fails(1, &["status", "--json"])).expect("JSON");
         assert!(status["attention"][0].as_str().is_some_and(|line| line.contains(what)), "{status}");
         assert_eq!(setup.command(&["status", "--ready"]).status.code(), Some(0), "it can take events");
@@ -106,7 +109,6 @@ fn a_bridge_is_found_while_its_file_is_broken() {
     // The folder is in the environment alone.
     fs::write(setup.path("config.toml"), "[sinks.main\n").expect("written");
     let mut command = setup.prepared(&["status"]);
-    let elsewhere = tempfile::tempdir().expect("a folder");
     command.current_dir(elsewhere.path());
     assert_eq!(command.output().expect("runs").status.code(), Some(78), "not found");
     for (variable, value) in [("ALMA_BRIDGE__DATA_DIR", setup.data()), ("STATE_DIRECTORY", setup.data())] {
