@@ -187,8 +187,7 @@ impl State {
     /// Index of the segment where the first record at or above this offset is, if there is one.
     pub(super) fn locate(&self, offset: u64) -> Option<usize> {
         let index = self.segments.partition_point(|segment| segment.end <= offset);
-        // A start opens a segment above every offset: until it has records, nothing waits in it for a lower cursor.
-        self.segments.range(index..).position(|segment| segment.records() > 0).map(|empty| index + empty)
+        (index < self.segments.len()).then_some(index)
     }
 
     /// One past the last durable offset.
@@ -251,9 +250,11 @@ impl State {
     /// What waits for a sink; `oldest` where it is known without reading.
     pub(super) fn backlog(&self, place: &Place) -> Backlog {
         let offset = place.cursor.offset;
-        let Some(index) = self.locate(offset) else { return Backlog::default() };
+        let events = self.events_from(offset);
+        // A start opens a segment above every offset: a cursor may be below it though nothing is in it.
+        let Some(index) = self.locate(offset).filter(|_| events > 0) else { return Backlog::default() };
         let oldest = place.oldest.filter(|(at, _)| *at == offset).map(|(_, received)| received);
-        Backlog { events: self.events_from(offset), oldest: oldest.or(Some(self.segments[index].created)) }
+        Backlog { events, oldest: oldest.or(Some(self.segments[index].created)) }
     }
 }
 
