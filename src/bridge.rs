@@ -116,7 +116,6 @@ impl Bridge {
             ingress: server.local_addr().map_err(|error| listen_error("ingress", config.ingress.listen, error))?,
             admin: admin.local_addr().map_err(|error| listen_error("admin", config.admin.listen, error))?,
         };
-        publish(&config, listeners)?;
         let tools = config.admin.tools;
         let view = Arc::new(View::new(config, listeners, sources.clone(), metrics, engine));
         let admin_stop = CancellationToken::new();
@@ -205,7 +204,6 @@ impl Bridge {
         }
         self.retries.abort();
         self.view.engine.close(Instant::now() + STOP_PATIENCE).await;
-        Listeners::remove(&self.view.config().data_dir);
         self.admin_stop.cancel();
         tracing::info!("stopped");
     }
@@ -244,18 +242,6 @@ fn token(config: &Config) -> Result<Option<Secret>, StartError> {
         return Ok(None);
     }
     config.admin_token().map(Some).map_err(|error| file_error(path, error))
-}
-
-/// Writes the addresses down for the commands, which find fixed ports without it.
-fn publish(config: &Config, listeners: Listeners) -> Result<(), StartError> {
-    match listeners.write(&config.data_dir) {
-        Err(error) if config.journal.storage == Storage::None => {
-            let path = config.data_dir.display();
-            tracing::warn!(%path, %error, "can't write listeners.json: commands find this bridge by fixed ports alone");
-            Ok(())
-        }
-        written => written.map_err(|error| file_error(&config.data_dir, error)),
-    }
 }
 
 #[cfg(test)]

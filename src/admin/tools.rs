@@ -5,7 +5,7 @@
 //! a stopped bridge's journal the commands have the same orders carried out directly. Answers to a letter hold personal
 //! data, all others none. Times are RFC 3339 in UTC, sizes bytes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -243,8 +243,11 @@ pub struct Progress {
     pub duplicates: u64,
     /// Of the selected, those that the sink did not take, by reason.
     pub failed: BTreeMap<String, u64>,
-    /// Of the read, those that still wait for the sink: they are delivered in their turn.
+    /// Of the read, those that match and still wait for the sink: they are delivered in their turn.
     pub waiting: u64,
+    /// While nothing matches: the actions of events that the sink asks for and the order does not, the first few.
+    #[serde(default)]
+    pub other_actions: BTreeSet<String>,
     /// Of the time asked for, those that could not be read.
     pub damaged: u64,
     /// Of the time asked for, those whose segments were deleted; as many as there may be.

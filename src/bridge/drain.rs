@@ -25,7 +25,7 @@ impl Drain {
     pub async fn start(config: &Config) -> Result<Self, OpenError> {
         let engine = Engine::default();
         let config = Arc::new(config.clone());
-        let open = engine.prepare(|| Arc::clone(&config), &Metrics::new()).await?;
+        let open = engine.prepare(|| Arc::clone(&config), &Metrics::new(), None).await?;
         engine.set(open);
         Ok(Self { engine, config })
     }

@@ -2,21 +2,23 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::listeners::{Listeners, Published};
 use super::pumps::{self, Pumps};
 use super::tools::Tools;
 use crate::alma::Verified;
 use crate::clock::{SystemClock, Timestamp};
 use crate::config::{Config, SinkName, Storage};
-use crate::dead_letters::DeadLetterStores;
-use crate::dead_letters::LetterSummary;
+use crate::dead_letters::{DeadLetterStores, LetterSummary};
 use crate::delivery::{DeliveryError, Direct};
 use crate::journal::{self, Intake, Journal, JournalLock, JournalOptions, Limits, NotTaken, Registration, Taken};
+use crate::ownership::explain;
 use crate::sinks::NotBuiltIn;
 use crate::storage::RealDisk;
 use crate::telemetry::Metrics;
@@ -36,6 +38,14 @@ pub enum OpenError {
     /// The journal can't be opened.
     #[error(transparent)]
     Journal(#[from] journal::OpenError),
+    /// The addresses can't be written down for the commands.
+    #[error("{path}: {error}")]
+    Publish {
+        /// The folder.
+        path: String,
+        /// The system's word.
+        error: io::Error,
+    },
     /// A sink can't be started.
     #[error(transparent)]
     Delivery(#[from] DeliveryError),
@@ -55,7 +65,11 @@ pub enum OpenError {
 
 /// Takes events once it is open; before and after that it says so.
 #[derive(Default)]
-pub struct Engine(OnceLock<Open>);
+pub struct Engine {
+    open: OnceLock<Open>,
+    /// Another process holds the journal.
+    is_held: AtomicBool,
+}
 
 /// An open engine.
 pub(super) struct Open {
@@ -63,6 +77,7 @@ pub(super) struct Open {
     pub(super) pumps: Pumps,
     /// None without a journal.
     pub(super) tools: Option<Tools>,
+    published: Mutex<Option<Published>>,
 }
 
 /// Where a verified event goes.
@@ -88,14 +103,23 @@ impl Open {
 
 impl Engine {
     /// Opens the journal once no other process holds it, and starts the sinks. `config` is asked after the wait for the
-    /// journal's lock, because it may be newer by then.
-    pub(super) async fn prepare(&self, config: impl Fn() -> Arc<Config>, metrics: &Metrics) -> Result<Open, OpenError> {
+    /// journal's lock, because it may be newer by then. Whoever holds the lock writes `listeners` down for the commands.
+    pub(super) async fn prepare(
+        &self,
+        config: impl Fn() -> Arc<Config>,
+        metrics: &Metrics,
+        listeners: Option<Listeners>,
+    ) -> Result<Open, OpenError> {
         let before = config();
         let lock = match before.journal.storage {
-            Storage::Disk => Some(lock(before.journal_dir()).await?),
+            Storage::Disk => Some(self.lock(before.journal_dir()).await?),
             Storage::None => None,
         };
         let config = &config();
+        let published = match listeners {
+            Some(listeners) => publish(listeners, &config.data_dir, config.journal.storage)?,
+            None => None,
+        };
         let letters = letter_box(config, metrics);
         let (intake, way) = if let Some(lock) = lock {
             let journal = open_journal(config, metrics, lock).await?;
@@ -115,25 +139,49 @@ impl Engine {
             }
             Way::Direct(_) => None,
         };
-        Ok(Open { intake, pumps, tools })
+        Ok(Open { intake, pumps, tools, published: Mutex::new(published) })
     }
 
     /// From now on events are taken. To be called once: a second call changes nothing.
     pub(super) fn set(&self, open: Open) {
-        let _ = self.0.set(open);
+        let _ = self.open.set(open);
     }
 
     /// Where it is open.
     pub(super) fn get(&self) -> Option<&Open> {
-        self.0.get()
+        self.open.get()
+    }
+
+    async fn lock(&self, dir: PathBuf) -> Result<JournalLock, OpenError> {
+        let deadline = Instant::now() + LOCK_PATIENCE;
+        loop {
+            let attempt = dir.clone();
+            if let Some(lock) = blocking(move || JournalLock::acquire(&attempt)).await?? {
+                self.is_held.store(false, Ordering::Relaxed);
+                return Ok(lock);
+            }
+            if Instant::now() >= deadline {
+                return Err(OpenError::Locked(dir));
+            }
+            if !self.is_held.swap(true, Ordering::Relaxed) {
+                tracing::warn!(journal = %dir.display(), "{}", NotTaken::Held);
+            }
+            tokio::time::sleep(LOCK_RETRY).await;
+        }
+    }
+
+    fn why_not_open(&self) -> NotTaken {
+        if self.is_held.load(Ordering::Relaxed) { NotTaken::Held } else { NotTaken::NotRunning }
     }
 
     /// Lets the sinks settle until `deadline`, then closes the journal in good order.
     pub(super) async fn close(&self, deadline: Instant) {
-        let Some(open) = self.0.get() else { return };
+        let Some(open) = self.get() else { return };
         for sink in open.pumps.stop(deadline).await {
             tracing::warn!(%sink, "did not settle in time; what waits is delivered after the next start");
         }
+        // While the journal is still ours: the next process that holds it writes its own.
+        drop(open.published.lock().unwrap_or_else(PoisonError::into_inner).take());
         if let Some(journal) = open.journal() {
             journal.close().await;
         }
@@ -142,18 +190,18 @@ impl Engine {
 
 impl Intake for Engine {
     async fn take(&self, event: Verified, received: Timestamp) -> Result<Taken, NotTaken> {
-        match self.0.get().map(|open| &open.intake) {
+        match self.get().map(|open| &open.intake) {
             Some(Way::Journal(journal)) => journal.take(event, received).await,
             Some(Way::Direct(direct)) => direct.take(event, received).await,
-            None => Err(NotTaken::NotRunning),
+            None => Err(self.why_not_open()),
         }
     }
 
     fn ready(&self) -> Result<(), NotTaken> {
-        match self.0.get().map(|open| &open.intake) {
+        match self.get().map(|open| &open.intake) {
             Some(Way::Journal(journal)) => journal.ready(),
             Some(Way::Direct(direct)) => direct.ready(),
-            None => Err(NotTaken::NotRunning),
+            None => Err(self.why_not_open()),
         }
     }
 }
@@ -188,21 +236,22 @@ async fn open_journal(config: &Config, metrics: &Metrics, lock: JournalLock) -> 
     Ok(blocking(move || Journal::open(options)).await??)
 }
 
-async fn lock(dir: PathBuf) -> Result<JournalLock, OpenError> {
-    let deadline = Instant::now() + LOCK_PATIENCE;
-    let mut told = false;
-    loop {
-        let attempt = dir.clone();
-        if let Some(lock) = blocking(move || JournalLock::acquire(&attempt)).await?? {
-            return Ok(lock);
+/// Writes the addresses down for the commands, which find fixed ports without it. With `storage = "none"` there is no
+/// lock that says which of two bridges the commands are to find: the first one stays, and a folder that can't be written
+/// to is no reason not to run.
+fn publish(listeners: Listeners, dir: &Path, storage: Storage) -> Result<Option<Published>, OpenError> {
+    let path = dir.display();
+    if storage == Storage::None && Listeners::are_published(dir) {
+        tracing::warn!(%path, "another bridge has written listeners.json: commands find this bridge by fixed ports alone");
+        return Ok(None);
+    }
+    match listeners.publish(dir) {
+        Err(error) if storage == Storage::None => {
+            tracing::warn!(%path, %error, "can't write listeners.json: commands find this bridge by fixed ports alone");
+            Ok(None)
         }
-        if Instant::now() >= deadline {
-            return Err(OpenError::Locked(dir));
-        }
-        if !std::mem::replace(&mut told, true) {
-            tracing::warn!(journal = %dir.display(), "another process holds the journal; alive but not ready until it lets go");
-        }
-        tokio::time::sleep(LOCK_RETRY).await;
+        Err(error) => Err(OpenError::Publish { path: path.to_string(), error: explain(dir, error) }),
+        Ok(published) => Ok(Some(published)),
     }
 }
 

@@ -1,8 +1,12 @@
 //! The addresses in effect, written into the data folder, so that commands find a bridge whose ports the system chose.
+//!
+//! A second process on the same folder must not hide the first: the process that holds the journal writes the file, and
+//! removes only its own.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -23,22 +27,44 @@ impl Listeners {
         serde_json::from_slice(&fs::read(path)?).map_err(io::Error::from)
     }
 
-    /// For [`Listeners::read`]. Replaced at once, so that a reader never sees half of it.
-    pub(super) fn write(self, data_dir: &Path) -> io::Result<()> {
+    /// For [`Listeners::read`]. Replaced at once, so that a reader never sees half of it. What a kill leaves behind is
+    /// replaced by the next start.
+    pub(super) fn publish(self, data_dir: &Path) -> io::Result<Published> {
+        let path = Self::path(data_dir);
         let mut file = tempfile::NamedTempFile::new_in(data_dir)?;
         file.write_all(&serde_json::to_vec(&self)?)?;
-        file.persist(Self::path(data_dir))?;
-        Ok(())
+        // Without locks (some network file systems) only the journal's lock keeps a second process away.
+        let _ = file.as_file().try_lock();
+        let file = file.persist(&path)?;
+        Ok(Published { path, file })
     }
 
-    /// Takes it away at a clean stop; what a kill leaves behind is replaced by the next start.
-    pub(super) fn remove(data_dir: &Path) {
-        // Nothing depends on it.
-        let _ = fs::remove_file(Self::path(data_dir));
+    /// Whether a process that still runs has published its addresses here.
+    pub(super) fn are_published(data_dir: &Path) -> bool {
+        let found = File::open(Self::path(data_dir));
+        found.is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
     }
 
     fn path(data_dir: &Path) -> PathBuf {
         data_dir.join("listeners.json")
+    }
+}
+
+/// The file, locked for as long as this process publishes its addresses, and removed at the end.
+#[derive(Debug)]
+pub(super) struct Published {
+    path: PathBuf,
+    file: File,
+}
+
+impl Drop for Published {
+    fn drop(&mut self) {
+        let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+        let own = self.file.metadata().map(identity).ok();
+        if own.is_some() && own == fs::metadata(&self.path).map(identity).ok() {
+            // Nothing depends on it.
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -49,10 +75,25 @@ mod tests {
     #[test]
     fn is_there_while_the_bridge_runs() {
         let folder = tempfile::tempdir().expect("a folder");
+        let folder = folder.path();
         let here = Listeners { ingress: ([127, 0, 0, 1], 4_000).into(), admin: ([127, 0, 0, 1], 4_001).into() };
-        here.write(folder.path()).expect("written");
-        assert_eq!(Listeners::read(folder.path()).expect("read"), here);
-        Listeners::remove(folder.path());
-        assert_eq!(Listeners::read(folder.path()).expect_err("gone").kind(), io::ErrorKind::NotFound);
+        assert!(!Listeners::are_published(folder));
+        let published = here.publish(folder).expect("written");
+        assert_eq!(Listeners::read(folder).expect("read"), here);
+        assert!(Listeners::are_published(folder));
+        drop(published);
+        assert_eq!(Listeners::read(folder).expect_err("gone").kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn the_file_of_another_process_stays() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let folder = folder.path();
+        let [first, second] = [4_000, 5_000]
+            .map(|port| Listeners { ingress: ([127, 0, 0, 1], port).into(), admin: ([127, 0, 0, 1], port + 1).into() });
+        let old = first.publish(folder).expect("written");
+        let _new = second.publish(folder).expect("written");
+        drop(old);
+        assert_eq!(Listeners::read(folder).expect("read"), second);
     }
 }

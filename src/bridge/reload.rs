@@ -42,7 +42,8 @@ impl Reloads {
 
     /// Opens the journal and starts the sinks of whatever configuration is the newest by then.
     pub(super) async fn open(&self) -> Result<(), OpenError> {
-        let open = self.view.engine.prepare(|| self.view.config(), &self.view.metrics).await?;
+        let listeners = Some(self.view.listeners);
+        let open = self.view.engine.prepare(|| self.view.config(), &self.view.metrics, listeners).await?;
         let mut in_effect = self.in_effect.lock().await;
         // A reload may have come while the journal was opened.
         open.pumps.apply(&self.view.config()).await;

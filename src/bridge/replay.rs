@@ -5,6 +5,7 @@
 //! waits for the sink is left out, since it is delivered in its turn. The cursor does not move, nothing becomes a dead
 //! letter, and nothing of a run survives the process: it may be begun again, since every event keeps its id.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,6 +29,9 @@ const READ_AT_ONCE: u64 = 4096;
 
 /// Selected events of a dry run that wait to be asked for; then it reads no further.
 const LISTED_AT_ONCE: usize = 4096;
+
+/// Actions that are named where none matches.
+const ACTIONS_NAMED: usize = 16;
 
 /// A dry run that nobody asks about for so long ends, so that another can begin.
 const ASKED_WITHIN: Duration = Duration::from_secs(30);
@@ -78,6 +82,7 @@ impl Replays {
                 let only = Sink { actions, ..configured.clone() };
                 Messages::new(&only, &config.sources, &config.privacy)
             }),
+            other_actions: Some(BTreeSet::new()),
             asked,
             replay: if repair { Replay::Repair } else { Replay::Again(name.as_str().into()) },
         };
@@ -169,13 +174,13 @@ impl Run {
         let oldest = blocking(move || journal.scan(Timestamp::default(), None).find_map(Result::ok)).await?;
         lock(&self.progress).retained_since = oldest.map(|(_, event)| event.recorded.to_string());
         loop {
-            let (back, step) = blocking(move || {
+            let (back, mut step) = blocking(move || {
                 let step = job.step();
                 (job, step)
             })
             .await?;
             job = back;
-            self.note(&step);
+            self.note(&mut step);
             if self.pump.is_none() {
                 self.list(&step.messages).await?;
             } else if let Some(pump) = &self.pump
@@ -199,11 +204,12 @@ impl Run {
         }
     }
 
-    fn note(&self, step: &Step) {
+    fn note(&self, step: &mut Step) {
         let mut progress = lock(&self.progress);
         progress.read += step.read;
         progress.selected += step.messages.len() as u64 + step.panicked;
         progress.waiting += step.waiting;
+        progress.other_actions = std::mem::take(&mut step.other_actions);
         progress.damaged = step.damaged;
         progress.gone = step.gone;
         if step.panicked > 0 {
@@ -220,6 +226,8 @@ struct Job {
     messages: Messages,
     /// What was asked for besides, to be looked at and thrown away.
     only: Option<Messages>,
+    /// Of events that were not asked for; none once one matches.
+    other_actions: Option<BTreeSet<String>>,
     /// The attribute `replayed`.
     asked: Timestamp,
     replay: Replay,
@@ -232,6 +240,8 @@ struct Step {
     read: u64,
     waiting: u64,
     /// Of the whole run so far.
+    other_actions: BTreeSet<String>,
+    /// The same of what could not be read.
     damaged: u64,
     /// The same of those whose segments are gone.
     gone: u64,
@@ -260,11 +270,12 @@ impl Job {
                 }
             };
             step.read += 1;
+            let made = catch_unwind(AssertUnwindSafe(|| self.make(&event)));
             if offset >= self.cursor {
-                step.waiting += 1;
+                step.waiting += u64::from(!matches!(made, Ok(None)));
                 continue;
             }
-            match catch_unwind(AssertUnwindSafe(|| self.make(&event))) {
+            match made {
                 Ok(Some(message)) => {
                     bytes += message.data.len();
                     step.messages.push(message);
@@ -273,16 +284,23 @@ impl Job {
                 Err(_) => step.panicked += 1,
             }
         }
+        step.other_actions = self.other_actions.clone().unwrap_or_default();
         step.damaged = self.retained.damaged();
         step.gone = self.retained.gone();
         step
     }
 
-    fn make(&self, event: &StoredEvent) -> Option<Message> {
-        if let Some(only) = &self.only {
-            only.make(event, None)?;
+    fn make(&mut self, event: &StoredEvent) -> Option<Message> {
+        if self.only.as_ref().is_some_and(|only| only.make(event, None).is_none()) {
+            if let Some(actions) = self.other_actions.as_mut().filter(|actions| actions.len() < ACTIONS_NAMED)
+                && self.messages.make(event, None).is_some()
+            {
+                actions.insert(self.messages.action(event));
+            }
+            return None;
         }
         let message = self.messages.make(event, Some(self.asked))?;
+        self.other_actions = None;
         Some(Message { replay: Some(self.replay.clone()), ..message })
     }
 }

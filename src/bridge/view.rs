@@ -48,7 +48,7 @@ pub(super) struct View {
     config: RwLock<Arc<Config>>,
     last_reload: RwLock<LastReload>,
     started: Timestamp,
-    listeners: Listeners,
+    pub(super) listeners: Listeners,
     sources: Sources,
     pub(super) metrics: Metrics,
     pub(super) engine: Arc<Engine>,

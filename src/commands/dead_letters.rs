@@ -10,7 +10,8 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::desk::{Desk, confirmed, pick_sink};
 use super::outside::Outside;
-use super::{Failure, block_on, load};
+use super::running::Running;
+use super::{Failure, block_on, counted};
 use crate::admin::tools::{
     Dropped, Letter, LetterLine, MAX_LETTERS, MAX_RETRIES, Order, Place, RetriedLetter, RetryOutcome,
 };
@@ -159,9 +160,9 @@ struct Which {
 }
 
 pub(super) fn run(file: Option<&Path>, args: Args) -> Result<(), Failure> {
-    let config = load(file)?;
+    let mut bridge = Running::find(file)?;
     block_on(async {
-        let mut desk = Desk::open(&config)?;
+        let mut desk = Desk::open(&mut bridge)?;
         let done = match args.what {
             What::List { filter, json, outside } => list(&mut desk, &filter, json, outside).await,
             What::Show { id, sink, json, body, outside } => {
@@ -325,12 +326,13 @@ async fn ids_of(desk: &mut Desk, sink: &SinkName, which: Which) -> Result<Vec<u6
 async fn retry(desk: &mut Desk, which: Which, to: Option<SinkName>, outside: Outside) -> Result<(), Failure> {
     let sink = pick_sink(desk, which.filter.sink.as_ref()).await?;
     let ids = ids_of(desk, &sink, which).await?;
-    let (mut taken, mut gone, mut kept) = (0_usize, 0_usize, 0_usize);
+    let (mut taken, mut gone, mut kept) = (0, 0, 0);
     for batch in ids.chunks(MAX_RETRIES) {
         let order = Order::Retry { sink: sink.clone(), ids: batch.to_vec(), to: to.clone() };
         let told: Vec<RetriedLetter> = desk.ask(&order).await.inspect_err(|_| {
             eprintln!(
-                "{taken} letters were taken before; of the rest, those that were taken are not in the list any more"
+                "{} published before; of the rest, those that were published are not in the list any more",
+                counted(taken, "letter")
             );
         })?;
         for RetriedLetter { id, outcome } in told {
@@ -345,8 +347,8 @@ async fn retry(desk: &mut Desk, which: Which, to: Option<SinkName>, outside: Out
         }
     }
     let gone_too = if gone > 0 { format!(", {gone} not there any more") } else { String::new() };
-    let by = to.map_or(String::new(), |to| format!(" by sink {to}"));
-    println!("sink {sink}: {taken} letters taken{by}, {kept} stay{gone_too}");
+    let to = to.map_or(String::new(), |to| format!(" to sink {to}"));
+    println!("sink {sink}: {} published{to}, {kept} left{gone_too}", counted(taken, "letter"));
     if kept > 0 { Err(Failure::Silent) } else { Ok(()) }
 }
 
@@ -357,13 +359,18 @@ async fn drop_letters(desk: &mut Desk, which: Which, yes: bool) -> Result<(), Fa
         println!("sink {sink}: no dead letters to drop");
         return Ok(());
     }
-    confirmed(&format!("dropping {} dead letters of sink {sink}: their events are lost to it", ids.len()), yes)?;
+    let named = ids.len() as u64;
+    let events = if named == 1 { "its event is" } else { "their events are" };
+    confirmed(&format!("dropping {} of sink {sink}: {events} lost to it", counted(named, "dead letter")), yes)?;
     let mut dropped = 0;
     for batch in ids.chunks(MAX_LETTERS) {
         let done: Dropped = desk.ask(&Order::Drop { sink: sink.clone(), ids: batch.to_vec() }).await?;
         dropped += done.dropped;
     }
-    println!("sink {sink}: {dropped} letters dropped");
-    let named = ids.len() as u64;
-    if dropped < named { Err(Failure::failed(format!("{} were not there", named - dropped))) } else { Ok(()) }
+    println!("sink {sink}: {} dropped", counted(dropped, "letter"));
+    match named - dropped {
+        0 => Ok(()),
+        1 => Err(Failure::failed("1 was not there")),
+        missing => Err(Failure::failed(format!("{missing} were not there"))),
+    }
 }

@@ -10,12 +10,15 @@ use hyper::{Request, Response, StatusCode};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::Failure;
 use super::http::Client;
-use super::{Failure, Listener, reachable};
+use super::running::Running;
 use crate::admin::tools::{Order, Place};
 use crate::bridge::Stopped;
-use crate::config::{Config, Log, LogFormat, SinkName, Storage};
+use crate::config::{Log, LogFormat, SinkName, Storage};
 use crate::ingress::tls;
+use crate::journal::JournalLock;
+use crate::printable::Printable;
 use crate::telemetry::logs;
 
 /// Takes orders.
@@ -33,7 +36,17 @@ enum Where {
 
 impl Desk {
     /// At whoever holds the journal: the bridge, where one runs, else this process. Blocks, on tokio's runtime.
-    pub(super) fn open(config: &Config) -> Result<Self, Failure> {
+    pub(super) fn open(bridge: &mut Running) -> Result<Self, Failure> {
+        if let Some(broken) = bridge.broken() {
+            let dir = bridge.config.journal_dir();
+            // Only the bridge knows the configuration that it runs with.
+            let runs = dir.exists() && JournalLock::acquire(&dir).is_ok_and(|lock| lock.is_none());
+            if !runs {
+                return Err(bridge.not_found(Failure::Silent));
+            }
+            eprintln!("warning: {}; the bridge runs on with the one before", Printable::line(&broken));
+        }
+        let config = &bridge.config;
         let dir = config.journal_dir();
         if config.journal.storage == Storage::None {
             return Err(Failure::failed(
@@ -54,15 +67,13 @@ impl Desk {
             eprintln!("no bridge runs: working on the journal in {} (a bridge that starts now waits)", dir.display());
             return Ok(Self(Where::Stopped(Box::new(stopped))));
         }
-        let address = reachable(config, Listener::Admin)?;
+        let client = bridge.client()?;
         let token = config.admin_token().map_err(|error| {
             Failure::failed(format!("can't read the admin token {}: {error}", config.admin.token_file.display()))
         })?;
         let mut authorization = HeaderValue::from_bytes(&[b"Bearer ".as_slice(), token.expose()].concat())
             .map_err(|_| Failure::failed("the admin token has characters that no header can hold"))?;
         authorization.set_sensitive(true);
-        let url = format!("http://{address}/tools").parse().map_err(Failure::failed)?;
-        let client = Client::new(url).map_err(Failure::failed)?;
         Ok(Self(Where::Running { client, authorization, met: false }))
     }
 
@@ -134,7 +145,7 @@ pub(super) fn confirmed(what: &str, yes: bool) -> Result<(), Failure> {
         return Ok(());
     }
     if !io::stdin().is_terminal() {
-        return Err(Failure::Usage(format!("{what}\nthis can't be undone: --yes says that it is meant")));
+        return Err(Failure::Usage(format!("{what}\nthis can't be undone; add --yes to confirm")));
     }
     eprint!("{what}\nThis can't be undone. Go on? [y/N] ");
     // A prompt that can't be shown can't be answered either.

@@ -1,5 +1,6 @@
 //! The HTTP client of the commands: one request after another on a kept connection, each with a deadline.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,12 +16,16 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use super::Listener;
+
 /// For a connection and for each answer. Alma itself waits 5 s; an answer later than that is still worth seeing.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A client of one server.
 pub(super) struct Client {
     url: Uri,
+    /// Of a bridge on this machine, whose absence needs no system's word.
+    listener: Option<Listener>,
     connection: Option<SendRequest<Full<Bytes>>>,
 }
 
@@ -28,9 +33,15 @@ impl Client {
     /// Of the server of this URL; connects with the first request.
     pub(super) fn new(url: Uri) -> Result<Self, String> {
         match url.scheme().map(Scheme::as_str) {
-            Some("http" | "https") if url.host().is_some() => Ok(Self { url, connection: None }),
+            Some("http" | "https") if url.host().is_some() => Ok(Self { url, listener: None, connection: None }),
             _ => Err(format!("found the URL {url}, expected http:// or https:// with a host")),
         }
+    }
+
+    /// The server is this listener of the bridge that the configuration is about.
+    pub(super) fn of_bridge(mut self, listener: Listener) -> Self {
+        self.listener = Some(listener);
+        self
     }
 
     /// Sends a request to the server, its URI being path and query, and reads the whole answer.
@@ -73,27 +84,33 @@ impl Client {
         let secure = self.url.scheme() == Some(&Scheme::HTTPS);
         let port = self.url.port_u16().unwrap_or(if secure { 443 } else { 80 });
         let connect = async {
-            let stream = TcpStream::connect((host, port)).await.map_err(|e| e.to_string())?;
-            stream.set_nodelay(true).map_err(|e| e.to_string())?;
+            let stream = TcpStream::connect((host, port)).await?;
+            stream.set_nodelay(true)?;
             if !secure {
                 return start(stream).await;
             }
-            let name = ServerName::try_from(host.to_owned()).map_err(|e| e.to_string())?;
-            start(tls_connector()?.connect(name, stream).await.map_err(|e| e.to_string())?).await
+            let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+            start(tls_connector().map_err(io::Error::other)?.connect(name, stream).await?).await
         };
         match timeout(PATIENCE, connect).await {
             Ok(Ok(connection)) => Ok(connection),
-            Ok(Err(why)) => Err(format!("can't reach {host}:{port}: {why}")),
+            Ok(Err(error)) => Err(match self.listener {
+                Some(listener) if error.kind() == io::ErrorKind::ConnectionRefused => format!(
+                    "no bridge answers on {host}:{port} ({}): is it running? start it with \"alma-bridge run\"",
+                    listener.key()
+                ),
+                _ => format!("can't reach {host}:{port}: {error}"),
+            }),
             Err(_) => Err(format!("can't reach {host}:{port} within {} s", PATIENCE.as_secs())),
         }
     }
 }
 
-async fn start<S>(stream: S) -> Result<SendRequest<Full<Bytes>>, String>
+async fn start<S>(stream: S) -> io::Result<SendRequest<Full<Bytes>>>
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
 {
-    let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
+    let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
     // Ends with the connection; what goes wrong on it is told to whoever awaits the answer.
     tokio::spawn(connection);
     Ok(sender)

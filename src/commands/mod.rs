@@ -4,6 +4,7 @@ mod http;
 mod outside;
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -11,7 +12,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::bridge::Listeners;
-use crate::config::{self, Config, ConfigErrors, Loaded, Source, SourceName};
+use crate::config::{self, Config, ConfigErrors, Loaded, Source, SourceName, Storage};
 use crate::printable::Printable;
 use crate::telemetry::logs::{self, FlushAtEnd};
 
@@ -23,6 +24,7 @@ mod drain;
 mod explain;
 mod replay;
 mod run;
+mod running;
 mod secret;
 mod send;
 mod sinks;
@@ -171,6 +173,12 @@ fn environment() -> Vec<(String, String)> {
         .collect()
 }
 
+/// `1 event`, `2 events`.
+fn counted(count: u64, noun: &str) -> String {
+    let s = if count == 1 { "" } else { "s" };
+    format!("{count} {noun}{s}")
+}
+
 /// The source of that name, or the only one.
 fn pick_source<'a>(config: &'a Config, name: Option<&SourceName>) -> Result<&'a Source, Failure> {
     let names = || config.sources.iter().map(|s| s.name.as_str()).collect::<Vec<_>>().join(", ");
@@ -210,10 +218,8 @@ impl Listener {
     }
 }
 
-/// Where a listener of the bridge is reached from this machine, as `host:port`.
-///
-/// An unspecified address is reached by loopback; a port that was left to the system stands in the running bridge's
-/// folder.
+/// Where a listener of the bridge is reached from this machine. A port that was left to the system is in the running
+/// bridge's folder.
 fn reachable(config: &Config, listener: Listener) -> Result<SocketAddr, Failure> {
     let configured = match listener {
         Listener::Ingress => config.ingress.listen,
@@ -222,20 +228,31 @@ fn reachable(config: &Config, listener: Listener) -> Result<SocketAddr, Failure>
     let mut address = configured;
     if configured.port() == 0 {
         let running = Listeners::read(&config.data_dir).map_err(|error| {
-            let (dir, key) = (config.data_dir.display(), listener.key());
-            Failure::failed(format!(
-                "no listeners.json of a running bridge in {dir} ({error}): start the bridge, or if it runs on a \
-                 read-only data_dir, give {key} a fixed port"
-            ))
+            let dir = config.data_dir.display();
+            let why = match error.kind() {
+                ErrorKind::NotFound => format!("no {dir}/listeners.json"),
+                _ => format!("{dir}/listeners.json can't be read: {error}"),
+            };
+            // Only such a bridge does without the file.
+            let hint = match config.journal.storage {
+                Storage::None => format!("; if it can't write to data_dir, give {} a fixed port", listener.key()),
+                Storage::Disk => String::new(),
+            };
+            Failure::failed(format!("no bridge runs with data_dir = {dir} ({why}){hint}"))
         })?;
         address = match listener {
             Listener::Ingress => running.ingress,
             Listener::Admin => running.admin,
         };
     }
+    Ok(on_this_machine(address))
+}
+
+/// An unspecified address is reached by loopback.
+fn on_this_machine(mut address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
         let loopback: IpAddr = if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
         address.set_ip(loopback);
     }
-    Ok(address)
+    address
 }

@@ -10,7 +10,8 @@ use tokio::time::sleep;
 
 use super::desk::Desk;
 use super::outside::Outside;
-use super::{Failure, block_on, load};
+use super::running::Running;
+use super::{Failure, block_on, counted};
 use crate::admin::tools::{Order, Progress, ReplayOrder, RunState, Selected};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::config::{self, SinkName};
@@ -25,8 +26,8 @@ Examples:
 
 Consumers that drop repeats by id see nothing of it; all others get the events once more.
 Every event keeps its id, and says by the attribute replayed that it comes again. What still
-waits for the sink is left out. Exit 1 if the sink did not take all, or if some are gone
-or damaged. At the running bridge, or where none runs on its journal directly.";
+waits for the sink is left out. Exit 1 if no event matches, if the sink did not take all, or
+if some are gone or damaged. At the running bridge, or where none runs on its journal directly.";
 
 /// Publish events that the journal retains to a sink again
 #[derive(Debug, clap::Args)]
@@ -83,12 +84,12 @@ fn moment(text: &str) -> Result<Timestamp, String> {
 }
 
 pub(super) fn run(file: Option<&Path>, args: Args) -> Result<(), Failure> {
-    let config = load(file)?;
+    let mut bridge = Running::find(file)?;
     if args.to.is_some_and(|to| to <= args.from) {
         return Err(Failure::Usage("--to is not later than --from".to_owned()));
     }
     block_on(async {
-        let mut desk = Desk::open(&config)?;
+        let mut desk = Desk::open(&mut bridge)?;
         let done = replay(&mut desk, args).await;
         desk.close().await;
         done
@@ -98,13 +99,13 @@ pub(super) fn run(file: Option<&Path>, args: Args) -> Result<(), Failure> {
 async fn replay(desk: &mut Desk, args: Args) -> Result<(), Failure> {
     let Args { sink, from, to, action: actions, dry_run, repair, outside } = args;
     let until = to.map_or("now".to_owned(), |to| to.to_string());
-    let what = if dry_run { "counting for" } else { "publishing again to" };
-    eprintln!("{what} sink {sink}: events made durable from {from} to {until}");
     let (micros, to) = (from.as_micros(), to.map(Timestamp::as_micros));
     let order = ReplayOrder { sink: sink.clone(), from: micros, to, actions, dry_run, repair };
     // Before it begins, so that no Ctrl-C leaves it going.
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::failed)?;
     let begun: Progress = desk.ask(&Order::Replay(order)).await?;
+    let what = if dry_run { "counting for" } else { "publishing again to" };
+    eprintln!("{what} sink {sink}: events made durable from {from} to {until}");
     let followed = tokio::select! {
         ended = follow(desk, &begun.run, outside) => Some(ended),
         _ = interrupt.recv() => None,
@@ -162,11 +163,13 @@ fn tell(sink: &SinkName, from: Timestamp, dry_run: bool, ended: &Progress, outsi
         duplicates,
         failed,
         waiting,
+        other_actions,
         damaged,
         gone,
         retained_since,
         ..
     } = ended;
+    let is_empty = *state == RunState::Done && *selected == 0 && *waiting == 0;
     match retained_since.as_ref().map(|since| since.parse::<jiff::Timestamp>()) {
         Some(Ok(since)) if u64::try_from(since.as_microsecond()).is_ok_and(|since| since > from.as_micros()) => {
             eprintln!("note: the oldest event that the journal retains became durable at {since}");
@@ -174,28 +177,41 @@ fn tell(sink: &SinkName, from: Timestamp, dry_run: bool, ended: &Progress, outsi
         None => eprintln!("note: the journal retains no event"),
         Some(_) => {}
     }
-    if dry_run {
-        println!("sink {sink}: {selected} events would be published, of {read} in this time");
+    let events = counted(*selected, "event");
+    if is_empty {
+        println!("sink {sink}: no event matches; nothing published");
+        if !other_actions.is_empty() {
+            let actions: Vec<String> = other_actions.iter().map(|action| outside.line(action).to_string()).collect();
+            println!("in this time there are events of: {}", actions.join(", "));
+        }
+    } else if dry_run {
+        println!("sink {sink}: {events} would be published, of {read} in this time");
     } else {
         let known = if *duplicates > 0 { format!(" ({duplicates} of them it had)") } else { String::new() };
-        println!("sink {sink}: {published} of {selected} events confirmed{known}, run {run}");
+        println!("sink {sink}: {published} of {events} confirmed{known}, run {run}");
     }
-    if *waiting > 0 {
-        println!("{waiting} still wait for the sink and are delivered in their turn");
+    match waiting {
+        0 => {}
+        1 => println!("1 still waits for the sink and is delivered in its turn"),
+        _ => println!("{waiting} still wait for the sink and are delivered in their turn"),
     }
-    if *damaged > 0 {
-        println!("{damaged} could not be read: the disk has damaged them");
+    match damaged {
+        0 => {}
+        1 => println!("1 could not be read: the disk has damaged it"),
+        _ => println!("{damaged} could not be read: the disk has damaged them"),
     }
-    if *gone > 0 {
-        println!("{gone} are gone: their segments were deleted, by retention or by hand");
+    match gone {
+        0 => {}
+        1 => println!("1 is gone: its segment was deleted, by retention or by hand"),
+        _ => println!("{gone} are gone: their segments were deleted, by retention or by hand"),
     }
     for (reason, count) in failed {
-        println!("{count} were not taken: {}", outside.line(reason));
+        println!("{count} {} not taken: {}", if *count == 1 { "was" } else { "were" }, outside.line(reason));
     }
     match state {
         RunState::Failed(why) => Err(Failure::failed(why)),
         RunState::Cancelled => Err(Failure::failed("ended before its time; it may be begun again")),
-        _ if *failed != BTreeMap::new() || *damaged > 0 || *gone > 0 => Err(Failure::Silent),
+        _ if is_empty || *failed != BTreeMap::new() || *damaged > 0 || *gone > 0 => Err(Failure::Silent),
         _ => Ok(()),
     }
 }

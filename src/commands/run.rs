@@ -59,7 +59,7 @@ async fn serve(
     let mut hang_up = listen(SignalKind::hangup())?;
     tell_secret(&config);
     let bridge = Bridge::start(config).await.map_err(Failure::failed)?;
-    tracing::info!(address = %bridge.ingress_addr(), "listening for Alma");
+    tell_urls(&bridge);
     tracing::info!(address = %bridge.admin_addr(), "listening for operators");
     tokio::select! {
         asked = until_asked_to_stop(&bridge, file, level, &mut watch, (&mut terminate, &mut interrupt, &mut hang_up)) => asked?,
@@ -109,6 +109,22 @@ fn listen(kind: SignalKind) -> Result<Signal, Failure> {
     signal(kind).map_err(Failure::failed)
 }
 
+/// The listener URLs: what is entered in Alma's profiles, once the host is the one that Alma reaches.
+fn tell_urls(bridge: &Bridge) {
+    let config = bridge.config();
+    let scheme = if config.ingress.tls.is_some() { "https" } else { "http" };
+    let base = format!("{scheme}://{}", bridge.ingress_addr());
+    match config.sources.as_slice() {
+        [source] => tracing::info!(url = format_args!("{base}{}", source.path), "listening for Alma"),
+        sources if sources.len() <= SHOWN_URLS => {
+            for source in sources {
+                tracing::info!(source = %source.name, url = format_args!("{base}{}", source.path), "listening for Alma");
+            }
+        }
+        sources => tracing::info!(url = %base, sources = sources.len(), "listening for Alma"),
+    }
+}
+
 /// On every start of a bridge whose secret was generated: how to see it and where it goes.
 fn tell_secret(config: &Config) {
     let generated = |source: &&crate::config::Source| {
@@ -121,6 +137,9 @@ fn tell_secret(config: &Config) {
         );
     }
 }
+
+/// Sources whose URLs are told one by one; a consortium has a thousand.
+const SHOWN_URLS: usize = 16;
 
 /// Why the configuration is loaded again.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -16,7 +16,7 @@ use tokio::sync::Mutex;
 
 use super::http::Client;
 use super::outside::Outside;
-use super::{Failure, block_on, load, pick_source};
+use super::{Failure, Listener, block_on, load, pick_source};
 use crate::alma::signature::{SIGNATURE_HEADER, SignatureHeader};
 use crate::alma::{Event, samples};
 use crate::clock::{Clock as _, SystemClock};
@@ -90,14 +90,14 @@ pub(super) fn run(file: Option<&Path>, args: Args) -> Result<(), Failure> {
     let config = load(file)?;
     let source = pick_source(&config, args.source.as_ref())?;
     let secret = signing_secret(source)?.clone();
-    let url = match args.url {
-        Some(url) => url,
-        None => listener_url(&config, source)?,
+    let (url, listener) = match args.url {
+        Some(url) => (url, None),
+        None => (listener_url(&config, source)?, Some(Listener::Ingress)),
     };
     let events = args.what.iter().map(|what| Template::find(what)).collect::<Result<Vec<_>, _>>()?;
     let events = if events.is_empty() { Template::all() } else { events };
     let count = args.count.unwrap_or(events.len() as u64);
-    let plan = Plan { url, secret, events, count, rate: args.rate, same: args.same, outside: args.outside };
+    let plan = Plan { url, listener, secret, events, count, rate: args.rate, same: args.same, outside: args.outside };
     block_on(play(plan))
 }
 
@@ -113,7 +113,7 @@ fn signing_secret(source: &Source) -> Result<&Secret, Failure> {
 
 /// The address of a source's listener on this machine.
 pub(super) fn listener_url(config: &Config, source: &Source) -> Result<Uri, Failure> {
-    let address = super::reachable(config, super::Listener::Ingress)?;
+    let address = super::reachable(config, Listener::Ingress)?;
     let scheme = if config.ingress.tls.is_some() { "https" } else { "http" };
     format!("{scheme}://{address}{}", source.path).parse().map_err(Failure::failed)
 }
@@ -162,6 +162,8 @@ impl Template {
 /// What is to be done.
 struct Plan {
     url: Uri,
+    /// Of the configuration's own bridge.
+    listener: Option<Listener>,
     secret: Secret,
     events: Vec<Template>,
     count: u64,
@@ -172,6 +174,9 @@ struct Plan {
 
 async fn play(plan: Plan) -> Result<(), Failure> {
     let mut client = Client::new(plan.url.clone()).map_err(Failure::Usage)?;
+    if let Some(listener) = plan.listener {
+        client = client.of_bridge(listener);
+    }
     challenge(&mut client, &plan.url).await.map_err(Failure::failed)?;
     eprintln!("challenge answered by {}", plan.url);
     let bodies: Vec<Bytes> = if plan.same {

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use super::desk::{Desk, confirmed};
-use super::{Failure, block_on, load};
+use super::running::Running;
+use super::{Failure, block_on, counted};
 use crate::admin::tools::{Forgotten, Order, Place};
 use crate::config::{Config, SinkName};
 use crate::printable::Printable;
@@ -49,12 +50,18 @@ enum What {
 }
 
 pub(super) fn run(file: Option<&Path>, args: Args) -> Result<(), Failure> {
-    let config = load(file)?;
+    let mut bridge = Running::find(file)?;
+    if let What::Forget { .. } = &args.what
+        && bridge.broken().is_some()
+    {
+        // Whether another sink is to continue it stands in the file.
+        return Err(bridge.not_found(Failure::Silent));
+    }
     block_on(async {
-        let mut desk = Desk::open(&config)?;
+        let mut desk = Desk::open(&mut bridge)?;
         let done = match args.what {
             What::List { json } => list(&mut desk, json).await,
-            What::Forget { sink, yes } => forget(&mut desk, &config, sink, yes).await,
+            What::Forget { sink, yes } => forget(&mut desk, &bridge.config, sink, yes).await,
         };
         desk.close().await;
         done
@@ -91,9 +98,9 @@ async fn forget(desk: &mut Desk, config: &Config, sink: SinkName, yes: bool) -> 
         "removed" => {}
         "forgotten" => {
             return Err(Failure::failed(format!(
-                "sink {sink} is forgotten already; to get rid of its {} dead letters, publish them to another sink with \
-                 `dead-letters retry --all --sink {sink} --to NAME`, or drop them with `dead-letters drop --all --sink {sink}`",
-                place.dead_letters
+                "sink {sink} is forgotten already; to get rid of its {}, publish to another sink with \
+                 `dead-letters retry --all --sink {sink} --to NAME`, or drop with `dead-letters drop --all --sink {sink}`",
+                counted(place.dead_letters, "dead letter")
             )));
         }
         _ => {
@@ -110,19 +117,20 @@ async fn forget(desk: &mut Desk, config: &Config, sink: SinkName, yes: bool) -> 
             heir.name
         )));
     }
-    let oldest = place.oldest_waiting.as_ref().map(|oldest| format!(", the oldest received at {oldest}"));
-    confirmed(
-        &format!(
-            "forgetting sink {sink}: {} events that wait for it are lost to it{}",
-            place.waiting_events,
-            oldest.unwrap_or_default()
-        ),
-        yes,
-    )?;
+    if place.waiting_events > 0 {
+        let oldest = place.oldest_waiting.as_ref().map(|oldest| format!(", the oldest received at {oldest}"));
+        let lost = match place.waiting_events {
+            1 => "1 event that waits for it is".to_owned(),
+            many => format!("{many} events that wait for it are"),
+        };
+        confirmed(&format!("forgetting sink {sink}: {lost} lost to it{}", oldest.unwrap_or_default()), yes)?;
+    }
     let done: Forgotten = desk.ask(&Order::Forget { sink: sink.clone() }).await?;
-    println!("sink {sink} is forgotten, with {} events that waited for it", done.waiting_events);
-    if place.dead_letters > 0 {
-        println!("its {} dead letters are kept: alma-bridge dead-letters list --sink {sink}", place.dead_letters);
+    println!("sink {sink} is forgotten, with {} that waited for it", counted(done.waiting_events, "event"));
+    match place.dead_letters {
+        0 => {}
+        1 => println!("its dead letter is kept: alma-bridge dead-letters list --sink {sink}"),
+        many => println!("its {many} dead letters are kept: alma-bridge dead-letters list --sink {sink}"),
     }
     Ok(())
 }

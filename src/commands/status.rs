@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::{Request, Uri};
+use hyper::Request;
 
 use super::http::Client;
 use super::outside::Outside;
-use super::{Failure, Listener, block_on, load, reachable};
+use super::running::Running;
+use super::{Failure, block_on};
 use crate::admin::Status;
 use crate::admin::status::{SinkStatus, SourceStatus};
 use crate::units;
@@ -45,13 +46,15 @@ pub(super) struct Args {
 const WATCH_EVERY: Duration = Duration::from_secs(2);
 
 pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
-    let config = load(file)?;
-    let address = reachable(&config, Listener::Admin)?;
-    let url: Uri = format!("http://{address}/status").parse().map_err(Failure::failed)?;
+    let mut bridge = Running::find(file)?;
+    let mut client = bridge.client().map_err(|failure| bridge.not_found(failure))?;
     block_on(async {
-        let mut client = Client::new(url).map_err(Failure::failed)?;
         loop {
-            let (document, status) = fetch(&mut client).await?;
+            let (mut document, mut status) = fetch(&mut client).await.map_err(|failure| bridge.not_found(failure))?;
+            if let Some(broken) = bridge.broken() {
+                status.attention = with_broken_file(&status, &broken);
+                document = with_attention(&document, &status.attention)?;
+            }
             if args.ready {
                 return if status.ready { Ok(()) } else { Err(Failure::Silent) };
             }
@@ -81,6 +84,23 @@ async fn fetch(client: &mut Client) -> Result<(String, Status), Failure> {
         Failure::failed(format!("the admin listener answered {}, no status: {error}", answer.status()))
     })?;
     Ok((document, status))
+}
+
+/// What needs a person, with what is wrong with the configuration on disk. That is newer than what the bridge says of the
+/// last reload that it refused, most often of the same file.
+fn with_broken_file(status: &Status, broken: &str) -> Vec<String> {
+    let refused = status.config.refused.join("; ");
+    let is_older = |line: &String| !refused.is_empty() && line.contains(&refused);
+    let others = status.attention.iter().filter(|line| !is_older(line)).cloned();
+    let in_effect = &status.config.loaded;
+    [format!("{broken}; the one loaded at {in_effect} stays in effect")].into_iter().chain(others).collect()
+}
+
+/// The document as it came, but for this.
+fn with_attention(document: &str, attention: &[String]) -> Result<String, Failure> {
+    let mut document: serde_json::Value = serde_json::from_str(document).map_err(Failure::failed)?;
+    document["attention"] = attention.into();
+    Ok(document.to_string())
 }
 
 fn render(status: &Status, outside: Outside) -> String {
@@ -158,6 +178,15 @@ fn write_sink(text: &mut String, sink: &SinkStatus, status: &Status, outside: Ou
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_broken_file_that_the_bridge_has_refused_is_told_of_once() {
+        let mut status = Status { attention: vec!["sink main: 3 dead letters".into()], ..Status::default() };
+        status.config.refused.push("c.toml: line 3".to_owned());
+        status.attention.push("the last reload was refused: c.toml: line 3".to_owned());
+        let lines = with_broken_file(&status, "the configuration on disk is broken: c.toml: line 4");
+        assert!(lines.len() == 2 && lines[0].contains("line 4") && lines[1].contains("letters"), "{lines:?}");
+    }
 
     #[test]
     fn tells_what_is_wrong_before_all_else() {

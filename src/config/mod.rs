@@ -21,7 +21,7 @@ pub use changes::Changes;
 pub use names::{SinkName, SourceName};
 pub use secrets::{built_in_sources, fresh_secret, renew_generated, revoke_previous};
 pub use settings::{
-    ConfigError, ConfigErrors, ENV_PREFIX, Effective, Loaded, load, load_defaults, parse_action, reload,
+    ConfigError, ConfigErrors, ENV_PREFIX, Effective, Loaded, load, load_defaults, parse_action, reload, salvage,
 };
 
 /// The whole configuration.

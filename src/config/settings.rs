@@ -5,6 +5,7 @@
 //! and everything that is wrong. Unknown keys, the list for `check --show` and the reference all come from it.
 
 mod properties;
+mod salvage;
 mod sections;
 mod sinks;
 mod sources;
@@ -18,6 +19,7 @@ use std::path::{Path, PathBuf};
 use config::{Environment, File, FileFormat, Map, Value};
 
 use super::Config;
+pub use salvage::salvage;
 use table::Table;
 pub use values::action as parse_action;
 
@@ -131,16 +133,7 @@ fn read(
     data_dir: Option<&Path>,
 ) -> Result<Loaded, ConfigErrors> {
     let root = merge(file, env)?;
-    let mut walk = Walk {
-        file: file.map(|(path, _)| path.to_owned()),
-        env: env.iter().cloned().collect(),
-        errors: Vec::new(),
-        warnings: Vec::new(),
-        values: BTreeMap::new(),
-        defaults: BTreeSet::new(),
-        data_dir: data_dir.map(Path::to_owned),
-        files: Vec::new(),
-    };
+    let mut walk = Walk::new(file.map(|(path, _)| path), env, data_dir);
     let mut config = sections::read(Table::new("", root), &mut walk);
     if walk.errors.is_empty() {
         config.built_in.keys = walk.defaults;
@@ -205,6 +198,19 @@ pub(in crate::config) struct Walk {
 }
 
 impl Walk {
+    fn new(file: Option<&Path>, env: &[(String, String)], data_dir: Option<&Path>) -> Self {
+        Self {
+            file: file.map(Path::to_owned),
+            env: env.iter().cloned().collect(),
+            errors: Vec::new(),
+            warnings: Vec::new(),
+            values: BTreeMap::new(),
+            defaults: BTreeSet::new(),
+            data_dir: data_dir.map(Path::to_owned),
+            files: Vec::new(),
+        }
+    }
+
     /// What `{data_dir}` stands for.
     fn data_dir(&self) -> &Path {
         self.data_dir.as_deref().unwrap_or(Path::new(""))

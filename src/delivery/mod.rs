@@ -21,7 +21,7 @@
 //! | refused for what it is, or a panic while sending | what was refused is sent apart from the others, in halves where all were refused; what is refused alone is a dead letter |
 //! | a panic while making | dead letter |
 //! | an operator must mend it | each such topic is sent by itself under a back-off of its own, and the others flow meanwhile, up to 8,192 events or 16 MiB past its oldest; when that fails after `setup_grace`, it is parked: its events go to the dead letters |
-//! | one topic more than `max_topics` (counted since the start) | dead letter |
+//! | one topic more than `max_topics` (counted since the start) | dead letter; tried again, it stays one until the bound is raised |
 //! | a dead letter can't be kept (full, disk) | the sink waits as if unreachable; parked topics and asked-for letters are tried meanwhile, since they make room |
 //!
 //! A parked topic is tried every minute, at the start and on [`PumpHandle::retry_parked`]: its oldest letter alone, then

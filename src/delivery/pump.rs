@@ -334,14 +334,27 @@ impl<F: Feed> Pump<F> {
 
     /// Why messages of this topic are not even sent.
     pub(super) fn turned_away(&mut self, topic: &Topic) -> Option<Failure> {
-        if !self.topics.contains(topic) {
-            if self.topics.len() >= self.max_topics {
-                let detail = format!("one topic more than max_topics = {}", self.max_topics);
-                return Some(Failure::new(Reason::TooManyTopics, detail));
-            }
-            self.topics.insert(topic.clone());
+        self.one_too_many(topic).or_else(|| {
+            let parked = self.parked.get(topic.as_str()).filter(|parked| !parked.flows);
+            parked.map(|parked| parked.why.clone())
+        })
+    }
+
+    /// Counts a topic. Live events, replays and letters that are tried again share the count: else a letter could open a
+    /// topic whose next event is refused again.
+    pub(super) fn one_too_many(&mut self, topic: &Topic) -> Option<Failure> {
+        if self.topics.contains(topic) {
+            return None;
         }
-        self.parked.get(topic.as_str()).filter(|parked| !parked.flows).map(|parked| parked.why.clone())
+        if self.topics.len() < self.max_topics {
+            self.topics.insert(topic.clone());
+            return None;
+        }
+        let detail = format!(
+            "one topic more than max_topics = {}; raise max_topics, reload, then \"dead-letters retry --all\"",
+            self.max_topics
+        );
+        Some(Failure::new(Reason::TooManyTopics, detail))
     }
 
     /// Makes dead letters durable; where they can't be, the sink waits.

@@ -143,6 +143,9 @@ impl<F: Feed> Pump<F> {
             Made::Unwanted => return Ok(Retried::Kept("the sink does not ask for it any more".to_owned())),
             Made::Panicked => return Ok(Retried::Kept("making the message panicked".to_owned())),
         };
+        if let Some(failure) = self.one_too_many(&message.topic) {
+            return Ok(Retried::Kept(failure.to_string()));
+        }
         let failure = match self.link.attempt(std::slice::from_ref(&message), self.reader.read_ahead()).await {
             Attempt::Outcomes(outcomes) => match outcomes.into_iter().next() {
                 Some(Outcome::Failed(failure)) => failure,

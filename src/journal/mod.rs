@@ -174,7 +174,10 @@ pub enum NotTaken {
     /// With `storage = "none"`: not every sink confirmed it.
     #[error("not confirmed: {0}")]
     NotConfirmed(String),
-    /// The bridge is closing its journal, or still waits for its lock.
+    /// Another process holds the journal's lock.
+    #[error("waiting: another alma-bridge uses this journal; is a second one running?")]
+    Held,
+    /// The bridge is opening its journal, or closing it.
     #[error("not running")]
     NotRunning,
 }

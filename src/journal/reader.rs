@@ -255,7 +255,7 @@ impl Shared {
             let state = self.state();
             let Some(place) = state.sinks.get(sink) else { return Backlog::default() };
             let known = place.oldest.is_some_and(|(offset, _)| offset == place.cursor.offset);
-            if known || state.locate(place.cursor.offset).is_none() {
+            if known || state.events_from(place.cursor.offset) == 0 {
                 return state.backlog(place);
             }
             place.cursor

@@ -159,9 +159,11 @@ impl JournalState {
     /// What waits for a sink; `oldest` where it is known without reading.
     pub(super) fn backlog(&self, place: &SinkEntry) -> Backlog {
         let offset = place.cursor.offset;
-        let Some(index) = self.locate(offset) else { return Backlog::default() };
+        let events = self.events_from(offset);
+        // A start opens a segment above every offset: a cursor may be below it though nothing is in it.
+        let Some(index) = self.locate(offset).filter(|_| events > 0) else { return Backlog::default() };
         let oldest = place.oldest.filter(|(at, _)| *at == offset).map(|(_, received)| received);
-        Backlog { events: self.events_from(offset), oldest: oldest.or(Some(self.segments[index].created)) }
+        Backlog { events, oldest: oldest.or(Some(self.segments[index].created)) }
     }
 }
 

@@ -60,12 +60,7 @@ impl Messages {
             return None;
         }
         let event = Event::parse(&stored.body);
-        let misdirected = self.is_misdirected(stored, &event);
-        let word = match (event.unparsed(), misdirected) {
-            (Some(_), _) => Some(UNPARSED),
-            (None, true) => Some(MISDIRECTED),
-            (None, false) => None,
-        };
+        let word = self.word(stored, &event);
         let own_action = segment(event.action());
         let action = word.unwrap_or(&own_action);
         let happened = event.event().map(segment).unwrap_or_default();
@@ -116,6 +111,20 @@ impl Messages {
             format: self.format,
             replay: None,
         })
+    }
+
+    /// What `actions` names an event by.
+    pub fn action(&self, stored: &StoredEvent) -> String {
+        let event = Event::parse(&stored.body);
+        self.word(stored, &event).map_or_else(|| segment(event.action()), str::to_owned)
+    }
+
+    /// What takes the place of the event's own action.
+    fn word(&self, stored: &StoredEvent, event: &Event<'_>) -> Option<&'static str> {
+        match event.unparsed() {
+            Some(_) => Some(UNPARSED),
+            None => self.is_misdirected(stored, event).then_some(MISDIRECTED),
+        }
     }
 
     fn is_misdirected(&self, stored: &StoredEvent, event: &Event<'_>) -> bool {

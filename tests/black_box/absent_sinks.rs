@@ -37,7 +37,7 @@ fn publish_letters_of_old(setup: &Setup, bridge: &Bridge) {
     let why = setup.fails(1, &["dead-letters", "retry", "--all", "--sink", "old"]);
     assert!(why.contains("not in the configuration") && why.contains("--to names the sink"), "{why}");
     let told = setup.done(&["dead-letters", "retry", "--all", "--sink", "old", "--to", "main"]);
-    assert!(told.contains("1 letters taken by sink main, 0 stay"), "{told}");
+    assert!(told.contains("1 letter published to sink main, 0 left"), "{told}");
     assert_eq!(bridge.metric(KEPT_BY_OLD), Some(0.0));
     assert!(!bridge.status()["attention"].to_string().contains("dead letters"));
 }
@@ -71,7 +71,7 @@ fn letters_of_a_forgotten_sink_are_shown_after_a_restart_and_published_by_anothe
     let (setup, bridge) = with_a_letter_of_old();
     assert_eq!(bridge.stop().code(), Some(0));
     let told = setup.done(&["dead-letters", "retry", "--all", "--sink", "old", "--to", "main"]);
-    assert!(told.contains("1 letters taken by sink main"), "{told}");
+    assert!(told.contains("1 letter published to sink main"), "{told}");
 }
 
 const NEW_FOR_OLD: &str =
@@ -98,7 +98,7 @@ fn a_sink_takes_over_the_letters_of_the_one_that_it_continues() {
         let bridge = setup.start();
         assert_eq!(bridge.metric(KEPT_BY_NEW), Some(1.0), "it stays with its new sink");
         let told = setup.done(&["dead-letters", "retry", "--all", "--sink", "new"]);
-        assert!(told.contains("1 letters taken, 0 stay"), "{told}");
+        assert!(told.contains("1 letter published, 0 left"), "{told}");
         // A cursor is written a moment after the progress that it records, so each `kill -9` may repeat the event.
         let published = subjects(&setup.path("new"), "alma.bib");
         assert!(!published.is_empty() && published.iter().all(|subject| subject == "0"), "{published:?}");

@@ -317,7 +317,7 @@ fn runs_without_data_dir(setup: &Setup) {
         assert!(answer.text().contains("data_dir can't be written"), "{}", answer.text());
     }
     let why = setup.fails(1, &["status"]);
-    assert!(why.contains("no listeners.json") && why.contains("admin.listen"), "{why}");
+    assert!(why.contains("no bridge runs with data_dir") && why.contains("give admin.listen a fixed port"), "{why}");
     assert!(bridge.stop().success());
 }
 

@@ -17,7 +17,7 @@ fn segments(setup: &Setup) -> Vec<PathBuf> {
 fn a_second_process_waits_for_the_first_alive_but_not_ready() {
     let setup = Setup::new("");
     let first = setup.start();
-    let second = setup.start_unready(&[]);
+    let second = setup.start_beside();
     assert_eq!(second.admin_get("/livez").status, 200);
     assert_eq!(second.admin_get("/readyz").status, 503);
     let refused = second.post(&loan(1));

@@ -9,6 +9,7 @@
 //! - `health`: what needs a person, and what does not
 //! - `system_calls`: what is synced before each 204
 //! - `half_written`: a configuration that lost something; reloads that are refused or apply in part
+//! - `finding`: the commands find the bridge that runs, beside a second one and with a broken file on disk
 //! - `folders`: a folder of files belongs to one sink
 //! - `strangers`, `siege`, `tls`: who does not hold the secret; many of them at once; HTTPS
 //! - `log`: the lines that strangers can cause, and a stderr that nobody reads
@@ -29,6 +30,7 @@ mod commands;
 mod configuration;
 mod disk;
 mod durability;
+mod finding;
 mod folders;
 mod half_written;
 mod health;

@@ -85,8 +85,16 @@ fn replay_all(setup: &Setup) {
         words[2].parse().unwrap_or_else(|_| panic!("{told}"))
     };
     assert_eq!(selected(&before) + selected(&after), 7, "{before}{after}");
-    let future = setup.done(&["replay", "--sink", "main", "--from", "2999-01-01T00:00:00Z"]);
-    assert!(future.contains("0 of 0 events confirmed"), "{future}");
+    for nothing in [
+        &["replay", "--sink", "main", "--from", "2999-01-01T00:00:00Z"][..],
+        &["replay", "--sink", "main", "--from", "1h", "--action", "lona"],
+        &["replay", "--sink", "main", "--from", "1h", "--action", "lona", "--dry-run"],
+    ] {
+        let said = setup.fails(1, nothing);
+        assert!(said.contains("no event matches; nothing published"), "{nothing:?}: {said}");
+        assert_eq!(said.contains("there are events of: job_end, loan"), nothing.contains(&"lona"), "{said}");
+    }
+    assert_eq!(setup.landed("alma.loan").len(), 15);
 }
 
 #[test]
@@ -132,12 +140,12 @@ fn what_still_waits_is_left_to_its_turn() {
         bridge.post(&loan(number));
     }
     let told = setup.done(&["replay", "--sink", "main", "--from", "1h", "--dry-run"]);
-    assert!(told.contains("1 events would be published, of 4") && told.contains("3 still wait"), "{told}");
+    assert!(told.contains("1 event would be published, of 4") && told.contains("3 still wait"), "{told}");
     drop(bridge);
     fs::remove_file(setup.path("blocked")).expect("removed");
     fs::rename(setup.path("aside"), setup.path("blocked")).expect("moved");
     let told = setup.done(&["replay", "--sink", "main", "--from", "1h"]);
-    assert!(told.contains("1 of 1 events confirmed") && told.contains("3 still wait"), "{told}");
+    assert!(told.contains("1 of 1 event confirmed") && told.contains("3 still wait"), "{told}");
     assert_eq!(landed(&topics, "alma.loan").len(), 2);
     let _bridge = setup.start();
     wait_for("what waited", || (landed(&topics, "alma.loan").len() == 5).then_some(()));
@@ -229,12 +237,14 @@ fn a_replay_says_what_it_can_not_do() {
     let _bridge = setup.start();
     let why = setup.fails(1, &["replay", "--sink", "other", "--from", "1h"]);
     assert!(why.contains("sink other is not in the configuration") && why.contains("main"), "{why}");
+    assert!(!why.contains("publishing again"), "nothing is announced that does not happen: {why}");
     assert!(setup.fails(2, &["replay", "--sink", "main", "--from", "yesterday"]).contains("RFC 3339"));
     setup.fails(2, &["replay", "--sink", "main", "--from", "1h", "--to", "2h"]);
     setup.fails(2, &["replay", "--sink", "main", "--from", "1h", "--action", "a.b.c"]);
     let nothing = setup.command(&["replay", "--sink", "main", "--from", "1h"]);
-    assert!(nothing.status.success());
+    assert_eq!(nothing.status.code(), Some(1));
     assert!(text(&nothing.stderr).contains("retains no event"), "{nothing:?}");
+    assert!(text(&nothing.stdout).contains("no event matches; nothing published"), "{nothing:?}");
 }
 
 #[test]
@@ -255,5 +265,5 @@ fn what_is_gone_is_counted_and_told_by_the_exit_code() {
     // Of three with events, the middle one, which had one.
     fs::remove_file(&segments[1]).expect("removed");
     let told = setup.fails(1, &["replay", "--sink", "main", "--from", "1h", "--dry-run"]);
-    assert!(told.contains("8 events would be published") && told.contains("1 are gone"), "{told}");
+    assert!(told.contains("8 events would be published") && told.contains("1 is gone"), "{told}");
 }

@@ -132,8 +132,8 @@ fn deleting_the_lock_file_does_not_admit_a_second_writer() {
     let setup = Setup::new("");
     let first = setup.start();
     fs::remove_file(setup.data().join("journal/lock")).expect("removed");
-    let second = setup.start_unready(&[]);
-    wait_for("the second to find it held", || second.log().contains("another process holds the journal").then_some(()));
+    let second = setup.start_beside();
+    second.wait_for_log(&["another alma-bridge uses this journal"]);
     assert_eq!(second.admin_get("/readyz").status, 503);
     assert_eq!(first.post(&loan(1)).status, 204);
     assert!(first.stop().success());

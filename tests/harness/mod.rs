@@ -169,16 +169,30 @@ impl Setup {
     fn start_as(&self, command: Command, stderr: Stdio, arguments: &[&str]) -> Bridge {
         let listeners = self.data().join("listeners.json");
         let _ = fs::remove_file(&listeners);
-        self.spawn(command, stderr, arguments, || serde_json::from_slice(&fs::read(&listeners).ok()?).ok())
+        self.spawn(command, stderr, "log", arguments, || serde_json::from_slice(&fs::read(&listeners).ok()?).ok())
     }
 
     /// Starts a bridge that can't write its addresses down, and waits until its log names them.
     pub(crate) fn start_by_log(&self) -> Bridge {
-        self.spawn(binary(), self.log_file(), &[], || {
-            let log = fs::read_to_string(self.path("log")).ok()?;
+        self.start_with_log("log")
+    }
+
+    /// Starts a bridge beside another one on the same folder, and waits until its own log names its addresses.
+    pub(crate) fn start_beside(&self) -> Bridge {
+        let _ = fs::remove_file(self.path("log.beside"));
+        self.start_with_log("log.beside")
+    }
+
+    fn start_with_log(&self, name: &str) -> Bridge {
+        let path = self.path(name);
+        let file = fs::OpenOptions::new().create(true).append(true).open(&path).expect("a log");
+        self.spawn(binary(), file.into(), name, &[], || {
+            let log = fs::read_to_string(&path).ok()?;
             let lines: Vec<Value> = log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-            let named = |what: &str| Some(lines.iter().rfind(|line| line["message"] == what)?["address"].clone());
-            let (ingress, admin) = (named("listening for Alma")?, named("listening for operators")?);
+            let line = |what: &str| lines.iter().rfind(|line| line["message"] == what);
+            // http://127.0.0.1:1234/webhooks
+            let ingress = line("listening for Alma")?["url"].as_str()?.split('/').nth(2)?;
+            let admin = &line("listening for operators")?["address"];
             Some(serde_json::json!({ "ingress": ingress, "admin": admin }))
         })
     }
@@ -188,10 +202,11 @@ impl Setup {
         &self,
         mut command: Command,
         stderr: Stdio,
+        log: &str,
         arguments: &[&str],
         look: impl Fn() -> Option<Value>,
     ) -> Bridge {
-        let log = self.path("log");
+        let log = self.path(log);
         let mut child = command
             .arg("run")
             .args(arguments)

@@ -1,0 +1,60 @@
+//! The bridge that runs, as the commands find it.
+//!
+//! A bridge refuses a broken file and runs on with the configuration that it has. The commands that only talk to it must
+//! find it then, too: that is when they are needed.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use super::http::Client;
+use super::{Failure, Listener, environment, load, on_this_machine, reachable};
+use crate::bridge::Listeners;
+use crate::config::{self, Config, ConfigErrors};
+
+/// How a running bridge is found.
+pub(super) struct Running {
+    /// If the file on disk is broken, only `data_dir`, `admin` and `journal.storage` are to be used.
+    pub(super) config: Config,
+    /// What is wrong with the configuration on disk.
+    broken: Option<ConfigErrors>,
+}
+
+impl Running {
+    /// As [`load`]; but a configuration that is broken is read as far as it can be.
+    pub(super) fn find(file: Option<&Path>) -> Result<Self, Failure> {
+        match load(file) {
+            Ok(config) => Ok(Self { config, broken: None }),
+            Err(Failure::Config(errors)) => {
+                Ok(Self { config: config::salvage(file, &environment()), broken: Some(errors) })
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// The address of its listener for operators.
+    pub(super) fn address(&self) -> Result<SocketAddr, Failure> {
+        // What the broken file says about it may not be all that it is meant to say.
+        let written = self.broken.as_ref().and_then(|_| Listeners::read(&self.config.data_dir).ok());
+        match written {
+            Some(listeners) => Ok(on_this_machine(listeners.admin)),
+            None => reachable(&self.config, Listener::Admin),
+        }
+    }
+
+    /// A client of its listener for operators.
+    pub(super) fn client(&self) -> Result<Client, Failure> {
+        let url = format!("http://{}", self.address()?).parse().map_err(Failure::failed)?;
+        Ok(Client::new(url).map_err(Failure::failed)?.of_bridge(Listener::Admin))
+    }
+
+    /// Why a bridge is not found: the broken configuration, if it is.
+    pub(super) fn not_found(&mut self, failure: Failure) -> Failure {
+        self.broken.take().map_or(failure, Failure::Config)
+    }
+
+    /// What is wrong with the configuration on disk, one sentence; `None` if it is whole.
+    pub(super) fn broken(&self) -> Option<String> {
+        let errors: Vec<String> = self.broken.as_ref()?.0.iter().map(ToString::to_string).collect();
+        Some(format!("the configuration on disk is broken: {}", errors.join("; ")))
+    }
+}
