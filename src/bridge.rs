@@ -31,7 +31,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Operated as _, Reloaded, Status};
-use crate::clock::SystemClock;
+use crate::clock::{SystemClock, Timestamp};
 use crate::config::{Config, Secret, Storage};
 use crate::ingress::{self, Sources};
 use crate::ownership::explain;
@@ -42,6 +42,7 @@ pub use engine::{Engine, OpenError};
 pub use listeners::Listeners;
 use reload::Reloads;
 pub use stopped::Stopped;
+pub use view::RELOAD_PATIENCE;
 use view::View;
 
 /// For requests to finish and pumps to settle at a stop. Nothing depends on it.
@@ -179,6 +180,11 @@ impl Bridge {
     /// bridge goes on trying that by itself.
     pub async fn apply(&self, new: Config) -> Vec<String> {
         self.reloads.apply(new).await
+    }
+
+    /// When that configuration was loaded.
+    pub fn loaded_at(&self) -> Timestamp {
+        self.view.loaded_at()
     }
 
     /// A reload was refused, with all that is wrong.

@@ -39,6 +39,18 @@ impl Timestamp {
     }
 }
 
+impl Timestamp {
+    /// For a line that is read soon: `18:51:25`, with the date if that is not the day of `now`. UTC, as the log.
+    pub fn brief(self, now: Self) -> String {
+        let (this, now) = (self.to_string(), now.to_string());
+        match (this.get(..10), this.get(11..19)) {
+            (Some(date), Some(time)) if now.starts_with(date) => time.to_owned(),
+            (Some(date), Some(time)) => format!("{date} {time}"),
+            _ => this,
+        }
+    }
+}
+
 /// RFC 3339 in UTC with milliseconds: `2024-01-02T03:04:05.678Z`.
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -94,6 +106,14 @@ mod tests {
         assert_eq!(Timestamp::from_micros(1_704_164_645_678_901).to_string(), "2024-01-02T03:04:05.678Z");
         assert_eq!(Timestamp::from_micros(0).to_string(), "1970-01-01T00:00:00.000Z");
         assert!(Timestamp::from_micros(u64::MAX).to_string().ends_with("us"));
+    }
+
+    #[test]
+    fn a_moment_of_the_day_is_brief() {
+        let moment = Timestamp::from_micros(1_704_164_645_678_901);
+        assert_eq!(moment.brief(Timestamp::from_micros(1_704_164_700_000_000)), "03:04:05");
+        assert_eq!(moment.brief(Timestamp::from_micros(1_704_264_700_000_000)), "2024-01-02 03:04:05");
+        assert_eq!(Timestamp::from_micros(u64::MAX).brief(moment), format!("{}us", u64::MAX));
     }
 
     #[test]

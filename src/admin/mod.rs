@@ -247,7 +247,8 @@ mod tests {
             self.reloads.fetch_add(1, Ordering::Relaxed);
             let errors = self.wrong.clone();
             let outcome = if errors.is_empty() { ReloadOutcome::Applied } else { ReloadOutcome::Refused };
-            let reloaded = Reloaded { outcome, errors, needs_restart: Vec::new(), warnings: Vec::new() };
+            let reloaded =
+                Reloaded { outcome, errors, needs_restart: Vec::new(), warnings: Vec::new(), loaded: String::new() };
             Box::pin(std::future::ready(Ok(reloaded)))
         }
         fn operate(&self, order: Order) -> BoxFuture<'_, Result<Value, String>> {

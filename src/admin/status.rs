@@ -70,6 +70,9 @@ pub struct Reloaded {
     pub needs_restart: Vec<String>,
     /// What is allowed and better changed.
     pub warnings: Vec<String>,
+    /// When the configuration that is now in effect was loaded.
+    #[serde(default)]
+    pub loaded: String,
 }
 
 /// See [`Reloaded`].
@@ -93,6 +96,9 @@ pub struct SourceStatus {
     pub path: String,
     /// Names of its secrets.
     pub secrets: Vec<String>,
+    /// When each secret last fitted an event since the start. After a reload a secret keeps its time under another name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub secrets_last_used: BTreeMap<String, String>,
     /// When its last valid event came; none if that is not known.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub last_event: Option<String>,

@@ -97,7 +97,10 @@ pub(super) fn attention(status: &mut Status) -> Vec<String> {
         lines.extend(about);
     }
     if !status.config.refused.is_empty() {
-        lines.push(format!("the last reload was refused: {}", status.config.refused.join("; ")));
+        let (refused, loaded) = (status.config.refused.join("; "), &status.config.loaded);
+        lines.push(format!(
+            "the last reload was refused: {refused}; the configuration loaded at {loaded} stays in effect"
+        ));
     }
     if !status.config.not_in_effect.is_empty() {
         lines.push(format!(

@@ -30,7 +30,7 @@ use crate::units;
 const RELOADS: usize = 8;
 
 /// For a reload to be done: sinks that are replaced may take 45 s each to settle what they are sending.
-const RELOAD_PATIENCE: Duration = Duration::from_mins(5);
+pub const RELOAD_PATIENCE: Duration = Duration::from_mins(5);
 
 /// How the last reload went.
 #[derive(Clone)]
@@ -91,6 +91,7 @@ impl View {
     /// A newer one is accepted, and is about to be put in effect.
     pub(super) fn loaded(&self, config: Config) {
         self.metrics.name_all(&config);
+        self.metrics.carry_last_used(&self.config(), &config);
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
         let mut last = self.last_reload.write().unwrap_or_else(PoisonError::into_inner);
         (last.loaded, last.refused) = (SystemClock.now(), Vec::new());
@@ -110,6 +111,11 @@ impl View {
     /// What of the accepted one is not in effect yet.
     pub(super) fn not_in_effect(&self) -> Vec<String> {
         self.last_reload.read().unwrap_or_else(PoisonError::into_inner).not_in_effect.clone()
+    }
+
+    /// When the one that is in effect was loaded.
+    pub(super) fn loaded_at(&self) -> Timestamp {
+        self.last_reload.read().unwrap_or_else(PoisonError::into_inner).loaded
     }
 
     /// A newer one was refused.
@@ -136,6 +142,7 @@ impl View {
                 name: source.name.to_string(),
                 path: source.path.clone(),
                 secrets: source.secrets.iter().filter(|s| s.secret.is_some()).map(|s| s.name.clone()).collect(),
+                secrets_last_used: self.secrets_last_used(source),
                 last_event: health.last_event.map(|moment| moment.to_string()),
                 refused: health.refused.map(|refused| attention::refused_status(&source.name, &refused)),
                 silence: source.silence.map(units::duration),
@@ -144,6 +151,13 @@ impl View {
             }
         };
         config.sources.iter().map(status).collect()
+    }
+
+    fn secrets_last_used(&self, source: &crate::config::Source) -> BTreeMap<String, String> {
+        let used = |secret: &crate::config::NamedSecret| {
+            Some((secret.name.clone(), self.metrics.secret_last_used(&source.name, &secret.name)?.to_string()))
+        };
+        source.secrets.iter().filter_map(used).collect()
     }
 
     fn journal(config: &Config, journal: &Journal) -> JournalStatus {

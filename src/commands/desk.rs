@@ -15,7 +15,7 @@ use super::http::Client;
 use super::running::Running;
 use crate::admin::tools::{Order, Place};
 use crate::bridge::Stopped;
-use crate::config::{Log, LogFormat, SinkName, Storage};
+use crate::config::{Config, Log, LogFormat, SinkName, Storage};
 use crate::ingress::tls;
 use crate::journal::JournalLock;
 use crate::printable::Printable;
@@ -68,12 +68,7 @@ impl Desk {
             return Ok(Self(Where::Stopped(Box::new(stopped))));
         }
         let client = bridge.client()?;
-        let token = config.admin_token().map_err(|error| {
-            Failure::failed(format!("can't read the admin token {}: {error}", config.admin.token_file.display()))
-        })?;
-        let mut authorization = HeaderValue::from_bytes(&[b"Bearer ".as_slice(), token.expose()].concat())
-            .map_err(|_| Failure::failed("the admin token has characters that no header can hold"))?;
-        authorization.set_sensitive(true);
+        let authorization = authorization(config)?;
         Ok(Self(Where::Running { client, authorization, met: false }))
     }
 
@@ -111,16 +106,32 @@ impl Desk {
     }
 }
 
+/// What a running bridge asks of a request that changes something.
+pub(super) fn authorization(config: &Config) -> Result<HeaderValue, Failure> {
+    let token = config.admin_token().map_err(|error| {
+        Failure::failed(format!("can't read the admin token {}: {error}", config.admin.token_file.display()))
+    })?;
+    let mut authorization = HeaderValue::from_bytes(&[b"Bearer ".as_slice(), token.expose()].concat())
+        .map_err(|_| Failure::failed("the admin token has characters that no header can hold"))?;
+    authorization.set_sensitive(true);
+    Ok(authorization)
+}
+
 fn read(answer: &Response<Bytes>) -> Result<Value, Failure> {
+    let document = (answer.status() == StatusCode::OK).then(|| serde_json::from_slice(answer.body()).ok()).flatten();
+    document.ok_or_else(|| refusal(answer))
+}
+
+/// What a running bridge says in place of what was asked for.
+pub(super) fn refusal(answer: &Response<Bytes>) -> Failure {
     let document: Option<Value> = serde_json::from_slice(answer.body()).ok();
     let said = document.as_ref().and_then(|document| document.get("errorMessage")?.as_str()).unwrap_or_default();
-    match (answer.status(), document.as_ref()) {
-        (StatusCode::OK, Some(document)) => Ok(document.clone()),
-        (StatusCode::CONFLICT, _) => Err(Failure::failed(said)),
-        (StatusCode::UNAUTHORIZED, _) => {
-            Err(Failure::failed("the bridge refused the admin token: is it another bridge's data_dir?"))
+    match answer.status() {
+        StatusCode::CONFLICT => Failure::failed(said),
+        StatusCode::UNAUTHORIZED => {
+            Failure::failed("the bridge refused the admin token: is it another bridge's data_dir?")
         }
-        (status, _) => Err(Failure::failed(format!("the admin listener answered {status} {said}"))),
+        status => Failure::failed(format!("the admin listener answered {status} {said}")),
     }
 }
 

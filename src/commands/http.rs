@@ -47,7 +47,16 @@ impl Client {
     /// Sends a request to the server, its URI being path and query, and reads the whole answer.
     ///
     /// A kept connection that the server has closed meanwhile is opened again before anything is sent.
-    pub(super) async fn send(&mut self, mut request: Request<Full<Bytes>>) -> Result<Response<Bytes>, String> {
+    pub(super) async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Bytes>, String> {
+        self.send_within(PATIENCE, request).await
+    }
+
+    /// The same, with another time for the answer.
+    pub(super) async fn send_within(
+        &mut self,
+        patience: Duration,
+        mut request: Request<Full<Bytes>>,
+    ) -> Result<Response<Bytes>, String> {
         let authority = self.url.authority().map(ToString::to_string).unwrap_or_default();
         let host = authority.parse().map_err(|_| format!("no host can be made of {authority:?}"))?;
         request.headers_mut().insert(HOST, host);
@@ -62,7 +71,7 @@ impl Client {
             None => self.connect().await?,
         };
         let connection = self.connection.insert(connection);
-        let answer = timeout(PATIENCE, async {
+        let answer = timeout(patience, async {
             let (head, body) = connection.send_request(request).await?.into_parts();
             Ok::<_, hyper::Error>(Response::from_parts(head, body.collect().await?.to_bytes()))
         });
@@ -74,7 +83,7 @@ impl Client {
             }
             Err(_) => {
                 self.connection = None;
-                Err(format!("no answer from {authority} within {} s", PATIENCE.as_secs()))
+                Err(format!("no answer from {authority} within {} s", patience.as_secs()))
             }
         }
     }

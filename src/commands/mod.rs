@@ -22,6 +22,7 @@ mod demo;
 mod desk;
 mod drain;
 mod explain;
+mod reload;
 mod replay;
 mod run;
 mod running;
@@ -57,6 +58,7 @@ First steps:
 
 On a bad day:
   alma-bridge status               what needs a person
+  alma-bridge reload               put an edit of the configuration in effect
   alma-bridge dead-letters list    what a sink could not take
   alma-bridge replay --help        publish again what the journal retains
   alma-bridge sinks list           what waits for whom
@@ -71,6 +73,7 @@ enum Command {
     Demo(demo::Args),
     Check(check::Args),
     Secret(secret::Args),
+    Reload(reload::Args),
     Send(send::Args),
     Tail(tail::Args),
     Explain(explain::Args),
@@ -103,7 +106,7 @@ impl Failure {
     /// What went wrong, a line each.
     fn lines(&self) -> Vec<String> {
         match self {
-            Self::Config(errors) => errors.0.iter().map(ToString::to_string).collect(),
+            Self::Config(errors) => errors.errors.iter().map(ToString::to_string).collect(),
             Self::Usage(why) | Self::Failed(why) => vec![why.clone()],
             Self::Silent => Vec::new(),
         }
@@ -125,6 +128,7 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::run(file, &args),
         Command::Check(args) => check::run(file, &args),
         Command::Secret(args) => secret::run(file, &args),
+        Command::Reload(args) => reload::run(file, &args),
         Command::Send(args) => send::run(file, args),
         Command::Tail(args) => tail::run(file, args),
         Command::Explain(args) => explain::run(file, args),
@@ -146,6 +150,9 @@ pub fn main() -> ExitCode {
             ExitCode::from(2)
         }
         Err(Failure::Config(errors)) => {
+            for warning in &errors.warnings {
+                logs::print(&format!("warning: {}", Printable::line(warning)));
+            }
             logs::print(Printable::lines(errors.to_string().trim_end()).to_string().as_str());
             ExitCode::from(EXIT_CONFIG)
         }

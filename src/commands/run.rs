@@ -10,7 +10,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::{Failure, environment, load_silently};
 use crate::admin::{ReloadOutcome, Reloaded};
 use crate::bridge::Bridge;
-use crate::config::{self, Config, SecretFrom};
+use crate::clock::{Clock as _, SystemClock};
+use crate::config::{self, Config, ConfigErrors, SecretFrom};
 use crate::ingress::{self, tls};
 use crate::telemetry::logs::{self, LevelHandle};
 
@@ -34,9 +35,10 @@ pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
     tls::install_provider();
     config.ingress.max_connections = ingress::raise_file_limit(config.ingress.max_connections);
     let made = config.generate_missing().map_err(|error| Failure::failed(format!("can't make a secret: {error}")))?;
-    for path in made {
+    for path in &made {
         tracing::info!(path = %path.display(), "made");
     }
+    tell_secret(&config, &made);
     let watch = Watch::new(&config);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::failed)?;
     let served = runtime.block_on(serve(file, config, watch, &level, args.stop_delay));
@@ -57,7 +59,6 @@ async fn serve(
 ) -> Result<(), Failure> {
     let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
     let mut hang_up = listen(SignalKind::hangup())?;
-    tell_secret(&config);
     let bridge = Bridge::start(config).await.map_err(Failure::failed)?;
     tell_urls(&bridge);
     tracing::info!(address = %bridge.admin_addr(), "listening for operators");
@@ -125,16 +126,25 @@ fn tell_urls(bridge: &Bridge) {
     }
 }
 
-/// On every start of a bridge whose secret was generated: how to see it and where it goes.
-fn tell_secret(config: &Config) {
-    let generated = |source: &&crate::config::Source| {
-        source.secrets.iter().any(|secret| matches!(secret.from, SecretFrom::Generated(_)))
-    };
-    for source in config.sources.iter().filter(generated) {
-        tracing::info!(
-            source = %source.name,
-            "the secret was generated: see it with `alma-bridge secret` and paste it into Alma's integration profile"
-        );
+/// On every start of a bridge whose secret is a generated one: how to see it and where it goes. `made`: files that are
+/// new with this start.
+fn tell_secret(config: &Config, made: &[PathBuf]) {
+    for source in &config.sources {
+        let generated = source.secrets.iter().find_map(|named| match &named.from {
+            SecretFrom::Generated(path) => Some(path),
+            _ => None,
+        });
+        match generated {
+            Some(path) if made.contains(path) => tracing::info!(
+                source = %source.name,
+                "the secret was generated: see it with `alma-bridge secret` and paste it into Alma's integration profile"
+            ),
+            Some(_) => tracing::info!(
+                source = %source.name,
+                "see the secret with `alma-bridge secret` and paste it into Alma's integration profile"
+            ),
+            None => {}
+        }
     }
 }
 
@@ -162,7 +172,9 @@ async fn reload(
     let before = watch.look();
     let loaded = match config::reload(&old, file, &environment()) {
         Ok(loaded) => loaded,
-        Err(errors) => return refuse(bridge, Failure::Config(errors).lines()),
+        Err(ConfigErrors { errors, warnings }) => {
+            return refuse(bridge, errors.iter().map(ToString::to_string).collect(), warnings);
+        }
     };
     let mut new = loaded.config;
     // Cut at the start, and not to be taken for a change.
@@ -173,12 +185,14 @@ async fn reload(
         return refuse(
             bridge,
             vec![format!(
-                "{gone} would be taken away, which a half-written file can do: if you mean it, send SIGHUP or POST /reload"
+                "{gone} would be taken away, which a half-written file can do: if you mean it, run \"alma-bridge reload\" \
+                 or send SIGHUP"
             )],
+            loaded.warnings,
         );
     }
     if let Err(error) = level.set(&new.log.level) {
-        return refuse(bridge, vec![format!("log.level: {error}")]);
+        return refuse(bridge, vec![format!("log.level: {error}")], loaded.warnings);
     }
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
@@ -198,15 +212,22 @@ async fn reload(
         tracing::warn!("reload applied in part; the bridge keeps trying what is not in effect");
     }
     let needs_restart = changes.need_restart.into_iter().map(str::to_owned).collect();
-    Reloaded { outcome, errors, needs_restart, warnings: loaded.warnings }
+    let loaded_at = bridge.loaded_at().to_string();
+    Reloaded { outcome, errors, needs_restart, warnings: loaded.warnings, loaded: loaded_at }
 }
 
-fn refuse(bridge: &Bridge, errors: Vec<String>) -> Reloaded {
+fn refuse(bridge: &Bridge, errors: Vec<String>, warnings: Vec<String>) -> Reloaded {
+    for warning in &warnings {
+        tracing::warn!("{warning}");
+    }
+    let loaded_at = bridge.loaded_at();
+    let since = loaded_at.brief(SystemClock.now());
     for error in &errors {
-        tracing::error!("reload refused: {error}");
+        tracing::error!("reload refused: {error}; the configuration loaded at {since} stays in effect");
     }
     bridge.refuse(errors.clone());
-    Reloaded { outcome: ReloadOutcome::Refused, errors, needs_restart: Vec::new(), warnings: Vec::new() }
+    let outcome = ReloadOutcome::Refused;
+    Reloaded { outcome, errors, needs_restart: Vec::new(), warnings, loaded: loaded_at.to_string() }
 }
 
 /// Looks at the files that a configuration is read from.

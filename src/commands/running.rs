@@ -3,13 +3,18 @@
 //! A bridge refuses a broken file and runs on with the configuration that it has. The commands that only talk to it must
 //! find it then, too: that is when they are needed.
 
-use std::net::SocketAddr;
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
+use std::time::Duration;
 
 use super::http::Client;
 use super::{Failure, Listener, environment, load, on_this_machine, reachable};
 use crate::bridge::Listeners;
 use crate::config::{self, Config, ConfigErrors};
+
+/// For a look at whether anything listens.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How a running bridge is found.
 pub(super) struct Running {
@@ -31,6 +36,11 @@ impl Running {
         }
     }
 
+    /// With a configuration that is whole.
+    pub(super) fn of(config: Config) -> Self {
+        Self { config, broken: None }
+    }
+
     /// The address of its listener for operators.
     pub(super) fn address(&self) -> Result<SocketAddr, Failure> {
         // What the broken file says about it may not be all that it is meant to say.
@@ -39,6 +49,12 @@ impl Running {
             Some(listeners) => Ok(on_this_machine(listeners.admin)),
             None => reachable(&self.config, Listener::Admin),
         }
+    }
+
+    /// Whether anything listens there.
+    pub(super) fn is_listening(&self) -> bool {
+        let refused = |error: io::Error| error.kind() == ErrorKind::ConnectionRefused;
+        self.address().is_ok_and(|address| !TcpStream::connect_timeout(&address, PATIENCE).is_err_and(refused))
     }
 
     /// A client of its listener for operators.
@@ -54,7 +70,7 @@ impl Running {
 
     /// What is wrong with the configuration on disk, one sentence; `None` if it is whole.
     pub(super) fn broken(&self) -> Option<String> {
-        let errors: Vec<String> = self.broken.as_ref()?.0.iter().map(ToString::to_string).collect();
+        let errors: Vec<String> = self.broken.as_ref()?.errors.iter().map(ToString::to_string).collect();
         Some(format!("the configuration on disk is broken: {}", errors.join("; ")))
     }
 }

@@ -1,16 +1,21 @@
 //! `secret`: a source's secret, to paste into Alma's integration profile.
+//!
+//! Alma never sends again what got a 401. A fresh secret is therefore shown only once the running bridge accepts it, and
+//! none is made that would end the one that Alma uses.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use super::{Failure, load, pick_source};
-use crate::config::{self, SecretFrom, Source, SourceName};
+use super::running::Running;
+use super::{Failure, block_on, load, pick_source, reload, status};
+use crate::admin::status::{ReloadOutcome, SourceStatus, Status};
+use crate::config::{self, Config, Secret, SecretFrom, Source, SourceName};
 
 const EXAMPLES: &str = "\
 Examples:
   alma-bridge secret                     of the only source
   alma-bridge secret --source alma-prod  of one of several
-  alma-bridge secret --new               a fresh one; the built-in source takes it over and still accepts the last one
+  alma-bridge secret --new               a fresh one; the running bridge then accepts it and the last one
   alma-bridge secret --revoke            the last one is no longer accepted";
 
 /// Print a source's secret, to paste into Alma's integration profile
@@ -26,8 +31,9 @@ pub(super) struct Args {
 
     /// Make a fresh strong secret instead
     ///
-    /// For the built-in source it is written into its file, and the one before stays accepted until the next --new or
-    /// --revoke; for a source with secrets of its own it is only printed.
+    /// For the built-in source it is written into its file, and the running bridge loads it before it is printed. The old
+    /// secret stays accepted until the next --new or --revoke; --new is refused as long as Alma may still use the one
+    /// that it would end. For a source with secrets of its own the fresh one is only printed, with what to do with it.
     #[arg(long)]
     new: bool,
 
@@ -40,7 +46,7 @@ pub(super) struct Args {
 
 pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
     let mut config = load(file)?;
-    config.generate_missing().map_err(|error| Failure::failed(format!("can't make the secret: {error}")))?;
+    let made = config.generate_missing().map_err(|error| Failure::failed(format!("can't make the secret: {error}")))?;
     let source = pick_source(&config, args.source.as_ref())?;
     let current = source.secrets.iter().find_map(|named| named.secret.as_ref());
     let generated = source.secrets.iter().find_map(|named| match &named.from {
@@ -48,28 +54,181 @@ pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
         _ => None,
     });
     if args.revoke {
-        return revoke(source, generated);
+        return revoke(&config, source, generated);
     }
     let shown = match (args.new, generated, current) {
-        (true, Some(path), _) => {
-            let secret = config::renew_generated(path).map_err(Failure::failed)?;
-            eprintln!("written to {}; a running bridge takes it over within a few seconds", path.display());
-            eprintln!("paste it into Alma's profile now: the one before is accepted until the next --new or --revoke");
-            secret
-        }
+        // One that was made a moment ago is fresh, and nobody uses another.
+        (true, Some(path), _) if !made.contains(path) => renew(&config, source, path)?,
         (true, None, _) => {
-            eprintln!("not stored anywhere: put it where a second secret of source {} is read from,", source.name);
-            eprintln!("reload the bridge, paste it into Alma's profile, then take the old one out");
+            eprintln!("{}", what_to_do(source)?);
             config::fresh_secret().map_err(Failure::failed)?
         }
-        (false, _, Some(secret)) => secret.clone(),
-        (false, _, None) => return Err(Failure::failed(format!("source {} has no secret yet", source.name))),
+        (_, _, Some(secret)) => secret.clone(),
+        (_, _, None) => return Err(Failure::failed(format!("source {} has no secret yet", source.name))),
     };
     let mut out = std::io::stdout().lock();
     out.write_all(shown.expose()).and_then(|()| out.write_all(b"\n")).map_err(Failure::failed)
 }
 
-fn revoke(source: &Source, generated: Option<&PathBuf>) -> Result<(), Failure> {
+/// Replaces the generated secret, and has the running bridge accept both before anybody is told of it.
+fn renew(config: &Config, source: &Source, path: &Path) -> Result<Secret, Failure> {
+    let bridge = Running::of(config.clone());
+    if !bridge.is_listening() {
+        if config::has_previous(path) {
+            return Err(not_yet(
+                "no bridge runs, and only a running one knows whether Alma still uses the older secret",
+            ));
+        }
+        let renewed = config::renew_generated(path).map_err(Failure::failed)?;
+        eprintln!(
+            "no bridge runs. Start it with \"alma-bridge run\" before you paste this into Alma: it then accepts this and the \
+             old secret, which stays valid until the next --new"
+        );
+        return Ok(renewed.secret);
+    }
+    block_on(async {
+        // First as things are: then the bridge knows these files, and its word about them can be relied on.
+        reloaded(&bridge).await.map_err(|why| unchanged(&why))?;
+        let status = status_of(&bridge).await.map_err(|why| unchanged(&why))?;
+        if config::has_previous(path)
+            && let Some(why) = why_not_yet(&status, source)
+        {
+            return Err(not_yet(&why));
+        }
+        let renewed = config::renew_generated(path).map_err(Failure::failed)?;
+        if let Err(why) = accepted(&bridge, source).await {
+            renewed.undo().map_err(|error| {
+                Failure::failed(format!(
+                    "{why}; the bridge does not know the new secret yet, and the old one can't be put back: {error}. The old \
+                     secret stays valid; do not paste the new one before \"alma-bridge reload\" succeeds"
+                ))
+            })?;
+            return Err(unchanged(&why));
+        }
+        eprintln!("now paste this into Alma. The old secret stays valid until the next --new");
+        Ok(renewed.secret)
+    })
+}
+
+/// Has the bridge reload; if its sources are not in effect after that, why.
+async fn reloaded(bridge: &Running) -> Result<(), String> {
+    let reloaded = reload::ask(bridge).await.map_err(|failure| failure.lines().join("; "))?;
+    match reloaded.outcome {
+        // Secrets take effect whatever is wrong with a sink.
+        ReloadOutcome::Applied | ReloadOutcome::AppliedInPart => Ok(()),
+        ReloadOutcome::Refused => Err(format!("{}: {}", reload::verdict(&reloaded), reloaded.errors.join("; "))),
+    }
+}
+
+async fn status_of(bridge: &Running) -> Result<Status, String> {
+    let fetched = async { status::fetch(&mut bridge.client()?).await };
+    fetched.await.map(|(_, status)| status).map_err(|failure| failure.lines().join("; "))
+}
+
+/// Whether the running bridge accepts both secrets now; else why not.
+async fn accepted(bridge: &Running, source: &Source) -> Result<(), String> {
+    reloaded(bridge).await?;
+    let status = status_of(bridge).await?;
+    if find(&status, source).is_some_and(|source| source.secrets.iter().any(|name| name == "previous")) {
+        return Ok(());
+    }
+    let file = status.config.file.as_deref().unwrap_or("the built-in defaults");
+    Err(format!("the running bridge (configuration: {file}) does not read this source's secrets from data_dir"))
+}
+
+fn find<'a>(status: &'a Status, source: &Source) -> Option<&'a SourceStatus> {
+    status.sources.iter().find(|other| other.name == source.name.as_str())
+}
+
+/// Nothing has become of a new secret.
+fn unchanged(why: &str) -> Failure {
+    Failure::failed(format!(
+        "{why}\nno new secret: the bridge would not know it yet, so nothing was changed and the old secret stays valid"
+    ))
+}
+
+/// A fresh secret would end one that Alma may use.
+fn not_yet(why: &str) -> Failure {
+    Failure::failed(format!(
+        "no new secret: {why}, and a new one would end it\npaste the present secret (\"alma-bridge secret\" shows it) into \
+         Alma, and make a new one after its first event; or end the older one yourself: \"alma-bridge secret --revoke\""
+    ))
+}
+
+/// Why the older of the two secrets that are accepted may be the one that Alma uses; `None` if Alma uses the newer one.
+fn why_not_yet(status: &Status, source: &Source) -> Option<String> {
+    let used = |name: &str| find(status, source)?.secrets_last_used.get(name);
+    let started = &status.started;
+    // RFC 3339 of the same form: the order of the texts is that of the times.
+    match (used("previous"), used("default")) {
+        (None, Some(_)) => None,
+        (Some(older), Some(newer)) if older <= newer => None,
+        (Some(older), newer) => {
+            let newer = newer.map_or_else(|| format!("never since the start at {started}"), |at| format!("at {at}"));
+            Some(format!("Alma still uses the older secret (last used at {older}, the present one {newer})"))
+        }
+        (None, None) => Some(format!(
+            "no event has come since the bridge started at {started}, so that it can't tell whether Alma still uses the \
+             older secret"
+        )),
+    }
+}
+
+/// What to do with a fresh secret of a source that has its own.
+fn what_to_do(source: &Source) -> Result<String, Failure> {
+    if source.secrets.len() >= config::MAX_SECRETS {
+        return Err(Failure::failed(format!(
+            "source {} has {} secrets, the most there can be: take out one that Alma no longer uses first",
+            source.name,
+            source.secrets.len()
+        )));
+    }
+    Ok(format!(
+        "not stored anywhere: put it where a second secret of source {} is read from,\n\
+         \x20 {}\n\
+         run \"alma-bridge reload\" (a new environment variable needs a restart), and only then paste it into Alma.\n\
+         Take the old one out once secret_last_used_timestamp_seconds shows that Alma uses the new one",
+        source.name,
+        secrets_line(source),
+    ))
+}
+
+/// The line of the configuration that gives a source one secret more.
+fn secrets_line(source: &Source) -> String {
+    let only = source.secrets.len() == 1;
+    let mut items: Vec<String> = Vec::new();
+    for named in &source.secrets {
+        let name = if only { "current" } else { &named.name };
+        // One that is missing is optional; else the configuration would have been refused.
+        items.push(item(name, &named.from, named.secret.is_none()));
+    }
+    let is_taken = |name: &String| source.secrets.iter().any(|named| named.name == *name);
+    let names = std::iter::once("next".to_owned()).chain((2..).map(|number| format!("next{number}")));
+    let name = names.into_iter().find(|name| !is_taken(name)).unwrap_or_default();
+    let beside = source.secrets.first().map(|named| match &named.from {
+        SecretFrom::File(path) | SecretFrom::Generated(path) => {
+            let mut path = path.clone().into_os_string();
+            path.push(format!(".{name}"));
+            SecretFrom::File(path.into())
+        }
+        SecretFrom::Env(variable) => SecretFrom::Env(format!("{variable}_{}", name.to_uppercase())),
+    });
+    items.extend(beside.map(|from| item(&name, &from, false)));
+    format!("secrets = [{}]", items.join(", "))
+}
+
+fn item(name: &str, from: &SecretFrom, is_optional: bool) -> String {
+    // A JSON string is one of TOML, too.
+    let quoted = |text: &str| serde_json::Value::from(text).to_string();
+    let place = match from {
+        SecretFrom::File(path) | SecretFrom::Generated(path) => format!("file = {}", quoted(&path.to_string_lossy())),
+        SecretFrom::Env(variable) => format!("env = {}", quoted(variable)),
+    };
+    let optional = if is_optional { ", optional = true" } else { "" };
+    format!("{{ name = {}, {place}{optional} }}", quoted(name))
+}
+
+fn revoke(config: &Config, source: &Source, generated: Option<&PathBuf>) -> Result<(), Failure> {
     let Some(path) = generated else {
         return Err(Failure::Usage(format!(
             "source {} has secrets of its own: take the old one out of the configuration, and a running bridge no \
@@ -77,10 +236,91 @@ fn revoke(source: &Source, generated: Option<&PathBuf>) -> Result<(), Failure> {
             source.name
         )));
     };
-    if config::revoke_previous(path).map_err(|error| Failure::failed(format!("can't revoke it: {error}")))? {
-        eprintln!("the secret before the present one is removed; a running bridge refuses it within a few seconds");
-    } else {
+    if !config::revoke_previous(path).map_err(|error| Failure::failed(format!("can't revoke it: {error}")))? {
         eprintln!("there is no secret before the present one");
+        return Ok(());
     }
-    Ok(())
+    eprintln!("the secret before the present one is removed");
+    let bridge = Running::of(config.clone());
+    if !bridge.is_listening() {
+        eprintln!("no bridge runs; the next one will not accept it");
+        return Ok(());
+    }
+    block_on(async {
+        // From before the reload, which forgets the secret that is gone.
+        let status = status_of(&bridge).await.ok();
+        reloaded(&bridge)
+            .await
+            .map_err(|why| Failure::failed(format!("the running bridge still accepts it: {why}")))?;
+        eprintln!("the running bridge no longer accepts it");
+        if let Some(why) = status.and_then(|status| why_not_yet(&status, source)) {
+            eprintln!(
+                "warning: {why}: paste the present one (\"alma-bridge secret\") into Alma now, or its events are lost"
+            );
+        }
+        Ok(())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::NamedSecret;
+
+    fn source(secrets: &[(&str, SecretFrom)]) -> Source {
+        let named = |(name, from): &(&str, SecretFrom)| NamedSecret {
+            name: (*name).to_owned(),
+            from: from.clone(),
+            secret: Some(Secret::new(*b"made-up-secret")),
+        };
+        Source {
+            name: "prod".parse().expect("a name"),
+            path: "/webhooks".to_owned(),
+            secrets: secrets.iter().map(named).collect(),
+            institution: None,
+            silence: None,
+        }
+    }
+
+    #[test]
+    fn the_line_to_write_keeps_what_is_there_and_adds_one() {
+        let file = |path: &str| SecretFrom::File(path.into());
+        let env = |name: &str| SecretFrom::Env(name.to_owned());
+        for (secrets, line) in [
+            (
+                vec![("default", file("s1"))],
+                r#"secrets = [{ name = "current", file = "s1" }, { name = "next", file = "s1.next" }]"#,
+            ),
+            (
+                vec![("default", env("ALMA"))],
+                r#"secrets = [{ name = "current", env = "ALMA" }, { name = "next", env = "ALMA_NEXT" }]"#,
+            ),
+            (
+                vec![("current", file("a\"b")), ("next", file("c"))],
+                r#"secrets = [{ name = "current", file = "a\"b" }, { name = "next", file = "c" }, { name = "next2", file = "a\"b.next2" }]"#,
+            ),
+        ] {
+            assert_eq!(secrets_line(&source(&secrets)), line);
+        }
+        let mut optional = source(&[("a", file("a")), ("b", file("b"))]);
+        optional.secrets[1].secret = None;
+        assert!(secrets_line(&optional).contains(r#"{ name = "b", file = "b", optional = true }"#));
+        assert!(what_to_do(&source(&["a", "b", "c", "d"].map(|name| (name, file(name))))).is_err());
+    }
+
+    #[test]
+    fn a_new_secret_has_to_wait_until_alma_uses_the_present_one() {
+        let source = source(&[]);
+        let why = |used: &[(&str, &str)]| {
+            let used = used.iter().map(|(name, at)| ((*name).to_owned(), (*at).to_owned())).collect();
+            let known = SourceStatus { name: "prod".into(), secrets_last_used: used, ..SourceStatus::default() };
+            why_not_yet(&Status { sources: vec![known], ..Status::default() }, &source)
+        };
+        let (early, late) = ("2024-01-02T03:04:05.678Z", "2024-01-02T03:04:06.000Z");
+        assert_eq!(why(&[("default", early)]), None);
+        assert_eq!(why(&[("previous", early), ("default", late)]), None);
+        assert!(why(&[("previous", late), ("default", early)]).is_some_and(|why| why.contains("still uses")));
+        assert!(why(&[("previous", early)]).is_some_and(|why| why.contains("still uses")));
+        assert!(why(&[]).is_some_and(|why| why.contains("no event has come")));
+    }
 }

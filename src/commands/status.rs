@@ -76,7 +76,7 @@ pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
 }
 
 /// The document as it came, and read.
-async fn fetch(client: &mut Client) -> Result<(String, Status), Failure> {
+pub(super) async fn fetch(client: &mut Client) -> Result<(String, Status), Failure> {
     let request = Request::get("/status").body(Full::<Bytes>::default()).expect("a constant path");
     let answer = client.send(request).await.map_err(Failure::failed)?;
     let document = String::from_utf8_lossy(answer.body()).into_owned();

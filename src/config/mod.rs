@@ -19,7 +19,9 @@ use std::time::Duration;
 
 pub use changes::Changes;
 pub use names::{SinkName, SourceName};
-pub use secrets::{built_in_sources, fresh_secret, renew_generated, revoke_previous};
+pub use secrets::{
+    MAX_SECRETS, Renewed, built_in_sources, fresh_secret, has_previous, renew_generated, revoke_previous,
+};
 pub use settings::{
     ConfigError, ConfigErrors, ENV_PREFIX, Effective, Loaded, load, load_defaults, parse_action, reload, salvage,
 };

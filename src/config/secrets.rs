@@ -12,6 +12,12 @@ use crate::ownership::explain;
 /// What is added to the name of a generated secret's file for the one before it.
 const PREVIOUS: &str = ".previous";
 
+/// Of one source. Each costs one HMAC for every stranger.
+pub const MAX_SECRETS: usize = 4;
+
+/// The 112 bits that NIST SP 800-131A asks of an HMAC key. Whoever sees one signed request can try shorter ones offline.
+const STRONG: usize = 14;
+
 /// A secret that was read, and what would better be changed about where it is.
 #[derive(Debug)]
 pub(super) struct Found {
@@ -121,6 +127,16 @@ fn checked(bytes: Vec<u8>, shown: &str) -> Result<Found, BadSecret> {
     Ok(Found { secret: Secret::new(bytes), warnings })
 }
 
+/// The warning about a secret that can be guessed. How long it is would tell too much.
+pub(super) fn too_short(secret: &Secret) -> Option<String> {
+    (secret.expose().len() < STRONG).then(|| {
+        format!(
+            "the secret is shorter than {STRONG} bytes, so that it can be guessed from one signed request; \
+             \"alma-bridge secret --new\" makes a strong one"
+        )
+    })
+}
+
 /// The source where none is named: `alma` on `/webhooks`, its secret generated at the first start.
 pub fn built_in_sources(data_dir: &Path) -> Vec<Source> {
     let path = data_dir.join("webhook.secret");
@@ -154,12 +170,42 @@ pub fn fresh_secret() -> io::Result<Secret> {
     Ok(Secret::new(hex.into_bytes()))
 }
 
-/// Replaces a generated secret by a fresh one; the one before stays accepted until the next time.
-pub fn renew_generated(path: &Path) -> io::Result<Secret> {
-    fs::copy(path, previous_of(path))?;
+/// A generated secret that was replaced by a fresh one. The one before stays accepted until the next time.
+#[derive(Debug)]
+pub struct Renewed {
+    /// The fresh one.
+    pub secret: Secret,
+    path: PathBuf,
+    old: Secret,
+    older: Option<Secret>,
+}
+
+impl Renewed {
+    /// As if it had not been replaced.
+    pub fn undo(self) -> io::Result<()> {
+        // In this order the old one is in one of the two files at any moment.
+        write(&self.path, &self.old)?;
+        match &self.older {
+            Some(older) => write(&previous_of(&self.path), older),
+            None => revoke_previous(&self.path).map(drop),
+        }
+    }
+}
+
+/// Replaces a generated secret by a fresh one.
+pub fn renew_generated(path: &Path) -> io::Result<Renewed> {
+    let previous = previous_of(path);
+    let (old, older) = (read(path)?, previous.exists().then(|| read(&previous)).transpose()?);
     let secret = fresh_secret()?;
+    // Durable before the fresh one takes its place: it is the one that Alma uses.
+    write(&previous, &old)?;
     write(path, &secret)?;
-    Ok(secret)
+    Ok(Renewed { secret, path: path.to_owned(), old, older })
+}
+
+/// Whether a generated secret before this one is still accepted.
+pub fn has_previous(path: &Path) -> bool {
+    previous_of(path).exists()
 }
 
 /// Ends the generated secret before this one; whether there was one.
@@ -297,14 +343,29 @@ mod tests {
         assert_eq!((first.expose().len(), made.len()), (64, 1));
         assert_eq!(made_or_read(&path, &mut made).expect("read"), first);
         assert_eq!(fs::metadata(&path).expect("metadata").permissions().mode() & 0o777, 0o600);
-        let second = renew_generated(&path).expect("renewed");
-        let accepted: Vec<_> =
-            built_in_sources(&folder.path().join("data"))[0].secrets.iter().filter_map(|s| s.secret.clone()).collect();
-        assert_eq!(accepted, [second.clone(), first]);
+        let accepted = || -> Vec<Secret> {
+            let sources = built_in_sources(&folder.path().join("data"));
+            sources[0].secrets.iter().filter_map(|named| named.secret.clone()).collect()
+        };
+        let renewed = renew_generated(&path).expect("renewed");
+        assert_eq!(accepted(), [renewed.secret.clone(), first.clone()]);
+        renewed.undo().expect("undone");
+        assert!(!has_previous(&path));
+        assert_eq!(accepted(), [first.clone()]);
+        let second = renew_generated(&path).expect("renewed").secret;
+        assert_eq!(accepted(), [second.clone(), first.clone()]);
+        renew_generated(&path).expect("renewed").undo().expect("undone");
+        assert_eq!(accepted(), [second.clone(), first]);
         assert!(revoke_previous(&path).expect("revoked"));
         assert!(!revoke_previous(&path).expect("nothing to do"));
-        let accepted: Vec<_> =
-            built_in_sources(&folder.path().join("data"))[0].secrets.iter().filter_map(|s| s.secret.clone()).collect();
-        assert_eq!(accepted, [second]);
+        assert_eq!(accepted(), [second]);
+    }
+
+    #[test]
+    fn a_secret_that_can_be_guessed_is_warned_of_without_its_length() {
+        let warning = too_short(&Secret::new(*b"12345")).expect("a warning");
+        assert!(!warning.contains('5'), "{warning}");
+        assert!(too_short(&Secret::new([b'x'; STRONG - 1])).is_some());
+        assert!(too_short(&Secret::new([b'x'; STRONG])).is_none());
     }
 }

@@ -4,6 +4,7 @@
 //! once, with its default written as in a file, and notes what it finds: the value in effect and where it comes from,
 //! and everything that is wrong. Unknown keys, the list for `check --show` and the reference all come from it.
 
+mod environment;
 mod properties;
 mod salvage;
 mod sections;
@@ -53,7 +54,12 @@ pub struct Effective {
 
 /// Everything that is wrong with a configuration.
 #[derive(Debug)]
-pub struct ConfigErrors(pub Vec<ConfigError>);
+pub struct ConfigErrors {
+    /// What is wrong.
+    pub errors: Vec<ConfigError>,
+    /// What is allowed and better changed; often it is the cause of an error.
+    pub warnings: Vec<String>,
+}
 
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,9 +83,9 @@ impl fmt::Display for ConfigError {
 
 impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let s = if self.0.len() == 1 { "" } else { "s" };
-        writeln!(f, "error: {} problem{s} with the configuration", self.0.len())?;
-        self.0.iter().try_for_each(|error| writeln!(f, "  {error}"))
+        let s = if self.errors.len() == 1 { "" } else { "s" };
+        writeln!(f, "error: {} problem{s} with the configuration", self.errors.len())?;
+        self.errors.iter().try_for_each(|error| writeln!(f, "  {error}"))
     }
 }
 
@@ -106,7 +112,7 @@ pub fn reload(running: &Config, file: Option<&Path>, env: &[(String, String)]) -
     let text = file.map(read_file).transpose()?;
     let loaded = read(file.zip(text.as_deref()), env, Some(&running.data_dir))?;
     let errors = running.not_replaced_by(&loaded.config);
-    if errors.is_empty() { Ok(loaded) } else { Err(ConfigErrors(errors)) }
+    if errors.is_empty() { Ok(loaded) } else { Err(ConfigErrors { errors, warnings: loaded.warnings }) }
 }
 
 fn default_file<'a>() -> Option<&'a Path> {
@@ -119,7 +125,8 @@ fn read_file(path: &Path) -> Result<String, ConfigErrors> {
 }
 
 fn unreadable(path: &Path, problem: &str) -> ConfigErrors {
-    ConfigErrors(vec![ConfigError { key: None, origin: path.display().to_string(), problem: problem.to_owned() }])
+    let error = ConfigError { key: None, origin: path.display().to_string(), problem: problem.to_owned() };
+    ConfigErrors { errors: vec![error], warnings: Vec::new() }
 }
 
 fn from_text(file: Option<(&Path, &str)>, env: &[(String, String)]) -> Result<Loaded, ConfigErrors> {
@@ -134,7 +141,9 @@ fn read(
 ) -> Result<Loaded, ConfigErrors> {
     let root = merge(file, env)?;
     let mut walk = Walk::new(file.map(|(path, _)| path), env, data_dir);
+    walk.named_in_file = named_in(file.map(|(_, text)| text));
     let mut config = sections::read(Table::new("", root), &mut walk);
+    environment::judge(&mut walk);
     if walk.errors.is_empty() {
         config.built_in.keys = walk.defaults;
         config.files = walk.files;
@@ -142,7 +151,20 @@ fn read(
         return Ok(Loaded { config, values, warnings: walk.warnings });
     }
     walk.errors.sort_by(|a, b| a.key.cmp(&b.key));
-    Err(ConfigErrors(walk.errors))
+    Err(ConfigErrors { errors: walk.errors, warnings: walk.warnings })
+}
+
+/// The sources and sinks that a file names, such as `sinks.main`.
+fn named_in(text: Option<&str>) -> BTreeSet<String> {
+    let file = File::from_str(text.unwrap_or_default(), FileFormat::Toml);
+    let root =
+        config::Config::builder().add_source(file).build().ok().and_then(|config| config.cache.into_table().ok());
+    let mut root = root.unwrap_or_default();
+    let mut names = |section: &str| -> Vec<String> {
+        let table = root.remove(section).and_then(|value| value.into_table().ok()).unwrap_or_default();
+        table.into_keys().map(|name| format!("{section}.{name}")).collect()
+    };
+    NAMED.into_iter().flat_map(&mut names).collect()
 }
 
 /// What is written, merged; the later wins key by key.
@@ -182,6 +204,9 @@ fn syntax_problem(error: &config::ConfigError) -> String {
     }
 }
 
+/// Tables of tables that have names of their own.
+const NAMED: [&str; 2] = ["sinks", "sources"];
+
 /// What the walk carries along.
 pub(in crate::config) struct Walk {
     file: Option<PathBuf>,
@@ -195,6 +220,12 @@ pub(in crate::config) struct Walk {
     data_dir: Option<PathBuf>,
     /// Every file that is named and read.
     files: Vec<PathBuf>,
+    /// Every key that may be written in the tables that are there.
+    known: BTreeSet<String>,
+    /// Sources and sinks that the file names.
+    named_in_file: BTreeSet<String>,
+    /// Unknown keys of environment variables.
+    unknown: Vec<environment::Unknown>,
 }
 
 impl Walk {
@@ -208,6 +239,9 @@ impl Walk {
             defaults: BTreeSet::new(),
             data_dir: data_dir.map(Path::to_owned),
             files: Vec::new(),
+            known: BTreeSet::new(),
+            named_in_file: BTreeSet::new(),
+            unknown: Vec::new(),
         }
     }
 
@@ -224,9 +258,15 @@ impl Walk {
     /// The environment variable that a key is written in, or one that goes deeper where there should be a value.
     fn written_variable(&self, key: &str) -> Option<&String> {
         let wanted = Self::variable(key);
-        let deeper = format!("{wanted}__");
         let exact = self.env.keys().find(|name| name.eq_ignore_ascii_case(&wanted));
-        exact.or_else(|| self.env.keys().find(|name| name.to_uppercase().starts_with(&deeper)))
+        // The same one each time.
+        exact.or_else(|| self.variables_in(key).min())
+    }
+
+    /// The environment variables that write something in a table.
+    fn variables_in(&self, key: &str) -> impl Iterator<Item = &String> {
+        let beginning = format!("{}__", Self::variable(key));
+        self.env.keys().filter(move |name| name.to_uppercase().starts_with(&beginning))
     }
 
     /// Whether a key is written in an environment variable.
@@ -236,11 +276,20 @@ impl Walk {
 
     /// Where a key that is written is written.
     fn origin(&self, key: &str) -> String {
-        match (self.written_variable(key), &self.file) {
+        // A key that is missing in a table of variables is missing there, and not in the file.
+        let variable = self.written_variable(key).or_else(|| self.variables_in(self.only_in_variables(key)?).min());
+        match (variable, &self.file) {
             (Some(variable), _) => variable.clone(),
             (None, Some(file)) => file.display().to_string(),
             (None, None) => "the environment".to_owned(),
         }
+    }
+
+    /// The source or sink of a key, such as `sinks.main`, if the file does not name it.
+    fn only_in_variables<'a>(&self, key: &'a str) -> Option<&'a str> {
+        let (section, rest) = key.split_once('.')?;
+        let table = &key[..section.len() + 1 + rest.find('.').unwrap_or(rest.len())];
+        (NAMED.contains(&section) && !self.named_in_file.contains(table)).then_some(table)
     }
 
     /// Something is wrong with a key.

@@ -39,14 +39,14 @@ impl Bench {
 
     /// Keys and problems of what a reload would refuse.
     fn refused(&self, running: &Config) -> Vec<(String, String)> {
-        let errors = reload(running, Some(&self.path("config.toml")), &[]).expect_err("refused").0;
+        let errors = reload(running, Some(&self.path("config.toml")), &[]).expect_err("refused").errors;
         errors.into_iter().map(|error| (error.key.unwrap_or(error.origin), error.problem)).collect()
     }
 }
 
 /// The one error of a file: its key and problem.
 fn error(text: &str) -> (String, String) {
-    let mut errors = Bench::new(text).load().expect_err("refused").0;
+    let mut errors = Bench::new(text).load().expect_err("refused").errors;
     assert_eq!(errors.len(), 1, "{errors:#?}");
     let error = errors.remove(0);
     (error.key.unwrap_or_default(), error.problem)

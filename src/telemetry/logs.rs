@@ -121,9 +121,14 @@ where
         LogFormat::Text => {
             let layer = fmt::layer().with_writer(into);
             let fields = fmt::format::debug_fn(write_field).delimited(" ");
-            layer.with_target(false).with_ansi(io::stderr().is_terminal()).fmt_fields(fields).boxed()
+            layer.with_target(false).with_ansi(has_colours(io::stderr().is_terminal())).fmt_fields(fields).boxed()
         }
     }
+}
+
+/// As <https://no-color.org> has it: the variable counts unless it is empty.
+fn has_colours(is_terminal: bool) -> bool {
+    is_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// A field of a line for people. tracing's own writer escapes the message alone, and brokers' words stand in fields.

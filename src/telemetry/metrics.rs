@@ -167,6 +167,12 @@ pub(super) fn seconds(moment: Timestamp) -> f64 {
     Duration::from_micros(moment.as_micros()).as_secs_f64()
 }
 
+/// `None` for 0: not since the start.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "set from a Timestamp")]
+fn moment(seconds: f64) -> Option<Timestamp> {
+    (seconds > 0.0).then(|| Timestamp::from_micros((seconds * 1e6).round() as u64))
+}
+
 fn gauge_value(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
@@ -402,6 +408,32 @@ impl Metrics {
         let labels = SourceLabels { source: source.as_str().into() };
         self.0.source_refused_events.get_or_create(&labels).set(gauge_value(refused));
         self.0.source_silent.get_or_create(&labels).set(i64::from(silent));
+    }
+
+    /// When a secret last fitted an event, since the start.
+    pub fn secret_last_used(&self, source: &SourceName, secret: &str) -> Option<Timestamp> {
+        moment(self.last_used(source, secret).get())
+    }
+
+    /// A reload may give a secret another name: what was `default` is `previous` once there is a fresh one. When it was
+    /// last used goes with the secret, or a fresh one would seem to be in use.
+    pub fn carry_last_used(&self, old: &Config, new: &Config) {
+        for source in &new.sources {
+            let Some(before) = old.sources.iter().find(|before| before.name == source.name) else { continue };
+            let carried = source.secrets.iter().map(|secret| {
+                let known = before.secrets.iter().find(|known| known.secret.is_some() && known.secret == secret.secret);
+                known.map_or(0.0, |known| self.last_used(&source.name, &known.name).get())
+            });
+            let carried: Vec<f64> = carried.collect();
+            for (secret, seconds) in source.secrets.iter().zip(carried) {
+                self.last_used(&source.name, &secret.name).set(seconds);
+            }
+        }
+    }
+
+    fn last_used(&self, source: &SourceName, secret: &str) -> GaugeF64 {
+        let labels = SecretLabels { source: source.as_str().into(), secret: secret.into() };
+        self.0.secret_last_used.get_or_create(&labels).clone()
     }
 
     /// A commit group was written and fsynced.

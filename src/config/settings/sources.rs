@@ -7,11 +7,8 @@ use super::Walk;
 use super::table::Table;
 use super::values;
 use crate::config::names::NotAName;
-use crate::config::secrets::{self, built_in_sources};
+use crate::config::secrets::{self, MAX_SECRETS, built_in_sources};
 use crate::config::{BuiltIn, NamedSecret, SecretFrom, Source};
-
-/// Each secret costs one HMAC for every stranger.
-const MAX_SECRETS: usize = 4;
 
 /// All sources; the built-in one where none is named.
 pub(super) fn read(root: &mut Table, built_in: &mut BuiltIn, walk: &mut Walk) -> Vec<Source> {
@@ -23,6 +20,7 @@ pub(super) fn read(root: &mut Table, built_in: &mut BuiltIn, walk: &mut Walk) ->
             walk.note(&format!("sources.{}.path", source.name), &source.path, false);
             walk.note(&format!("sources.{}.secret_file", source.name), "{data_dir}/webhook.secret", false);
             walk.files.extend(source.secrets.iter().filter_map(|secret| secret.from.file()).map(Path::to_owned));
+            warn_of_short_secrets(source, walk);
         }
         return sources;
     }
@@ -34,8 +32,17 @@ pub(super) fn read(root: &mut Table, built_in: &mut BuiltIn, walk: &mut Walk) ->
                 format!("found {:?}, which source {} has too, expected one of its own", source.path, other.name);
             walk.error(&format!("sources.{}.path", source.name), problem);
         }
+        warn_of_short_secrets(source, walk);
     }
     sources
+}
+
+fn warn_of_short_secrets(source: &Source, walk: &mut Walk) {
+    for named in &source.secrets {
+        if let Some(warning) = named.secret.as_ref().and_then(secrets::too_short) {
+            walk.warn(&format!("sources.{}", source.name), format!("{}: {warning}", named.name));
+        }
+    }
 }
 
 fn source(name: &str, mut table: Table, walk: &mut Walk) -> Option<Source> {

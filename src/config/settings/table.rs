@@ -272,9 +272,12 @@ impl Table {
         left.sort();
         for name in left {
             let key = self.key(name);
-            let hint = elsewhere(name).unwrap_or_else(|| suggestion(name, self.known.iter().map(String::as_str)));
-            walk.error(&key, format!("unknown key{hint}"));
+            match elsewhere(name) {
+                Some(hint) => walk.error(&key, format!("unknown key{hint}")),
+                None => walk.unknown_key(&key, &suggestion(name, self.known.iter().map(String::as_str))),
+            }
         }
+        walk.known.extend(self.known.iter().map(|name| self.key(name)));
     }
 }
 

@@ -15,7 +15,7 @@ fn load_with(text: &str, env: &[(&str, &str)]) -> Result<Loaded, ConfigErrors> {
 }
 
 fn errors(text: &str) -> Vec<ConfigError> {
-    load_text(text).expect_err("refused").0
+    load_text(text).expect_err("refused").errors
 }
 
 /// The one error of a text: its key and problem.
@@ -77,7 +77,7 @@ fn says_all_that_is_wrong_at_once() {
         keys,
         ["dat_dir", "ingress.listen", "ingress.max_boddy", "journal.retain", "journal.storage", "sinks.Main"]
     );
-    let shown = ConfigErrors(errors).to_string();
+    let shown = ConfigErrors { errors, warnings: Vec::new() }.to_string();
     for part in ["did you mean `data_dir`", "did you mean `max_body`", "did you mean `disk`", "\"soon\"", "test.toml"] {
         assert!(shown.contains(part), "{part} is not in\n{shown}");
     }
@@ -138,7 +138,7 @@ fn each_bad_value_is_named_with_what_was_expected() {
             "never stands in the configuration",
         ),
     ] {
-        let found = load_with(text, &[("PATH", "x")]).expect_err("refused").0;
+        let found = load_with(text, &[("PATH", "x")]).expect_err("refused").errors;
         assert_eq!(found.len(), 1, "{text}\n{found:#?}");
         assert_eq!(found[0].key.as_deref(), Some(key), "{text}");
         assert!(found[0].problem.contains(expected), "{text}\n{}", found[0].problem);
@@ -148,7 +148,7 @@ fn each_bad_value_is_named_with_what_was_expected() {
 #[test]
 fn sources_have_up_to_four_secrets_of_their_own_and_paths_of_their_own() {
     let text = "[sources.a]\npath = \"/x/\"\nsecrets = [{ name = \"one\", env = \"ONE\" }, { name = \"two\", env = \"TWO\", optional = true }]\n[sources.b]\npath = \"/x\"\nsecret_env = \"ONE\"\n";
-    let found = load_with(text, &[("ONE", "1")]).expect_err("refused").0;
+    let found = load_with(text, &[("ONE", "1")]).expect_err("refused").errors;
     assert_eq!((found.len(), found[0].key.as_deref()), (1, Some("sources.b.path")), "{found:?}");
     let config = load_with(&text.replace("\"/x\"", "\"/y\""), &[("ONE", "1")]).expect("valid").config;
     let secrets = &config.sources[0].secrets;

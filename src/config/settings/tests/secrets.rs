@@ -112,7 +112,7 @@ fn keys_and_credentials_have_the_modes_of_secrets_and_are_watched() {
         [("key", &["ingress.tls.key_file", "sinks.b.tls.key_file"][..]), ("creds", &["sinks.a.creds_file"])]
     {
         mode(name, 0o602);
-        let refused = load_text(&text).expect_err("refused").0;
+        let refused = load_text(&text).expect_err("refused").errors;
         let found: Vec<_> = refused.iter().filter_map(|error| error.key.as_deref()).collect();
         assert_eq!(found, keys, "{refused:?}");
         assert!(refused.iter().all(|error| error.problem.contains("written by everybody")), "{refused:?}");
@@ -144,7 +144,7 @@ fn a_property_in_an_environment_variable_has_underscores_for_dots() {
         ("COMPRESSION__TYPE", "zstd", "found a table"),
         ("ACKS", "1", "always all"),
     ] {
-        let refused = set(name, value).expect_err("refused").0;
+        let refused = set(name, value).expect_err("refused").errors;
         assert_eq!(refused.len(), 1, "{refused:?}");
         assert!(refused[0].problem.contains(part), "{refused:?}");
         assert_eq!(refused[0].origin, format!("ALMA_BRIDGE__SINKS__MAIN__PROPERTIES__{name}"));
