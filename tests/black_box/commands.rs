@@ -37,6 +37,7 @@ fn without_a_command_there_is_help() {
         "demo",
         "check",
         "secret",
+        "reload",
         "send",
         "tail",
         "explain",

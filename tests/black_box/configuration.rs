@@ -70,6 +70,70 @@ fn the_environment_overrides_the_file_and_kubernetes_variables_are_none_of_ours(
 }
 
 #[test]
+fn a_variable_that_is_nearly_ours_is_warned_of_and_an_unknown_key_of_ours_is_an_error() {
+    let setup = Setup::new("");
+    let check = |name: &str, command: &str| {
+        let output = setup.prepared(&[command]).env(name, "1GiB").output().expect("runs");
+        (output.status.code(), text(&output.stderr))
+    };
+    let (code, said) = check("ALMA_BRIDGE_JOURNAL_MAX_SIZE", "check");
+    let warning =
+        "environment variable ALMA_BRIDGE_JOURNAL_MAX_SIZE is ignored, did you mean ALMA_BRIDGE__JOURNAL__MAX_SIZE?";
+    assert!(code == Some(0) && said.contains(&format!("warning: {warning}")), "{said}");
+    for name in ["ALMA_BRIDGE_PORT_2562_TCP_ADDR", "ALMA_BRIDGE_ADMIN_SERVICE_PORT", "ALMA_BRIDGE_VERSION"] {
+        let (code, said) = check(name, "check");
+        assert!(code == Some(0) && !said.contains("warning"), "{said}");
+    }
+    for (name, meant) in [
+        ("ALMA_BRIDGE__JORNAL__MAX_SIZE", ", did you mean ALMA_BRIDGE__JOURNAL__MAX_SIZE?"),
+        ("ALMA_BRIDGE__JOURNAL_MAX_SIZE", ", did you mean ALMA_BRIDGE__JOURNAL__MAX_SIZE?"),
+        ("ALMA_BRIDGE__SOMETHING__ELSE", ""),
+    ] {
+        for command in ["check", "run"] {
+            let (code, said) = check(name, command);
+            assert_eq!(code, Some(78), "{said}");
+            let blamed = said.lines().find(|line| line.trim_start().starts_with(&format!("{name}: ")));
+            assert!(blamed.is_some_and(|line| line.ends_with(&format!("unknown key{meant}"))), "{said}");
+            assert!(!said.contains("config.toml"), "{said}");
+        }
+    }
+    // A sink that only a variable names lacks its type there, and not in the file.
+    setup.configure("[sinks.main]\ntype = \"file\"\n");
+    let (code, said) = check("ALMA_BRIDGE__SINKS__MIAN__TOPIC", "check");
+    assert_eq!(code, Some(78), "{said}");
+    assert!(said.contains("ALMA_BRIDGE__SINKS__MIAN__TOPIC: sinks.mian.type: missing"), "{said}");
+    assert!(said.contains("did you mean `main`?") && !said.contains("config.toml"), "{said}");
+}
+
+#[test]
+fn warnings_are_shown_beside_errors() {
+    let setup = Setup::new("[journal]\nretain = \"soon\"\n");
+    setup.write_secret("secret", "12345");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    std::fs::set_permissions(setup.path("secret"), mode).expect("set");
+    for command in ["check", "run", "secret"] {
+        let output = setup.prepared(&[command]).env("ALMA_BRIDGE_JOURNAL_RETAIN", "1h").output().expect("runs");
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(78), "{said}");
+        for part in [
+            "journal.retain",
+            "warning: sources.alma: default: the secret is shorter than 14 bytes",
+            "can be read by everybody",
+            "warning: environment variable ALMA_BRIDGE_JOURNAL_RETAIN is ignored",
+        ] {
+            assert!(said.contains(part), "{part:?} is not in\n{said}");
+        }
+        assert!(!said.contains("12345"), "{said}");
+    }
+    setup.configure("");
+    let said = text(&setup.command(&["check"]).stderr);
+    assert!(said.contains("shorter than 14 bytes"), "{said}");
+    setup.write_secret("secret", "fourteen-bytes");
+    let said = text(&setup.command(&["check"]).stderr);
+    assert!(!said.contains("warning"), "{said}");
+}
+
+#[test]
 fn a_named_source_without_a_secret_is_never_accept_all() {
     let setup = Setup::new("[sources.alma]\npath = \"/webhooks\"\n");
     let output = setup.command(&["run"]);

@@ -48,6 +48,35 @@ fn a_flood_of_401s_is_summed_up_in_the_log_and_counted_in_full() {
     assert!(!bridge.log().contains("patron-0001"));
 }
 
+/// What `run` logs to a terminal before it finds its address taken.
+fn logged_to_a_terminal(setup: &Setup, no_color: Option<&str>) -> String {
+    // -e: the command's exit code. A terminal of its own for the command, which `script` copies to its stdout.
+    let mut script = std::process::Command::new("script");
+    let command =
+        format!("'{}' run --config '{}'", env!("CARGO_BIN_EXE_alma-bridge"), setup.path("config.toml").display());
+    script.args(["-q", "-e", "-c", &command, "/dev/null"]).env_remove("NO_COLOR");
+    if let Some(value) = no_color {
+        script.env("NO_COLOR", value);
+    }
+    let output =
+        script.stdin(std::process::Stdio::null()).output().expect("no `script`: install util-linux (bsdutils)");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    text(&output.stdout)
+}
+
+#[test]
+fn a_terminal_gets_colours_unless_no_color_is_set() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("an address");
+    // The built-in source, whose secret has its line on every start.
+    let setup = Setup::new(&format!("[ingress]\nlisten = \"{address}\"\n# instead of [sources.alma]\n"));
+    for (no_color, colours) in [(None, true), (Some(""), true), (Some("1"), false)] {
+        let log = logged_to_a_terminal(&setup, no_color);
+        assert!(log.contains("INFO") && log.contains("alma-bridge secret"), "{log}");
+        assert_eq!(log.contains('\x1b'), colours, "{no_color:?}: {log:?}");
+    }
+}
+
 #[test]
 fn challenges_and_unknown_paths_are_summed_up_too() {
     let setup = Setup::new("");

@@ -7,6 +7,7 @@
 //! - `operators`: the admin listener, metrics, logs, stop
 //! - `reload`: the configuration changes while events are taken
 //! - `health`: what needs a person, and what does not
+//! - `secret`: a fresh secret, and the one that Alma uses
 //! - `system_calls`: what is synced before each 204
 //! - `half_written`: a configuration that lost something; reloads that are refused or apply in part
 //! - `finding`: the commands find the bridge that runs, beside a second one and with a broken file on disk
@@ -41,6 +42,7 @@ mod operators;
 mod outside;
 mod reload;
 mod replay;
+mod secret;
 mod siege;
 mod strangers;
 mod system_calls;

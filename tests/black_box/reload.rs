@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicU64;
 
 use rustix::process::Signal;
 
-use crate::harness::{Bridge, Load, Setup, client_with_secret, loan, number_of, wait_for};
+use crate::harness::{Bridge, Load, Setup, client_with_secret, loan, number_of, text, wait_for};
 
 const SUCCESS: &str = "alma_bridge_config_last_reload_successful";
 
@@ -168,6 +168,66 @@ fn changed_passwords_credentials_and_pseudonym_keys_are_picked_up_by_themselves(
 }
 
 #[test]
+fn the_command_reloads_and_says_what_takes_a_restart() {
+    let setup = Setup::new("");
+    let said = setup.fails(1, &["reload"]);
+    assert!(said.contains("no bridge runs with data_dir"), "{said}");
+    let bridge = setup.start();
+    setup.write_secret("secret", "short");
+    setup.configure("[journal]\nretain = \"1h\"\n");
+    let output = setup.command(&["reload"]);
+    assert!(output.status.success(), "{output:?}");
+    // At once, not when the bridge looks at its files.
+    assert_eq!(client_with_secret(bridge.ingress, "short", &loan(1)).status, 204);
+    assert_eq!(text(&output.stdout), "configuration reloaded\n");
+    let said = text(&output.stderr);
+    assert!(said.contains("warning: journal changed, but takes a restart"), "{said}");
+    assert_eq!(said.matches("shorter than 14 bytes").count(), 1, "{said}");
+}
+
+#[test]
+fn the_command_finds_the_bridge_though_the_file_is_broken_and_says_all_that_is_wrong_with_it() {
+    let setup = Setup::new("");
+    let bridge = setup.start();
+    for (broken, parts) in [
+        ("[log]\nlevel = \"loud\"\n[journal]\nretain = \"soon\"\n", &["log.level", "journal.retain"][..]),
+        ("[log\nlevel = \"info\"\n", &["not valid TOML"]),
+    ] {
+        setup.configure(broken);
+        let output = setup.command(&["reload"]);
+        let said = text(&output.stderr);
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "{said}");
+        assert!(said.contains("error: reload refused; the configuration loaded at "), "{said}");
+        for part in parts.iter().chain(&["stays in effect", "config.toml"]) {
+            assert!(said.contains(part), "{part:?} is not in\n{said}");
+        }
+        assert_eq!(bridge.post(&loan(1)).status, 204);
+    }
+    let log = bridge.log();
+    let line = log.lines().find(|line| line.contains("reload refused: ")).expect("a line");
+    let (_, time) = line.split_once("; the configuration loaded at ").expect("what is in effect");
+    let (time, _) = time.split_once(" stays in effect").expect("that it stays");
+    assert!(time.split(':').count() == 3 && time.len() >= "18:51:25".len(), "{line}");
+    let attention = bridge.status()["attention"].to_string();
+    assert!(attention.contains("stays in effect"), "{attention}");
+}
+
+#[test]
+fn the_command_says_what_is_in_effect_only_in_part() {
+    let setup = Setup::new("");
+    let bridge = setup.start();
+    // The journal can't write the new sink's cursor.
+    fs::create_dir_all(setup.data().join("journal/cursors/other/x")).expect("made");
+    setup.configure("[sinks.main]\ntype = \"file\"\n[sinks.other]\ntype = \"file\"\ndir = \"DIR/other\"\n");
+    let said = setup.fails(1, &["reload"]);
+    assert!(
+        said.contains("in effect only in part; the bridge keeps trying") && said.contains("sink other: "),
+        "{said}"
+    );
+    assert_eq!(bridge.post(&loan(1)).status, 204);
+}
+
+#[test]
 fn the_secret_before_the_generated_one_is_revoked_at_once() {
     // The built-in source; the harness would name one of its own.
     let setup = Setup::new("# instead of [sources.alma]\n");
@@ -181,15 +241,15 @@ fn the_secret_before_the_generated_one_is_revoked_at_once() {
     let first = secret(&[]);
     assert_eq!(post(&first), 204);
     let second = secret(&["--new"]);
-    wait_for("the new one", || (post(&second) == 204).then_some(()));
+    assert_eq!(post(&second), 204);
     assert_eq!(post(&first), 204, "still accepted");
     let revoked = setup.command(&["secret", "--revoke"]);
     assert!(revoked.status.success() && revoked.stdout.is_empty(), "{revoked:?}");
-    wait_for("the old one to be refused", || (post(&first) == 401).then_some(()));
+    assert_eq!(post(&first), 401, "at once");
     assert_eq!(post(&second), 204);
     assert!(!setup.data().join("webhook.secret.previous").exists());
     let again = setup.command(&["secret", "--revoke"]);
-    assert!(crate::harness::text(&again.stderr).contains("no secret before"), "{again:?}");
+    assert!(text(&again.stderr).contains("no secret before"), "{again:?}");
     setup.configure("");
     assert!(setup.fails(2, &["secret", "--revoke"]).contains("secrets of its own"));
 }
