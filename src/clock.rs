@@ -43,11 +43,9 @@ impl Timestamp {
     /// For a line that is read soon: `18:51:25`, with the date if that is not the day of `now`. UTC, as the log.
     pub fn brief(self, now: Self) -> String {
         let (this, now) = (self.to_string(), now.to_string());
-        match (this.get(..10), this.get(11..19)) {
-            (Some(date), Some(time)) if now.starts_with(date) => time.to_owned(),
-            (Some(date), Some(time)) => format!("{date} {time}"),
-            _ => this,
-        }
+        let Some((date, time)) = this.split_once('T') else { return this };
+        let time = time.get(..8).unwrap_or(time);
+        if now.starts_with(date) { time.to_owned() } else { format!("{date} {time}") }
     }
 }
 

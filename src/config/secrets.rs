@@ -351,7 +351,7 @@ mod tests {
         assert_eq!(accepted(), [renewed.secret.clone(), first.clone()]);
         renewed.undo().expect("undone");
         assert!(!has_previous(&path));
-        assert_eq!(accepted(), [first.clone()]);
+        assert_eq!(accepted(), std::slice::from_ref(&first));
         let second = renew_generated(&path).expect("renewed").secret;
         assert_eq!(accepted(), [second.clone(), first.clone()]);
         renew_generated(&path).expect("renewed").undo().expect("undone");

@@ -76,6 +76,21 @@ fn a_second_new_secret_has_to_wait_until_alma_uses_the_first() {
 }
 
 #[test]
+fn a_new_secret_that_was_interrupted_before_the_bridge_knew_it_ends_none_either() {
+    let setup = Setup::new(BUILT_IN);
+    let bridge = setup.start();
+    let alma = Alma::new(&bridge);
+    let first = secret(&setup, &[]);
+    assert_eq!(alma.post(&first), 204);
+    // The bridge calls it `default` until it loads these.
+    setup.write_secret("data/webhook.secret.previous", &first);
+    setup.write_secret("data/webhook.secret", "never-shown-to-anybody");
+    let said = setup.fails(1, &["secret", "--new"]);
+    assert!(said.contains("Alma still uses the older secret"), "{said}");
+    assert_eq!(alma.post(&first), 204);
+}
+
+#[test]
 fn what_can_not_be_known_ends_no_secret_either() {
     let setup = Setup::new(BUILT_IN);
     let first = secret(&setup, &[]);

@@ -80,8 +80,13 @@ fn is_of_kubernetes(rest: &str) -> bool {
 fn meant<'a>(written: &str, walk: &'a Walk, bound: impl Fn(usize) -> usize) -> Option<&'a String> {
     let written = joined(written);
     let distance = |key: &String| strsim::damerau_levenshtein(&written, &joined(key));
-    let (distance, key) = walk.known.iter().map(|key| (distance(key), key)).min()?;
+    let (distance, key) = walk.known.iter().filter(|key| !is_table(key, walk)).map(|key| (distance(key), key)).min()?;
     (distance <= bound(written.len())).then_some(key)
+}
+
+fn is_table(key: &str, walk: &Walk) -> bool {
+    let beginning = format!("{key}.");
+    NAMED.contains(&key) || walk.known.range(beginning.clone()..).next().is_some_and(|key| key.starts_with(&beginning))
 }
 
 /// The table that the name of a variable begins with.
