@@ -15,7 +15,7 @@ const EXAMPLES: &str = "\
 Examples:
   alma-bridge secret                     of the only source
   alma-bridge secret --source alma-prod  of one of several
-  alma-bridge secret --new               a fresh one; the running bridge then accepts it and the last one
+  alma-bridge secret --new               a fresh one; the bridge accepts it and the last one
   alma-bridge secret --revoke            the last one is no longer accepted";
 
 /// Print a source's secret, to paste into Alma's integration profile
