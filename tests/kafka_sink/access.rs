@@ -87,7 +87,7 @@ async fn a_topic_without_the_right_to_write_holds_up_no_other() {
     assert_eq!(reason(&outcomes[0]), Some(Reason::Rights), "{outcomes:?}");
 }
 
-/// What the README asks an operator to give: Write and Create under the prefix, nothing on the cluster.
+/// The rights of the bridge in docs/brokers.md: Write and Create under the prefix, nothing on the cluster.
 #[tokio::test]
 async fn the_least_rights_are_enough() {
     let _alone = BROKER.write().await;

@@ -112,7 +112,7 @@ async fn the_least_rights_are_enough_and_quick() {
     assert_eq!(sink.publish(&place.events("loan", 20)).await, vec![Outcome::CONFIRMED; 20]);
 }
 
-/// What README names for a bridge that makes its stream, and for one who only reads.
+/// The rights in docs/brokers.md of a bridge that creates its stream, and of `tail`.
 #[tokio::test]
 async fn the_least_rights_to_create_and_to_tail_are_enough() {
     let place = Place::new();
