@@ -200,6 +200,48 @@ async fn a_subscriber_reads_one_subject_by_its_own_consumer() {
     assert!(printed.contains("did not match filtered subject"), "{printed}");
 }
 
+/// The last row of the same table: the `nats` command also looks up the stream.
+#[tokio::test]
+async fn the_nats_command_needs_one_right_more() {
+    let place = Place::new();
+    let server = Server::start(&place);
+    let (stream, loan) = (place.settings.stream.as_str(), place.topic("loan"));
+    let settings =
+        Settings { servers: vec![server.url.clone()], auth: login("operator", "secret"), ..place.settings.clone() };
+    let mut sink = Place { settings, ..place.clone() }.connected().await;
+    assert_eq!(sink.publish(&place.events("loan", 1)).await, vec![Outcome::CONFIRMED]);
+    let nats = |user: &str, arguments: &[&str]| {
+        let url = server.url_of(user);
+        let home = tempfile::tempdir().expect("a folder");
+        let done = Command::new(var("NATS_CLI"))
+            .args(["--server", &url, "--inbox-prefix", "_INBOX.my-service", "--timeout", "2s", "consumer"])
+            .args(arguments)
+            .env("XDG_CONFIG_HOME", home.path())
+            .output()
+            .expect("it starts");
+        (done.status.success(), String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned())
+    };
+    let add = [
+        "add",
+        stream,
+        "my-service",
+        "--filter",
+        &loan,
+        "--deliver",
+        "all",
+        "--ack",
+        "explicit",
+        "--pull",
+        "--defaults",
+    ];
+    let (done, told) = nats("subscriber", &add);
+    assert!(!done && told.contains("$JS.API.STREAM.INFO"), "{told}");
+    let (done, told) = nats("commander", &add);
+    assert!(done, "{told}");
+    let (done, told) = nats("commander", &["next", stream, "my-service", "--count", "1"]);
+    assert!(done && told.contains(&loan), "{told}");
+}
+
 /// A server whose users are `operator`, with all rights, and one for each row of the tables of rights in the docs.
 struct Server {
     url: String,
@@ -231,6 +273,11 @@ impl Server {
                           "$JS.API.CONSUMER.INFO.{stream}.my-service", "$JS.API.CONSUMER.MSG.NEXT.{stream}.my-service",
                           "$JS.ACK.{stream}.my-service.>"]
                 subscribe: "_INBOX.my-service.>" }} }}
+              {{ user: commander, password: secret, permissions: {{
+                publish: ["$JS.API.CONSUMER.CREATE.{stream}.my-service.{prefix}.loan", "$JS.API.STREAM.INFO.{stream}",
+                          "$JS.API.CONSUMER.INFO.{stream}.my-service", "$JS.API.CONSUMER.MSG.NEXT.{stream}.my-service",
+                          "$JS.ACK.{stream}.my-service.>"]
+                subscribe: "_INBOX.my-service.>" }} }}
               {{ user: consumer, password: secret, permissions: {{
                 publish: ["$JS.API.CONSUMER.INFO.{stream}.my-service", "$JS.API.CONSUMER.MSG.NEXT.{stream}.my-service",
                           "$JS.ACK.{stream}.my-service.>"]
@@ -250,10 +297,13 @@ impl Server {
         Self { url, process, _home: home }
     }
 
+    fn url_of(&self, user: &str) -> String {
+        self.url.replace("nats://", &format!("nats://{user}:secret@"))
+    }
+
     /// Runs a client that shares no code with the bridge as this user, and returns what it printed.
     fn subscriber(&self, user: &str, arguments: &[&str]) -> String {
-        let url = self.url.replace("nats://", &format!("nats://{user}:secret@"));
-        let script = ["tests/nats_sink/subscriber.py", &url, "_INBOX.my-service"];
+        let script = ["tests/nats_sink/subscriber.py", &self.url_of(user), "_INBOX.my-service"];
         output(Command::new(var("PYTHON")).args(script).args(arguments))
     }
 }
