@@ -66,8 +66,8 @@ fn disk(groups: usize) -> f64 {
 pub(crate) fn run(counts: &[u64], report: &mut Report) {
     report.section(
         "BIB of 100 KiB",
-        "Closed loop over 64 connections. SHA-256 by one thread, the disk by writes of 4 MiB, each synced; `both`: one after \
-         the other.",
+        "A closed loop over 64 connections. SHA-256 is that of one thread, and the disk that of writes of 4 MiB, each \
+         synced. `both`: one after the other.",
         &["events", "SHA-256 MB/s", "disk MB/s", "both MB/s", "taken MB/s", "taken and delivered to files MB/s"],
     );
     for count in counts {

@@ -24,8 +24,8 @@ fn threads(subject: Subject) -> BTreeMap<String, (u64, u64)> {
 pub(crate) fn run(durations: &[u64], report: &mut Report) {
     report.section(
         "Idle",
-        "Behind 1,000 events, all delivered or, where the sink can't be reached, waiting. A wake-up is a switch of context \
-         of one of its threads.",
+        "After 1,000 events, all of which are delivered or, if the sink can't be reached, waiting. A wake-up is a \
+         context switch of one of the bridge's threads.",
         &["sink", "seconds", "wake-ups/s", "CPU %", "wake-ups/s by thread"],
     );
     let folder = tempfile::tempdir().expect("a folder");

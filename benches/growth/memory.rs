@@ -33,7 +33,7 @@ pub(crate) fn run(counts: &[u64], report: &mut Report) {
     largest_body(report);
     report.section(
         "Sinks",
-        "Peak of resident memory while 40,000 events of 1.5 KiB were taken in a closed loop and delivered by every sink.",
+        "Peak of resident memory while the bridge took 40,000 events of 1.5 KiB in a closed loop and every sink delivered them.",
         &["sinks", "one, MiB", "all, MiB", "each further, MiB"],
     );
     for kind in std::iter::once(None).chain(brokers().into_iter().map(Some)) {
@@ -60,7 +60,7 @@ pub(crate) fn run(counts: &[u64], report: &mut Report) {
 fn largest_body(report: &mut Report) {
     report.section(
         "One body of 8 MiB",
-        "Resident memory in MiB; nothing else was sent.",
+        "Resident memory in MiB. Nothing else was sent.",
         &["sink", "before", "peak", "more"],
     );
     for (name, sink) in

@@ -97,9 +97,9 @@ impl Report {
 }
 
 const HEAD: &str = "# Growth\n
-What is measured and how is said in the head of `growth/main.rs`, which writes this. Each section is of one run on one
-machine of 2 cores, which load, bridge and brokers share: compare within it, not with others. A section that does not name
-its binary is older than this rule: it names the commit that published it, and was not measured again since.\n";
+`cargo bench --bench growth` writes this page. The head of `growth/main.rs` says what is measured and how. Each section comes from
+one run on one machine of 2 cores, which load, bridge and brokers share. Compare figures within a section, not with those of
+another machine. A section that does not name its binary names the commit that published it, and was not measured again since.\n";
 
 pub(crate) fn ms(time: Duration) -> String {
     format!("{:.0}", time.as_secs_f64() * 1e3)

@@ -45,8 +45,8 @@ pub(crate) fn run(durations: &[u64], report: &mut Report) {
         report.section(
             "Soak",
             &format!(
-                "{seconds} s at {PER_SECOND} events/s of 1.5 KiB, delivered to {}; {DEDUPE_MAX} known digests. The slope is \
-                 of the second half.\n\n![resident memory](soak.svg)",
+                "{seconds} s at {PER_SECOND} events/s of 1.5 KiB, delivered to {}, with {DEDUPE_MAX} known digests. \
+                 The slope is that of the second half.\n\n![resident memory](soak.svg)",
                 names.join(", ")
             ),
             &["seconds", "MiB at the start", "MiB at half", "MiB at the end", "most", "MiB an hour"],

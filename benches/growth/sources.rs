@@ -42,8 +42,8 @@ pub(crate) fn sources(count: u64, folder: &Path) -> (String, Arc<Vec<Profile>>) 
 pub(crate) fn run(counts: &[u64], report: &mut Report) {
     report.section(
         "Sources",
-        "200,000 events of 1.5 KiB in a closed loop over all sources in turn, delivered to files; CPU is the bridge's, the \
-         median of five rounds; start and memory are the most of them.",
+        "200,000 events of 1.5 KiB in a closed loop over all sources in turn, delivered to files. CPU is that of the \
+         bridge, the median of five rounds. Start and memory are the largest of the five.",
         &["sources", "CPU us/event", "ready ms", "peak MiB"],
     );
     let mut all: Vec<Shown> = counts.iter().map(|_| Shown::default()).collect();

@@ -126,10 +126,19 @@ impl Shown {
 pub(crate) fn events(levels: &[u64], report: &mut Report) {
     report.section(
         "Waiting events",
-        "Bodies of 300 bytes; the sink can't be reached; as many digests are known as can be. CPU is the bridge's, of the \
-         next 200,000 events taken, and of as many of the oldest when they are delivered to files, each the median of five \
-         rounds in which every backlog has its turn; resident memory at rest, behind taking them and behind a start.",
-        &["waiting", "CPU us/event taken", "CPU us/event delivered", "ready after a stop, ms", "ready after kill -9, ms", "MiB behind taking", "MiB behind a start"],
+        "Bodies have 300 bytes, the sink can't be reached, and the bridge remembers as many digests as it can. CPU is \
+         that of the bridge, for the next 200,000 events that it takes, and for as many of the oldest when it \
+         delivers them to files. Each figure is the median of five rounds in which every backlog has its turn. Memory \
+         is resident memory at rest, after taking the events and after a start.",
+        &[
+            "waiting",
+            "CPU us/event taken",
+            "CPU us/event delivered",
+            "ready after a stop, ms",
+            "ready after kill -9, ms",
+            "MiB after taking",
+            "MiB after a start",
+        ],
     );
     let empty = median_time((0..STARTS).map(|_| Backlog::new(SMALL).bridge.ready_after));
     let mut all: Vec<Shown> = levels.iter().map(|level| Shown::of(*level)).collect();
@@ -162,7 +171,7 @@ pub(crate) fn events(levels: &[u64], report: &mut Report) {
 pub(crate) fn bytes(levels: &[u64], report: &mut Report) {
     report.section(
         "Waiting bytes",
-        "Bodies of 64 KiB; the sink can't be reached. `taken`: MB/s of bodies while they were taken.",
+        "Bodies have 64 KiB, and the sink can't be reached. `taken`: MB/s of bodies while the bridge took them.",
         &["GiB waiting", "taken MB/s", "ready after a stop, ms", "ready after kill -9, ms", "MiB at rest"],
     );
     let mut backlog = Backlog::new(LARGE);

@@ -103,9 +103,9 @@ impl Report {
 
     fn text(&self) -> String {
         let mut text = String::from(
-            "# Results\n\nWritten by `tests/brokers run cargo bench --bench whole`; what is measured and how is said in the \
-             head of `whole.rs`.\nOne run on one machine of 2 cores, which load, server and broker share: compare within \
-             it, not with others.\n",
+            "# Results\n\n`tests/brokers run cargo bench --bench whole` writes this page. The head of `whole.rs` says \
+             what is measured and how.\nAll figures come from one run on one machine of 2 cores, which load, server \
+             and broker share. Compare them with each other, not with those of another machine.\n",
         );
         let _ = writeln!(text, "{}\n\n![requests a second](results.svg)\n", provenance());
         text.push_str(&self.figures());
@@ -124,7 +124,7 @@ impl Report {
     }
 
     fn servers(&self, text: &mut String) {
-        text.push_str("## Servers\n64 connections in a closed loop, 1.5 KiB a body, the middle one of three rounds (here and below); times in ms.\n\n");
+        text.push_str("## Servers\n64 connections in a closed loop, with bodies of 1.5 KiB. Here and below, the figures are those of the middle one of three rounds. Times are in ms.\n\n");
         text.push_str("| | requests/s | p50 | p99 | p99.9 | CPU us/event | peak MiB | bytes written per byte |\n|---|---|---|---|---|---|---|---|\n");
         for row in &self.rows {
             let [p50, p99, p999] = row.closed.map(ms);
@@ -138,7 +138,7 @@ impl Report {
                 row.written
             );
         }
-        text.push_str("\nOpen loop, a late answer counts from when its event was due; times in ms.\n\n| | rate/s | p50 | p99 | p99.9 |\n|---|---|---|---|---|\n");
+        text.push_str("\nOpen loop: a late answer counts from when its event was due. Times are in ms.\n\n| | rate/s | p50 | p99 | p99.9 |\n|---|---|---|---|---|\n");
         for row in &self.rows {
             for (per_second, times) in &row.open {
                 let [p50, p99, p999] = times.map(ms);
@@ -149,7 +149,8 @@ impl Report {
 
     fn brokers(&self, text: &mut String) {
         text.push_str(
-            "\n## Brokers\nConfirmed events a second; receipt (bare client: send) to confirm at 1,000/s in ms.\n\n\
+            "\n## Brokers\nConfirmed events a second, and the time from receipt (bare client: from sending) to the \
+             confirm at 1,000 events/s, in ms.\n\n\
              | | bare client/s | bridge/s | p50 | p99 | bare p50 | bare p99 | MiB connected | sent | landed |\n\
              |---|---|---|---|---|---|---|---|---|---|\n",
         );
@@ -174,10 +175,11 @@ impl Report {
         let count = std::thread::available_parallelism().map_or(1, usize::from);
         let _ = writeln!(
             text,
-            "\nWhat the time of the {count} processors goes to, us an event; `at most/s`: what they would make of it with \
-             nothing idle. `draining`: 1,000,000 events that waited, without other load; `as many`: the bare client's \
-             bodies; `as many documents`: as large as those that the bridge makes of the bodies. These three are of one \
-             round.\n\n| | confirmed/s | goal/s | bridge | load or bare client | broker, kernel | idle | had by other machines | at most/s |\n\
+            "\nWhat the {count} processors spend their time on, in us an event. `at most/s`: how many events they \
+             could handle if they were never idle. `draining`: 1,000,000 waiting events, without other load. `as \
+             many`: as many bodies, published by the bare client. `as many documents`: likewise, with documents as \
+             large as those that the bridge makes of the bodies. These three come from one round.\n\n| | confirmed/s \
+             | goal/s | bridge | load or bare client | broker, kernel | idle | had by other machines | at most/s |\n\
              |---|---|---|---|---|---|---|---|---|"
         );
         let nothing = self.rows.get(NOTHING_SUBSCRIBED).map_or(f64::INFINITY, |row| row.answered);
@@ -246,9 +248,9 @@ impl Report {
         }
         let _ = writeln!(
             text,
-            "\nThe limit on this machine of what stands on hyper and answers when it is durable, by the server that does \
-             nothing else (hyper + HMAC + a file, synced): {:.0} % of the floor's requests/s, {:.2}x its CPU. At 1,000/s its \
-             204 has a p99 of {:.2} ms, and the floor's, which touches no disk, {:.2} ms.",
+            "\nA server that uses hyper and answers when the event is durable, and does nothing else (hyper + HMAC + \
+             a file, synced), shows the limit on this machine: {:.0} % of the floor's requests/s and {:.2}x its CPU. \
+             At 1,000/s, the p99 of its 204 is {:.2} ms; that of the floor, which touches no disk, is {:.2} ms.",
             durable.answered / floor.answered * 100.0,
             us(durable.spent.subject) / us(floor.spent.subject),
             ms(durable.open[0].1[1]),
@@ -260,7 +262,7 @@ impl Report {
         };
         let _ = writeln!(
             text,
-            "\nThe same limit for a delivered event: that server's CPU and, behind it, the bare client's: {}.",
+            "\nThe same limit for a delivered event is the CPU time of that server plus that of the bare client: {}.",
             self.ends.iter().map(least).collect::<Vec<_>>().join(", "),
         );
         let large = |ends: &Ends| {
@@ -270,7 +272,7 @@ impl Report {
         };
         let _ = writeln!(
             text,
-            "\nThe limit for draining, by the bare client with as many documents: {}.",
+            "\nThe bare client with as many documents shows the limit for draining: {}.",
             self.ends.iter().map(large).collect::<Vec<_>>().join("; "),
         );
     }

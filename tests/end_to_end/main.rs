@@ -6,7 +6,7 @@
 //! - `commands`: what a person types
 //! - `faults`: many connections, a broker that is away, a bridge that is killed, brokers that are down at the start
 //! - `refusals`: missing rights, bounds of size, nobody bound
-//! - `readme`: its lines of configuration and its subscribers
+//! - `docs`: the sinks and subscribers that the documentation shows
 //! - `swap`: from one broker to the next with events waiting
 //!
 //! A test that stops a broker, or changes the rights of its limited user, holds that broker alone.
@@ -19,8 +19,8 @@ mod places;
 
 mod clock;
 mod commands;
+mod docs;
 mod faults;
-mod readme;
 mod refusals;
 mod samples;
 mod swap;

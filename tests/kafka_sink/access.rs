@@ -1,8 +1,12 @@
 //! TLS, log-in and rights.
 
+use std::collections::BTreeSet;
+use std::process::Command;
+
 use alma_bridge::config::{self, ClientTls, Format, Login, Secret};
 use alma_bridge::sinks::{Outcome, Reason, Sink};
 
+use crate::brokers::output;
 use crate::support::{BROKER, Rights, connected, event, events, kcat, prefix, reason, sasl, settings, sink, var};
 
 #[tokio::test]
@@ -83,7 +87,7 @@ async fn a_topic_without_the_right_to_write_holds_up_no_other() {
     assert_eq!(reason(&outcomes[0]), Some(Reason::Rights), "{outcomes:?}");
 }
 
-/// What the README asks an operator to give: Write and Create under the prefix, nothing on the cluster.
+/// The rights of the bridge in docs/brokers.md: Write and Create under the prefix, nothing on the cluster.
 #[tokio::test]
 async fn the_least_rights_are_enough() {
     let _alone = BROKER.write().await;
@@ -96,4 +100,43 @@ async fn the_least_rights_are_enough() {
     let _rights = Rights::under(&format!("{prefix}."), &["Write"]);
     let mut sink = connected(&sasl("LIMITED", "SCRAM-SHA-256")).await;
     assert_eq!(sink.publish(&window).await, vec![Outcome::CONFIRMED; 10], "topics that are there take no other right");
+}
+
+/// Runs a consumer that shares no code with the bridge as the user `limited`, and returns what it printed.
+fn subscriber(arguments: &[&str]) -> String {
+    output(Command::new(var("PYTHON")).arg("tests/kafka_sink/subscriber.py").args(arguments))
+}
+
+/// The rights of a subscriber in docs/subscribe.md: Read on its topic and on its group, and nothing else.
+#[tokio::test]
+async fn a_subscriber_needs_read_on_its_topic_and_its_group() {
+    let _alone = BROKER.write().await;
+    let prefix = prefix();
+    let (mine, other, group) = (format!("{prefix}.loan"), format!("{prefix}.bib"), format!("{prefix}-service"));
+    let mut admin = connected(&settings()).await;
+    for topic in [&mine, &other] {
+        assert_eq!(admin.publish(&events(topic, 3)).await, vec![Outcome::CONFIRMED; 3]);
+    }
+
+    let topic_right = Rights::on(&mine, &["Read"]);
+    assert_eq!(subscriber(&["consume", &mine, &group, "1"]), "refused: GROUP_AUTHORIZATION_FAILED\n");
+    drop(topic_right);
+    let _group_right = Rights::on_group(&group, &["Read"]);
+    assert_eq!(subscriber(&["consume", &mine, &group, "1"]), "refused: TOPIC_AUTHORIZATION_FAILED\n");
+
+    let _topic_right = Rights::on(&mine, &["Read"]);
+    // The second run gets only what the first one has not committed.
+    let read = subscriber(&["consume", &mine, &group, "2"]) + &subscriber(&["consume", &mine, &group, "1"]);
+    let read: BTreeSet<_> = read.lines().map(str::to_owned).collect();
+    assert_eq!(read, kcat(&mine, "%k").into_iter().collect());
+    assert_eq!(read.len(), 3);
+
+    for (refused, error) in [
+        (vec!["consume", &other, &group, "1"], "TOPIC_AUTHORIZATION_FAILED"),
+        (vec!["consume", &mine, "another-group", "1"], "GROUP_AUTHORIZATION_FAILED"),
+        (vec!["produce", &mine], "TOPIC_AUTHORIZATION_FAILED"),
+        (vec!["create", &format!("{prefix}.fee")], "TOPIC_AUTHORIZATION_FAILED"),
+    ] {
+        assert_eq!(subscriber(&refused), format!("refused: {error}\n"), "{refused:?}");
+    }
 }

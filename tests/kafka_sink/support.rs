@@ -34,6 +34,11 @@ impl Rights {
         Self::give(&["--topic", prefix, "--resource-pattern-type", "prefixed"], operations)
     }
 
+    /// On one consumer group.
+    pub(crate) fn on_group(group: &str, operations: &[&str]) -> Self {
+        Self::give(&["--group", group], operations)
+    }
+
     fn give(on: &[&str], operations: &[&str]) -> Self {
         let user = format!("User:{}", var("KAFKA_LIMITED_USER"));
         let mut add = vec!["kafka-acls", "--add", "--allow-principal", &user];

@@ -96,7 +96,7 @@ async fn what_may_not_be_described_is_told_once() {
     let rights = Rights::under(&format!("{prefix}."), &["Write"]);
     let checks = probe(&sasl("LIMITED", "PLAIN"), MAX_BODY, &topics).await;
     drop(rights);
-    assert!(bad(&checks).is_empty(), "README's rights are enough: {checks:#?}");
+    assert!(bad(&checks).is_empty(), "the rights in docs/brokers.md are enough: {checks:#?}");
     let untold: Vec<_> = checks.iter().filter(|check| check.what.starts_with("settings of")).collect();
     assert_eq!(untold.len(), 1, "{checks:#?}");
     assert_eq!(untold[0].what, format!("settings of the brokers, {}", topics.join(", ")));

@@ -1,4 +1,4 @@
-//! TLS and log-in.
+//! TLS, log-in and rights.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -8,6 +8,7 @@ use alma_bridge::config::{ClientTls, Login, NatsAuth, NatsSink as Settings, Secr
 use alma_bridge::sinks::tools::{Check, Verdict};
 use alma_bridge::sinks::{Outcome, Reason, Sink};
 
+use crate::brokers::output;
 use crate::support::{Place, SERVER, reason, timed, var};
 use crate::tools::{Tail, look};
 use crate::wait::wait_up_to;
@@ -111,7 +112,7 @@ async fn the_least_rights_are_enough_and_quick() {
     assert_eq!(sink.publish(&place.events("loan", 20)).await, vec![Outcome::CONFIRMED; 20]);
 }
 
-/// What README names for a bridge that makes its stream, and for one who only reads.
+/// The rights in docs/brokers.md of a bridge that creates its stream, and of `tail`.
 #[tokio::test]
 async fn the_least_rights_to_create_and_to_tail_are_enough() {
     let place = Place::new();
@@ -158,7 +159,90 @@ async fn the_least_rights_pass_the_checklist() {
     assert!(told("allowed"), "{checks:#?}");
 }
 
-/// A server whose users are `operator`, with all rights, and `bridge`, `creator` and `reader`, with the least.
+/// The rights in docs/subscribe.md: a durable consumer that is filtered on one subject, made by the subscriber or by an
+/// operator.
+#[tokio::test]
+async fn a_subscriber_reads_one_subject_by_its_own_consumer() {
+    let place = Place::new();
+    let server = Server::start(&place);
+    let stream = place.settings.stream.as_str();
+    let (loan, bib) = (place.topic("loan"), place.topic("bib"));
+    let auth = login("operator", "secret");
+    let settings = Settings { servers: vec![server.url.clone()], auth, ..place.settings.clone() };
+    let mut sink = Place { settings, ..place.clone() }.connected().await;
+    for action in ["loan", "bib"] {
+        assert_eq!(sink.publish(&place.events(action, 3)).await, vec![Outcome::CONFIRMED; 3]);
+    }
+
+    assert_eq!(server.subscriber("subscriber", &["add", stream, "my-service", &loan]), "");
+    // The second run gets only what the first one has not acknowledged. It is one that can't create a consumer.
+    let read = server.subscriber("subscriber", &["next", stream, "my-service", "2"]);
+    assert_eq!(read, format!("{loan}\n{loan}\n"));
+    assert_eq!(server.subscriber("consumer", &["next", stream, "my-service", "1"]), format!("{loan}\n"));
+
+    for refused in [
+        ["add", stream, "my-service", &bib].as_slice(),
+        &["add", stream, "another", &loan],
+        &["next", stream, "another", "1"],
+        &["request", &format!("$JS.API.STREAM.MSG.GET.{stream}")],
+        &["request", &format!("$JS.API.CONSUMER.DELETE.{stream}.my-service")],
+        &["request", &loan],
+        &["listen", &loan],
+        &["listen", "_INBOX.>"],
+    ] {
+        let printed = server.subscriber("subscriber", refused);
+        assert!(printed.starts_with("refused: nats: permissions violation for"), "{refused:?}: {printed}");
+    }
+    let printed = server.subscriber("consumer", &["add", stream, "my-service", &loan]);
+    assert!(printed.contains("permissions violation for publish"), "{printed}");
+    // The subject of the request is granted, but the server compares it with the filter in the body.
+    let printed = server.subscriber("subscriber", &["add", stream, "my-service", &loan, &bib]);
+    assert!(printed.contains("did not match filtered subject"), "{printed}");
+}
+
+/// The last row of the same table: the `nats` command also looks up the stream.
+#[tokio::test]
+async fn the_nats_command_needs_one_right_more() {
+    let place = Place::new();
+    let server = Server::start(&place);
+    let (stream, loan) = (place.settings.stream.as_str(), place.topic("loan"));
+    let settings =
+        Settings { servers: vec![server.url.clone()], auth: login("operator", "secret"), ..place.settings.clone() };
+    let mut sink = Place { settings, ..place.clone() }.connected().await;
+    assert_eq!(sink.publish(&place.events("loan", 1)).await, vec![Outcome::CONFIRMED]);
+    let nats = |user: &str, arguments: &[&str]| {
+        let url = server.url_of(user);
+        let home = tempfile::tempdir().expect("a folder");
+        let done = Command::new(var("NATS_CLI"))
+            .args(["--server", &url, "--inbox-prefix", "_INBOX.my-service", "--timeout", "2s", "consumer"])
+            .args(arguments)
+            .env("XDG_CONFIG_HOME", home.path())
+            .output()
+            .expect("it starts");
+        (done.status.success(), String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned())
+    };
+    let add = [
+        "add",
+        stream,
+        "my-service",
+        "--filter",
+        &loan,
+        "--deliver",
+        "all",
+        "--ack",
+        "explicit",
+        "--pull",
+        "--defaults",
+    ];
+    let (done, told) = nats("subscriber", &add);
+    assert!(!done && told.contains("$JS.API.STREAM.INFO"), "{told}");
+    let (done, told) = nats("commander", &add);
+    assert!(done, "{told}");
+    let (done, told) = nats("commander", &["next", stream, "my-service", "--count", "1"]);
+    assert!(done && told.contains(&loan), "{told}");
+}
+
+/// A server whose users are `operator`, with all rights, and one for each row of the tables of rights in the docs.
 struct Server {
     url: String,
     process: Child,
@@ -184,6 +268,20 @@ impl Server {
                           "$JS.API.CONSUMER.CREATE.{stream}.>",
                           "$JS.API.CONSUMER.MSG.NEXT.{stream}.>"]
                 subscribe: "_INBOX.>" }} }}
+              {{ user: subscriber, password: secret, permissions: {{
+                publish: ["$JS.API.CONSUMER.CREATE.{stream}.my-service.{prefix}.loan",
+                          "$JS.API.CONSUMER.INFO.{stream}.my-service", "$JS.API.CONSUMER.MSG.NEXT.{stream}.my-service",
+                          "$JS.ACK.{stream}.my-service.>"]
+                subscribe: "_INBOX.my-service.>" }} }}
+              {{ user: commander, password: secret, permissions: {{
+                publish: ["$JS.API.CONSUMER.CREATE.{stream}.my-service.{prefix}.loan", "$JS.API.STREAM.INFO.{stream}",
+                          "$JS.API.CONSUMER.INFO.{stream}.my-service", "$JS.API.CONSUMER.MSG.NEXT.{stream}.my-service",
+                          "$JS.ACK.{stream}.my-service.>"]
+                subscribe: "_INBOX.my-service.>" }} }}
+              {{ user: consumer, password: secret, permissions: {{
+                publish: ["$JS.API.CONSUMER.INFO.{stream}.my-service", "$JS.API.CONSUMER.MSG.NEXT.{stream}.my-service",
+                          "$JS.ACK.{stream}.my-service.>"]
+                subscribe: "_INBOX.my-service.>" }} }}
             ] }}"#,
             prefix = place.prefix,
             stream = place.settings.stream,
@@ -197,6 +295,16 @@ impl Server {
         let ports = home.path().join(format!("nats-server_{}.ports", process.id()));
         let url = listens(&ports);
         Self { url, process, _home: home }
+    }
+
+    fn url_of(&self, user: &str) -> String {
+        self.url.replace("nats://", &format!("nats://{user}:secret@"))
+    }
+
+    /// Runs a client that shares no code with the bridge as this user, and returns what it printed.
+    fn subscriber(&self, user: &str, arguments: &[&str]) -> String {
+        let script = ["tests/nats_sink/subscriber.py", &self.url_of(user), "_INBOX.my-service"];
+        output(Command::new(var("PYTHON")).args(script).args(arguments))
     }
 }
 

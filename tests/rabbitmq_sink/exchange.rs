@@ -96,7 +96,7 @@ async fn a_user_who_may_not_declare_is_told_and_events_wait() {
     drop(rights);
 }
 
-/// What the README asks an operator to give: to run, write on the exchange; to declare, all three on both names.
+/// The rights of the bridge in docs/brokers.md: to run, write on the exchange; to declare, all three on both names.
 #[tokio::test]
 async fn the_least_rights_are_enough() {
     let _alone = BROKER.write().await;

@@ -91,6 +91,12 @@ impl Rights {
         api("PUT", "topic-permissions/%2f/limited", &json!({"exchange": exchange, "write": keys, "read": ".*"}));
         rights
     }
+
+    /// As [`Rights::give`], and to bind to an exchange only by routing keys that match.
+    pub(crate) fn and_to_bind(self, exchange: &str, keys: &str) -> Self {
+        api("PUT", "topic-permissions/%2f/limited", &json!({"exchange": exchange, "write": "^$", "read": keys}));
+        self
+    }
 }
 
 impl Drop for Rights {

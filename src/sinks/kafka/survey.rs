@@ -147,7 +147,7 @@ mod tests {
             Vec::<String>::new()
         );
         let weak = shortcomings(&of_cluster(&settings, &limits(11_250_000, 2, 2), 3, 11_250_000));
-        assert!(weak.len() == 1 && weak[0].contains("is 2: "), "README asks for three: {weak:?}");
+        assert!(weak.len() == 1 && weak[0].contains("is 2: "), "docs/brokers.md asks for three: {weak:?}");
         // Not our topics, not our replication.
         settings.create_topics = false;
         let weak = shortcomings(&of_cluster(&settings, &limits(11_250_000, 1, 3), 3, 11_250_000));

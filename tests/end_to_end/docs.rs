@@ -1,4 +1,4 @@
-//! README's four lines of configuration and its subscribers, as they stand there, but for the broker's address.
+//! The sinks in docs/brokers.md and the subscribers in docs/subscribe.md, unchanged except for the broker's address.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
@@ -12,17 +12,18 @@ use crate::harness::brokers::{output, var};
 use crate::harness::{PATIENCE, Setup, wait_for};
 use crate::places::{Broker, rabbitmq_api, wait_until_delivered, wait_until_up};
 
-const README: &str = include_str!("../../README.md");
+const BROKERS: &str = include_str!("../../docs/brokers.md");
+const SUBSCRIBE: &str = include_str!("../../docs/subscribe.md");
 
-/// The first block of a language under a heading.
-fn block(heading: &str, language: &str) -> &'static str {
-    let section = README.split_once(&format!("\n### {heading}\n")).expect("a section").1;
-    let section = section.split("\n### ").next().expect("a section");
+/// The first block of a language under a heading of a page.
+fn block(page: &'static str, heading: &str, language: &str) -> &'static str {
+    let section = page.split_once(&format!("\n## {heading}\n")).expect("a section").1;
+    let section = section.split("\n## ").next().expect("a section");
     let block = section.split_once(&format!("```{language}\n")).expect("a block").1;
     block.split_once("```").expect("the block's end").0
 }
 
-/// A program of README's; ended when dropped.
+/// A program from the docs; ended when dropped.
 struct Subscriber {
     child: Child,
     lines: Receiver<String>,
@@ -41,11 +42,11 @@ impl Subscriber {
         Self { child, lines, shown: String::new() }
     }
 
-    /// README's Python of RabbitMQ, once its queue is bound: who is not bound yet gets nothing.
+    /// The Python subscriber of RabbitMQ, once its queue is bound: before that, it gets nothing.
     fn of_rabbitmq() -> Self {
         let (from, to) = rabbitmq();
         let mut python = Command::new(var("PYTHON"));
-        python.args(["-c", &block("RabbitMQ", "python").replace(from, &to)]);
+        python.args(["-c", &block(SUBSCRIBE, "RabbitMQ", "python").replace(from, &to)]);
         let subscriber = Self::start(python);
         wait_for("the queue to be bound", || {
             let bindings = rabbitmq_api("GET", "bindings/%2f/e/alma/q/my-service", &Value::Null);
@@ -64,7 +65,7 @@ impl Subscriber {
     }
 }
 
-/// README's address of the broker, and the one here.
+/// The broker's address in the docs, and the one here.
 fn rabbitmq() -> (&'static str, String) {
     ("127.0.0.1:5672", var("RABBITMQ").split('/').nth(2).expect("a host").into())
 }
@@ -84,7 +85,7 @@ fn a_subscriber_gets_the_event(broker: Broker) {
         Broker::RabbitMq => ("RabbitMQ", rabbitmq()),
         Broker::Nats => ("NATS JetStream", ("nats://127.0.0.1:4222", var("NATS"))),
     };
-    let sink = block(heading, "toml").replace(from, &to);
+    let sink = block(BROKERS, heading, "toml").replace(from, &to);
     assert!(sink.lines().count() == 4 && sink.contains(&to), "{sink}");
     let setup = Setup::new(&sink);
     let bridge = setup.start();
@@ -102,7 +103,7 @@ fn a_subscriber_gets_the_event(broker: Broker) {
         let path = std::env::join_paths(
             programs.iter().cloned().chain(std::env::split_paths(&std::env::var_os("PATH").expect("a path"))),
         );
-        shell.args(["-ec", &block(heading, "sh").replace(from, &to)]);
+        shell.args(["-ec", &block(SUBSCRIBE, heading, "sh").replace(from, &to)]);
         shell.env("PATH", path.expect("a path")).env("NATS_URL", var("NATS"));
         Subscriber::start(shell)
     };
@@ -114,7 +115,7 @@ fn a_subscriber_gets_the_event(broker: Broker) {
 fn the_rabbitmq_subscriber_survives_what_send_sends_and_a_restart() {
     let _alone = Broker::RabbitMq.alone();
     let (from, to) = rabbitmq();
-    let setup = Setup::new(&block("RabbitMQ", "toml").replace(from, &to));
+    let setup = Setup::new(&block(BROKERS, "RabbitMQ", "toml").replace(from, &to));
     let bridge = setup.start();
     wait_until_up(&bridge, "main", Broker::RabbitMq);
     let ids = |arguments: &[&str]| -> Vec<String> {
@@ -153,7 +154,7 @@ except ValueError:
 ";
     // Twice: the second time it knows all from the first.
     let run = || {
-        let program = format!("{}{tried}", block("Repeats", "python"));
+        let program = format!("{}{tried}", block(SUBSCRIBE, "Repeats", "python"));
         output(Command::new(var("PYTHON")).args(["-c", &program]).current_dir(folder.path()))
     };
     assert_eq!(run(), "/a 1\n/a 2\n/b 1\nagain 3\n");
