@@ -3,8 +3,7 @@
 //! Both listeners are bound first, so that the process is alive and can say why it is not yet ready; then the journal
 //! is opened, as soon as another process lets go of it, and a pump is started for each sink.
 //!
-//! `tools` and `replay` carry out what the commands for the bad day ask; [`Stopped`] does so on the journal of a bridge
-//! that does not run, and [`Drain`] is a bridge without its listeners.
+//! [`Drain`] is a bridge without its listeners.
 
 mod attention;
 mod drain;
@@ -12,9 +11,6 @@ mod engine;
 mod listeners;
 pub(crate) mod pumps;
 mod reload;
-mod replay;
-mod stopped;
-mod tools;
 mod view;
 
 use std::fs;
@@ -41,7 +37,6 @@ pub use drain::Drain;
 pub use engine::{Engine, OpenError};
 pub use listeners::Listeners;
 use reload::Reloads;
-pub use stopped::Stopped;
 pub use view::RELOAD_PATIENCE;
 use view::View;
 

@@ -15,7 +15,8 @@
 //!
 //! - [`config`]: settings as written become the configuration as used. Read by all, reads nothing.
 //! - [`bridge`]: the running whole: built from a configuration, changed by a reload, stopped in good order.
-//! - [`admin`]: the listener for operators: health, metrics, status, tools for the bad day.
+//! - [`admin`]: the listener for operators: health, metrics, status page.
+//! - [`operator`]: what operators ask beyond that: sinks, dead letters, replays.
 //! - [`connections`]: how many connections a listener serves at once, and which one gives way.
 //! - [`commands`]: one file per command of the program.
 //! - [`telemetry`]: logs and metrics.
@@ -23,7 +24,7 @@
 //! - [`clock`]: the wall clock, handed in from outside.
 //! - `printable`: text from outside, made safe to print. `units`: sizes, durations and ages, as people write them.
 //!
-//! Imports run downwards only: commands → bridge → admin, ingress → delivery → dead_letters → sinks, journal → message,
+//! Imports run downwards only: commands → bridge → admin, ingress → operator → delivery → dead_letters → sinks, journal → message,
 //! storage → alma.
 
 pub mod admin;
@@ -38,6 +39,7 @@ pub mod delivery;
 pub mod ingress;
 pub mod journal;
 pub mod message;
+pub mod operator;
 mod ownership;
 mod printable;
 pub mod sinks;

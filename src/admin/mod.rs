@@ -8,7 +8,7 @@
 //! | `GET /status` | JSON, the shape of [`Status`] |
 //! | `GET /` | the same for people |
 //! | `POST /reload` | loads the configuration again: 200 once it is in effect, 422 with all that is wrong; [`Reloaded`] as JSON |
-//! | `POST /tools` | 200 and JSON: the [`tools`] for the bad day; 409 where it can't be done as things stand |
+//! | `POST /tools` | 200 and JSON: an [`OperatorRequest`] is carried out; 409 where it can't be done as things stand |
 //!
 //! A POST wants `Authorization: Bearer` with the admin token, and is not read before that fits. It is 403 if there is no
 //! token: `storage = "none"` runs with a `data_dir` that can't be written. `POST /tools`, which can show bodies, is accepted
@@ -20,7 +20,6 @@
 mod page;
 mod server;
 pub mod status;
-pub mod tools;
 
 use std::error::Error;
 use std::sync::Arc;
@@ -39,32 +38,47 @@ use tokio::time::timeout;
 
 use crate::config::{Secret, ToolsFrom};
 use crate::connections::Connection;
+use crate::journal::NotTaken;
+use crate::operator::{LoggedRequest, OperatorError, OperatorRequest};
 use crate::telemetry::{LineKind, StrangersLines};
 pub use server::Server;
 pub use status::{ReloadOutcome, Reloaded, Status};
-pub use tools::Order;
 
 /// POSTs at once. More get 503, so that half of the connections are always free to give way.
 pub const MAX_CHANGES: usize = server::MAX_CONNECTIONS / 2;
 
-/// Bytes of an order.
-const MAX_ORDER: usize = 1 << 20;
+/// Bytes of a request.
+const MAX_REQUEST: usize = 1 << 20;
 
-/// For an order to be sent.
-const ORDER_TIMEOUT: Duration = Duration::from_secs(10);
+/// For a request to be sent.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why a reload's outcome can't be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReloadError {
+    /// The bridge was told to stop.
+    #[error("the bridge is stopping")]
+    Stopping,
+    /// Others wait for their turn.
+    #[error("too many reloads wait already")]
+    TooMany,
+    /// It goes on, after so many seconds.
+    #[error("the reload is not done within {0} s; /status tells how it went")]
+    TakesLong(u64),
+}
 
 /// What the listener shows of the bridge, and what it can make it do.
 pub trait Operated: Send + Sync + 'static {
     /// Whether an event can be taken durably; else why not.
-    fn ready(&self) -> Result<(), String>;
+    fn ready(&self) -> Result<(), NotTaken>;
     /// What the bridge is doing.
     fn status(&self) -> Status;
     /// All metrics, as text.
     fn metrics(&self) -> String;
     /// Loads the configuration again, as SIGHUP does, and tells what became of it; else why that can't be told.
-    fn reload(&self) -> BoxFuture<'_, Result<Reloaded, String>>;
-    /// Carries out an order: the answer's JSON, or why it can't be done as things stand.
-    fn operate(&self, order: Order) -> BoxFuture<'_, Result<Value, String>>;
+    fn reload(&self) -> BoxFuture<'_, Result<Reloaded, ReloadError>>;
+    /// Carries out a request: the answer's JSON, or why it can't be done as things stand.
+    fn operate(&self, request: OperatorRequest) -> BoxFuture<'_, Result<Value, OperatorError>>;
 }
 
 /// What all connections share.
@@ -144,30 +158,30 @@ impl Routes {
         match path.as_str() {
             "/reload" => match self.bridge.reload().await {
                 Ok(reloaded) => reload_answer(&reloaded),
-                Err(why) => error(StatusCode::SERVICE_UNAVAILABLE, &why),
+                Err(why) => error(StatusCode::SERVICE_UNAVAILABLE, &why.to_string()),
             },
-            "/tools" => match read_order(request.into_body()).await {
-                Ok(order) => self.operate(order).await,
+            "/tools" => match read_request(request.into_body()).await {
+                Ok(request) => self.operate(request).await,
                 Err(why) => error(StatusCode::BAD_REQUEST, &why),
             },
             _ => error(StatusCode::NOT_FOUND, "expected /reload or /tools"),
         }
     }
 
-    /// Carries out an order, and logs what was asked. Answers hold bodies; what is asked does not.
-    async fn operate(&self, order: Order) -> Response<Full<Bytes>> {
-        let tools::Asked { operation, sink, parameters } = order.asked();
-        let carried_out = self.bridge.operate(order.clone()).await;
-        let (sink, failed) = (sink.as_deref(), carried_out.as_ref().err());
+    /// Carries out a request, and logs what was asked. Answers hold bodies; what is asked does not.
+    async fn operate(&self, request: OperatorRequest) -> Response<Full<Bytes>> {
+        let LoggedRequest { operation, sink, parameters } = request.logged();
+        let carried_out = self.bridge.operate(request.clone()).await;
+        let (sink, failed) = (sink.as_deref(), carried_out.as_ref().err().map(ToString::to_string));
         // A command that waits for a replay asks for its progress again and again.
-        if matches!(order, Order::Replayed { .. }) {
+        if matches!(request, OperatorRequest::Replayed { .. }) {
             tracing::debug!(operation, sink, parameters, failed, "tools used");
         } else {
             tracing::info!(operation, sink, parameters, failed, "tools used");
         }
         match carried_out {
             Ok(answer) => text(StatusCode::OK, JSON, answer.to_string()),
-            Err(why) => error(StatusCode::CONFLICT, &why),
+            Err(why) => error(StatusCode::CONFLICT, &why.to_string()),
         }
     }
 
@@ -196,15 +210,15 @@ fn reload_answer(reloaded: &Reloaded) -> Response<Full<Bytes>> {
     text(StatusCode::UNPROCESSABLE_ENTITY, JSON, answer.to_string())
 }
 
-async fn read_order<B>(body: B) -> Result<Order, String>
+async fn read_request<B>(body: B) -> Result<OperatorRequest, String>
 where
     B: Body,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    let read = timeout(ORDER_TIMEOUT, Limited::new(body, MAX_ORDER).collect()).await;
-    let read = read.map_err(|_| format!("no whole order came within {ORDER_TIMEOUT:?}"))?;
-    let bytes = read.map_err(|error| format!("expected an order of at most {MAX_ORDER} bytes: {error}"))?.to_bytes();
-    serde_json::from_slice(&bytes).map_err(|error| format!("expected an order: {error}"))
+    let read = timeout(REQUEST_TIMEOUT, Limited::new(body, MAX_REQUEST).collect()).await;
+    let read = read.map_err(|_| format!("no whole request came within {REQUEST_TIMEOUT:?}"))?;
+    let bytes = read.map_err(|error| format!("expected a request of at most {MAX_REQUEST} bytes: {error}"))?.to_bytes();
+    serde_json::from_slice(&bytes).map_err(|error| format!("expected a request: {error}"))
 }
 
 fn text(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
@@ -229,13 +243,13 @@ mod tests {
     struct Scripted {
         reloads: AtomicUsize,
         wrong: Vec<String>,
-        orders: AtomicUsize,
-        unready: Option<&'static str>,
+        requests: AtomicUsize,
+        unready: Option<NotTaken>,
     }
 
     impl Operated for Scripted {
-        fn ready(&self) -> Result<(), String> {
-            self.unready.map_or(Ok(()), |why| Err(why.to_owned()))
+        fn ready(&self) -> Result<(), NotTaken> {
+            self.unready.clone().map_or(Ok(()), Err)
         }
         fn status(&self) -> Status {
             Status::default()
@@ -243,7 +257,7 @@ mod tests {
         fn metrics(&self) -> String {
             "# EOF\n".to_owned()
         }
-        fn reload(&self) -> BoxFuture<'_, Result<Reloaded, String>> {
+        fn reload(&self) -> BoxFuture<'_, Result<Reloaded, ReloadError>> {
             self.reloads.fetch_add(1, Ordering::Relaxed);
             let errors = self.wrong.clone();
             let outcome = if errors.is_empty() { ReloadOutcome::Applied } else { ReloadOutcome::Refused };
@@ -251,11 +265,11 @@ mod tests {
                 Reloaded { outcome, errors, needs_restart: Vec::new(), warnings: Vec::new(), loaded: String::new() };
             Box::pin(std::future::ready(Ok(reloaded)))
         }
-        fn operate(&self, order: Order) -> BoxFuture<'_, Result<Value, String>> {
-            self.orders.fetch_add(1, Ordering::Relaxed);
-            let answer = match order {
-                Order::Sinks {} => Ok(json!([])),
-                _ => Err("as things stand".to_owned()),
+        fn operate(&self, request: OperatorRequest) -> BoxFuture<'_, Result<Value, OperatorError>> {
+            self.requests.fetch_add(1, Ordering::Relaxed);
+            let answer = match request {
+                OperatorRequest::Sinks {} => Ok(json!([])),
+                _ => Err(OperatorError::NoJournal),
             };
             Box::pin(std::future::ready(answer))
         }
@@ -305,7 +319,7 @@ mod tests {
         }
         assert_eq!(ask(&bridge, "GET", "/other", None).await, 404);
         assert_eq!(ask(&bridge, "DELETE", "/", None).await, 405);
-        let unready = Arc::new(Scripted { unready: Some("journal full"), ..Scripted::default() });
+        let unready = Arc::new(Scripted { unready: Some(NotTaken::NotRunning), ..Scripted::default() });
         assert_eq!(ask(&unready, "GET", "/readyz", None).await, 503);
         assert_eq!(ask(&unready, "GET", "/livez", None).await, 200);
     }
@@ -338,27 +352,28 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_order_is_read_whole_and_within_its_bound() {
+    async fn a_request_is_read_whole_and_within_its_bound() {
         let bridge = Arc::new(Scripted::default());
-        let order = async |token, body: &str| send(&bridge, "POST", "/tools", token, body).await;
+        let request = async |token, body: &str| send(&bridge, "POST", "/tools", token, body).await;
         let token = Some("Bearer token");
-        assert_eq!(order(None, r#"{"do":"sinks"}"#).await.0, 401);
-        assert_eq!(order(token, r#"{"do":"sinks"}"#).await, (StatusCode::OK, "[]".to_owned()));
-        let (status, why) = order(token, r#"{"do":"forget","sink":"main"}"#).await;
-        assert_eq!((status, why.contains("as things stand")), (StatusCode::CONFLICT, true), "{why}");
-        assert_eq!(bridge.orders.load(Ordering::Relaxed), 2);
-        for bad in ["", "{}", r#"{"do":"forget"}"#, &" ".repeat(MAX_ORDER + 1)] {
-            assert_eq!(order(token, bad).await.0, 400);
+        assert_eq!(request(None, r#"{"do":"sinks"}"#).await.0, 401);
+        assert_eq!(request(token, r#"{"do":"sinks"}"#).await, (StatusCode::OK, "[]".to_owned()));
+        let (status, why) = request(token, r#"{"do":"forget","sink":"main"}"#).await;
+        assert_eq!((status, why.contains("there is no journal")), (StatusCode::CONFLICT, true), "{why}");
+        assert_eq!(bridge.requests.load(Ordering::Relaxed), 2);
+        for bad in ["", "{}", r#"{"do":"forget"}"#, &" ".repeat(MAX_REQUEST + 1)] {
+            assert_eq!(request(token, bad).await.0, 400);
         }
-        assert_eq!(bridge.orders.load(Ordering::Relaxed), 2);
+        assert_eq!(bridge.requests.load(Ordering::Relaxed), 2);
     }
 
     #[tokio::test]
     async fn tools_are_for_this_machine_unless_the_key_says_otherwise() {
         let bridge = Arc::new(Scripted::default());
-        let order = r#"{"do":"sinks"}"#;
-        let from =
-            async |peer, tools, path| send_from(peer, tools, &bridge, "POST", path, Some("Bearer token"), order).await;
+        let request = r#"{"do":"sinks"}"#;
+        let from = async |peer, tools, path| {
+            send_from(peer, tools, &bridge, "POST", path, Some("Bearer token"), request).await
+        };
         for near in ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"] {
             assert_eq!(from(near, ToolsFrom::Loopback, "/tools").await.0, 200, "{near}");
         }

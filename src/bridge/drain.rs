@@ -6,9 +6,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::engine::{Engine, Open, OpenError};
-use crate::admin::tools::Place;
 use crate::config::Config;
 use crate::delivery::PumpHandle;
+use crate::operator::{ListedSink, OperatorError};
 use crate::telemetry::Metrics;
 
 /// For the pumps to settle at the end.
@@ -39,10 +39,10 @@ impl Drain {
 
     /// Stops the sinks and closes the journal in good order; gives the sinks for which something is left, or why that
     /// can't be told.
-    pub async fn stop(self) -> Result<Vec<Place>, String> {
+    pub async fn stop(self) -> Result<Vec<ListedSink>, OperatorError> {
         // Before the sinks end: what they settle by then only makes it less.
-        let places = match &self.open().tools {
-            Some(tools) => tools.sinks(&self.config).await,
+        let places = match &self.open().operator {
+            Some(operator) => operator.sinks(&self.config).await,
             None => Ok(Vec::new()),
         };
         self.engine.close(Instant::now() + STOP_PATIENCE).await;

@@ -11,16 +11,15 @@ use tokio::time::Instant;
 
 use super::listeners::{Listeners, Published};
 use super::pumps::{self, Pumps};
-use super::tools::Tools;
 use crate::alma::Verified;
 use crate::clock::{SystemClock, Timestamp};
 use crate::config::{Config, SinkName, Storage};
 use crate::dead_letters::{DeadLetterStores, LetterSummary};
-use crate::delivery::{DeliveryError, Direct};
-use crate::journal::{self, Intake, Journal, JournalLock, JournalOptions, Limits, NotTaken, Registration, Taken};
+use crate::delivery::{DeliveryError, Direct, SinkSetup};
+use crate::journal::{self, Intake, Journal, JournalLock, JournalOptions, NotTaken, Registration, Taken};
+use crate::operator::Operator;
 use crate::ownership::explain;
 use crate::sinks::NotBuiltIn;
-use crate::storage::RealDisk;
 use crate::telemetry::Metrics;
 
 /// How long a second process waits for the journal's lock.
@@ -76,7 +75,7 @@ pub(super) struct Open {
     intake: Way,
     pub(super) pumps: Pumps,
     /// None without a journal.
-    pub(super) tools: Option<Tools>,
+    pub(super) operator: Option<Operator>,
     published: Mutex<Option<Published>>,
 }
 
@@ -97,7 +96,7 @@ impl Open {
 
     /// How many dead letters each sink has, those that are not configured included.
     pub(super) fn letters(&self) -> BTreeMap<SinkName, LetterSummary> {
-        self.tools.as_ref().map(|tools| tools.letters.summaries()).unwrap_or_default()
+        self.operator.as_ref().map(Operator::letters).unwrap_or_default()
     }
 }
 
@@ -120,7 +119,7 @@ impl Engine {
             Some(listeners) => publish(listeners, &config.data_dir, config.journal.storage)?,
             None => None,
         };
-        let letters = letter_box(config, metrics);
+        let letters = DeadLetterStores::of(config, metrics);
         let (intake, way) = if let Some(lock) = lock {
             let journal = open_journal(config, metrics, lock).await?;
             (Way::Journal(journal.clone()), pumps::Way::journal(journal, letters.clone(), metrics))
@@ -129,17 +128,17 @@ impl Engine {
             let direct = Arc::new(Direct::new(deadline, metrics.clone(), SystemClock::shared()));
             (Way::Direct(Arc::clone(&direct)), pumps::Way::Direct(direct))
         };
-        let pumps = Pumps::start(way, Arc::new(pumps::setup), config).await?;
-        let tools = match &intake {
+        let pumps = Pumps::start(way, Arc::new(SinkSetup::of), config).await?;
+        let operator = match &intake {
             Way::Journal(journal) => {
                 // Those of sinks that are not configured: `/status` and the gauges show them.
                 let all = letters.clone();
                 blocking(move || all.open_all()).await?;
-                Some(Tools::new(journal.clone(), pumps.handles().clone(), letters, metrics.clone()))
+                Some(Operator::new(journal.clone(), pumps.handles().clone(), letters, metrics.clone()))
             }
             Way::Direct(_) => None,
         };
-        Ok(Open { intake, pumps, tools, published: Mutex::new(published) })
+        Ok(Open { intake, pumps, operator, published: Mutex::new(published) })
     }
 
     /// From now on events are taken. To be called once: a second call changes nothing.
@@ -206,33 +205,9 @@ impl Intake for Engine {
     }
 }
 
-/// The dead letters of a configuration's journal.
-pub(super) fn letter_box(config: &Config, metrics: &Metrics) -> DeadLetterStores {
-    DeadLetterStores::new(
-        RealDisk::shared(),
-        config.journal_dir().join("dead"),
-        config.journal.dead_max_size,
-        metrics.clone(),
-    )
-}
-
-/// What a journal is opened with, without sinks yet.
-pub(super) fn journal_options(config: &Config, metrics: &Metrics, lock: JournalLock) -> JournalOptions {
-    JournalOptions {
-        dir: config.journal_dir(),
-        config: config.journal.clone(),
-        sinks: Vec::new(),
-        disk: RealDisk::shared(),
-        clock: SystemClock::shared(),
-        metrics: metrics.clone(),
-        lock: Some(lock),
-        limits: Limits::of(&config.journal),
-    }
-}
-
 async fn open_journal(config: &Config, metrics: &Metrics, lock: JournalLock) -> Result<Journal, OpenError> {
     let sinks = config.sinks.iter().map(Registration::from).collect();
-    let options = JournalOptions { sinks, ..journal_options(config, metrics, lock) };
+    let options = JournalOptions { sinks, ..JournalOptions::of(config, metrics, lock) };
     Ok(blocking(move || Journal::open(options)).await??)
 }
 

@@ -13,8 +13,7 @@ use crate::config::{Config, Privacy, Sink, SinkName, SourceName};
 use crate::dead_letters::DeadLetterStores;
 use crate::delivery::{Delivery, DeliveryOptions, Direct, Handles, SinkSetup};
 use crate::journal::{Journal, Reader, Registration};
-use crate::message::Messages;
-use crate::sinks::{self, NotBuiltIn};
+use crate::sinks::NotBuiltIn;
 use crate::storage::blocking;
 use crate::telemetry::Metrics;
 
@@ -117,12 +116,6 @@ impl Pumps {
             }
         }
     }
-}
-
-/// What a sink of the configuration is started with.
-pub(super) fn setup(sink: &Sink, config: &Config) -> Result<SinkSetup, NotBuiltIn> {
-    let make = Arc::new(Messages::new(sink, &config.sources, &config.privacy));
-    Ok(SinkSetup { config: sink.clone(), sink: sinks::build(sink, config.ingress.max_body)?, make })
 }
 
 impl Running {

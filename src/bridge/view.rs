@@ -13,15 +13,15 @@ use tokio::time::timeout;
 use super::Listeners;
 use super::attention::{self, attention};
 use super::engine::{Engine, Open};
-use super::tools::NO_JOURNAL;
 use crate::admin::status::{ConfigStatus, JournalStatus, ParkedTopic, SinkStatus, SourceStatus};
-use crate::admin::{self, Operated, Order, Reloaded, Status};
+use crate::admin::{self, Operated, ReloadError, Reloaded, Status};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::config::{self, Config, SinkName};
 use crate::dead_letters::LetterSummary;
 use crate::delivery::{self, SinkState};
 use crate::ingress::Sources;
-use crate::journal::{Backlog, Intake as _, Journal};
+use crate::journal::{Backlog, Intake as _, Journal, NotTaken};
+use crate::operator::{OperatorError, OperatorRequest};
 use crate::sinks::{Class, Reason};
 use crate::telemetry::Metrics;
 use crate::units;
@@ -299,11 +299,11 @@ fn sink_status(sink: &delivery::SinkStatus, backlog: Backlog, now: Timestamp) ->
 }
 
 impl Operated for View {
-    fn ready(&self) -> Result<(), String> {
+    fn ready(&self) -> Result<(), NotTaken> {
         if self.stopping.load(Ordering::Relaxed) {
-            return Err("stopping".to_owned());
+            return Err(NotTaken::Stopping);
         }
-        self.engine.ready().map_err(|why| why.to_string())
+        self.engine.ready()
     }
 
     fn status(&self) -> Status {
@@ -316,7 +316,7 @@ impl Operated for View {
             now: now.to_string(),
             started: self.started.to_string(),
             ready: ready.is_ok(),
-            unready_reason: ready.err(),
+            unready_reason: ready.err().map(|why| why.to_string()),
             listeners: admin::status::Listeners {
                 ingress: self.listeners.ingress.to_string(),
                 admin: self.listeners.admin.to_string(),
@@ -352,30 +352,26 @@ impl Operated for View {
         self.metrics.encode()
     }
 
-    fn reload(&self) -> BoxFuture<'_, Result<Reloaded, String>> {
+    fn reload(&self) -> BoxFuture<'_, Result<Reloaded, ReloadError>> {
         Box::pin(async {
             if self.stopping.load(Ordering::Relaxed) {
-                return Err("the bridge is stopping".to_owned());
+                return Err(ReloadError::Stopping);
             }
             let (reply, done) = oneshot::channel();
-            self.reloads.try_send(reply).map_err(|_| "too many reloads wait already".to_owned())?;
+            self.reloads.try_send(reply).map_err(|_| ReloadError::TooMany)?;
             match timeout(RELOAD_PATIENCE, done).await {
-                Ok(Ok(reloaded)) => Ok(reloaded),
-                Ok(Err(_)) => Err("the bridge is stopping".to_owned()),
-                Err(_) => Err(format!(
-                    "the reload is not done within {} s; /status tells how it went",
-                    RELOAD_PATIENCE.as_secs()
-                )),
+                Ok(reloaded) => reloaded.map_err(|_| ReloadError::Stopping),
+                Err(_) => Err(ReloadError::TakesLong(RELOAD_PATIENCE.as_secs())),
             }
         })
     }
 
-    fn operate(&self, order: Order) -> BoxFuture<'_, Result<Value, String>> {
+    fn operate(&self, request: OperatorRequest) -> BoxFuture<'_, Result<Value, OperatorError>> {
         Box::pin(async {
-            let open = self.engine.get().ok_or_else(|| "the journal is not open yet".to_owned())?;
-            let tools = open.tools.as_ref().ok_or_else(|| NO_JOURNAL.to_owned())?;
+            let open = self.engine.get().ok_or(OperatorError::NotOpen)?;
+            let operator = open.operator.as_ref().ok_or(OperatorError::NoJournal)?;
             let config = self.config();
-            tools.operate(order, &config).await
+            operator.operate(request, &config).await
         })
     }
 }

@@ -8,14 +8,14 @@ use std::str::FromStr;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::desk::{Desk, confirmed, pick_sink};
+use super::operator_client::{OperatorClient, confirmed, pick_sink};
 use super::outside::Outside;
 use super::running::Running;
 use super::{Failure, block_on, counted};
-use crate::admin::tools::{
-    Dropped, Letter, LetterLine, MAX_LETTERS, MAX_RETRIES, Order, Place, RetriedLetter, RetryOutcome,
-};
 use crate::config::SinkName;
+use crate::operator::{
+    Dropped, Letter, LetterLine, ListedSink, MAX_LETTERS, MAX_RETRIES, OperatorRequest, RetriedLetter, RetryOutcome,
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -162,51 +162,51 @@ struct Which {
 pub(super) fn run(file: Option<&Path>, args: Args) -> Result<(), Failure> {
     let mut bridge = Running::find(file)?;
     block_on(async {
-        let mut desk = Desk::open(&mut bridge)?;
+        let mut operator = OperatorClient::open(&mut bridge)?;
         let done = match args.what {
-            What::List { filter, json, outside } => list(&mut desk, &filter, json, outside).await,
+            What::List { filter, json, outside } => list(&mut operator, &filter, json, outside).await,
             What::Show { id, sink, json, body, outside } => {
                 let as_what = match (json, body) {
                     (true, _) => Shown::Json,
                     (false, true) => Shown::Body,
                     (false, false) => Shown::Whole,
                 };
-                show(&mut desk, &id, sink.as_ref(), as_what, outside).await
+                show(&mut operator, &id, sink.as_ref(), as_what, outside).await
             }
-            What::Retry { which, to, outside } => retry(&mut desk, which, to, outside).await,
-            What::Drop { which, yes } => drop_letters(&mut desk, which, yes).await,
+            What::Retry { which, to, outside } => retry(&mut operator, which, to, outside).await,
+            What::Drop { which, yes } => drop_letters(&mut operator, which, yes).await,
         };
-        desk.close().await;
+        operator.close().await;
         done
     })
 }
 
 /// The letters of a sink that fit, page by page.
 async fn letters(
-    desk: &mut Desk,
+    operator: &mut OperatorClient,
     sink: &SinkName,
     filter: &Filter,
     mut each: impl FnMut(LetterLine) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let mut after = None;
     loop {
-        let page: Vec<LetterLine> = desk.ask(&Order::Letters { sink: sink.clone(), after }).await?;
+        let page: Vec<LetterLine> = operator.ask(&OperatorRequest::Letters { sink: sink.clone(), after }).await?;
         let Some(last) = page.last() else { return Ok(()) };
         after = Some(last.id);
         page.into_iter().filter(|letter| filter.fits(letter)).try_for_each(&mut each)?;
     }
 }
 
-async fn list(desk: &mut Desk, filter: &Filter, json: bool, outside: Outside) -> Result<(), Failure> {
+async fn list(operator: &mut OperatorClient, filter: &Filter, json: bool, outside: Outside) -> Result<(), Failure> {
     let sinks = if let Some(sink) = &filter.sink {
         vec![sink.clone()]
     } else {
-        let places: Vec<Place> = desk.ask(&Order::Sinks {}).await?;
+        let places: Vec<ListedSink> = operator.ask(&OperatorRequest::Sinks {}).await?;
         places.into_iter().filter(|place| place.dead_letters > 0).map(|place| place.name).collect()
     };
     let mut count: u64 = 0;
     for sink in &sinks {
-        letters(desk, sink, filter, |letter| {
+        letters(operator, sink, filter, |letter| {
             if json {
                 let mut document = serde_json::to_value(&letter).map_err(Failure::failed)?;
                 document["sink"] = sink.as_str().into();
@@ -244,20 +244,20 @@ enum Shown {
 }
 
 async fn show(
-    desk: &mut Desk,
+    operator: &mut OperatorClient,
     name: &Name,
     sink: Option<&SinkName>,
     what: Shown,
     outside: Outside,
 ) -> Result<(), Failure> {
-    let sink = pick_sink(desk, sink).await?;
-    let ids = numbers(desk, &sink, std::slice::from_ref(name)).await?;
+    let sink = pick_sink(operator, sink).await?;
+    let ids = numbers(operator, &sink, std::slice::from_ref(name)).await?;
     let [id] = ids[..] else {
         let all: Vec<String> = ids.iter().map(u64::to_string).collect();
         let why = format!("sink {sink} has several letters of this event, name one of them: {}", all.join(", "));
         return Err(Failure::failed(why));
     };
-    let letter: Letter = desk.ask(&Order::Letter { sink, id }).await?;
+    let letter: Letter = operator.ask(&OperatorRequest::Letter { sink, id }).await?;
     let event = STANDARD.decode(&letter.body).map_err(Failure::failed)?;
     let mut out = std::io::stdout().lock();
     let written = match what {
@@ -285,7 +285,7 @@ async fn show(
 }
 
 /// The numbers of the letters that are named. An event may have several; one without any is an error.
-async fn numbers(desk: &mut Desk, sink: &SinkName, names: &[Name]) -> Result<Vec<u64>, Failure> {
+async fn numbers(operator: &mut OperatorClient, sink: &SinkName, names: &[Name]) -> Result<Vec<u64>, Failure> {
     let (mut ids, mut events) = (BTreeSet::new(), BTreeMap::new());
     for name in names {
         match name {
@@ -294,7 +294,7 @@ async fn numbers(desk: &mut Desk, sink: &SinkName, names: &[Name]) -> Result<Vec
         }
     }
     if !events.is_empty() {
-        letters(desk, sink, &Filter::default(), |letter| {
+        letters(operator, sink, &Filter::default(), |letter| {
             if let Some(found) = events.get_mut(letter.event.as_str()) {
                 *found = true;
                 ids.insert(letter.id);
@@ -310,12 +310,12 @@ async fn numbers(desk: &mut Desk, sink: &SinkName, names: &[Name]) -> Result<Vec
 }
 
 /// The numbers of those that were named, or of all that fit.
-async fn ids_of(desk: &mut Desk, sink: &SinkName, which: Which) -> Result<Vec<u64>, Failure> {
+async fn ids_of(operator: &mut OperatorClient, sink: &SinkName, which: Which) -> Result<Vec<u64>, Failure> {
     if !which.all {
-        return numbers(desk, sink, &which.ids).await;
+        return numbers(operator, sink, &which.ids).await;
     }
     let mut ids = Vec::new();
-    letters(desk, sink, &which.filter, |letter| {
+    letters(operator, sink, &which.filter, |letter| {
         ids.push(letter.id);
         Ok(())
     })
@@ -323,13 +323,18 @@ async fn ids_of(desk: &mut Desk, sink: &SinkName, which: Which) -> Result<Vec<u6
     Ok(ids)
 }
 
-async fn retry(desk: &mut Desk, which: Which, to: Option<SinkName>, outside: Outside) -> Result<(), Failure> {
-    let sink = pick_sink(desk, which.filter.sink.as_ref()).await?;
-    let ids = ids_of(desk, &sink, which).await?;
+async fn retry(
+    operator: &mut OperatorClient,
+    which: Which,
+    to: Option<SinkName>,
+    outside: Outside,
+) -> Result<(), Failure> {
+    let sink = pick_sink(operator, which.filter.sink.as_ref()).await?;
+    let ids = ids_of(operator, &sink, which).await?;
     let (mut taken, mut gone, mut kept) = (0, 0, 0);
     for batch in ids.chunks(MAX_RETRIES) {
-        let order = Order::Retry { sink: sink.clone(), ids: batch.to_vec(), to: to.clone() };
-        let told: Vec<RetriedLetter> = desk.ask(&order).await.inspect_err(|_| {
+        let order = OperatorRequest::Retry { sink: sink.clone(), ids: batch.to_vec(), to: to.clone() };
+        let told: Vec<RetriedLetter> = operator.ask(&order).await.inspect_err(|_| {
             eprintln!(
                 "{} published before; of the rest, those that were published are not in the list any more",
                 counted(taken, "letter")
@@ -352,9 +357,9 @@ async fn retry(desk: &mut Desk, which: Which, to: Option<SinkName>, outside: Out
     if kept > 0 { Err(Failure::Silent) } else { Ok(()) }
 }
 
-async fn drop_letters(desk: &mut Desk, which: Which, yes: bool) -> Result<(), Failure> {
-    let sink = pick_sink(desk, which.filter.sink.as_ref()).await?;
-    let ids = ids_of(desk, &sink, which).await?;
+async fn drop_letters(operator: &mut OperatorClient, which: Which, yes: bool) -> Result<(), Failure> {
+    let sink = pick_sink(operator, which.filter.sink.as_ref()).await?;
+    let ids = ids_of(operator, &sink, which).await?;
     if ids.is_empty() {
         println!("sink {sink}: no dead letters to drop");
         return Ok(());
@@ -364,7 +369,7 @@ async fn drop_letters(desk: &mut Desk, which: Which, yes: bool) -> Result<(), Fa
     confirmed(&format!("dropping {} of sink {sink}: {events} lost to it", counted(named, "dead letter")), yes)?;
     let mut dropped = 0;
     for batch in ids.chunks(MAX_LETTERS) {
-        let done: Dropped = desk.ask(&Order::Drop { sink: sink.clone(), ids: batch.to_vec() }).await?;
+        let done: Dropped = operator.ask(&OperatorRequest::Drop { sink: sink.clone(), ids: batch.to_vec() }).await?;
         dropped += done.dropped;
     }
     println!("sink {sink}: {} dropped", counted(dropped, "letter"));

@@ -73,7 +73,7 @@ async fn drain(config: &Config, timeout: Option<Duration>) -> Result<(), Failure
         () = given_up(timeout) => Some("the time is up"),
         () = asked_to_end() => Some("ended by a signal"),
     };
-    let left = drain.stop().await.map_err(Failure::Failed)?;
+    let left = drain.stop().await.map_err(Failure::failed)?;
     for place in &left {
         if place.waiting_events > 0 {
             let why = if place.state == "removed" { ", which was taken out of the configuration" } else { "" };

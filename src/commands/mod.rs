@@ -1,6 +1,7 @@
 //! One file per command. Results go to stdout, the log and all that explains go to stderr.
 
 mod http;
+mod operator_client;
 mod outside;
 
 use std::fmt;
@@ -19,7 +20,6 @@ use crate::telemetry::logs::{self, FlushAtEnd};
 mod check;
 mod dead_letters;
 mod demo;
-mod desk;
 mod drain;
 mod explain;
 mod reload;

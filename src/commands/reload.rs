@@ -11,7 +11,7 @@ use hyper::{Request, StatusCode};
 
 use super::outside::Outside;
 use super::running::Running;
-use super::{Failure, block_on, desk, load_silently};
+use super::{Failure, block_on, load_silently, operator_client};
 use crate::admin::{ReloadOutcome, Reloaded};
 use crate::bridge::RELOAD_PATIENCE;
 
@@ -76,7 +76,7 @@ pub(super) fn verdict(reloaded: &Reloaded) -> String {
 pub(super) async fn ask(bridge: &Running) -> Result<Reloaded, Failure> {
     let mut client = bridge.client()?;
     let request = Request::post("/reload")
-        .header(AUTHORIZATION, desk::authorization(&bridge.config)?)
+        .header(AUTHORIZATION, operator_client::authorization(&bridge.config)?)
         .body(Full::<Bytes>::default())
         .expect("a constant path and a valid header");
     let mut answered = pin!(client.send_within(PATIENCE, request));
@@ -92,6 +92,6 @@ pub(super) async fn ask(bridge: &Running) -> Result<Reloaded, Failure> {
         StatusCode::OK | StatusCode::UNPROCESSABLE_ENTITY => serde_json::from_slice(answer.body()).map_err(|error| {
             Failure::failed(format!("the answer was not understood, is the bridge of another version? {error}"))
         }),
-        _ => Err(desk::refusal(&answer)),
+        _ => Err(operator_client::refusal(&answer)),
     }
 }

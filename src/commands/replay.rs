@@ -8,13 +8,13 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
 
-use super::desk::Desk;
+use super::operator_client::OperatorClient;
 use super::outside::Outside;
 use super::running::Running;
 use super::{Failure, block_on, counted};
-use crate::admin::tools::{Order, Progress, ReplayOrder, RunState, Selected};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::config::{self, SinkName};
+use crate::operator::{OperatorRequest, Progress, ReplayRequest, RunState, Selected};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -89,45 +89,45 @@ pub(super) fn run(file: Option<&Path>, args: Args) -> Result<(), Failure> {
         return Err(Failure::Usage("--to is not later than --from".to_owned()));
     }
     block_on(async {
-        let mut desk = Desk::open(&mut bridge)?;
-        let done = replay(&mut desk, args).await;
-        desk.close().await;
+        let mut operator = OperatorClient::open(&mut bridge)?;
+        let done = replay(&mut operator, args).await;
+        operator.close().await;
         done
     })
 }
 
-async fn replay(desk: &mut Desk, args: Args) -> Result<(), Failure> {
+async fn replay(operator: &mut OperatorClient, args: Args) -> Result<(), Failure> {
     let Args { sink, from, to, action: actions, dry_run, repair, outside } = args;
     let until = to.map_or("now".to_owned(), |to| to.to_string());
     let (micros, to) = (from.as_micros(), to.map(Timestamp::as_micros));
-    let order = ReplayOrder { sink: sink.clone(), from: micros, to, actions, dry_run, repair };
+    let order = ReplayRequest { sink: sink.clone(), from: micros, to, actions, dry_run, repair };
     // Before it begins, so that no Ctrl-C leaves it going.
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::failed)?;
-    let begun: Progress = desk.ask(&Order::Replay(order)).await?;
+    let begun: Progress = operator.ask(&OperatorRequest::Replay(order)).await?;
     let what = if dry_run { "counting for" } else { "publishing again to" };
     eprintln!("{what} sink {sink}: events made durable from {from} to {until}");
     let followed = tokio::select! {
-        ended = follow(desk, &begun.run, outside) => Some(ended),
+        ended = follow(operator, &begun.run, outside) => Some(ended),
         _ = interrupt.recv() => None,
     };
-    let cancel = Order::CancelReplay { run: begun.run };
+    let cancel = OperatorRequest::CancelReplay { run: begun.run };
     let ended = match followed {
         Some(Ok(ended)) => ended,
         Some(Err(failure)) => {
             // Nobody reads on, most likely: then it need not go on either.
-            let _ = desk.ask::<Progress>(&cancel).await;
+            let _ = operator.ask::<Progress>(&cancel).await;
             return Err(failure);
         }
-        None => desk.ask(&cancel).await?,
+        None => operator.ask(&cancel).await?,
     };
     tell(&sink, from, dry_run, &ended, outside)
 }
 
 /// Until it ends; prints what a dry run finds.
-async fn follow(desk: &mut Desk, run: &str, outside: Outside) -> Result<Progress, Failure> {
+async fn follow(operator: &mut OperatorClient, run: &str, outside: Outside) -> Result<Progress, Failure> {
     let mut looks = 0;
     loop {
-        let progress: Progress = desk.ask(&Order::Replayed { run: run.to_owned() }).await?;
+        let progress: Progress = operator.ask(&OperatorRequest::Replayed { run: run.to_owned() }).await?;
         print(&progress.events, outside)?;
         if progress.state != RunState::Running {
             return Ok(progress);

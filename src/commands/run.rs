@@ -94,10 +94,10 @@ async fn until_asked_to_stop(
                 }
                 Err(error) => return Err(Failure::failed(error)),
             },
-            _ = hang_up.recv() => drop(reload(bridge, file, level, Cause::Asked, watch).await),
+            _ = hang_up.recv() => drop(reload(bridge, file, level, Cause::LoggedRequest, watch).await),
             reply = bridge.reload_asked() => {
                 // Whoever asked may have gone.
-                drop(reply.send(reload(bridge, file, level, Cause::Asked, watch).await));
+                drop(reply.send(reload(bridge, file, level, Cause::LoggedRequest, watch).await));
             }
             () = watch.changed() => drop(reload(bridge, file, level, Cause::FileChanged, watch).await),
             _ = terminate.recv() => return Ok(()),
@@ -155,7 +155,7 @@ const SHOWN_URLS: usize = 16;
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Cause {
     /// SIGHUP, or the admin listener.
-    Asked,
+    LoggedRequest,
     /// One of its files is another.
     FileChanged,
 }

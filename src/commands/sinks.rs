@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use super::desk::{Desk, confirmed};
+use super::operator_client::{OperatorClient, confirmed};
 use super::running::Running;
 use super::{Failure, block_on, counted};
-use crate::admin::tools::{Forgotten, Order, Place};
 use crate::config::{Config, SinkName};
+use crate::operator::{Forgotten, ListedSink, OperatorRequest};
 use crate::printable::Printable;
 
 const EXAMPLES: &str = "\
@@ -58,18 +58,18 @@ pub(super) fn run(file: Option<&Path>, args: Args) -> Result<(), Failure> {
         return Err(bridge.not_found(Failure::Silent));
     }
     block_on(async {
-        let mut desk = Desk::open(&mut bridge)?;
+        let mut operator = OperatorClient::open(&mut bridge)?;
         let done = match args.what {
-            What::List { json } => list(&mut desk, json).await,
-            What::Forget { sink, yes } => forget(&mut desk, &bridge.config, sink, yes).await,
+            What::List { json } => list(&mut operator, json).await,
+            What::Forget { sink, yes } => forget(&mut operator, &bridge.config, sink, yes).await,
         };
-        desk.close().await;
+        operator.close().await;
         done
     })
 }
 
-async fn list(desk: &mut Desk, json: bool) -> Result<(), Failure> {
-    let places: Vec<Place> = desk.ask(&Order::Sinks {}).await?;
+async fn list(operator: &mut OperatorClient, json: bool) -> Result<(), Failure> {
+    let places: Vec<ListedSink> = operator.ask(&OperatorRequest::Sinks {}).await?;
     if json {
         println!("{}", serde_json::to_string(&places).map_err(Failure::failed)?);
         return Ok(());
@@ -88,8 +88,8 @@ async fn list(desk: &mut Desk, json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn forget(desk: &mut Desk, config: &Config, sink: SinkName, yes: bool) -> Result<(), Failure> {
-    let places: Vec<Place> = desk.ask(&Order::Sinks {}).await?;
+async fn forget(operator: &mut OperatorClient, config: &Config, sink: SinkName, yes: bool) -> Result<(), Failure> {
+    let places: Vec<ListedSink> = operator.ask(&OperatorRequest::Sinks {}).await?;
     let Some(place) = places.iter().find(|place| place.name == sink) else {
         let names: Vec<&str> = places.iter().map(|place| place.name.as_str()).collect();
         return Err(Failure::failed(format!("no sink {sink} is known; there are: {}", names.join(", "))));
@@ -125,7 +125,7 @@ async fn forget(desk: &mut Desk, config: &Config, sink: SinkName, yes: bool) -> 
         };
         confirmed(&format!("forgetting sink {sink}: {lost} lost to it{}", oldest.unwrap_or_default()), yes)?;
     }
-    let done: Forgotten = desk.ask(&Order::Forget { sink: sink.clone() }).await?;
+    let done: Forgotten = operator.ask(&OperatorRequest::Forget { sink: sink.clone() }).await?;
     println!("sink {sink} is forgotten, with {} that waited for it", counted(done.waiting_events, "event"));
     match place.dead_letters {
         0 => {}

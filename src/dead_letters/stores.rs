@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use super::{DeadLetterError, DeadLetters, LetterSummary, lock};
-use crate::config::SinkName;
-use crate::storage::Disk;
+use crate::config::{Config, SinkName};
+use crate::storage::{Disk, RealDisk};
 use crate::telemetry::Metrics;
 
 /// Where every sink's dead letters are had, also those of sinks that were taken out. Cheap to clone.
@@ -34,6 +34,12 @@ impl DeadLetterStores {
     /// bytes of each sink's letters.
     pub fn new(disk: Arc<dyn Disk>, dir: PathBuf, max_size: u64, metrics: Metrics) -> Self {
         Self(Arc::new(Inner { disk, dir, max_size, metrics, opening: Mutex::default(), open: Mutex::default() }))
+    }
+
+    /// Those of a configuration's journal, on the machine's own disk.
+    pub fn of(config: &Config, metrics: &Metrics) -> Self {
+        let dir = config.journal_dir().join("dead");
+        Self::new(RealDisk::shared(), dir, config.journal.dead_max_size, metrics.clone())
     }
 
     /// The letters of a sink; the folder is made where it is missing. Blocks for as long as it takes to look through

@@ -74,10 +74,11 @@ pub use requests::Replayed;
 pub use status::{ParkedTopic, PumpHandle, Retried, SinkState, SinkStatus, Stopped};
 
 use crate::clock::Clock;
-use crate::config::{self, SinkName};
+use crate::config::{self, Config, SinkName};
 use crate::dead_letters::{DeadLetterError, DeadLetterStores};
 use crate::journal::Feed;
-use crate::sinks::Sink;
+use crate::message::Messages;
+use crate::sinks::{self, NotBuiltIn, Sink};
 use crate::telemetry::Metrics;
 
 /// A sink as [`Delivery`] and [`Direct`] start it.
@@ -88,6 +89,14 @@ pub struct SinkSetup {
     pub sink: Box<dyn Sink>,
     /// Makes its messages.
     pub make: Arc<dyn MakeMessage>,
+}
+
+impl SinkSetup {
+    /// A sink of the configuration.
+    pub fn of(sink: &config::Sink, config: &Config) -> Result<Self, NotBuiltIn> {
+        let make = Arc::new(Messages::new(sink, &config.sources, &config.privacy));
+        Ok(Self { config: sink.clone(), sink: sinks::build(sink, config.ingress.max_body)?, make })
+    }
 }
 
 /// What all pumps share.

@@ -59,10 +59,10 @@ pub use retained::{Retained, Snapshot};
 pub(crate) use steps::Steps;
 
 use crate::alma::Verified;
-use crate::clock::{Clock, Timestamp};
+use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::{self, SinkName, Start};
 use crate::message::StoredEvent;
-use crate::storage::Disk;
+use crate::storage::{Disk, RealDisk};
 use crate::telemetry::Metrics;
 use crate::units;
 
@@ -84,6 +84,22 @@ pub struct JournalOptions {
     pub lock: Option<JournalLock>,
     /// Sizes that are not the operator's.
     pub limits: Limits,
+}
+
+impl JournalOptions {
+    /// The journal of a configuration on the machine's own disk and clock, without sinks yet.
+    pub fn of(config: &config::Config, metrics: &Metrics, lock: JournalLock) -> Self {
+        Self {
+            dir: config.journal_dir(),
+            config: config.journal.clone(),
+            sinks: Vec::new(),
+            disk: RealDisk::shared(),
+            clock: SystemClock::shared(),
+            metrics: metrics.clone(),
+            lock: Some(lock),
+            limits: Limits::of(&config.journal),
+        }
+    }
 }
 
 /// A sink of the configuration, as the journal must know it.
@@ -180,6 +196,9 @@ pub enum NotTaken {
     /// The bridge is opening its journal, or closing it.
     #[error("not running")]
     NotRunning,
+    /// The bridge was told to stop.
+    #[error("stopping")]
+    Stopping,
 }
 
 /// An event's place in the journal: a count that only grows and is never given twice. It may skip.

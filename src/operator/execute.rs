@@ -1,25 +1,26 @@
-//! The tools for the bad day, on an open journal: that of the running bridge, or that of a stopped one.
+//! Carries out requests on an open journal: the running bridge's, or that of a bridge that does not run.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
 
-use super::replay::Replays;
-use crate::admin::tools::{
-    Dropped, Forgotten, Letter, LetterLine, MAX_LETTERS, MAX_RETRIES, Order, Place, RetriedLetter, RetryOutcome,
+use super::error::{OperatorError, blocking};
+use super::replay::{Replays, held};
+use super::requests::{
+    Dropped, Forgotten, Letter, LetterLine, ListedSink, MAX_LETTERS, MAX_RETRIES, OperatorRequest, RetriedLetter,
+    RetryOutcome,
 };
 use crate::config::{Config, SinkName};
-use crate::dead_letters::{DeadLetter, DeadLetterStores, DeadLetters, LetterId, ListedLetter};
-use crate::delivery::{Handles, PumpHandle, Retried, SinkState};
+use crate::dead_letters::{DeadLetter, DeadLetterStores, DeadLetters, LetterId, LetterSummary, ListedLetter};
+use crate::delivery::{Handles, PumpHandle, Retried};
 use crate::journal::Journal;
 use crate::telemetry::Metrics;
 
-/// For one order's letters to be taken, before it is told what holds the sink. Shorter than the commands' patience.
+/// For one request's letters to be taken, before it is told what holds the sink. Shorter than the commands' patience.
 const RETRY_WITHIN: Duration = Duration::from_secs(20);
 
 /// Bytes of letters that are read for one page of the list: meanwhile no letter can be kept.
@@ -27,48 +28,51 @@ const READ_AT_ONCE: u64 = 32 << 20;
 /// For the sink to answer after that: what it is sending then has a deadline of its own.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
-/// What `storage = "none"` answers.
-pub(super) const NO_JOURNAL: &str =
-    "with storage = \"none\" there is no journal: nothing to replay, no dead letters, no places of sinks";
-
-/// Carries out [`Order`]s.
-pub(super) struct Tools {
+/// Carries out [`OperatorRequest`]s.
+pub struct Operator {
     pub(super) journal: Journal,
     pub(super) handles: Handles,
-    pub(super) letters: DeadLetterStores,
+    letters: DeadLetterStores,
     metrics: Metrics,
     replays: Replays,
 }
 
-impl Tools {
-    pub(super) fn new(journal: Journal, handles: Handles, letters: DeadLetterStores, metrics: Metrics) -> Self {
+impl Operator {
+    /// Works on this journal and these letters; `handles` are the sinks that publish.
+    pub fn new(journal: Journal, handles: Handles, letters: DeadLetterStores, metrics: Metrics) -> Self {
         Self { journal, handles, letters, metrics, replays: Replays::default() }
     }
 
     /// The answer's JSON, or why it can't be done as things stand. `config`: the one in effect.
-    pub(super) async fn operate(&self, order: Order, config: &Config) -> Result<Value, String> {
-        match order {
-            Order::Sinks {} => json(&self.sinks(config).await?),
-            Order::Forget { sink } => json(&self.forget(sink).await?),
-            Order::Letters { sink, after } => json(&self.list(&sink, after, config).await?),
-            Order::Letter { sink, id } => json(&self.letter(sink, id, config).await?),
-            Order::Retry { sink, ids, to } => json(&self.retry(&sink, &ids, to.as_ref(), config).await?),
-            Order::Drop { sink, ids } => json(&self.drop(&sink, &ids, config).await?),
-            Order::Replay(order) => {
-                let handle = if order.dry_run { None } else { Some(self.pump(&order.sink, config)?) };
-                json(&self.replays.begin(order, &self.journal, handle, config)?)
+    pub async fn operate(&self, request: OperatorRequest, config: &Config) -> Result<Value, OperatorError> {
+        match request {
+            OperatorRequest::Sinks {} => Ok(json!(self.sinks(config).await?)),
+            OperatorRequest::Forget { sink } => Ok(json!(self.forget(sink).await?)),
+            OperatorRequest::Letters { sink, after } => Ok(json!(self.list(&sink, after, config).await?)),
+            OperatorRequest::Letter { sink, id } => Ok(json!(self.letter(sink, id, config).await?)),
+            OperatorRequest::Retry { sink, ids, to } => Ok(json!(self.retry(&sink, &ids, to.as_ref(), config).await?)),
+            OperatorRequest::Drop { sink, ids } => Ok(json!(self.drop(&sink, &ids, config).await?)),
+            OperatorRequest::Replay(request) => {
+                let handle = if request.dry_run { None } else { Some(self.pump(&request.sink, config)?) };
+                Ok(json!(self.replays.begin(request, &self.journal, handle, config)?))
             }
-            Order::Replayed { run } => json(&self.replays.progress(&run)?),
-            Order::CancelReplay { run } => json(&self.replays.cancel(&run)?),
+            OperatorRequest::Replayed { run } => Ok(json!(self.replays.progress(&run)?)),
+            OperatorRequest::CancelReplay { run } => Ok(json!(self.replays.cancel(&run)?)),
         }
     }
 
-    pub(super) async fn sinks(&self, config: &Config) -> Result<Vec<Place>, String> {
+    /// How many dead letters each sink has whose letters are open.
+    pub fn letters(&self) -> BTreeMap<SinkName, LetterSummary> {
+        self.letters.summaries()
+    }
+
+    /// Every sink that the journal, the configuration or the dead letters know.
+    pub async fn sinks(&self, config: &Config) -> Result<Vec<ListedSink>, OperatorError> {
         let (journal, letters) = (self.journal.clone(), self.letters.clone());
         let (known, with_letters) = blocking(move || (journal.sinks(), letters.names())).await?;
         let mut places = Vec::new();
         for sink in &known {
-            places.push(Place {
+            places.push(ListedSink {
                 name: sink.name.clone(),
                 state: if sink.configured { "configured" } else { "removed" }.to_owned(),
                 waiting_events: sink.backlog.events,
@@ -79,8 +83,8 @@ impl Tools {
         let known: BTreeSet<SinkName> = known.into_iter().map(|sink| sink.name).collect();
         let new: BTreeSet<SinkName> =
             config.sinks.iter().map(|sink| sink.name.clone()).filter(|name| !known.contains(name)).collect();
-        let with_letters = with_letters.map_err(text)?.into_iter().collect::<BTreeSet<_>>();
-        let without_place = |name: &SinkName, state: &str| Place {
+        let with_letters = with_letters?.into_iter().collect::<BTreeSet<_>>();
+        let without_place = |name: &SinkName, state: &str| ListedSink {
             name: name.clone(),
             state: state.to_owned(),
             waiting_events: 0,
@@ -98,28 +102,33 @@ impl Tools {
         Ok(places)
     }
 
-    async fn forget(&self, sink: SinkName) -> Result<Forgotten, String> {
+    async fn forget(&self, sink: SinkName) -> Result<Forgotten, OperatorError> {
         let (journal, name) = (self.journal.clone(), sink.clone());
         let waiting = blocking(move || {
             let known = journal.sinks().into_iter().find(|place| place.name == name);
             journal.forget(&name).map(|()| known.map_or(0, |place| place.backlog.events))
         });
-        let waiting_events = waiting.await?.map_err(|error| format!("sink {sink}: {error}"))?;
+        let waiting_events = waiting.await?.map_err(|error| OperatorError::Forget { sink: sink.clone(), error })?;
         self.metrics.sink_forgotten(&sink);
         tracing::info!(%sink, waiting_events, "sink is forgotten, with what waited for it");
         Ok(Forgotten { waiting_events })
     }
 
-    async fn list(&self, sink: &SinkName, after: Option<u64>, config: &Config) -> Result<Vec<LetterLine>, String> {
+    async fn list(
+        &self,
+        sink: &SinkName,
+        after: Option<u64>,
+        config: &Config,
+    ) -> Result<Vec<LetterLine>, OperatorError> {
         let letters = self.letters_of(sink, config).await?;
-        let page = letters.page(after.map(LetterId), MAX_LETTERS, READ_AT_ONCE).await.map_err(text)?;
+        let page = letters.page(after.map(LetterId), MAX_LETTERS, READ_AT_ONCE).await?;
         Ok(page.into_iter().map(line).collect())
     }
 
-    async fn letter(&self, sink: SinkName, id: u64, config: &Config) -> Result<Letter, String> {
+    async fn letter(&self, sink: SinkName, id: u64, config: &Config) -> Result<Letter, OperatorError> {
         let letters = self.letters_of(&sink, config).await?;
-        let found = letters.get(LetterId(id)).await.map_err(text)?;
-        let found = found.ok_or_else(|| format!("sink {sink} has no dead letter {id}"))?;
+        let found = letters.get(LetterId(id)).await?;
+        let found = found.ok_or_else(|| OperatorError::NoLetter { sink: sink.clone(), id })?;
         let DeadLetter { id, offset, died, topic, failure, event } = found;
         Ok(Letter {
             id: id.0,
@@ -143,19 +152,18 @@ impl Tools {
         ids: &[u64],
         to: Option<&SinkName>,
         config: &Config,
-    ) -> Result<Vec<RetriedLetter>, String> {
+    ) -> Result<Vec<RetriedLetter>, OperatorError> {
         bounded(ids, MAX_RETRIES)?;
         let letters = self.letters_of(sink, config).await?;
         let to = to.unwrap_or(sink);
-        let handle =
-            self.pump(to, config).map_err(|why| format!("{why}; --to names the sink that is to get its letters"))?;
+        let handle = self.pump(to, config).map_err(|error| OperatorError::NoPublisher(Box::new(error)))?;
         let ids = ids.iter().copied().map(LetterId).collect();
         let until = Instant::now() + RETRY_WITHIN;
         let told = if let Ok(told) = timeout_at(until + ANSWER_WITHIN, handle.retry(&letters, ids, until)).await {
-            told.map_err(|stopped| format!("sink {to}: {stopped}"))?
+            told.map_err(|error| OperatorError::Stopped { sink: to.clone(), error })?
         } else {
             let why = held(&handle).unwrap_or_else(|| "it is slow".to_owned());
-            return Err(format!("sink {to} did not take the letters within {RETRY_WITHIN:?}: {why}"));
+            return Err(OperatorError::TookTooLong { sink: to.clone(), within: RETRY_WITHIN, why });
         };
         if to != sink {
             let taken = told.iter().filter(|(_, retried)| *retried == Retried::Taken).count();
@@ -169,55 +177,43 @@ impl Tools {
         Ok(told.into_iter().map(|(id, retried)| RetriedLetter { id: id.0, outcome: outcome(retried) }).collect())
     }
 
-    async fn drop(&self, sink: &SinkName, ids: &[u64], config: &Config) -> Result<Dropped, String> {
+    async fn drop(&self, sink: &SinkName, ids: &[u64], config: &Config) -> Result<Dropped, OperatorError> {
         bounded(ids, MAX_LETTERS)?;
         let letters = self.letters_of(sink, config).await?;
-        let dropped = letters.remove(ids.iter().copied().map(LetterId).collect()).await.map_err(text)?;
+        let dropped = letters.remove(ids.iter().copied().map(LetterId).collect()).await?;
         tracing::info!(%sink, dropped, "dead letters dropped");
         Ok(Dropped { dropped })
     }
 
     /// The letters of a sink that somebody knows: a folder is not made for any name that is asked for.
-    async fn letters_of(&self, sink: &SinkName, config: &Config) -> Result<DeadLetters, String> {
+    async fn letters_of(&self, sink: &SinkName, config: &Config) -> Result<DeadLetters, OperatorError> {
         let (journal, letters, name) = (self.journal.clone(), self.letters.clone(), sink.clone());
         let known = blocking(move || {
             let in_journal = journal.sinks().iter().any(|place| place.name == name);
             letters.names().map(|names| in_journal || names.contains(&name))
         });
         let configured = config.sinks.iter().any(|known| known.name == *sink);
-        if !configured && !known.await?.map_err(text)? {
-            return Err(format!("no sink {sink} is known; `alma-bridge sinks list` shows all"));
+        if !configured && !known.await?? {
+            return Err(OperatorError::UnknownSink(sink.clone()));
         }
         self.open_letters(sink).await
     }
 
-    async fn open_letters(&self, sink: &SinkName) -> Result<DeadLetters, String> {
+    async fn open_letters(&self, sink: &SinkName) -> Result<DeadLetters, OperatorError> {
         let (letters, name) = (self.letters.clone(), sink.clone());
-        blocking(move || letters.open(&name)).await?.map_err(text)
+        Ok(blocking(move || letters.open(&name)).await??)
     }
 
-    fn pump(&self, sink: &SinkName, config: &Config) -> Result<PumpHandle, String> {
-        self.handles.get(sink).ok_or_else(|| {
-            let names: Vec<&str> = config.sinks.iter().map(|sink| sink.name.as_str()).collect();
-            format!(
-                "sink {sink} is not in the configuration, so nothing can be published to it; there are: {}",
-                names.join(", ")
-            )
+    fn pump(&self, sink: &SinkName, config: &Config) -> Result<PumpHandle, OperatorError> {
+        self.handles.get(sink).ok_or_else(|| OperatorError::NotConfigured {
+            sink: sink.clone(),
+            configured: config.sinks.iter().map(|sink| sink.name.to_string()).collect(),
         })
     }
 }
 
-/// Why a sink takes nothing just now; none where it does.
-pub(super) fn held(handle: &PumpHandle) -> Option<String> {
-    match handle.status().state {
-        SinkState::Up => None,
-        SinkState::BackingOff { why, .. } => Some(format!("it waits: {why}")),
-        other => Some(format!("it is {}", other.as_str())),
-    }
-}
-
-fn bounded(ids: &[u64], most: usize) -> Result<(), String> {
-    if ids.len() > most { Err(format!("{} letters at once, at most {most} are taken", ids.len())) } else { Ok(()) }
+fn bounded(ids: &[u64], most: usize) -> Result<(), OperatorError> {
+    if ids.len() > most { Err(OperatorError::TooManyLetters { given: ids.len(), most }) } else { Ok(()) }
 }
 
 fn line(listed: ListedLetter) -> LetterLine {
@@ -230,17 +226,4 @@ fn line(listed: ListedLetter) -> LetterLine {
         received: info.received.to_string(),
         bytes: info.bytes,
     }
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| "a panic, see the log".to_owned())
-}
-
-fn json(answer: &impl Serialize) -> Result<Value, String> {
-    serde_json::to_value(answer).map_err(text)
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
-fn text(error: impl ToString) -> String {
-    error.to_string()
 }

@@ -13,16 +13,16 @@ use serde_json::Value;
 use super::Failure;
 use super::http::Client;
 use super::running::Running;
-use crate::admin::tools::{Order, Place};
-use crate::bridge::Stopped;
 use crate::config::{Config, Log, LogFormat, SinkName, Storage};
 use crate::ingress::tls;
 use crate::journal::JournalLock;
+use crate::operator::OfflineJournal;
+use crate::operator::{ListedSink, OperatorRequest};
 use crate::printable::Printable;
 use crate::telemetry::logs;
 
-/// Takes orders.
-pub(super) struct Desk(Where);
+/// Takes requests.
+pub(super) struct OperatorClient(Where);
 
 enum Where {
     Running {
@@ -31,10 +31,10 @@ enum Where {
         /// It has answered once.
         met: bool,
     },
-    Stopped(Box<Stopped>),
+    Offline(Box<OfflineJournal>),
 }
 
-impl Desk {
+impl OperatorClient {
     /// At whoever holds the journal: the bridge, where one runs, else this process. Blocks, on tokio's runtime.
     pub(super) fn open(bridge: &mut Running) -> Result<Self, Failure> {
         if let Some(broken) = bridge.broken() {
@@ -63,28 +63,28 @@ impl Desk {
         tls::install_provider();
         let log = Log { level: "warn".to_owned(), format: Some(LogFormat::Text) };
         logs::init(&log).map_err(Failure::failed)?;
-        if let Some(stopped) = Stopped::open(config).map_err(Failure::failed)? {
+        if let Some(journal) = OfflineJournal::open(config).map_err(Failure::failed)? {
             eprintln!("no bridge runs: working on the journal in {} (a bridge that starts now waits)", dir.display());
-            return Ok(Self(Where::Stopped(Box::new(stopped))));
+            return Ok(Self(Where::Offline(Box::new(journal))));
         }
         let client = bridge.client()?;
         let authorization = authorization(config)?;
         Ok(Self(Where::Running { client, authorization, met: false }))
     }
 
-    /// Has an order carried out. `T` is the shape that stands beside the order.
-    pub(super) async fn ask<T: DeserializeOwned>(&mut self, order: &Order) -> Result<T, Failure> {
+    /// Has a request carried out. `T` is the shape that stands beside the request.
+    pub(super) async fn ask<T: DeserializeOwned>(&mut self, request: &OperatorRequest) -> Result<T, Failure> {
         let answer = match &mut self.0 {
-            Where::Stopped(stopped) => stopped.operate(order.clone()).await.map_err(Failure::Failed)?,
+            Where::Offline(journal) => journal.operate(request.clone()).await.map_err(Failure::failed)?,
             Where::Running { client, authorization, met } => {
-                let body = serde_json::to_vec(order).map_err(Failure::failed)?;
+                let body = serde_json::to_vec(request).map_err(Failure::failed)?;
                 let request = Request::post("/tools")
                     .header(CONTENT_TYPE, "application/json")
                     .header(AUTHORIZATION, authorization.clone())
                     .body(Full::<Bytes>::from(body))
                     .expect("a constant path and valid headers");
                 let lost = if *met {
-                    "the bridge went away, what became of the last order is not known"
+                    "the bridge went away, what became of the last request is not known"
                 } else {
                     "another process holds the journal, and no bridge answers"
                 };
@@ -100,8 +100,8 @@ impl Desk {
 
     /// Lets go of a stopped bridge's journal.
     pub(super) async fn close(self) {
-        if let Where::Stopped(stopped) = self.0 {
-            stopped.close().await;
+        if let Where::Offline(journal) = self.0 {
+            journal.close().await;
         }
     }
 }
@@ -136,11 +136,11 @@ pub(super) fn refusal(answer: &Response<Bytes>) -> Failure {
 }
 
 /// The sink of that name, which need not be configured, or the only one there is.
-pub(super) async fn pick_sink(desk: &mut Desk, name: Option<&SinkName>) -> Result<SinkName, Failure> {
+pub(super) async fn pick_sink(operator: &mut OperatorClient, name: Option<&SinkName>) -> Result<SinkName, Failure> {
     if let Some(name) = name {
         return Ok(name.clone());
     }
-    let places: Vec<Place> = desk.ask(&Order::Sinks {}).await?;
+    let places: Vec<ListedSink> = operator.ask(&OperatorRequest::Sinks {}).await?;
     if let [only] = places.as_slice() {
         Ok(only.name.clone())
     } else {

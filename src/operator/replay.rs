@@ -15,11 +15,11 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::tools::held;
-use crate::admin::tools::{Progress, ReplayOrder, RunState, Selected};
+use super::error::{OperatorError, blocking};
+use super::requests::{Progress, ReplayRequest, RunState, Selected};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::config::{Config, Sink};
-use crate::delivery::PumpHandle;
+use crate::delivery::{PumpHandle, SinkState};
 use crate::journal::{Journal, Offset, Retained};
 use crate::message::{Message, Messages, Replay, StoredEvent};
 use crate::sinks::{Reason, Windows};
@@ -38,9 +38,9 @@ const ASKED_WITHIN: Duration = Duration::from_secs(30);
 
 /// The run that goes, or the last one.
 #[derive(Default)]
-pub(super) struct Replays(Mutex<Option<Arc<Run>>>);
+pub(super) struct Replays(Mutex<Option<Arc<ReplayRun>>>);
 
-struct Run {
+struct ReplayRun {
     name: String,
     cancel: CancellationToken,
     progress: Mutex<Progress>,
@@ -56,25 +56,23 @@ impl Replays {
     /// Begins a run, where none goes. Needs tokio's runtime.
     pub(super) fn begin(
         &self,
-        order: ReplayOrder,
+        request: ReplayRequest,
         journal: &Journal,
         pump: Option<PumpHandle>,
         config: &Config,
-    ) -> Result<Progress, String> {
-        let ReplayOrder { sink, from, to, actions, dry_run, repair } = order;
+    ) -> Result<Progress, OperatorError> {
+        let ReplayRequest { sink, from, to, actions, dry_run, repair } = request;
         let configured = config.sinks.iter().find(|known| known.name == sink);
-        let configured = configured.ok_or_else(|| format!("sink {sink} is not in the configuration"))?;
+        let configured = configured.ok_or_else(|| OperatorError::UnknownSink(sink.clone()))?;
         let place = journal.sinks().into_iter().find(|place| place.name == sink);
-        let place = place.ok_or_else(|| {
-            format!("the journal does not know sink {sink} yet: it has no place before the bridge ran with it")
-        })?;
+        let place = place.ok_or_else(|| OperatorError::NoPlace(sink.clone()))?;
         let mut current = lock(&self.0);
         if let Some(run) = current.as_ref().filter(|run| lock(&run.progress).state == RunState::Running) {
-            return Err(format!("replay {} is going on; only one goes at a time", run.name));
+            return Err(OperatorError::ReplayRuns(run.name.clone()));
         }
         let asked = SystemClock.now();
         let name = format!("{:x}", asked.as_micros());
-        let job = Job {
+        let job = ReplayJob {
             retained: journal.scan(Timestamp::from_micros(from), to.map(Timestamp::from_micros)),
             cursor: place.cursor,
             messages: Messages::new(configured, &config.sources, &config.privacy),
@@ -87,7 +85,7 @@ impl Replays {
             replay: if repair { Replay::Repair } else { Replay::Again(name.as_str().into()) },
         };
         let progress = Progress { run: name.clone(), ..Progress::default() };
-        let run = Arc::new(Run {
+        let run = Arc::new(ReplayRun {
             name,
             cancel: CancellationToken::new(),
             progress: Mutex::new(progress.clone()),
@@ -102,26 +100,26 @@ impl Replays {
     }
 
     /// How far a run is.
-    pub(super) fn progress(&self, name: &str) -> Result<Progress, String> {
+    pub(super) fn progress(&self, name: &str) -> Result<Progress, OperatorError> {
         self.find(name).map(|run| run.progress())
     }
 
     /// Ends a run; what is in flight may still land.
-    pub(super) fn cancel(&self, name: &str) -> Result<Progress, String> {
+    pub(super) fn cancel(&self, name: &str) -> Result<Progress, OperatorError> {
         let run = self.find(name)?;
         run.cancel.cancel();
         run.end(RunState::Cancelled);
         Ok(run.progress())
     }
 
-    fn find(&self, name: &str) -> Result<Arc<Run>, String> {
+    fn find(&self, name: &str) -> Result<Arc<ReplayRun>, OperatorError> {
         let current = lock(&self.0);
         let run = current.as_ref().filter(|run| run.name == name).cloned();
-        run.ok_or_else(|| format!("no replay {name} is known; a restart ends it, and it may be begun again"))
+        run.ok_or_else(|| OperatorError::UnknownReplay(name.to_owned()))
     }
 }
 
-impl Run {
+impl ReplayRun {
     fn progress(&self) -> Progress {
         let mut progress = lock(&self.progress).clone();
         if progress.state == RunState::Running {
@@ -134,7 +132,7 @@ impl Run {
     }
 
     /// Keeps what a dry run found until it is asked for; not more than so much.
-    async fn list(&self, messages: &[Message]) -> Result<(), String> {
+    async fn list(&self, messages: &[Message]) -> Result<(), OperatorError> {
         lock(&self.listed).extend(messages.iter().map(|message| Selected {
             id: message.id.to_string(),
             topic: message.topic.to_string(),
@@ -142,7 +140,7 @@ impl Run {
         }));
         while lock(&self.listed).len() >= LISTED_AT_ONCE {
             let asked = timeout(ASKED_WITHIN, self.asked.notified()).await;
-            asked.map_err(|_| "nobody asked for what it found".to_owned())?;
+            asked.map_err(|_| OperatorError::NobodyAsked)?;
         }
         Ok(())
     }
@@ -158,19 +156,19 @@ impl Run {
         }
     }
 
-    async fn go(self: Arc<Self>, job: Job, journal: Journal) {
+    async fn go(self: Arc<Self>, job: ReplayJob, journal: Journal) {
         let end = tokio::select! {
             biased;
             () = self.cancel.cancelled() => RunState::Cancelled,
             end = self.work(job, journal) => match end {
                 Ok(()) => RunState::Done,
-                Err(why) => RunState::Failed(why),
+                Err(error) => RunState::Failed(error.to_string()),
             },
         };
         self.end(end);
     }
 
-    async fn work(&self, mut job: Job, journal: Journal) -> Result<(), String> {
+    async fn work(&self, mut job: ReplayJob, journal: Journal) -> Result<(), OperatorError> {
         let oldest = blocking(move || journal.scan(Timestamp::default(), None).find_map(Result::ok)).await?;
         lock(&self.progress).retained_since = oldest.map(|(_, event)| event.recorded.to_string());
         loop {
@@ -186,9 +184,7 @@ impl Run {
             } else if let Some(pump) = &self.pump
                 && !step.messages.is_empty()
             {
-                let replayed = pump.replay(step.messages).await.map_err(|_| {
-                    "the sink was stopped or replaced meanwhile; begin again, every event keeps its id".to_owned()
-                })?;
+                let replayed = pump.replay(step.messages).await.map_err(|_| OperatorError::SinkEnded)?;
                 let mut progress = lock(&self.progress);
                 progress.published += replayed.published;
                 progress.duplicates += replayed.duplicates;
@@ -199,12 +195,12 @@ impl Run {
             match step.end {
                 None => {}
                 Some(Ok(())) => return Ok(()),
-                Some(Err(error)) => return Err(format!("can't read the journal: {error}")),
+                Some(Err(error)) => return Err(OperatorError::Read(error)),
             }
         }
     }
 
-    fn note(&self, step: &mut Step) {
+    fn note(&self, step: &mut ReplayStep) {
         let mut progress = lock(&self.progress);
         progress.read += step.read;
         progress.selected += step.messages.len() as u64 + step.panicked;
@@ -219,7 +215,7 @@ impl Run {
 }
 
 /// What a run reads, and what it makes of it.
-struct Job {
+struct ReplayJob {
     retained: Retained,
     /// The sink's, at the start.
     cursor: Offset,
@@ -235,7 +231,7 @@ struct Job {
 
 /// Some of the events in order.
 #[derive(Default)]
-struct Step {
+struct ReplayStep {
     messages: Vec<Message>,
     read: u64,
     waiting: u64,
@@ -251,10 +247,10 @@ struct Step {
     end: Option<io::Result<()>>,
 }
 
-impl Job {
+impl ReplayJob {
     /// Up to a window of messages. Blocks.
-    fn step(&mut self) -> Step {
-        let mut step = Step::default();
+    fn step(&mut self) -> ReplayStep {
+        let mut step = ReplayStep::default();
         let mut bytes = 0;
         // The last body may go beyond the bound: it has been read.
         while step.messages.len() < Windows::WHOLE.events && bytes < Windows::WHOLE.bytes && step.read < READ_AT_ONCE {
@@ -305,8 +301,13 @@ impl Job {
     }
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| "a panic, see the log".to_owned())
+/// Why a sink takes nothing just now, or `None` if it is up.
+pub(super) fn held(handle: &PumpHandle) -> Option<String> {
+    match handle.status().state {
+        SinkState::Up => None,
+        SinkState::BackingOff { why, .. } => Some(format!("it waits: {why}")),
+        other => Some(format!("it is {}", other.as_str())),
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

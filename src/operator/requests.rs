@@ -1,8 +1,8 @@
 //! The tools for the bad day: what the commands ask of a bridge, and what it answers.
 //!
-//! A running bridge is asked by `POST /tools` with the admin token: the body is an [`Order`] as JSON, the answer the
-//! JSON of the shape that stands beside each order; 409 with `errorMessage` where it can't be done as things stand. On
-//! a stopped bridge's journal the commands have the same orders carried out directly. Answers to a letter hold personal
+//! A running bridge is asked by `POST /tools` with the admin token: the body is an [`OperatorRequest`] as JSON, the answer the
+//! JSON of the shape that stands beside each request; 409 with `errorMessage` where it can't be done as things stand. On
+//! a stopped bridge's journal the commands have the same requests carried out directly. Answers to a letter hold personal
 //! data, all others none. Times are RFC 3339 in UTC, sizes bytes.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,10 +12,10 @@ use serde_json::Value;
 
 use crate::config::SinkName;
 
-/// Most letters of one [`Order::Letters`] and most ids of one [`Order::Drop`].
+/// Most letters of one [`OperatorRequest::Letters`] and most ids of one [`OperatorRequest::Drop`].
 pub const MAX_LETTERS: usize = 10_000;
 
-/// Most ids of one [`Order::Retry`]: they are published one by one while the answer is waited for.
+/// Most ids of one [`OperatorRequest::Retry`]: they are published one by one while the answer is waited for.
 pub const MAX_RETRIES: usize = 50;
 
 /// Ids of a list that the log shows.
@@ -24,8 +24,8 @@ const SHOWN: usize = 20;
 /// What is asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "kebab-case", rename_all_fields = "kebab-case", deny_unknown_fields)]
-pub enum Order {
-    /// Every sink that the journal, the configuration or the dead letters know: a list of [`Place`].
+pub enum OperatorRequest {
+    /// Every sink that the journal, the configuration or the dead letters know: a list of [`ListedSink`].
     Sinks {},
     /// Let go of a sink that was taken out of the configuration, and of what waits for it alone: a [`Forgotten`].
     Forget {
@@ -64,7 +64,7 @@ pub enum Order {
         ids: Vec<u64>,
     },
     /// Begin to publish retained events again: the [`Progress`] of the run. One run at a time.
-    Replay(ReplayOrder),
+    Replay(ReplayRequest),
     /// The [`Progress`] of the run, going or ended.
     Replayed {
         /// Which run.
@@ -77,10 +77,10 @@ pub enum Order {
     },
 }
 
-/// What is asked, as the log shows it. An order holds no body.
+/// What is asked, as the log shows it. An request holds no body.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Asked {
-    /// The order's name: the `do` of its document.
+pub struct LoggedRequest {
+    /// The request's name: the `do` of its document.
     pub operation: String,
     /// The sink that it is about, if there is one.
     pub sink: Option<String>,
@@ -88,12 +88,12 @@ pub struct Asked {
     pub parameters: String,
 }
 
-impl Order {
+impl OperatorRequest {
     /// What the log shows of it.
-    pub fn asked(&self) -> Asked {
+    pub fn logged(&self) -> LoggedRequest {
         let document = serde_json::to_value(self).unwrap_or_default();
         let Value::Object(mut fields) = document else {
-            return Asked { operation: String::new(), sink: None, parameters: String::new() };
+            return LoggedRequest { operation: String::new(), sink: None, parameters: String::new() };
         };
         let mut taken = |name| fields.remove(name).and_then(|value| value.as_str().map(str::to_owned));
         let (operation, sink) = (taken("do").unwrap_or_default(), taken("sink"));
@@ -107,14 +107,14 @@ impl Order {
             }
         }
         fields.extend(counts);
-        Asked { operation, sink, parameters: Value::Object(fields).to_string() }
+        LoggedRequest { operation, sink, parameters: Value::Object(fields).to_string() }
     }
 }
 
 /// Which events are published again, and how.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct ReplayOrder {
+pub struct ReplayRequest {
     /// To which sink.
     pub sink: SinkName,
     /// From those made durable at this moment: microseconds since the Unix epoch.
@@ -129,9 +129,9 @@ pub struct ReplayOrder {
     pub repair: bool,
 }
 
-/// A sink as [`Order::Sinks`] shows it.
+/// A sink as [`OperatorRequest::Sinks`] shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Place {
+pub struct ListedSink {
     /// Its name.
     pub name: SinkName,
     /// `configured`; `new` (configured, and not yet known to the journal); `removed` (taken out of the configuration:
@@ -219,7 +219,7 @@ pub enum RetryOutcome {
     Kept(String),
 }
 
-/// What [`Order::Drop`] did.
+/// What [`OperatorRequest::Drop`] did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dropped {
     /// Letters that were there and are gone.
@@ -245,7 +245,7 @@ pub struct Progress {
     pub failed: BTreeMap<String, u64>,
     /// Of the read, those that match and still wait for the sink: they are delivered in their turn.
     pub waiting: u64,
-    /// While nothing matches: the actions of events that the sink asks for and the order does not, the first few.
+    /// While nothing matches: the actions of events that the sink asks for and the request does not, the first few.
     #[serde(default)]
     pub other_actions: BTreeSet<String>,
     /// Of the time asked for, those that could not be read.
@@ -281,7 +281,7 @@ pub enum RunState {
     Running,
     /// All was read.
     Done,
-    /// It was ended by an order.
+    /// It was ended by a request.
     Cancelled,
     /// It could not go on.
     Failed(String),
@@ -292,33 +292,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn orders_are_flat_documents() {
+    fn requests_are_flat_documents() {
         let sink: SinkName = "main".parse().expect("a name");
-        let replay = ReplayOrder { sink, from: 1, to: None, actions: Vec::new(), dry_run: true, repair: false };
-        let orders = [
-            (Order::Sinks {}, r#"{"do":"sinks"}"#),
+        let replay = ReplayRequest { sink, from: 1, to: None, actions: Vec::new(), dry_run: true, repair: false };
+        let requests = [
+            (OperatorRequest::Sinks {}, r#"{"do":"sinks"}"#),
             (
-                Order::Replay(replay),
+                OperatorRequest::Replay(replay),
                 r#"{"do":"replay","sink":"main","from":1,"to":null,"actions":[],"dry-run":true,"repair":false}"#,
             ),
         ];
-        for (order, text) in orders {
-            assert_eq!(serde_json::to_string(&order).expect("serializes"), text);
-            assert_eq!(serde_json::from_str::<Order>(text).expect("reads"), order);
+        for (request, text) in requests {
+            assert_eq!(serde_json::to_string(&request).expect("serializes"), text);
+            assert_eq!(serde_json::from_str::<OperatorRequest>(text).expect("reads"), request);
         }
         for bad in [r#"{"do":"forget","sink":"../x"}"#, r#"{"do":"other"}"#, r#"{"do":"sinks","x":1}"#] {
-            assert!(serde_json::from_str::<Order>(bad).is_err(), "{bad}");
+            assert!(serde_json::from_str::<OperatorRequest>(bad).is_err(), "{bad}");
         }
     }
 
     #[test]
     fn the_log_shows_what_is_asked_and_long_lists_in_part() {
         let sink: SinkName = "main".parse().expect("a name");
-        let asked = Order::Drop { sink, ids: (0..10_000).collect() }.asked();
+        let asked = OperatorRequest::Drop { sink, ids: (0..10_000).collect() }.logged();
         assert_eq!((asked.operation.as_str(), asked.sink.as_deref()), ("drop", Some("main")));
         let parameters: Value = serde_json::from_str(&asked.parameters).expect("JSON");
         assert_eq!(parameters["ids-count"], 10_000);
         assert_eq!(parameters["ids"].as_array().map(Vec::len), Some(SHOWN));
-        assert_eq!(Order::Sinks {}.asked().parameters, "{}");
+        assert_eq!(OperatorRequest::Sinks {}.logged().parameters, "{}");
     }
 }
