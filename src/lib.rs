@@ -23,6 +23,9 @@
 //!
 //! Imports run downwards only: commands → bridge → admin, ingress, delivery → sinks, journal → message → alma.
 
+// Nothing panics because nobody reads what it prints: see `commands::output`.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod admin;
 pub mod alma;
 mod blocking;

@@ -1,7 +1,7 @@
 //! `dead-letters`: the events that a sink could not take.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -10,7 +10,9 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::desk::{Desk, confirmed, pick_sink};
 use super::outside::Outside;
-use super::{Failure, block_on, load};
+use super::table::Column::{Left, Right};
+use super::table::Table;
+use super::{Failure, block_on, load, output};
 use crate::admin::tools::{
     Dropped, Letter, LetterLine, MAX_LETTERS, MAX_RETRIES, Order, Place, RetriedLetter, RetryOutcome,
 };
@@ -185,14 +187,14 @@ async fn letters(
     desk: &mut Desk,
     sink: &SinkName,
     filter: &Filter,
-    mut each: impl FnMut(LetterLine) -> Result<(), Failure>,
+    mut each_page: impl FnMut(Vec<LetterLine>) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let mut after = None;
     loop {
         let page: Vec<LetterLine> = desk.ask(&Order::Letters { sink: sink.clone(), after }).await?;
         let Some(last) = page.last() else { return Ok(()) };
         after = Some(last.id);
-        page.into_iter().filter(|letter| filter.fits(letter)).try_for_each(&mut each)?;
+        each_page(page.into_iter().filter(|letter| filter.fits(letter)).collect())?;
     }
 }
 
@@ -203,31 +205,39 @@ async fn list(desk: &mut Desk, filter: &Filter, json: bool, outside: Outside) ->
         let places: Vec<Place> = desk.ask(&Order::Sinks {}).await?;
         places.into_iter().filter(|place| place.dead_letters > 0).map(|place| place.name).collect()
     };
-    let mut count: u64 = 0;
+    let mut table = Table::new([
+        Right("ID"),
+        Left("SINK"),
+        Left("TOPIC"),
+        Left("REASON"),
+        Left("RECEIVED"),
+        Right("BYTES"),
+        Left("EVENT"),
+    ]);
+    let mut none = true;
     for sink in &sinks {
-        letters(desk, sink, filter, |letter| {
-            if json {
-                let mut document = serde_json::to_value(&letter).map_err(Failure::failed)?;
-                document["sink"] = sink.as_str().into();
-                println!("{}", outside.json(&document.to_string()));
+        letters(desk, sink, filter, |page| {
+            if page.is_empty() {
                 return Ok(());
             }
-            if count == 0 {
-                println!(
-                    "{:>12} {:<12} {:<28} {:<16} {:<24} {:>9}  EVENT",
-                    "ID", "SINK", "TOPIC", "REASON", "RECEIVED", "BYTES"
-                );
+            none = false;
+            for letter in page {
+                if json {
+                    let mut document = serde_json::to_value(&letter).map_err(Failure::failed)?;
+                    document["sink"] = sink.as_str().into();
+                    outln!("{}", outside.json(&document.to_string()))?;
+                    continue;
+                }
+                let LetterLine { id, event, topic, reason, received, bytes } = letter;
+                let [topic, reason, event] = [topic, reason, event].map(|text| outside.line(&text).to_string());
+                table.row([id.to_string(), sink.to_string(), topic, reason, received, bytes.to_string(), event]);
             }
-            count += 1;
-            let LetterLine { id, event, topic, reason, received, bytes } = letter;
-            let (topic, reason, event) = (outside.line(&topic), outside.line(&reason), outside.line(&event));
-            println!("{id:>12} {:<12} {topic:<28} {reason:<16} {received:<24} {bytes:>9}  {event}", sink.as_str());
-            Ok(())
+            if json { Ok(()) } else { outln!("{}", table.take()) }
         })
         .await?;
     }
-    if !json && count == 0 {
-        eprintln!("no dead letters");
+    if !json && none {
+        errln!("no dead letters");
     }
     Ok(())
 }
@@ -258,29 +268,26 @@ async fn show(
     };
     let letter: Letter = desk.ask(&Order::Letter { sink, id }).await?;
     let event = STANDARD.decode(&letter.body).map_err(Failure::failed)?;
-    let mut out = std::io::stdout().lock();
-    let written = match what {
+    match what {
         Shown::Json => {
             let document = serde_json::to_string(&letter).map_err(Failure::failed)?;
-            writeln!(out, "{}", outside.json(&document))
+            outln!("{}", outside.json(&document))
         }
         // A file or a program gets it byte for byte.
-        Shown::Body if !out.is_terminal() => out.write_all(&event),
-        Shown::Body => out.write_all(&outside.body(&event)),
+        Shown::Body if !std::io::stdout().is_terminal() => output::bytes(&event),
+        Shown::Body => output::bytes(&outside.body(&event)),
         Shown::Whole => {
             let Letter { id, event: name, sink, topic, reason, detail, source, .. } = &letter;
             let Letter { received, recorded, died, offset, .. } = &letter;
             let (topic, reason, detail) = (outside.line(topic), outside.line(reason), outside.line(detail));
-            writeln!(
-                out,
+            outln!(
                 "letter    {id} of sink {sink}\nevent     {name}\ntopic     {topic}\nreason    {reason}: {detail}\nsource    {source}\n\
                  received  {received}\nrecorded  {recorded} at offset {offset}\ndied      {died}\n"
-            )
-            .and_then(|()| out.write_all(&outside.body(&event)))
-            .and_then(|()| out.write_all(b"\n"))
+            )?;
+            output::bytes(&outside.body(&event))?;
+            outln!("")
         }
-    };
-    written.and_then(|()| out.flush()).map_err(Failure::failed)
+    }
 }
 
 /// The numbers of the letters that are named. An event may have several; one without any is an error.
@@ -293,10 +300,12 @@ async fn numbers(desk: &mut Desk, sink: &SinkName, names: &[Name]) -> Result<Vec
         }
     }
     if !events.is_empty() {
-        letters(desk, sink, &Filter::default(), |letter| {
-            if let Some(found) = events.get_mut(letter.event.as_str()) {
-                *found = true;
-                ids.insert(letter.id);
+        letters(desk, sink, &Filter::default(), |page| {
+            for letter in page {
+                if let Some(found) = events.get_mut(letter.event.as_str()) {
+                    *found = true;
+                    ids.insert(letter.id);
+                }
             }
             Ok(())
         })
@@ -314,8 +323,8 @@ async fn ids_of(desk: &mut Desk, sink: &SinkName, which: Which) -> Result<Vec<u6
         return numbers(desk, sink, &which.ids).await;
     }
     let mut ids = Vec::new();
-    letters(desk, sink, &which.filter, |letter| {
-        ids.push(letter.id);
+    letters(desk, sink, &which.filter, |page| {
+        ids.extend(page.iter().map(|letter| letter.id));
         Ok(())
     })
     .await?;
@@ -329,7 +338,7 @@ async fn retry(desk: &mut Desk, which: Which, to: Option<SinkName>, outside: Out
     for batch in ids.chunks(MAX_RETRIES) {
         let order = Order::Retry { sink: sink.clone(), ids: batch.to_vec(), to: to.clone() };
         let told: Vec<RetriedLetter> = desk.ask(&order).await.inspect_err(|_| {
-            eprintln!(
+            errln!(
                 "{taken} letters were taken before; of the rest, those that were taken are not in the list any more"
             );
         })?;
@@ -339,23 +348,22 @@ async fn retry(desk: &mut Desk, which: Which, to: Option<SinkName>, outside: Out
                 RetryOutcome::Gone => gone += 1,
                 RetryOutcome::Kept(why) => {
                     kept += 1;
-                    eprintln!("{id} stays: {}", outside.line(&why));
+                    errln!("{id} stays: {}", outside.line(&why));
                 }
             }
         }
     }
     let gone_too = if gone > 0 { format!(", {gone} not there any more") } else { String::new() };
     let by = to.map_or(String::new(), |to| format!(" by sink {to}"));
-    println!("sink {sink}: {taken} letters taken{by}, {kept} stay{gone_too}");
-    if kept > 0 { Err(Failure::Silent) } else { Ok(()) }
+    let shown = outln!("sink {sink}: {taken} letters taken{by}, {kept} stay{gone_too}");
+    output::ended(shown, if kept > 0 { Err(Failure::Silent) } else { Ok(()) })
 }
 
 async fn drop_letters(desk: &mut Desk, which: Which, yes: bool) -> Result<(), Failure> {
     let sink = pick_sink(desk, which.filter.sink.as_ref()).await?;
     let ids = ids_of(desk, &sink, which).await?;
     if ids.is_empty() {
-        println!("sink {sink}: no dead letters to drop");
-        return Ok(());
+        return outln!("sink {sink}: no dead letters to drop");
     }
     confirmed(&format!("dropping {} dead letters of sink {sink}: their events are lost to it", ids.len()), yes)?;
     let mut dropped = 0;
@@ -363,7 +371,9 @@ async fn drop_letters(desk: &mut Desk, which: Which, yes: bool) -> Result<(), Fa
         let done: Dropped = desk.ask(&Order::Drop { sink: sink.clone(), ids: batch.to_vec() }).await?;
         dropped += done.dropped;
     }
-    println!("sink {sink}: {dropped} letters dropped");
+    let shown = outln!("sink {sink}: {dropped} letters dropped");
     let named = ids.len() as u64;
-    if dropped < named { Err(Failure::failed(format!("{} were not there", named - dropped))) } else { Ok(()) }
+    let all =
+        if dropped < named { Err(Failure::failed(format!("{} were not there", named - dropped))) } else { Ok(()) };
+    output::ended(shown, all)
 }

@@ -1,5 +1,6 @@
 //! The HTTP client of the commands: one request after another on a kept connection, each with a deadline.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use hyper::header::HOST;
 use hyper::http::uri::Scheme;
 use hyper::{Request, Response, Uri};
 use hyper_util::rt::TokioIo;
+use rustls::CertificateError;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -21,6 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A client of one server.
 pub(super) struct Client {
     url: Uri,
+    /// The name that the server's certificate must have, if it is not the URL's host.
+    certificate_name: Option<ServerName<'static>>,
     connection: Option<SendRequest<Full<Bytes>>>,
 }
 
@@ -28,9 +32,17 @@ impl Client {
     /// Of the server of this URL; connects with the first request.
     pub(super) fn new(url: Uri) -> Result<Self, String> {
         match url.scheme().map(Scheme::as_str) {
-            Some("http" | "https") if url.host().is_some() => Ok(Self { url, connection: None }),
+            Some("http" | "https") if url.host().is_some() => {
+                Ok(Self { url, certificate_name: None, connection: None })
+            }
             _ => Err(format!("found the URL {url}, expected http:// or https:// with a host")),
         }
+    }
+
+    /// Expects a certificate with this name. For a server whose address is known, and whose name need not lead to it.
+    pub(super) fn expecting(mut self, certificate_name: Option<ServerName<'static>>) -> Self {
+        self.certificate_name = certificate_name;
+        self
     }
 
     /// Sends a request to the server, its URI being path and query, and reads the whole answer.
@@ -73,19 +85,23 @@ impl Client {
         let secure = self.url.scheme() == Some(&Scheme::HTTPS);
         let port = self.url.port_u16().unwrap_or(if secure { 443 } else { 80 });
         let connect = async {
-            let stream = TcpStream::connect((host, port)).await.map_err(|e| e.to_string())?;
-            stream.set_nodelay(true).map_err(|e| e.to_string())?;
+            let unreached = |error: io::Error| format!("can't reach {host}:{port}: {error}");
+            let stream = TcpStream::connect((host, port)).await.map_err(unreached)?;
+            stream.set_nodelay(true).map_err(unreached)?;
             if !secure {
                 return start(stream).await;
             }
-            let name = ServerName::try_from(host.to_owned()).map_err(|e| e.to_string())?;
-            start(tls_connector()?.connect(name, stream).await.map_err(|e| e.to_string())?).await
+            let name = match &self.certificate_name {
+                Some(name) => name.clone(),
+                None => ServerName::try_from(host.to_owned()).map_err(|e| format!("the host {host:?}: {e}"))?,
+            };
+            match tls_connector()?.connect(name, stream).await {
+                Ok(stream) => start(stream).await,
+                Err(error) => Err(distrust(&error).unwrap_or_else(|| format!("no TLS with {host}:{port}: {error}"))),
+            }
         };
-        match timeout(PATIENCE, connect).await {
-            Ok(Ok(connection)) => Ok(connection),
-            Ok(Err(why)) => Err(format!("can't reach {host}:{port}: {why}")),
-            Err(_) => Err(format!("can't reach {host}:{port} within {} s", PATIENCE.as_secs())),
-        }
+        let late = |_| format!("can't reach {host}:{port} within {} s", PATIENCE.as_secs());
+        timeout(PATIENCE, connect).await.map_err(late)?
     }
 }
 
@@ -114,4 +130,30 @@ fn tls_connector() -> Result<TlsConnector, String> {
         .with_root_certificates(roots)
         .with_no_client_auth();
     Ok(TlsConnector::from(Arc::new(config)))
+}
+
+/// Why the listener's certificate is refused. `None` if something else is wrong.
+fn distrust(error: &io::Error) -> Option<String> {
+    let rustls::Error::InvalidCertificate(refused) = error.get_ref()?.downcast_ref()? else { return None };
+    let not_trusted = |why: &str| format!("the listener's certificate is not trusted: {why}");
+    Some(match refused {
+        CertificateError::UnknownIssuer => {
+            not_trusted("it comes from no authority that this system knows; SSL_CERT_FILE can name the file of another")
+        }
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => not_trusted("it has expired"),
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            not_trusted("it is not valid yet")
+        }
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            not_trusted("it is for another host; give the address with its host name by --url")
+        }
+        CertificateError::Other(other) if is_authority(other) => {
+            not_trusted("it is a CA certificate; let this authority sign one for the listener")
+        }
+        other => not_trusted(&other.to_string()),
+    })
+}
+
+fn is_authority(refused: &rustls::OtherError) -> bool {
+    refused.0.downcast_ref::<webpki::Error>() == Some(&webpki::Error::CaUsedAsEndEntity)
 }

@@ -1,7 +1,10 @@
 //! One file per command. Results go to stdout, the log and all that explains go to stderr.
 
+#[macro_use]
+mod output;
 mod http;
 mod outside;
+mod table;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -91,6 +94,8 @@ enum Failure {
     Failed(String),
     /// As [`Failure::Failed`], with all that is to be said already printed.
     Silent,
+    /// Nobody reads stdout any more, as after `| head`: nothing is said, exit 0.
+    Unread,
 }
 
 impl Failure {
@@ -103,7 +108,7 @@ impl Failure {
         match self {
             Self::Config(errors) => errors.0.iter().map(ToString::to_string).collect(),
             Self::Usage(why) | Self::Failed(why) => vec![why.clone()],
-            Self::Silent => Vec::new(),
+            Self::Silent | Self::Unread => Vec::new(),
         }
     }
 }
@@ -133,7 +138,7 @@ pub fn main() -> ExitCode {
         Command::Drain(args) => drain::run(file, &args),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) | Err(Failure::Unread) => ExitCode::SUCCESS,
         Err(Failure::Silent) => ExitCode::FAILURE,
         Err(Failure::Failed(why)) => {
             logs::print(&format!("error: {}", Printable::lines(&why)));
@@ -154,7 +159,7 @@ pub fn main() -> ExitCode {
 fn load(file: Option<&Path>) -> Result<Config, Failure> {
     let loaded = load_silently(file)?;
     for warning in &loaded.warnings {
-        eprintln!("warning: {}", Printable::line(warning));
+        errln!("warning: {}", Printable::line(warning));
     }
     Ok(loaded.config)
 }
@@ -185,6 +190,11 @@ fn pick_source<'a>(config: &'a Config, name: Option<&SourceName>) -> Result<&'a 
             _ => Err(Failure::Usage(format!("there are several sources, name one by --source: {}", names()))),
         },
     }
+}
+
+/// `1 event`, `2 events`.
+fn counted(count: u64, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 /// A runtime for the commands that speak to a bridge: one thread is enough.

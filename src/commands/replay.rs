@@ -1,7 +1,5 @@
 //! `replay`: publish retained events again.
 
-use std::collections::BTreeMap;
-use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,7 +8,9 @@ use tokio::time::sleep;
 
 use super::desk::Desk;
 use super::outside::Outside;
-use super::{Failure, block_on, load};
+use super::table::Column::Left;
+use super::table::Table;
+use super::{Failure, block_on, load, output};
 use crate::admin::tools::{Order, Progress, ReplayOrder, RunState, Selected};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::config::{self, SinkName};
@@ -99,7 +99,7 @@ async fn replay(desk: &mut Desk, args: Args) -> Result<(), Failure> {
     let Args { sink, from, to, action: actions, dry_run, repair, outside } = args;
     let until = to.map_or("now".to_owned(), |to| to.to_string());
     let what = if dry_run { "counting for" } else { "publishing again to" };
-    eprintln!("{what} sink {sink}: events made durable from {from} to {until}");
+    errln!("{what} sink {sink}: events made durable from {from} to {until}");
     let (micros, to) = (from.as_micros(), to.map(Timestamp::as_micros));
     let order = ReplayOrder { sink: sink.clone(), from: micros, to, actions, dry_run, repair };
     // Before it begins, so that no Ctrl-C leaves it going.
@@ -119,15 +119,15 @@ async fn replay(desk: &mut Desk, args: Args) -> Result<(), Failure> {
         }
         None => desk.ask(&cancel).await?,
     };
-    tell(&sink, from, dry_run, &ended, outside)
+    output::ended(tell(&sink, from, dry_run, &ended, outside), verdict(&ended))
 }
 
 /// Until it ends; prints what a dry run finds.
 async fn follow(desk: &mut Desk, run: &str, outside: Outside) -> Result<Progress, Failure> {
-    let mut looks = 0;
+    let (mut looks, mut table) = (0, Table::new([Left(""), Left(""), Left("")]));
     loop {
         let progress: Progress = desk.ask(&Order::Replayed { run: run.to_owned() }).await?;
-        print(&progress.events, outside)?;
+        print(&mut table, &progress.events, outside)?;
         if progress.state != RunState::Running {
             return Ok(progress);
         }
@@ -137,65 +137,56 @@ async fn follow(desk: &mut Desk, run: &str, outside: Outside) -> Result<Progress
         looks += 1;
         if looks % LOOKS_A_LINE == 0 {
             let held = progress.held.map(|why| format!("; the sink takes nothing just now: {}", outside.line(&why)));
-            eprintln!("{} published{} (Ctrl-C ends it)", progress.published, held.unwrap_or_default());
+            errln!("{} published{} (Ctrl-C ends it)", progress.published, held.unwrap_or_default());
         }
         sleep(LOOK_EVERY).await;
     }
 }
 
-fn print(events: &[Selected], outside: Outside) -> Result<(), Failure> {
-    let mut out = std::io::stdout().lock();
+fn print(table: &mut Table<3>, events: &[Selected], outside: Outside) -> Result<(), Failure> {
     for Selected { id, topic, recorded } in events {
-        let (id, topic, recorded) = (outside.line(id), outside.line(topic), outside.line(recorded));
-        writeln!(out, "{recorded:<24} {topic:<28} {id}").map_err(Failure::failed)?;
+        table.row([recorded, topic, id].map(|text| outside.line(text).to_string()));
+    }
+    if events.is_empty() { Ok(()) } else { outln!("{}", table.take()) }
+}
+
+fn tell(sink: &SinkName, from: Timestamp, dry_run: bool, ended: &Progress, outside: Outside) -> Result<(), Failure> {
+    let Progress { run, read, selected, published, duplicates, failed, waiting, damaged, gone, retained_since, .. } =
+        ended;
+    match retained_since.as_ref().map(|since| since.parse::<jiff::Timestamp>()) {
+        Some(Ok(since)) if u64::try_from(since.as_microsecond()).is_ok_and(|since| since > from.as_micros()) => {
+            errln!("note: the oldest event that the journal retains became durable at {since}");
+        }
+        None => errln!("note: the journal retains no event"),
+        Some(_) => {}
+    }
+    if dry_run {
+        outln!("sink {sink}: {selected} events would be published, of {read} in this time")?;
+    } else {
+        let known = if *duplicates > 0 { format!(" ({duplicates} of them it had)") } else { String::new() };
+        outln!("sink {sink}: {published} of {selected} events confirmed{known}, run {run}")?;
+    }
+    if *waiting > 0 {
+        outln!("{waiting} still wait for the sink and are delivered in their turn")?;
+    }
+    if *damaged > 0 {
+        outln!("{damaged} could not be read: the disk has damaged them")?;
+    }
+    if *gone > 0 {
+        outln!("{gone} are gone: their segments were deleted, by retention or by hand")?;
+    }
+    for (reason, count) in failed {
+        outln!("{count} were not taken: {}", outside.line(reason))?;
     }
     Ok(())
 }
 
-fn tell(sink: &SinkName, from: Timestamp, dry_run: bool, ended: &Progress, outside: Outside) -> Result<(), Failure> {
-    let Progress {
-        run,
-        state,
-        read,
-        selected,
-        published,
-        duplicates,
-        failed,
-        waiting,
-        damaged,
-        gone,
-        retained_since,
-        ..
-    } = ended;
-    match retained_since.as_ref().map(|since| since.parse::<jiff::Timestamp>()) {
-        Some(Ok(since)) if u64::try_from(since.as_microsecond()).is_ok_and(|since| since > from.as_micros()) => {
-            eprintln!("note: the oldest event that the journal retains became durable at {since}");
-        }
-        None => eprintln!("note: the journal retains no event"),
-        Some(_) => {}
-    }
-    if dry_run {
-        println!("sink {sink}: {selected} events would be published, of {read} in this time");
-    } else {
-        let known = if *duplicates > 0 { format!(" ({duplicates} of them it had)") } else { String::new() };
-        println!("sink {sink}: {published} of {selected} events confirmed{known}, run {run}");
-    }
-    if *waiting > 0 {
-        println!("{waiting} still wait for the sink and are delivered in their turn");
-    }
-    if *damaged > 0 {
-        println!("{damaged} could not be read: the disk has damaged them");
-    }
-    if *gone > 0 {
-        println!("{gone} are gone: their segments were deleted, by retention or by hand");
-    }
-    for (reason, count) in failed {
-        println!("{count} were not taken: {}", outside.line(reason));
-    }
-    match state {
+/// Whether the sink has all that was asked for.
+fn verdict(ended: &Progress) -> Result<(), Failure> {
+    match &ended.state {
         RunState::Failed(why) => Err(Failure::failed(why)),
         RunState::Cancelled => Err(Failure::failed("ended before its time; it may be begun again")),
-        _ if *failed != BTreeMap::new() || *damaged > 0 || *gone > 0 => Err(Failure::Silent),
+        _ if !ended.failed.is_empty() || ended.damaged > 0 || ended.gone > 0 => Err(Failure::Silent),
         _ => Ok(()),
     }
 }

@@ -1,9 +1,8 @@
 //! `secret`: a source's secret, to paste into Alma's integration profile.
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use super::{Failure, load, pick_source};
+use super::{Failure, load, output, pick_source};
 use crate::config::{self, SecretFrom, Source, SourceName};
 
 const EXAMPLES: &str = "\
@@ -53,20 +52,19 @@ pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
     let shown = match (args.new, generated, current) {
         (true, Some(path), _) => {
             let secret = config::renew_generated(path).map_err(Failure::failed)?;
-            eprintln!("written to {}; a running bridge takes it over within a few seconds", path.display());
-            eprintln!("paste it into Alma's profile now: the one before is accepted until the next --new or --revoke");
+            errln!("written to {}; a running bridge takes it over within a few seconds", path.display());
+            errln!("paste it into Alma's profile now: the one before is accepted until the next --new or --revoke");
             secret
         }
         (true, None, _) => {
-            eprintln!("not stored anywhere: put it where a second secret of source {} is read from,", source.name);
-            eprintln!("reload the bridge, paste it into Alma's profile, then take the old one out");
+            errln!("not stored anywhere: put it where a second secret of source {} is read from,", source.name);
+            errln!("reload the bridge, paste it into Alma's profile, then take the old one out");
             config::fresh_secret().map_err(Failure::failed)?
         }
         (false, _, Some(secret)) => secret.clone(),
         (false, _, None) => return Err(Failure::failed(format!("source {} has no secret yet", source.name))),
     };
-    let mut out = std::io::stdout().lock();
-    out.write_all(shown.expose()).and_then(|()| out.write_all(b"\n")).map_err(Failure::failed)
+    output::bytes(&[shown.expose(), b"\n"].concat())
 }
 
 fn revoke(source: &Source, generated: Option<&PathBuf>) -> Result<(), Failure> {
@@ -78,9 +76,9 @@ fn revoke(source: &Source, generated: Option<&PathBuf>) -> Result<(), Failure> {
         )));
     };
     if config::revoke_previous(path).map_err(|error| Failure::failed(format!("can't revoke it: {error}")))? {
-        eprintln!("the secret before the present one is removed; a running bridge refuses it within a few seconds");
+        errln!("the secret before the present one is removed; a running bridge refuses it within a few seconds");
     } else {
-        eprintln!("there is no secret before the present one");
+        errln!("there is no secret before the present one");
     }
     Ok(())
 }

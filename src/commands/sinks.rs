@@ -3,6 +3,8 @@
 use std::path::Path;
 
 use super::desk::{Desk, confirmed};
+use super::table::Column::{Left, Right};
+use super::table::Table;
 use super::{Failure, block_on, load};
 use crate::admin::tools::{Forgotten, Order, Place};
 use crate::config::{Config, SinkName};
@@ -64,21 +66,19 @@ pub(super) fn run(file: Option<&Path>, args: Args) -> Result<(), Failure> {
 async fn list(desk: &mut Desk, json: bool) -> Result<(), Failure> {
     let places: Vec<Place> = desk.ask(&Order::Sinks {}).await?;
     if json {
-        println!("{}", serde_json::to_string(&places).map_err(Failure::failed)?);
-        return Ok(());
+        return outln!("{}", serde_json::to_string(&places).map_err(Failure::failed)?);
     }
-    println!("{:<16} {:<11} {:>10}  {:<24} {:>12}", "SINK", "STATE", "WAITING", "OLDEST", "DEAD LETTERS");
+    let mut table = Table::new([Left("SINK"), Left("STATE"), Right("WAITING"), Left("OLDEST"), Right("DEAD LETTERS")]);
     for place in places {
-        let oldest = Printable::line(place.oldest_waiting.as_deref().unwrap_or("-"));
-        println!(
-            "{:<16} {:<11} {:>10}  {oldest:<24} {:>12}",
-            place.name.as_str(),
-            Printable::line(&place.state),
-            place.waiting_events,
-            place.dead_letters
-        );
+        table.row([
+            place.name.to_string(),
+            Printable::line(&place.state).to_string(),
+            place.waiting_events.to_string(),
+            Printable::line(place.oldest_waiting.as_deref().unwrap_or("-")).to_string(),
+            place.dead_letters.to_string(),
+        ]);
     }
-    Ok(())
+    outln!("{}", table.take())
 }
 
 async fn forget(desk: &mut Desk, config: &Config, sink: SinkName, yes: bool) -> Result<(), Failure> {
@@ -120,9 +120,9 @@ async fn forget(desk: &mut Desk, config: &Config, sink: SinkName, yes: bool) -> 
         yes,
     )?;
     let done: Forgotten = desk.ask(&Order::Forget { sink: sink.clone() }).await?;
-    println!("sink {sink} is forgotten, with {} events that waited for it", done.waiting_events);
+    outln!("sink {sink} is forgotten, with {} events that waited for it", done.waiting_events)?;
     if place.dead_letters > 0 {
-        println!("its {} dead letters are kept: alma-bridge dead-letters list --sink {sink}", place.dead_letters);
+        outln!("its {} dead letters are kept: alma-bridge dead-letters list --sink {sink}", place.dead_letters)?;
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! `status`: what the running bridge is doing.
 
 use std::fmt::Write as _;
+use std::io::{self, IsTerminal as _};
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,9 +11,13 @@ use hyper::{Request, Uri};
 
 use super::http::Client;
 use super::outside::Outside;
-use super::{Failure, Listener, block_on, load, reachable};
+use super::table::Column::Left;
+use super::table::Table;
+use super::{Failure, Listener, block_on, counted, load, output, reachable};
 use crate::admin::Status;
 use crate::admin::status::SinkStatus;
+use crate::config::Config;
+use crate::printable::Printable;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -28,7 +33,7 @@ pub(super) struct Args {
     #[arg(long, conflicts_with = "watch")]
     json: bool,
 
-    /// Show it again every two seconds, until Ctrl-C
+    /// Show it again every two seconds, until Ctrl-C; a bridge that restarts meanwhile is waited for
     #[arg(long)]
     watch: bool,
 
@@ -45,34 +50,51 @@ const WATCH_EVERY: Duration = Duration::from_secs(2);
 
 pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
     let config = load(file)?;
-    let address = reachable(&config, Listener::Admin)?;
-    let url: Uri = format!("http://{address}/status").parse().map_err(Failure::failed)?;
     block_on(async {
-        let mut client = Client::new(url).map_err(Failure::failed)?;
-        loop {
-            let (document, status) = fetch(&mut client).await?;
-            if args.ready {
-                return if status.ready { Ok(()) } else { Err(Failure::Silent) };
-            }
-            if args.json {
-                println!("{}", args.outside.json(&document));
-            } else if args.watch {
-                // Clears the terminal and starts at its top.
-                print!("\x1b[2J\x1b[H");
-                println!("{}", render(&status, args.outside));
-                tokio::time::sleep(WATCH_EVERY).await;
-                continue;
-            } else {
-                println!("{}", render(&status, args.outside));
-            }
-            let well = status.ready && status.attention.is_empty();
-            return if well { Ok(()) } else { Err(Failure::Silent) };
+        if args.watch {
+            return watch(&config, args.outside).await;
         }
+        let (document, status) = fetch(&config).await?;
+        if args.ready {
+            return if status.ready { Ok(()) } else { Err(Failure::Silent) };
+        }
+        let shown = if args.json {
+            outln!("{}", args.outside.json(&document))
+        } else {
+            outln!("{}", render(&status, args.outside))
+        };
+        let well = status.ready && status.attention.is_empty();
+        output::ended(shown, if well { Ok(()) } else { Err(Failure::Silent) })
     })
 }
 
-/// The document as it came, and read.
-async fn fetch(client: &mut Client) -> Result<(String, Status), Failure> {
+/// Shows it again and again: on a terminal in place of what was there, elsewhere one block after another. A bridge that
+/// does not answer may be restarting, and is asked again.
+async fn watch(config: &Config, outside: Outside) -> Result<(), Failure> {
+    let on_terminal = io::stdout().is_terminal();
+    loop {
+        let shown = match fetch(config).await {
+            Ok((_, status)) => render(&status, outside),
+            Err(failure) => {
+                let why = failure.lines().join("; ");
+                format!("{}\nasking again every {} s, Ctrl-C ends", Printable::line(&why), WATCH_EVERY.as_secs())
+            }
+        };
+        if on_terminal {
+            // Clears the terminal and starts at its top.
+            outln!("\x1b[2J\x1b[H{shown}")?;
+        } else {
+            outln!("{shown}\n")?;
+        }
+        tokio::time::sleep(WATCH_EVERY).await;
+    }
+}
+
+/// The document as it came, and read. Looks for the bridge anew each time: one that was restarted may have another port.
+async fn fetch(config: &Config) -> Result<(String, Status), Failure> {
+    let address = reachable(config, Listener::Admin)?;
+    let url: Uri = format!("http://{address}/status").parse().map_err(Failure::failed)?;
+    let mut client = Client::new(url).map_err(Failure::failed)?;
     let request = Request::get("/status").body(Full::<Bytes>::default()).expect("a constant path");
     let answer = client.send(request).await.map_err(Failure::failed)?;
     let document = String::from_utf8_lossy(answer.body()).into_owned();
@@ -99,14 +121,17 @@ fn write_status(text: &mut String, status: &Status, outside: Outside) -> std::fm
         writeln!(text, "  ! {}", outside.line(line))?;
     }
     writeln!(text, "\nSources")?;
+    let mut sources = Table::new([Left(""), Left(""), Left("")]);
     for source in &status.sources {
         let last = source.last_event.as_deref().unwrap_or("none since the start");
-        writeln!(text, "  {:<16} {}  last event: {last}", source.name, source.path)?;
+        sources.row([format!("  {}", source.name), source.path.clone(), format!("last event: {last}")]);
     }
-    writeln!(text, "\nSinks")?;
+    writeln!(text, "{}\n\nSinks", sources.take())?;
+    let mut sinks = Table::new([Left(""), Left(""), Left(""), Left("")]);
     for sink in &status.sinks {
-        write_sink(text, sink, outside)?;
+        add_sink(&mut sinks, sink, outside);
     }
+    writeln!(text, "{}", sinks.take())?;
     if let Some(journal) = &status.journal {
         let size = |bytes| bytesize::ByteSize(bytes).display().iec();
         writeln!(text, "\nJournal {}", journal.dir)?;
@@ -122,24 +147,22 @@ fn write_status(text: &mut String, status: &Status, outside: Outside) -> std::fm
     Ok(())
 }
 
-fn write_sink(text: &mut String, sink: &SinkStatus, outside: Outside) -> std::fmt::Result {
-    let kind = sink.kind.as_deref().unwrap_or("-");
-    write!(text, "  {:<16} {kind:<9} {:<10} {} waiting", sink.name, sink.state, sink.waiting_events)?;
-    if sink.waiting_events > 0 {
-        write!(text, ", the oldest for {:.0} s", sink.oldest_waiting_seconds)?;
-    }
-    writeln!(text)?;
+fn add_sink(table: &mut Table<4>, sink: &SinkStatus, outside: Outside) {
+    let waiting = match sink.waiting_events {
+        0 => "0 waiting".to_owned(),
+        count => format!("{count} waiting, the oldest for {:.0} s", sink.oldest_waiting_seconds),
+    };
+    table.row([format!("  {}", sink.name), sink.kind.clone().unwrap_or("-".to_owned()), sink.state.clone(), waiting]);
     if let Some(why) = &sink.why {
-        writeln!(text, "    {}", outside.line(why))?;
+        table.note(format!("    {}", outside.line(why)));
     }
     for parked in &sink.parked_topics {
         let (topic, detail) = (outside.line(&parked.topic), outside.line(&parked.detail));
-        writeln!(text, "    {topic} is parked since {}: {} ({detail})", parked.since, parked.reason)?;
+        table.note(format!("    {topic} is parked since {}: {} ({detail})", parked.since, parked.reason));
     }
     for (reason, count) in &sink.dead_letters {
-        writeln!(text, "    {count} dead letters: {reason}")?;
+        table.note(format!("    {}: {reason}", counted(*count, "dead letter")));
     }
-    Ok(())
 }
 
 #[cfg(test)]
