@@ -1,5 +1,8 @@
 //! What others make of a JSON body on its way: for `explain`, which looks for what a signature was made over.
 
+use std::collections::HashMap;
+use std::fmt::Write as _;
+
 use serde::de::IgnoredAny;
 
 /// Levels of nesting beyond which a body is left alone. The walk recurses.
@@ -170,7 +173,8 @@ impl<'a> Reader<'a> {
             Some('\t') => written.push_str("\\t"),
             Some(c) if c >= ' ' => written.push(c),
             // A control character, or half of a pair.
-            _ => written.push_str(&format!("\\u{point:04x}")),
+            // Writing to a String can't fail.
+            _ => drop(write!(written, "\\u{point:04x}")),
         }
         Some(())
     }
@@ -186,17 +190,16 @@ impl<'a> Reader<'a> {
 #[derive(Default)]
 struct Members {
     in_order: Vec<(String, String)>,
-    places: std::collections::HashMap<String, usize>,
+    places: HashMap<String, usize>,
 }
 
 impl Members {
     fn set(&mut self, key: String, value: String) {
-        match self.places.get(&key) {
-            Some(&place) => self.in_order[place].1 = value,
-            None => {
-                self.places.insert(key.clone(), self.in_order.len());
-                self.in_order.push((key, value));
-            }
+        if let Some(&place) = self.places.get(&key) {
+            self.in_order[place].1 = value;
+        } else {
+            self.places.insert(key.clone(), self.in_order.len());
+            self.in_order.push((key, value));
         }
     }
 
@@ -215,7 +218,7 @@ fn index(key: &str) -> Option<u32> {
     (index.to_string() == digits).then_some(index)
 }
 
-/// As JavaScript writes a number: ECMAScript, Number::toString.
+/// As JavaScript writes a number: ECMAScript, `Number::toString`.
 fn js_number(number: f64) -> String {
     if !number.is_finite() {
         return "null".to_owned();

@@ -44,7 +44,7 @@ pub(super) struct Args {
     outside: Outside,
 }
 
-pub(super) fn run(file: Option<&Path>, args: Args) -> Result<(), Failure> {
+pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
     let config = load(file)?;
     let source = pick_source(&config, args.source.as_ref())?;
     let body = read(&args.body)?;

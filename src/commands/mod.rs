@@ -130,7 +130,7 @@ pub fn main() -> ExitCode {
         Command::Secret(args) => secret::run(file, &args),
         Command::Send(args) => send::run(file, args),
         Command::Tail(args) => tail::run(file, args),
-        Command::Explain(args) => explain::run(file, args),
+        Command::Explain(args) => explain::run(file, &args),
         Command::Status(args) => status::run(file, &args),
         Command::Replay(args) => replay::run(file, args),
         Command::DeadLetters(args) => dead_letters::run(file, args),

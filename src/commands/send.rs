@@ -269,7 +269,7 @@ async fn work(shared: Arc<Shared>) -> Result<(), Failure> {
         if plan.count <= MAX_LINES {
             outln!("{}", answer.line(event.name(), widest, id.as_deref(), plan.outside))?;
         }
-        shared.summary.lock().await.add(answer);
+        shared.summary.lock().await.add(&answer);
         shared.bar.inc(1);
     }
 }
@@ -360,7 +360,7 @@ struct Summary {
 }
 
 impl Summary {
-    fn add(&mut self, answer: Answer) {
+    fn add(&mut self, answer: &Answer) {
         self.took.push(answer.took);
         self.refused += u64::from(!answer.said.taken);
         *self.outcomes.entry(answer.said.whole()).or_default() += 1;

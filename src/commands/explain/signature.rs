@@ -7,6 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::alma::rewritten::{compact, stringified};
 use crate::alma::signature::{SignatureFailure, SignatureHeader};
+use crate::commands::counted;
 use crate::config::{NamedSecret, SecretFrom, Source};
 
 /// Larger bodies are tried with one change at a time: each try hashes the whole body.
@@ -33,18 +34,15 @@ pub(super) fn judge(source: &Source, body: &[u8], signature: &str) -> Judged {
     let bodies = bodies(body);
     let found = find(&keys, &bodies, header);
     if hex {
-        let why = format!("{EXPECTED}; it is hex, Alma sends Base64");
-        return refused(match found {
-            Some(found) => format!("{why}. Its bytes {}: sign with Base64 instead", found.words(source)),
-            None => format!("{why}. Its bytes fit no secret of source {} either", source.name),
-        });
+        let fitting = found.map_or(format!("no secret of source {} either", source.name), |found| found.words(source));
+        return refused(format!("{EXPECTED}; it is hex, Alma sends Base64. In Base64 it would fit {fitting}"));
     }
     match found {
-        Some(found) if found.changes() == 0 => Judged { fits: true, words: found.words(source) },
-        Some(found) => refused(format!("refused as it is; it {}", found.words(source))),
+        Some(found) if found.changes() == 0 => Judged { fits: true, words: format!("fits {}", found.words(source)) },
+        Some(found) => refused(format!("refused: it fits {}", found.words(source))),
         None => refused(format!(
-            "refused: no secret of source {} fits, also not after any of the usual mistakes: Alma's profile has another \
-             secret (see alma-bridge secret), or something on the way changed the body (a proxy or gateway that re-writes it)",
+            "refused: no secret of source {} fits, and no usual mistake explains it: Alma's profile has another secret \
+             (alma-bridge secret shows this one), or something on the way changed the body",
             source.name
         )),
     }
@@ -54,10 +52,7 @@ const EXPECTED: &str = "not an Alma signature: expected 44 characters of Base64"
 
 /// `failure`: what the log calls it.
 fn malformed(signature: &str, failure: SignatureFailure) -> String {
-    let found = match signature.chars().count() {
-        1 => "1 character".to_owned(),
-        count => format!("{count} characters"),
-    };
+    let found = counted(signature.chars().count() as u64, "character");
     let cut = SignatureHeader::parse([format!("{signature}=").as_bytes()]).is_ok();
     let cut = if cut { "; the = at its end is missing" } else { "" };
     format!("{EXPECTED}, found {found} ({failure}){cut}")
@@ -81,8 +76,8 @@ struct Change {
 }
 
 impl Change {
-    fn new(what: impl Into<Cow<'static, str>>, means: impl Into<Cow<'static, str>>) -> Option<Self> {
-        Some(Self { what: what.into(), means: means.into() })
+    fn new(what: impl Into<Cow<'static, str>>, means: impl Into<Cow<'static, str>>) -> Self {
+        Self { what: what.into(), means: means.into() }
     }
 }
 
@@ -98,23 +93,23 @@ fn keys(source: &Source) -> Vec<Key<'_>> {
     let mut keys = Vec::new();
     for named in &source.secrets {
         let Some(secret) = named.secret.as_ref().map(crate::config::Secret::expose) else { continue };
-        let mut add = |change, bytes| keys.push(Key { named, change, bytes });
-        add(None, secret.to_vec());
+        keys.push(Key { named, change: None, bytes: secret.to_vec() });
+        let mut add = |change, bytes| keys.push(Key { named, change: Some(change), bytes });
         let trimmed = secret.trim_ascii();
         if trimmed != secret {
             let place = match &named.from {
                 SecretFrom::File(path) | SecretFrom::Generated(path) => path.display().to_string(),
                 SecretFrom::Env(name) => format!("environment variable {name}"),
             };
-            let means = format!("Alma's profile has it without them: take them out of {place}");
-            add(Change::new("without the blanks at its ends", means), trimmed.to_vec());
+            let means = format!("take them out of {place}: Alma's profile has the secret without them");
+            add(Change::new("without the blanks at the secret's ends", means), trimmed.to_vec());
         }
         for (name, blank) in [("blank", " "), ("tab", "\t"), ("line end", "\n"), ("CR LF line end", "\r\n")] {
             for (end, bytes) in
                 [("end", [secret, blank.as_bytes()].concat()), ("beginning", [blank.as_bytes(), secret].concat())]
             {
-                let means = "Alma's profile has that too: paste the secret there again, without it";
-                add(Change::new(format!("with a {name} added at its {end}"), means), bytes);
+                let means = "paste the secret into Alma's profile again, without it";
+                add(Change::new(format!("with a {name} added at the secret's {end}"), means), bytes);
             }
         }
     }
@@ -127,13 +122,17 @@ struct Body<'a> {
     bytes: Cow<'a, [u8]>,
 }
 
+const ON_THE_WAY: &str = "something on the way, or whoever saved the body,";
+const PROXY: &str = "a proxy or gateway re-formatted the body; let it pass the body on byte for byte";
+const SAMPLE: &str = "the signature was made over JSON.stringify(body), a bug of Ex Libris's sample listener; \
+                      sign the raw body";
+
 /// The body as it is, and as it may have been before something changed it; none of them twice.
 fn bodies(body: &[u8]) -> Vec<Body<'_>> {
-    const ON_THE_WAY: &str = "something on the way, or whoever saved the body,";
     let mut bodies: Vec<Body<'_>> = vec![Body { change: None, bytes: body.into() }];
     let mut add = |change, bytes: Cow<'_, [u8]>| {
         if bodies.iter().all(|known| known.bytes != bytes) {
-            bodies.push(Body { change, bytes: bytes.into_owned().into() });
+            bodies.push(Body { change: Some(change), bytes: bytes.into_owned().into() });
         }
     };
     if let Some(without) = body.strip_suffix(b"\r\n").or_else(|| body.strip_suffix(b"\n")) {
@@ -143,20 +142,17 @@ fn bodies(body: &[u8]) -> Vec<Body<'_>> {
         let change = Change::new(format!("with {what} added to the body"), format!("{ON_THE_WAY} took it away"));
         add(change, [body, line_end.as_bytes()].concat().into());
     }
-    const PROXY: &str = "a proxy or gateway re-formatted the body, and must pass it on byte for byte";
-    const SAMPLE: &str = "it was made over JSON.stringify(body) instead of the bytes that came: a bug of Ex Libris's sample \
-                          listener, which signs that; use the raw body";
     match (compact(body), stringified(body)) {
         (Some(compact), Some(stringified)) if compact == stringified => {
-            let means = format!("either {PROXY}; or {SAMPLE}");
-            add(Change::new("with the body made compact, which is also JSON.stringify(body)", means), compact.into());
+            let means = format!("either {PROXY}. Or {SAMPLE}");
+            add(Change::new("with the body made compact", means), compact.into());
         }
         (compact, stringified) => {
             if let Some(compact) = compact {
                 add(Change::new("with the body made compact", PROXY), compact.into());
             }
             if let Some(stringified) = stringified {
-                add(Change::new("with JSON.stringify(body) as the body", SAMPLE), stringified.into());
+                add(Change::new("with JSON.stringify(body) in place of the raw body", SAMPLE), stringified.into());
             }
         }
     }
@@ -178,11 +174,11 @@ impl Found<'_> {
         let changes: Vec<&Change> = self.key.change.iter().chain(&self.body.change).collect();
         let join =
             |part: fn(&Change) -> &str, by| changes.iter().map(|change| part(change)).collect::<Vec<_>>().join(by);
-        let fits = format!("fits secret {:?} of source {}", self.key.named.name, source.name);
+        let secret = format!("secret {:?} of source {}", self.key.named.name, source.name);
         if changes.is_empty() {
-            return fits;
+            return secret;
         }
-        format!("{fits} {}: {}", join(|change| &change.what, " and "), join(|change| &change.means, "; and "))
+        format!("{secret} only {}: {}", join(|change| &change.what, " and "), join(|change| &change.means, "; and "))
     }
 }
 
