@@ -5,11 +5,11 @@ use crate::harness::{Setup, loan, text, wait_for};
 
 const LONG: &str = "a-sink-whose-name-is-quite-long-and-longer-than-any-column";
 
-fn with_long_names() -> Setup {
+fn with_long_names(max_topics: usize) -> Setup {
     let more = format!(
         "[sources.a-source-with-quite-a-long-name]\npath = \"/other\"\nsecret_file = \"DIR/secret\"\n\
-         [sinks.main]\ntype = \"file\"\nmax_topics = 1\n\
-         [sinks.{LONG}]\ntype = \"file\"\ndir = \"DIR/long\"\nmax_topics = 1\n\
+         [sinks.main]\ntype = \"file\"\nmax_topics = {max_topics}\n\
+         [sinks.{LONG}]\ntype = \"file\"\ndir = \"DIR/long\"\nmax_topics = {max_topics}\n\
          topic = \"a-prefix-that-is-much-longer-than-alma.{{action}}\"\n"
     );
     Setup::new(&more)
@@ -24,7 +24,7 @@ fn begins(shown: &str, of: &[&str]) -> usize {
 
 #[test]
 fn lists_are_as_wide_as_what_is_in_them() {
-    let setup = with_long_names();
+    let setup = with_long_names(1);
     let (bridge, _) = with_letters(&setup, 2);
     wait_for("both sinks to be up and their letters kept", || {
         let sinks = bridge.status()["sinks"].as_array().expect("sinks").clone();
@@ -36,7 +36,7 @@ fn lists_are_as_wide_as_what_is_in_them() {
     begins(&status, &["0 waiting"]);
     assert!(status.contains("2 dead letters: too_many_topics"), "{status}");
     let sinks = setup.done(&["sinks", "list"]);
-    begins(&sinks, &["STATE", "up "]);
+    begins(&sinks, &["STATE", "configured "]);
     assert_eq!(letters(&setup).len(), 4);
     let list = setup.done(&["dead-letters", "list"]);
     begins(&list, &["REASON", "too_many_topics"]);
@@ -54,19 +54,19 @@ fn what_was_sent_stands_in_columns() {
     let sent = setup.done(&["send", name, "loan"]);
     begins(&sent, &[" 1"]);
     // What a refusal says has no bound, and stands last.
-    let url = format!("http://{}/nowhere", bridge.ingress);
-    let sent = setup.command(&["send", "--url", &url, "--count", "1", "loan"]);
-    assert_eq!(sent.status.code(), Some(1));
-    setup.write_secret("secret", "another");
-    let other = setup.command(&["send", "loan"]);
-    setup.write_secret("secret", crate::harness::SECRET);
+    let other = Setup::unwritten();
+    other.write_secret("secret", "another");
+    other.configure("");
+    let url = format!("http://{}/webhooks", bridge.ingress);
+    let other = other.command(&["send", "--url", &url, "loan"]);
+    assert_eq!(other.status.code(), Some(1));
     let line = text(&other.stdout);
     assert!(line.starts_with("401 ") && line.ends_with("  Invalid Signature\n"), "{line}");
 }
 
 #[test]
 fn the_demo_stands_in_columns() {
-    let setup = with_long_names();
+    let setup = with_long_names(200);
     let shown = setup.done(&["demo"]);
     let topics = begins(&shown, &["topic  ", " alma.", "a-prefix-that-is-much-longer"]);
     assert!(topics > LONG.len(), "{shown}");

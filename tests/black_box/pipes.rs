@@ -38,7 +38,7 @@ fn a_closed_pipe_ends_every_command_quietly() {
     // Exit 1: what is shown has a bad verdict, which is known without a reader.
     for (arguments, code) in [
         (vec!["--help"], 0),
-        (vec!["help", "send"], 0),
+        (vec!["send", "--help"], 0),
         (vec!["run", "--help"], 0),
         (vec!["check", "--show"], 0),
         (vec!["check", "--connect"], 0),
