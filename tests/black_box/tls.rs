@@ -50,6 +50,7 @@ fn events_come_over_tls_and_a_renewed_certificate_is_picked_up() {
 fn write_certificate_for(setup: &Setup, names: &[&str], authority: bool) {
     let mut asked =
         rcgen::CertificateParams::new(names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>()).expect("names");
+    asked.distinguished_name.push(rcgen::DnType::CommonName, "the listener of a test");
     if authority {
         asked.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     }
@@ -84,7 +85,7 @@ fn send_says_why_a_certificate_is_not_trusted() {
     write_certificate_for(&setup, &["localhost"], true);
     let word = "error: the listener's certificate is not trusted: it is a CA certificate";
     wait_for(word, || text(&send(&setup, "tls.crt").stderr).contains(word).then_some(()));
-    write_certificate(&setup);
+    write_certificate_for(&setup, &["localhost"], false);
     wait_for("the word of an unknown authority", || {
         let said = text(&send(&setup, "old.crt").stderr);
         said.contains("not trusted: it comes from no authority that this system knows").then_some(())
