@@ -123,7 +123,7 @@ fn what_is_no_signature_of_alma_is_told() {
     let hex = |base64: &str| {
         use base64::Engine as _;
         let bytes = base64::engine::general_purpose::STANDARD.decode(base64).expect("Base64");
-        bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
     };
     let expected = format!("{expected}; it is hex, Alma sends Base64. In Base64 it would fit ");
     for digits in [hex(&whole), hex(&whole).to_uppercase()] {
