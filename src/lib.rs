@@ -27,6 +27,9 @@
 //! Imports run downwards only: commands → bridge → admin, ingress → operator → delivery → dead_letters → sinks, journal → message,
 //! storage → alma.
 
+// Nothing panics because nobody reads what it prints: see `commands::output`.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod admin;
 pub mod alma;
 pub mod bridge;

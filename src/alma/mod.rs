@@ -2,9 +2,11 @@
 //!
 //! - [`signature`]: from an [`Unverified`] body to a [`Verified`] one; nothing else makes a `Verified`.
 //! - [`event`]: action, event, institution, time and the object's id, from JSON or XML.
+//! - [`rewritten`]: what others make of a JSON body on its way.
 //! - [`samples`]: made-up bodies of every action.
 
 pub mod event;
+pub mod rewritten;
 pub mod samples;
 pub mod signature;
 

@@ -37,15 +37,15 @@ pub(super) struct Args {
 pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
     let loaded = load_silently(file)?;
     for warning in &loaded.warnings {
-        eprintln!("warning: {}", args.outside.line(warning));
+        errln!("warning: {}", args.outside.line(warning));
     }
     if args.show {
-        show(&loaded, args.outside);
+        show(&loaded, args.outside)?;
     }
     let config = &loaded.config;
     let file = config.file.as_ref().map_or("built-in defaults".to_owned(), |file| file.display().to_string());
     let names = |names: Vec<&str>| names.join(", ");
-    eprintln!(
+    errln!(
         "configuration ok ({file}): sources {}; sinks {}",
         names(config.sources.iter().map(|source| source.name.as_str()).collect()),
         names(config.sinks.iter().map(|sink| sink.name.as_str()).collect()),
@@ -57,11 +57,12 @@ pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
-fn show(loaded: &Loaded, outside: Outside) {
+fn show(loaded: &Loaded, outside: Outside) -> Result<(), Failure> {
     let width = |length: fn(&Effective) -> usize| loaded.values.iter().map(length).max().unwrap_or(0);
     let (keys, values) = (width(|v| v.key.len()), width(|v| v.shown.len().min(40)));
     for value in &loaded.values {
         let (key, shown, origin) = (outside.line(&value.key), outside.line(&value.shown), outside.line(&value.origin));
-        println!("{key:<keys$}  {shown:<values$}  # {origin}");
+        outln!("{key:<keys$}  {shown:<values$}  # {origin}")?;
     }
+    Ok(())
 }

@@ -1,7 +1,7 @@
 //! `dead-letters`: the events that a sink could not take.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -11,7 +11,9 @@ use base64::engine::general_purpose::STANDARD;
 use super::operator_client::{OperatorClient, confirmed, pick_sink};
 use super::outside::Outside;
 use super::running::Running;
-use super::{Failure, block_on, counted};
+use super::table::Column::{Left, Right};
+use super::table::Table;
+use super::{Failure, block_on, counted, output};
 use crate::config::SinkName;
 use crate::operator::{
     Dropped, Letter, LetterLine, ListedSink, MAX_LETTERS, MAX_RETRIES, OperatorRequest, RetriedLetter, RetryOutcome,
@@ -186,14 +188,14 @@ async fn letters(
     operator: &mut OperatorClient,
     sink: &SinkName,
     filter: &Filter,
-    mut each: impl FnMut(LetterLine) -> Result<(), Failure>,
+    mut each_page: impl FnMut(Vec<LetterLine>) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let mut after = None;
     loop {
         let page: Vec<LetterLine> = operator.ask(&OperatorRequest::Letters { sink: sink.clone(), after }).await?;
         let Some(last) = page.last() else { return Ok(()) };
         after = Some(last.id);
-        page.into_iter().filter(|letter| filter.fits(letter)).try_for_each(&mut each)?;
+        each_page(page.into_iter().filter(|letter| filter.fits(letter)).collect())?;
     }
 }
 
@@ -204,31 +206,39 @@ async fn list(operator: &mut OperatorClient, filter: &Filter, json: bool, outsid
         let places: Vec<ListedSink> = operator.ask(&OperatorRequest::Sinks {}).await?;
         places.into_iter().filter(|place| place.dead_letters > 0).map(|place| place.name).collect()
     };
-    let mut count: u64 = 0;
+    let mut table = Table::new([
+        Right("ID"),
+        Left("SINK"),
+        Left("TOPIC"),
+        Left("REASON"),
+        Left("RECEIVED"),
+        Right("BYTES"),
+        Left("EVENT"),
+    ]);
+    let mut none = true;
     for sink in &sinks {
-        letters(operator, sink, filter, |letter| {
-            if json {
-                let mut document = serde_json::to_value(&letter).map_err(Failure::failed)?;
-                document["sink"] = sink.as_str().into();
-                println!("{}", outside.json(&document.to_string()));
+        letters(operator, sink, filter, |page| {
+            if page.is_empty() {
                 return Ok(());
             }
-            if count == 0 {
-                println!(
-                    "{:>12} {:<12} {:<28} {:<16} {:<24} {:>9}  EVENT",
-                    "ID", "SINK", "TOPIC", "REASON", "RECEIVED", "BYTES"
-                );
+            none = false;
+            for letter in page {
+                if json {
+                    let mut document = serde_json::to_value(&letter).map_err(Failure::failed)?;
+                    document["sink"] = sink.as_str().into();
+                    outln!("{}", outside.json(&document.to_string()))?;
+                    continue;
+                }
+                let LetterLine { id, event, topic, reason, received, bytes } = letter;
+                let [topic, reason, event] = [topic, reason, event].map(|text| outside.line(&text).to_string());
+                table.row([id.to_string(), sink.to_string(), topic, reason, received, bytes.to_string(), event]);
             }
-            count += 1;
-            let LetterLine { id, event, topic, reason, received, bytes } = letter;
-            let (topic, reason, event) = (outside.line(&topic), outside.line(&reason), outside.line(&event));
-            println!("{id:>12} {:<12} {topic:<28} {reason:<16} {received:<24} {bytes:>9}  {event}", sink.as_str());
-            Ok(())
+            if json { Ok(()) } else { outln!("{}", table.take()) }
         })
         .await?;
     }
-    if !json && count == 0 {
-        eprintln!("no dead letters");
+    if !json && none {
+        errln!("no dead letters");
     }
     Ok(())
 }
@@ -259,29 +269,26 @@ async fn show(
     };
     let letter: Letter = operator.ask(&OperatorRequest::Letter { sink, id }).await?;
     let event = STANDARD.decode(&letter.body).map_err(Failure::failed)?;
-    let mut out = std::io::stdout().lock();
-    let written = match what {
+    match what {
         Shown::Json => {
             let document = serde_json::to_string(&letter).map_err(Failure::failed)?;
-            writeln!(out, "{}", outside.json(&document))
+            outln!("{}", outside.json(&document))
         }
         // A file or a program gets it byte for byte.
-        Shown::Body if !out.is_terminal() => out.write_all(&event),
-        Shown::Body => out.write_all(&outside.body(&event)),
+        Shown::Body if !std::io::stdout().is_terminal() => output::bytes(&event),
+        Shown::Body => output::bytes(&outside.body(&event)),
         Shown::Whole => {
             let Letter { id, event: name, sink, topic, reason, detail, source, .. } = &letter;
             let Letter { received, recorded, died, offset, .. } = &letter;
             let (topic, reason, detail) = (outside.line(topic), outside.line(reason), outside.line(detail));
-            writeln!(
-                out,
+            outln!(
                 "letter    {id} of sink {sink}\nevent     {name}\ntopic     {topic}\nreason    {reason}: {detail}\nsource    {source}\n\
                  received  {received}\nrecorded  {recorded} at offset {offset}\ndied      {died}\n"
-            )
-            .and_then(|()| out.write_all(&outside.body(&event)))
-            .and_then(|()| out.write_all(b"\n"))
+            )?;
+            output::bytes(&outside.body(&event))?;
+            outln!("")
         }
-    };
-    written.and_then(|()| out.flush()).map_err(Failure::failed)
+    }
 }
 
 /// The numbers of the letters that are named. An event may have several; one without any is an error.
@@ -294,10 +301,12 @@ async fn numbers(operator: &mut OperatorClient, sink: &SinkName, names: &[Name])
         }
     }
     if !events.is_empty() {
-        letters(operator, sink, &Filter::default(), |letter| {
-            if let Some(found) = events.get_mut(letter.event.as_str()) {
-                *found = true;
-                ids.insert(letter.id);
+        letters(operator, sink, &Filter::default(), |page| {
+            for letter in page {
+                if let Some(found) = events.get_mut(letter.event.as_str()) {
+                    *found = true;
+                    ids.insert(letter.id);
+                }
             }
             Ok(())
         })
@@ -315,8 +324,8 @@ async fn ids_of(operator: &mut OperatorClient, sink: &SinkName, which: Which) ->
         return numbers(operator, sink, &which.ids).await;
     }
     let mut ids = Vec::new();
-    letters(operator, sink, &which.filter, |letter| {
-        ids.push(letter.id);
+    letters(operator, sink, &which.filter, |page| {
+        ids.extend(page.iter().map(|letter| letter.id));
         Ok(())
     })
     .await?;
@@ -333,9 +342,9 @@ async fn retry(
     let ids = ids_of(operator, &sink, which).await?;
     let (mut taken, mut gone, mut kept) = (0, 0, 0);
     for batch in ids.chunks(MAX_RETRIES) {
-        let order = OperatorRequest::Retry { sink: sink.clone(), ids: batch.to_vec(), to: to.clone() };
-        let told: Vec<RetriedLetter> = operator.ask(&order).await.inspect_err(|_| {
-            eprintln!(
+        let request = OperatorRequest::Retry { sink: sink.clone(), ids: batch.to_vec(), to: to.clone() };
+        let told: Vec<RetriedLetter> = operator.ask(&request).await.inspect_err(|_| {
+            errln!(
                 "{} published before; of the rest, those that were published are not in the list any more",
                 counted(taken, "letter")
             );
@@ -346,23 +355,22 @@ async fn retry(
                 RetryOutcome::Gone => gone += 1,
                 RetryOutcome::Kept(why) => {
                     kept += 1;
-                    eprintln!("{id} stays: {}", outside.line(&why));
+                    errln!("{id} stays: {}", outside.line(&why));
                 }
             }
         }
     }
     let gone_too = if gone > 0 { format!(", {gone} not there any more") } else { String::new() };
     let to = to.map_or(String::new(), |to| format!(" to sink {to}"));
-    println!("sink {sink}: {} published{to}, {kept} left{gone_too}", counted(taken, "letter"));
-    if kept > 0 { Err(Failure::Silent) } else { Ok(()) }
+    let shown = outln!("sink {sink}: {} published{to}, {kept} left{gone_too}", counted(taken, "letter"));
+    output::ended(shown, if kept > 0 { Err(Failure::Silent) } else { Ok(()) })
 }
 
 async fn drop_letters(operator: &mut OperatorClient, which: Which, yes: bool) -> Result<(), Failure> {
     let sink = pick_sink(operator, which.filter.sink.as_ref()).await?;
     let ids = ids_of(operator, &sink, which).await?;
     if ids.is_empty() {
-        println!("sink {sink}: no dead letters to drop");
-        return Ok(());
+        return outln!("sink {sink}: no dead letters to drop");
     }
     let named = ids.len() as u64;
     let events = if named == 1 { "its event is" } else { "their events are" };
@@ -372,10 +380,11 @@ async fn drop_letters(operator: &mut OperatorClient, which: Which, yes: bool) ->
         let done: Dropped = operator.ask(&OperatorRequest::Drop { sink: sink.clone(), ids: batch.to_vec() }).await?;
         dropped += done.dropped;
     }
-    println!("sink {sink}: {} dropped", counted(dropped, "letter"));
-    match named - dropped {
+    let shown = outln!("sink {sink}: {} dropped", counted(dropped, "letter"));
+    let all = match named - dropped {
         0 => Ok(()),
         1 => Err(Failure::failed("1 was not there")),
         missing => Err(Failure::failed(format!("{missing} were not there"))),
-    }
+    };
+    output::ended(shown, all)
 }

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use super::http::Client;
 use super::outside::Outside;
-use super::send::{challenge, milliseconds, post, verdict};
+use super::send::{Said, challenge, milliseconds, post};
 use super::{Failure, environment};
 use crate::alma::{BodyDigest, samples};
 use crate::bridge::Bridge;
@@ -58,7 +58,7 @@ pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::failed)?;
     let result = runtime.block_on(play(config, args.outside));
     if args.keep {
-        eprintln!("kept: {}", folder.keep().display());
+        errln!("kept: {}", folder.keep().display());
     }
     result
 }
@@ -105,13 +105,22 @@ async fn play(config: Config, outside: Outside) -> Result<(), Failure> {
 async fn show(config: &Config, bridge: &Bridge, secret: &Secret, outside: Outside) -> Result<(), Failure> {
     connected(bridge).await?;
     let url: Uri = format!("http://{}/webhooks", bridge.ingress_addr()).parse().map_err(Failure::failed)?;
-    println!("A bridge of its own listens on {url}, its data is in {}.", config.data_dir.display());
+    outln!("A bridge of its own listens on {url}, its data is in {}.", config.data_dir.display())?;
     let mut client = Client::new(url.clone()).map_err(Failure::failed)?;
     challenge(&mut client, &url).await.map_err(Failure::failed)?;
-    println!("Alma's challenge is answered.\n");
+    outln!("Alma's challenge is answered.\n")?;
     let mut readers = JoinSet::new();
     let mut landed = read_back(config, &mut readers).await?;
-    println!("{:<13} {:<13} {:>10}   {:<9} {:<36} {:>10}", "sample", "answer", "after", "sink", "topic", "after");
+    let (wide_sink, wide_topic) = widths(config);
+    outln!(
+        "{:<13} {:<10} {:>11}   {:<wide_sink$}  {:<wide_topic$}  {:>12}",
+        "sample",
+        "answer",
+        "answered in",
+        "sink",
+        "topic",
+        "published in"
+    )?;
     let mut example = None;
     for (index, sample) in samples::ALL.iter().enumerate() {
         let now = SystemClock.now();
@@ -121,11 +130,11 @@ async fn show(config: &Config, bridge: &Bridge, secret: &Secret, outside: Outsid
         let sent = Instant::now();
         let answer = client.send(post(&url, secret, body.clone())).await.map_err(Failure::failed)?;
         let answered = sent.elapsed();
-        let (taken, said) = verdict(&answer);
-        if !taken {
-            return Err(Failure::failed(format!("{} was answered {said}", sample.name)));
+        let said = Said::by(&answer);
+        if !said.taken {
+            return Err(Failure::failed(format!("{} was answered {}", sample.name, said.whole())));
         }
-        for _ in 0..asked_for(config, &body) {
+        for _ in 0..topics(config, &body).len() {
             let (sink, event) =
                 tokio::time::timeout(PATIENCE, next_of(&mut landed, &digits)).await.ok().flatten().ok_or_else(
                     || {
@@ -137,22 +146,22 @@ async fn show(config: &Config, bridge: &Bridge, secret: &Secret, outside: Outsid
                         ))
                     },
                 )?;
-            println!(
-                "{:<13} {said:<13} {:>10}   {sink:<9} {:<36} {:>10}",
+            outln!(
+                "{:<13} {:<10} {:>11}   {sink:<wide_sink$}  {:<wide_topic$}  {:>12}",
                 sample.name,
+                said.outcome,
                 milliseconds(answered),
                 outside.line(&event.topic),
                 milliseconds(sent.elapsed()),
-            );
+            )?;
             example.get_or_insert(event);
         }
     }
     if let Some(event) = example {
         let document = String::from_utf8_lossy(&event.document);
-        println!("\nThe first of them, as it landed on {}:\n{}", outside.line(&event.topic), outside.json(&document));
+        outln!("\nThe first of them, as it landed on {}:\n{}", outside.line(&event.topic), outside.json(&document))?;
     }
-    println!("{NEXT}");
-    Ok(())
+    outln!("{NEXT}")
 }
 
 const NEXT: &str = "
@@ -163,13 +172,21 @@ Every event was signed, verified, fsynced and published. Where to go next:
   alma-bridge tail      see events as they land
   config/               one example per broker; the README says how to connect Alma";
 
-/// How many sinks ask for an event.
-fn asked_for(config: &Config, body: &Bytes) -> usize {
-    let Some(source) = config.sources.first() else { return 0 };
+/// Of the columns of sinks and topics.
+fn widths(config: &Config) -> (usize, usize) {
+    let now = SystemClock.now().to_string();
+    let topics = samples::ALL.iter().flat_map(|sample| topics(config, &sample.render("1", &now).into()));
+    let sinks = config.sinks.iter().map(|sink| sink.name.as_str().len());
+    (sinks.max().unwrap_or(0).max("sink".len()), topics.map(|topic| topic.len()).max().unwrap_or(0))
+}
+
+/// The topic of an event at each sink that asks for it.
+fn topics(config: &Config, body: &Bytes) -> Vec<String> {
+    let Some(source) = config.sources.first() else { return Vec::new() };
     let now = SystemClock.now();
     let event = StoredEvent { source: source.name.clone(), received: now, recorded: now, body: body.clone() };
     let makers = config.sinks.iter().map(|sink| Messages::new(sink, &config.sources, &config.privacy));
-    makers.filter(|messages| messages.make(&event, None).is_some()).count()
+    makers.filter_map(|messages| Some(messages.make(&event, None)?.topic.to_string())).collect()
 }
 
 /// Waits until the journal is open and every sink connected.
@@ -206,7 +223,7 @@ async fn read_back(config: &Config, readers: &mut JoinSet<()>) -> Result<mpsc::R
             }
         });
         tokio::select! {
-            Ok(()) = reading => {}
+            Ok(_) = reading => {}
             Ok(error) = failure => return Err(Failure::failed(format!("can't read sink {name} back: {error}"))),
             else => return Err(Failure::failed(format!("can't read sink {name} back"))),
         }

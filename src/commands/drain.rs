@@ -3,11 +3,12 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Failure, Listener, load_silently, reachable};
+use super::{Failure, Listener, counted, load_silently, output, reachable};
 use crate::bridge::Drain;
 use crate::config::{Config, Storage};
 use crate::ingress::tls;
 use crate::journal::JournalLock;
+use crate::operator::ListedSink;
 use crate::telemetry::logs;
 
 const EXAMPLES: &str = "\
@@ -41,8 +42,7 @@ pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
     }
     let dir = config.journal_dir();
     if !dir.exists() {
-        println!("nothing waits: there is no journal in {}", dir.display());
-        return Ok(());
+        return outln!("nothing waits: there is no journal in {}", dir.display());
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::failed)?;
     runtime.block_on(async {
@@ -70,32 +70,54 @@ async fn drain(config: &Config, timeout: Option<Duration>) -> Result<(), Failure
     let drain = Drain::start(config).await.map_err(Failure::failed)?;
     let cut = tokio::select! {
         () = drain.settled() => None,
-        () = given_up(timeout) => Some("the time is up"),
-        () = asked_to_end() => Some("ended by a signal"),
+        timeout = passed(timeout) => Some(format!("--timeout {} passed", humantime::format_duration(timeout))),
+        () = asked_to_end() => Some("ended by a signal".to_owned()),
     };
     let left = drain.stop().await.map_err(Failure::failed)?;
-    for place in &left {
+    let verdict = match cut {
+        // The last may have been delivered while it stopped.
+        _ if left.is_empty() => Ok(()),
+        Some(why) => Err(Failure::failed(format!("{why}; {}", still_waiting(&left)))),
+        None => Err(Failure::failed("what is left needs a person (see sinks, dead-letters)")),
+    };
+    output::ended(tell(&left), verdict)
+}
+
+fn tell(left: &[ListedSink]) -> Result<(), Failure> {
+    for place in left {
         if place.waiting_events > 0 {
             let why = if place.state == "removed" { ", which was taken out of the configuration" } else { "" };
-            println!("{} events still wait for sink {}{why}", place.waiting_events, place.name);
+            outln!("{} for sink {}{why}", waits(place.waiting_events), place.name)?;
         }
         if place.dead_letters > 0 {
-            println!("{} dead letters of sink {}", place.dead_letters, place.name);
+            outln!("{} of sink {}", counted(place.dead_letters, "dead letter"), place.name)?;
         }
     }
-    match cut {
-        Some(why) => Err(Failure::failed(why)),
-        None if left.is_empty() => {
-            println!("nothing waits any more");
-            Ok(())
-        }
-        None => Err(Failure::failed("what is left needs a person (see sinks, dead-letters)")),
+    if left.is_empty() { outln!("nothing waits any more") } else { Ok(()) }
+}
+
+/// What waits, in the words of an error. An event may wait for several sinks, so that their counts have no sum.
+fn still_waiting(left: &[ListedSink]) -> String {
+    let counts: Vec<u64> = left.iter().map(|place| place.waiting_events).filter(|count| *count > 0).collect();
+    match counts.as_slice() {
+        [] => "no event waits any more, but there are dead letters".to_owned(),
+        [count] => waits(*count),
+        several => format!("events still wait for {} sinks", several.len()),
     }
 }
 
-async fn given_up(after: Option<Duration>) {
-    match after {
-        Some(after) => tokio::time::sleep(after).await,
+/// `1 event still waits`, `2 events still wait`.
+fn waits(events: u64) -> String {
+    format!("{} still {}", counted(events, "event"), if events == 1 { "waits" } else { "wait" })
+}
+
+/// Resolves with the timeout once it has passed.
+async fn passed(timeout: Option<Duration>) -> Duration {
+    match timeout {
+        Some(timeout) => {
+            tokio::time::sleep(timeout).await;
+            timeout
+        }
         None => std::future::pending().await,
     }
 }

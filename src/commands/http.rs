@@ -11,6 +11,7 @@ use hyper::header::HOST;
 use hyper::http::uri::Scheme;
 use hyper::{Request, Response, Uri};
 use hyper_util::rt::TokioIo;
+use rustls::CertificateError;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -26,6 +27,8 @@ pub(super) struct Client {
     url: Uri,
     /// Of a bridge on this machine, whose absence needs no system's word.
     listener: Option<Listener>,
+    /// The name that the server's certificate must have, if it is not the URL's host.
+    certificate_name: Option<ServerName<'static>>,
     connection: Option<SendRequest<Full<Bytes>>>,
 }
 
@@ -33,7 +36,9 @@ impl Client {
     /// Of the server of this URL; connects with the first request.
     pub(super) fn new(url: Uri) -> Result<Self, String> {
         match url.scheme().map(Scheme::as_str) {
-            Some("http" | "https") if url.host().is_some() => Ok(Self { url, listener: None, connection: None }),
+            Some("http" | "https") if url.host().is_some() => {
+                Ok(Self { url, listener: None, certificate_name: None, connection: None })
+            }
             _ => Err(format!("found the URL {url}, expected http:// or https:// with a host")),
         }
     }
@@ -41,6 +46,12 @@ impl Client {
     /// The server is this listener of the bridge that the configuration is about.
     pub(super) fn of_bridge(mut self, listener: Listener) -> Self {
         self.listener = Some(listener);
+        self
+    }
+
+    /// Expects a certificate with this name. For a server whose address is known, and whose name need not lead to it.
+    pub(super) fn expecting(mut self, certificate_name: Option<ServerName<'static>>) -> Self {
+        self.certificate_name = certificate_name;
         self
     }
 
@@ -93,33 +104,40 @@ impl Client {
         let secure = self.url.scheme() == Some(&Scheme::HTTPS);
         let port = self.url.port_u16().unwrap_or(if secure { 443 } else { 80 });
         let connect = async {
-            let stream = TcpStream::connect((host, port)).await?;
-            stream.set_nodelay(true)?;
+            let stream = TcpStream::connect((host, port)).await.map_err(|error| self.unreached(host, port, &error))?;
+            stream.set_nodelay(true).map_err(|error| self.unreached(host, port, &error))?;
             if !secure {
                 return start(stream).await;
             }
-            let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-            start(tls_connector().map_err(io::Error::other)?.connect(name, stream).await?).await
+            let name = match &self.certificate_name {
+                Some(name) => name.clone(),
+                None => ServerName::try_from(host.to_owned()).map_err(|e| format!("the host {host:?}: {e}"))?,
+            };
+            match tls_connector()?.connect(name, stream).await {
+                Ok(stream) => start(stream).await,
+                Err(error) => Err(distrust(&error).unwrap_or_else(|| format!("no TLS with {host}:{port}: {error}"))),
+            }
         };
-        match timeout(PATIENCE, connect).await {
-            Ok(Ok(connection)) => Ok(connection),
-            Ok(Err(error)) => Err(match self.listener {
-                Some(listener) if error.kind() == io::ErrorKind::ConnectionRefused => format!(
-                    "no bridge answers on {host}:{port} ({}): is it running? start it with \"alma-bridge run\"",
-                    listener.key()
-                ),
-                _ => format!("can't reach {host}:{port}: {error}"),
-            }),
-            Err(_) => Err(format!("can't reach {host}:{port} within {} s", PATIENCE.as_secs())),
+        let late = |_| format!("can't reach {host}:{port} within {} s", PATIENCE.as_secs());
+        timeout(PATIENCE, connect).await.map_err(late)?
+    }
+
+    fn unreached(&self, host: &str, port: u16, error: &io::Error) -> String {
+        match self.listener {
+            Some(listener) if error.kind() == io::ErrorKind::ConnectionRefused => format!(
+                "no bridge answers on {host}:{port} ({}): is it running? start it with \"alma-bridge run\"",
+                listener.key()
+            ),
+            _ => format!("can't reach {host}:{port}: {error}"),
         }
     }
 }
 
-async fn start<S>(stream: S) -> io::Result<SendRequest<Full<Bytes>>>
+async fn start<S>(stream: S) -> Result<SendRequest<Full<Bytes>>, String>
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
 {
-    let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+    let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
     // Ends with the connection; what goes wrong on it is told to whoever awaits the answer.
     tokio::spawn(connection);
     Ok(sender)
@@ -140,4 +158,30 @@ fn tls_connector() -> Result<TlsConnector, String> {
         .with_root_certificates(roots)
         .with_no_client_auth();
     Ok(TlsConnector::from(Arc::new(config)))
+}
+
+/// Why the listener's certificate is refused. `None` if something else is wrong.
+fn distrust(error: &io::Error) -> Option<String> {
+    let rustls::Error::InvalidCertificate(refused) = error.get_ref()?.downcast_ref()? else { return None };
+    let not_trusted = |why: &str| format!("the listener's certificate is not trusted: {why}");
+    Some(match refused {
+        CertificateError::UnknownIssuer => {
+            not_trusted("it comes from no authority that this system knows; SSL_CERT_FILE can name the file of another")
+        }
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => not_trusted("it has expired"),
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            not_trusted("it is not valid yet")
+        }
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            not_trusted("it is for another host; give the address with its host name by --url")
+        }
+        CertificateError::Other(other) if is_authority(other) => {
+            not_trusted("it is a CA certificate; let this authority sign one for the listener")
+        }
+        other => not_trusted(&other.to_string()),
+    })
+}
+
+fn is_authority(refused: &rustls::OtherError) -> bool {
+    refused.0.downcast_ref::<webpki::Error>() == Some(&webpki::Error::CaUsedAsEndEntity)
 }

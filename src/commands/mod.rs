@@ -1,8 +1,11 @@
 //! One file per command. Results go to stdout, the log and all that explains go to stderr.
 
+#[macro_use]
+mod output;
 mod http;
 mod operator_client;
 mod outside;
+mod table;
 
 use std::fmt;
 use std::io::ErrorKind;
@@ -96,6 +99,8 @@ enum Failure {
     Failed(String),
     /// As [`Failure::Failed`], with all that is to be said already printed.
     Silent,
+    /// Nobody reads stdout any more, as after `| head`: nothing is said, exit 0.
+    Unread,
 }
 
 impl Failure {
@@ -108,7 +113,7 @@ impl Failure {
         match self {
             Self::Config(errors) => errors.errors.iter().map(ToString::to_string).collect(),
             Self::Usage(why) | Self::Failed(why) => vec![why.clone()],
-            Self::Silent => Vec::new(),
+            Self::Silent | Self::Unread => Vec::new(),
         }
     }
 }
@@ -131,7 +136,7 @@ pub fn main() -> ExitCode {
         Command::Reload(args) => reload::run(file, &args),
         Command::Send(args) => send::run(file, args),
         Command::Tail(args) => tail::run(file, args),
-        Command::Explain(args) => explain::run(file, args),
+        Command::Explain(args) => explain::run(file, &args),
         Command::Status(args) => status::run(file, &args),
         Command::Replay(args) => replay::run(file, args),
         Command::DeadLetters(args) => dead_letters::run(file, args),
@@ -139,7 +144,7 @@ pub fn main() -> ExitCode {
         Command::Drain(args) => drain::run(file, &args),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) | Err(Failure::Unread) => ExitCode::SUCCESS,
         Err(Failure::Silent) => ExitCode::FAILURE,
         Err(Failure::Failed(why)) => {
             logs::print(&format!("error: {}", Printable::lines(&why)));
@@ -163,7 +168,7 @@ pub fn main() -> ExitCode {
 fn load(file: Option<&Path>) -> Result<Config, Failure> {
     let loaded = load_silently(file)?;
     for warning in &loaded.warnings {
-        eprintln!("warning: {}", Printable::line(warning));
+        errln!("warning: {}", Printable::line(warning));
     }
     Ok(loaded.config)
 }
@@ -180,12 +185,6 @@ fn environment() -> Vec<(String, String)> {
         .collect()
 }
 
-/// `1 event`, `2 events`.
-fn counted(count: u64, noun: &str) -> String {
-    let s = if count == 1 { "" } else { "s" };
-    format!("{count} {noun}{s}")
-}
-
 /// The source of that name, or the only one.
 fn pick_source<'a>(config: &'a Config, name: Option<&SourceName>) -> Result<&'a Source, Failure> {
     let names = || config.sources.iter().map(|s| s.name.as_str()).collect::<Vec<_>>().join(", ");
@@ -200,6 +199,11 @@ fn pick_source<'a>(config: &'a Config, name: Option<&SourceName>) -> Result<&'a 
             _ => Err(Failure::Usage(format!("there are several sources, name one by --source: {}", names()))),
         },
     }
+}
+
+/// `1 event`, `2 events`.
+fn counted(count: u64, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 /// A runtime for the commands that speak to a bridge: one thread is enough.

@@ -64,7 +64,7 @@ impl OperatorClient {
         let log = Log { level: "warn".to_owned(), format: Some(LogFormat::Text) };
         logs::init(&log).map_err(Failure::failed)?;
         if let Some(journal) = OfflineJournal::open(config).map_err(Failure::failed)? {
-            eprintln!("no bridge runs: working on the journal in {} (a bridge that starts now waits)", dir.display());
+            errln!("no bridge runs: working on the journal in {} (a bridge that starts now waits)", dir.display());
             return Ok(Self(Where::Offline(Box::new(journal))));
         }
         let client = bridge.client()?;
@@ -152,15 +152,14 @@ pub(super) async fn pick_sink(operator: &mut OperatorClient, name: Option<&SinkN
 /// Asks whether to go on with what can't be undone; `--yes` has said so already.
 pub(super) fn confirmed(what: &str, yes: bool) -> Result<(), Failure> {
     if yes {
-        eprintln!("{what}");
+        errln!("{what}");
         return Ok(());
     }
     if !io::stdin().is_terminal() {
         return Err(Failure::Usage(format!("{what}\nthis can't be undone; add --yes to confirm")));
     }
-    eprint!("{what}\nThis can't be undone. Go on? [y/N] ");
     // A prompt that can't be shown can't be answered either.
-    io::stderr().flush().map_err(Failure::failed)?;
+    write!(io::stderr(), "{what}\nThis can't be undone. Go on? [y/N] ").map_err(Failure::failed)?;
     let mut answer = String::new();
     io::stdin().read_line(&mut answer).map_err(Failure::failed)?;
     match answer.trim() {

@@ -1,7 +1,5 @@
 //! `replay`: publish retained events again.
 
-use std::collections::BTreeMap;
-use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,7 +9,9 @@ use tokio::time::sleep;
 use super::operator_client::OperatorClient;
 use super::outside::Outside;
 use super::running::Running;
-use super::{Failure, block_on, counted};
+use super::table::Column::Left;
+use super::table::Table;
+use super::{Failure, block_on, counted, output};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::config::{self, SinkName};
 use crate::operator::{OperatorRequest, Progress, ReplayRequest, RunState, Selected};
@@ -105,7 +105,7 @@ async fn replay(operator: &mut OperatorClient, args: Args) -> Result<(), Failure
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::failed)?;
     let begun: Progress = operator.ask(&OperatorRequest::Replay(order)).await?;
     let what = if dry_run { "counting for" } else { "publishing again to" };
-    eprintln!("{what} sink {sink}: events made durable from {from} to {until}");
+    errln!("{what} sink {sink}: events made durable from {from} to {until}");
     let followed = tokio::select! {
         ended = follow(operator, &begun.run, outside) => Some(ended),
         _ = interrupt.recv() => None,
@@ -120,15 +120,15 @@ async fn replay(operator: &mut OperatorClient, args: Args) -> Result<(), Failure
         }
         None => operator.ask(&cancel).await?,
     };
-    tell(&sink, from, dry_run, &ended, outside)
+    output::ended(tell(&sink, from, dry_run, &ended, outside), verdict(&ended))
 }
 
 /// Until it ends; prints what a dry run finds.
 async fn follow(operator: &mut OperatorClient, run: &str, outside: Outside) -> Result<Progress, Failure> {
-    let mut looks = 0;
+    let (mut looks, mut table) = (0, Table::new([Left(""), Left(""), Left("")]));
     loop {
         let progress: Progress = operator.ask(&OperatorRequest::Replayed { run: run.to_owned() }).await?;
-        print(&progress.events, outside)?;
+        print(&mut table, &progress.events, outside)?;
         if progress.state != RunState::Running {
             return Ok(progress);
         }
@@ -138,80 +138,77 @@ async fn follow(operator: &mut OperatorClient, run: &str, outside: Outside) -> R
         looks += 1;
         if looks % LOOKS_A_LINE == 0 {
             let held = progress.held.map(|why| format!("; the sink takes nothing just now: {}", outside.line(&why)));
-            eprintln!("{} published{} (Ctrl-C ends it)", progress.published, held.unwrap_or_default());
+            errln!("{} published{} (Ctrl-C ends it)", progress.published, held.unwrap_or_default());
         }
         sleep(LOOK_EVERY).await;
     }
 }
 
-fn print(events: &[Selected], outside: Outside) -> Result<(), Failure> {
-    let mut out = std::io::stdout().lock();
+fn print(table: &mut Table<3>, events: &[Selected], outside: Outside) -> Result<(), Failure> {
     for Selected { id, topic, recorded } in events {
-        let (id, topic, recorded) = (outside.line(id), outside.line(topic), outside.line(recorded));
-        writeln!(out, "{recorded:<24} {topic:<28} {id}").map_err(Failure::failed)?;
+        table.row([recorded, topic, id].map(|text| outside.line(text).to_string()));
+    }
+    if events.is_empty() { Ok(()) } else { outln!("{}", table.take()) }
+}
+
+fn tell(sink: &SinkName, from: Timestamp, dry_run: bool, ended: &Progress, outside: Outside) -> Result<(), Failure> {
+    match ended.retained_since.as_ref().map(|since| since.parse::<jiff::Timestamp>()) {
+        Some(Ok(since)) if u64::try_from(since.as_microsecond()).is_ok_and(|since| since > from.as_micros()) => {
+            errln!("note: the oldest event that the journal retains became durable at {since}");
+        }
+        None => errln!("note: the journal retains no event"),
+        Some(_) => {}
+    }
+    let events = counted(ended.selected, "event");
+    if matches_nothing(ended) {
+        outln!("sink {sink}: no event matches; nothing published")?;
+        if !ended.other_actions.is_empty() {
+            let actions: Vec<String> = ended.other_actions.iter().map(|it| outside.line(it).to_string()).collect();
+            outln!("in this time there are events of: {}", actions.join(", "))?;
+        }
+    } else if dry_run {
+        outln!("sink {sink}: {events} would be published, of {} in this time", ended.read)?;
+    } else {
+        let known = match ended.duplicates {
+            0 => String::new(),
+            known => format!(" ({known} of them it had)"),
+        };
+        outln!("sink {sink}: {} of {events} confirmed{known}, run {}", ended.published, ended.run)?;
+    }
+    match ended.waiting {
+        0 => {}
+        1 => outln!("1 still waits for the sink and is delivered in its turn")?,
+        many => outln!("{many} still wait for the sink and are delivered in their turn")?,
+    }
+    match ended.damaged {
+        0 => {}
+        1 => outln!("1 could not be read: the disk has damaged it")?,
+        many => outln!("{many} could not be read: the disk has damaged them")?,
+    }
+    match ended.gone {
+        0 => {}
+        1 => outln!("1 is gone: its segment was deleted, by retention or by hand")?,
+        many => outln!("{many} are gone: their segments were deleted, by retention or by hand")?,
+    }
+    for (reason, count) in &ended.failed {
+        outln!("{count} {} not taken: {}", if *count == 1 { "was" } else { "were" }, outside.line(reason))?;
     }
     Ok(())
 }
 
-fn tell(sink: &SinkName, from: Timestamp, dry_run: bool, ended: &Progress, outside: Outside) -> Result<(), Failure> {
-    let Progress {
-        run,
-        state,
-        read,
-        selected,
-        published,
-        duplicates,
-        failed,
-        waiting,
-        other_actions,
-        damaged,
-        gone,
-        retained_since,
-        ..
-    } = ended;
-    let is_empty = *state == RunState::Done && *selected == 0 && *waiting == 0;
-    match retained_since.as_ref().map(|since| since.parse::<jiff::Timestamp>()) {
-        Some(Ok(since)) if u64::try_from(since.as_microsecond()).is_ok_and(|since| since > from.as_micros()) => {
-            eprintln!("note: the oldest event that the journal retains became durable at {since}");
-        }
-        None => eprintln!("note: the journal retains no event"),
-        Some(_) => {}
-    }
-    let events = counted(*selected, "event");
-    if is_empty {
-        println!("sink {sink}: no event matches; nothing published");
-        if !other_actions.is_empty() {
-            let actions: Vec<String> = other_actions.iter().map(|action| outside.line(action).to_string()).collect();
-            println!("in this time there are events of: {}", actions.join(", "));
-        }
-    } else if dry_run {
-        println!("sink {sink}: {events} would be published, of {read} in this time");
-    } else {
-        let known = if *duplicates > 0 { format!(" ({duplicates} of them it had)") } else { String::new() };
-        println!("sink {sink}: {published} of {events} confirmed{known}, run {run}");
-    }
-    match waiting {
-        0 => {}
-        1 => println!("1 still waits for the sink and is delivered in its turn"),
-        _ => println!("{waiting} still wait for the sink and are delivered in their turn"),
-    }
-    match damaged {
-        0 => {}
-        1 => println!("1 could not be read: the disk has damaged it"),
-        _ => println!("{damaged} could not be read: the disk has damaged them"),
-    }
-    match gone {
-        0 => {}
-        1 => println!("1 is gone: its segment was deleted, by retention or by hand"),
-        _ => println!("{gone} are gone: their segments were deleted, by retention or by hand"),
-    }
-    for (reason, count) in failed {
-        println!("{count} {} not taken: {}", if *count == 1 { "was" } else { "were" }, outside.line(reason));
-    }
-    match state {
+/// Whether there is nothing to publish, now or in its turn.
+fn matches_nothing(ended: &Progress) -> bool {
+    ended.state == RunState::Done && ended.selected == 0 && ended.waiting == 0
+}
+
+/// Whether the sink has all that was asked for.
+fn verdict(ended: &Progress) -> Result<(), Failure> {
+    match &ended.state {
         RunState::Failed(why) => Err(Failure::failed(why)),
         RunState::Cancelled => Err(Failure::failed("ended before its time; it may be begun again")),
-        _ if is_empty || *failed != BTreeMap::new() || *damaged > 0 || *gone > 0 => Err(Failure::Silent),
+        _ if matches_nothing(ended) || !ended.failed.is_empty() || ended.damaged > 0 || ended.gone > 0 => {
+            Err(Failure::Silent)
+        }
         _ => Ok(()),
     }
 }

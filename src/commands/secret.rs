@@ -3,11 +3,10 @@
 //! Alma never sends again what got a 401. A fresh secret is therefore shown only once the running bridge accepts it, and
 //! none is made that would end the one that Alma uses.
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use super::running::Running;
-use super::{Failure, block_on, load, pick_source, reload, status};
+use super::{Failure, block_on, load, output, pick_source, reload, status};
 use crate::admin::status::{ReloadOutcome, SourceStatus, Status};
 use crate::config::{self, Config, Secret, SecretFrom, Source, SourceName};
 
@@ -60,14 +59,13 @@ pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
         // One that was made a moment ago is fresh, and nobody uses another.
         (true, Some(path), _) if !made.contains(path) => renew(&config, source, path)?,
         (true, None, _) => {
-            eprintln!("{}", what_to_do(source)?);
+            errln!("{}", what_to_do(source)?);
             config::fresh_secret().map_err(Failure::failed)?
         }
         (_, _, Some(secret)) => secret.clone(),
         (_, _, None) => return Err(Failure::failed(format!("source {} has no secret yet", source.name))),
     };
-    let mut out = std::io::stdout().lock();
-    out.write_all(shown.expose()).and_then(|()| out.write_all(b"\n")).map_err(Failure::failed)
+    output::bytes(&[shown.expose(), b"\n"].concat())
 }
 
 /// Replaces the generated secret, and has the running bridge accept both before anybody is told of it.
@@ -80,7 +78,7 @@ fn renew(config: &Config, source: &Source, path: &Path) -> Result<Secret, Failur
             ));
         }
         let renewed = config::renew_generated(path).map_err(Failure::failed)?;
-        eprintln!(
+        errln!(
             "no bridge runs. Start it with \"alma-bridge run\" before you paste this into Alma: it then accepts this and the \
              old secret, which stays valid until the next --new"
         );
@@ -105,7 +103,7 @@ fn renew(config: &Config, source: &Source, path: &Path) -> Result<Secret, Failur
             })?;
             return Err(unchanged(&why));
         }
-        eprintln!("now paste this into Alma. The old secret stays valid until the next --new");
+        errln!("now paste this into Alma. The old secret stays valid until the next --new");
         Ok(renewed.secret)
     })
 }
@@ -237,13 +235,13 @@ fn revoke(config: &Config, source: &Source, generated: Option<&PathBuf>) -> Resu
         )));
     };
     if !config::revoke_previous(path).map_err(|error| Failure::failed(format!("can't revoke it: {error}")))? {
-        eprintln!("there is no secret before the present one");
+        errln!("there is no secret before the present one");
         return Ok(());
     }
-    eprintln!("the secret before the present one is removed");
+    errln!("the secret before the present one is removed");
     let bridge = Running::of(config.clone());
     if !bridge.is_listening() {
-        eprintln!("no bridge runs; the next one will not accept it");
+        errln!("no bridge runs; the next one will not accept it");
         return Ok(());
     }
     block_on(async {
@@ -252,9 +250,9 @@ fn revoke(config: &Config, source: &Source, generated: Option<&PathBuf>) -> Resu
         reloaded(&bridge)
             .await
             .map_err(|why| Failure::failed(format!("the running bridge still accepts it: {why}")))?;
-        eprintln!("the running bridge no longer accepts it");
+        errln!("the running bridge no longer accepts it");
         if let Some(why) = status.and_then(|status| why_not_yet(&status, source)) {
-            eprintln!(
+            errln!(
                 "warning: {why}: paste the present one (\"alma-bridge secret\") into Alma now, or its events are lost"
             );
         }

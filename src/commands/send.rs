@@ -12,15 +12,17 @@ use http_body_util::Full;
 use hyper::header::CONTENT_TYPE;
 use hyper::{Request, Response, StatusCode, Uri};
 use indicatif::{ProgressBar, ProgressStyle};
+use rustls::pki_types::ServerName;
 use tokio::sync::Mutex;
 
 use super::http::Client;
 use super::outside::Outside;
-use super::{Failure, Listener, block_on, load, pick_source};
+use super::{Failure, Listener, block_on, counted, load, pick_source};
 use crate::alma::signature::{SIGNATURE_HEADER, SignatureHeader};
 use crate::alma::{Event, samples};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{Config, Secret, Source, SourceName};
+use crate::ingress::tls;
 
 /// Connections at once; Alma itself was seen with few.
 const CONNECTIONS: u64 = 8;
@@ -65,8 +67,8 @@ pub(super) struct Args {
 
     /// The whole address of the listener, as Alma's profile has it; default: from the configuration
     ///
-    /// With TLS, give the address with the certificate's host name: the default has an IP address. `SSL_CERT_FILE` names an
-    /// authority that the system does not trust.
+    /// With TLS, the default expects a host name that the configured certificate has, whatever the listener's address.
+    /// `SSL_CERT_FILE` names an authority that the system does not trust.
     #[arg(long, value_name = "URL")]
     url: Option<Uri>,
 
@@ -90,14 +92,27 @@ pub(super) fn run(file: Option<&Path>, args: Args) -> Result<(), Failure> {
     let config = load(file)?;
     let source = pick_source(&config, args.source.as_ref())?;
     let secret = signing_secret(source)?.clone();
-    let (url, listener) = match args.url {
-        Some(url) => (url, None),
-        None => (listener_url(&config, source)?, Some(Listener::Ingress)),
+    let (url, listener, certificate_name) = match args.url {
+        Some(url) => (url, None, None),
+        None => {
+            let certificate_name = config.ingress.tls.as_ref().and_then(tls::name_of);
+            (listener_url(&config, source)?, Some(Listener::Ingress), certificate_name)
+        }
     };
     let events = args.what.iter().map(|what| Template::find(what)).collect::<Result<Vec<_>, _>>()?;
     let events = if events.is_empty() { Template::all() } else { events };
     let count = args.count.unwrap_or(events.len() as u64);
-    let plan = Plan { url, listener, secret, events, count, rate: args.rate, same: args.same, outside: args.outside };
+    let plan = Plan {
+        url,
+        listener,
+        certificate_name,
+        secret,
+        events,
+        count,
+        rate: args.rate,
+        same: args.same,
+        outside: args.outside,
+    };
     block_on(play(plan))
 }
 
@@ -164,6 +179,7 @@ struct Plan {
     url: Uri,
     /// Of the configuration's own bridge.
     listener: Option<Listener>,
+    certificate_name: Option<ServerName<'static>>,
     secret: Secret,
     events: Vec<Template>,
     count: u64,
@@ -172,13 +188,21 @@ struct Plan {
     outside: Outside,
 }
 
-async fn play(plan: Plan) -> Result<(), Failure> {
-    let mut client = Client::new(plan.url.clone()).map_err(Failure::Usage)?;
-    if let Some(listener) = plan.listener {
-        client = client.of_bridge(listener);
+impl Plan {
+    fn client(&self) -> Result<Client, Failure> {
+        let client = Client::new(self.url.clone()).map_err(Failure::Usage)?;
+        let client = client.expecting(self.certificate_name.clone());
+        Ok(match self.listener {
+            Some(listener) => client.of_bridge(listener),
+            None => client,
+        })
     }
+}
+
+async fn play(plan: Plan) -> Result<(), Failure> {
+    let mut client = plan.client()?;
     challenge(&mut client, &plan.url).await.map_err(Failure::failed)?;
-    eprintln!("challenge answered by {}", plan.url);
+    errln!("challenge answered by {}", plan.url);
     let bodies: Vec<Bytes> = if plan.same {
         let first = first_id();
         plan.events.iter().zip(first..).map(|(event, id)| event.body(id)).collect()
@@ -200,7 +224,8 @@ async fn play(plan: Plan) -> Result<(), Failure> {
         workers.spawn(work(Arc::clone(&shared)));
     }
     while let Some(done) = workers.join_next().await {
-        done.map_err(Failure::failed)?;
+        // The others end with the first that fails: nobody reads what they print.
+        done.map_err(Failure::failed)??;
     }
     bar.finish_and_clear();
     let took = shared.started.elapsed();
@@ -234,13 +259,14 @@ struct Shared {
     summary: Mutex<Summary>,
 }
 
-async fn work(shared: Arc<Shared>) {
+async fn work(shared: Arc<Shared>) -> Result<(), Failure> {
     let plan = &shared.plan;
-    let Ok(mut client) = Client::new(plan.url.clone()) else { return };
+    let mut client = plan.client()?;
+    let widest = plan.events.iter().map(|event| event.name().chars().count()).max().unwrap_or(0);
     loop {
         let index = shared.next.fetch_add(1, Ordering::Relaxed);
         if index >= plan.count {
-            return;
+            return Ok(());
         }
         if let Some(rate) = plan.rate {
             #[allow(clippy::cast_precision_loss, reason = "an index of events is far below 2^52")]
@@ -253,11 +279,15 @@ async fn work(shared: Arc<Shared>) {
         let id = Event::parse(&body).id().map(str::to_owned);
         let sent = Instant::now();
         let answer = client.send(post(&plan.url, &plan.secret, body)).await;
-        let answer = Answer { took: sent.elapsed(), result: answer.map(|answer| verdict(&answer)) };
+        let said = answer.map_or_else(
+            |message| Said { taken: false, outcome: "no answer".to_owned(), message },
+            |answer| Said::by(&answer),
+        );
+        let answer = Answer { took: sent.elapsed(), said };
         if plan.count <= MAX_LINES {
-            println!("{}", answer.line(event.name(), id.as_deref(), plan.outside));
+            outln!("{}", answer.line(event.name(), widest, id.as_deref(), plan.outside))?;
         }
-        shared.summary.lock().await.add(answer);
+        shared.summary.lock().await.add(&answer);
         shared.bar.inc(1);
     }
 }
@@ -290,12 +320,29 @@ pub(super) async fn challenge(client: &mut Client, url: &Uri) -> Result<(), Stri
     Err(format!("{url} answered the challenge with {}, expected 200 and the challenge itself", answer.status()))
 }
 
-/// Status and outcome of an answer, such as `204 stored`; and whether it is a 2xx.
-pub(super) fn verdict(answer: &Response<Bytes>) -> (bool, String) {
-    let status = answer.status();
-    let outcome = answer.headers().get(OUTCOME_HEADER).and_then(|value| value.to_str().ok()).map(str::to_owned);
-    let said = outcome.or_else(|| error_message(answer.body())).unwrap_or_default();
-    (status.is_success(), format!("{} {said}", status.as_u16()).trim_end().to_owned())
+/// What an answer says.
+pub(super) struct Said {
+    /// Whether it is a 2xx.
+    pub(super) taken: bool,
+    /// Status and outcome, such as `204 stored`.
+    pub(super) outcome: String,
+    /// The message of an error; empty if there is none.
+    pub(super) message: String,
+}
+
+impl Said {
+    pub(super) fn by(answer: &Response<Bytes>) -> Self {
+        let status = answer.status();
+        let outcome = answer.headers().get(OUTCOME_HEADER).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let message = if outcome.is_empty() { error_message(answer.body()).unwrap_or_default() } else { String::new() };
+        let outcome = format!("{} {outcome}", status.as_u16()).trim_end().to_owned();
+        Self { taken: status.is_success(), outcome, message }
+    }
+
+    /// All of it, on one line.
+    pub(super) fn whole(&self) -> String {
+        format!("{} {}", self.outcome, self.message).trim_end().to_owned()
+    }
 }
 
 fn error_message(body: &[u8]) -> Option<String> {
@@ -310,17 +357,16 @@ fn error_message(body: &[u8]) -> Option<String> {
 /// What came back for one event.
 struct Answer {
     took: Duration,
-    result: Result<(bool, String), String>,
+    said: Said,
 }
 
 impl Answer {
-    fn line(&self, name: &str, id: Option<&str>, outside: Outside) -> String {
-        let said = match &self.result {
-            Ok((_, verdict)) => verdict.as_str(),
-            Err(why) => why.as_str(),
-        };
-        let (said, name) = (outside.line(said), outside.line(name));
-        format!("{said:<12} {:>9}  {name:<12} {}", milliseconds(self.took), id.unwrap_or(""))
+    /// What has no bound stands last, so that it breaks no column.
+    fn line(&self, name: &str, widest: usize, id: Option<&str>, outside: Outside) -> String {
+        let Said { outcome, message, .. } = &self.said;
+        let (outcome, name, message) = (outside.line(outcome), outside.line(name), outside.line(message));
+        let (took, id) = (milliseconds(self.took), id.unwrap_or("-"));
+        format!("{outcome:<12} {took:>9}  {name:<widest$}  {id:<19}  {message}").trim_end().to_owned()
     }
 }
 
@@ -332,11 +378,10 @@ struct Summary {
 }
 
 impl Summary {
-    fn add(&mut self, answer: Answer) {
+    fn add(&mut self, answer: &Answer) {
         self.took.push(answer.took);
-        let (taken, said) = answer.result.unwrap_or_else(|why| (false, why));
-        self.refused += u64::from(!taken);
-        *self.outcomes.entry(said).or_default() += 1;
+        self.refused += u64::from(!answer.said.taken);
+        *self.outcomes.entry(answer.said.whole()).or_default() += 1;
     }
 
     fn all_taken(&self) -> bool {
@@ -344,6 +389,10 @@ impl Summary {
     }
 
     fn print(&self, took: Duration, outside: Outside) {
+        if let [only] = self.took.as_slice() {
+            errln!("1 event, {}", milliseconds(*only));
+            return;
+        }
         let mut sorted = self.took.clone();
         sorted.sort_unstable();
         let at = |share: usize| {
@@ -351,17 +400,22 @@ impl Summary {
         };
         #[allow(clippy::cast_precision_loss, reason = "a count of events is far below 2^52")]
         let rate = sorted.len() as f64 / took.as_secs_f64().max(1e-9);
-        eprintln!("{} events in {:.1} s, {rate:.0}/s", sorted.len(), took.as_secs_f64());
+        errln!("{}, {}, {rate:.0}/s", counted(sorted.len() as u64, "event"), lasted(took));
         for (said, count) in &self.outcomes {
-            eprintln!("  {count:>7}  {}", outside.line(said));
+            errln!("  {count:>7}  {}", outside.line(said));
         }
-        eprintln!(
+        errln!(
             "  answered in: median {}, p99 {}, longest {}",
             milliseconds(at(500)),
             milliseconds(at(990)),
             milliseconds(at(1_000))
         );
     }
+}
+
+/// For people: `3.2 ms`, and from a second on `1.5 s`.
+fn lasted(took: Duration) -> String {
+    if took < Duration::from_secs(1) { milliseconds(took) } else { format!("{:.1} s", took.as_secs_f64()) }
 }
 
 /// For people: `3.2 ms`.

@@ -4,6 +4,8 @@ use std::path::Path;
 
 use super::operator_client::{OperatorClient, confirmed};
 use super::running::Running;
+use super::table::Column::{Left, Right};
+use super::table::Table;
 use super::{Failure, block_on, counted};
 use crate::config::{Config, SinkName};
 use crate::operator::{Forgotten, ListedSink, OperatorRequest};
@@ -71,21 +73,19 @@ pub(super) fn run(file: Option<&Path>, args: Args) -> Result<(), Failure> {
 async fn list(operator: &mut OperatorClient, json: bool) -> Result<(), Failure> {
     let places: Vec<ListedSink> = operator.ask(&OperatorRequest::Sinks {}).await?;
     if json {
-        println!("{}", serde_json::to_string(&places).map_err(Failure::failed)?);
-        return Ok(());
+        return outln!("{}", serde_json::to_string(&places).map_err(Failure::failed)?);
     }
-    println!("{:<16} {:<11} {:>10}  {:<24} {:>12}", "SINK", "STATE", "WAITING", "OLDEST", "DEAD LETTERS");
+    let mut table = Table::new([Left("SINK"), Left("STATE"), Right("WAITING"), Left("OLDEST"), Right("DEAD LETTERS")]);
     for place in places {
-        let oldest = Printable::line(place.oldest_waiting.as_deref().unwrap_or("-"));
-        println!(
-            "{:<16} {:<11} {:>10}  {oldest:<24} {:>12}",
-            place.name.as_str(),
-            Printable::line(&place.state),
-            place.waiting_events,
-            place.dead_letters
-        );
+        table.row([
+            place.name.to_string(),
+            Printable::line(&place.state).to_string(),
+            place.waiting_events.to_string(),
+            Printable::line(place.oldest_waiting.as_deref().unwrap_or("-")).to_string(),
+            place.dead_letters.to_string(),
+        ]);
     }
-    Ok(())
+    outln!("{}", table.take())
 }
 
 async fn forget(operator: &mut OperatorClient, config: &Config, sink: SinkName, yes: bool) -> Result<(), Failure> {
@@ -126,11 +126,11 @@ async fn forget(operator: &mut OperatorClient, config: &Config, sink: SinkName, 
         confirmed(&format!("forgetting sink {sink}: {lost} lost to it{}", oldest.unwrap_or_default()), yes)?;
     }
     let done: Forgotten = operator.ask(&OperatorRequest::Forget { sink: sink.clone() }).await?;
-    println!("sink {sink} is forgotten, with {} that waited for it", counted(done.waiting_events, "event"));
+    outln!("sink {sink} is forgotten, with {} that waited for it", counted(done.waiting_events, "event"))?;
     match place.dead_letters {
         0 => {}
-        1 => println!("its dead letter is kept: alma-bridge dead-letters list --sink {sink}"),
-        many => println!("its {many} dead letters are kept: alma-bridge dead-letters list --sink {sink}"),
+        1 => outln!("its dead letter is kept: alma-bridge dead-letters list --sink {sink}")?,
+        many => outln!("its {many} dead letters are kept: alma-bridge dead-letters list --sink {sink}")?,
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! `status`: what the running bridge is doing.
 
 use std::fmt::Write as _;
+use std::io::{self, IsTerminal as _};
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,9 +12,12 @@ use hyper::Request;
 use super::http::Client;
 use super::outside::Outside;
 use super::running::Running;
-use super::{Failure, block_on};
+use super::table::Column::Left;
+use super::table::Table;
+use super::{Failure, block_on, counted, output};
 use crate::admin::Status;
 use crate::admin::status::{SinkStatus, SourceStatus};
+use crate::printable::Printable;
 use crate::units;
 
 const EXAMPLES: &str = "\
@@ -30,7 +34,7 @@ pub(super) struct Args {
     #[arg(long, conflicts_with = "watch")]
     json: bool,
 
-    /// Show it again every two seconds, until Ctrl-C
+    /// Show it again every two seconds, until Ctrl-C; a bridge that restarts meanwhile is waited for
     #[arg(long)]
     watch: bool,
 
@@ -47,32 +51,54 @@ const WATCH_EVERY: Duration = Duration::from_secs(2);
 
 pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
     let mut bridge = Running::find(file)?;
-    let mut client = bridge.client().map_err(|failure| bridge.not_found(failure))?;
     block_on(async {
-        loop {
-            let (mut document, mut status) = fetch(&mut client).await.map_err(|failure| bridge.not_found(failure))?;
-            if let Some(broken) = bridge.broken() {
-                status.attention = with_broken_file(&status, &broken);
-                document = with_attention(&document, &status.attention)?;
-            }
-            if args.ready {
-                return if status.ready { Ok(()) } else { Err(Failure::Silent) };
-            }
-            if args.json {
-                println!("{}", args.outside.json(&document));
-            } else if args.watch {
-                // Clears the terminal and starts at its top.
-                print!("\x1b[2J\x1b[H");
-                println!("{}", render(&status, args.outside));
-                tokio::time::sleep(WATCH_EVERY).await;
-                continue;
-            } else {
-                println!("{}", render(&status, args.outside));
-            }
-            let well = status.ready && status.attention.is_empty();
-            return if well { Ok(()) } else { Err(Failure::Silent) };
+        if args.watch {
+            return watch(&bridge, args.outside).await;
         }
+        let (document, status) = look(&bridge).await.map_err(|failure| bridge.not_found(failure))?;
+        if args.ready {
+            return if status.ready { Ok(()) } else { Err(Failure::Silent) };
+        }
+        let shown = if args.json {
+            outln!("{}", args.outside.json(&document))
+        } else {
+            outln!("{}", render(&status, args.outside))
+        };
+        let well = status.ready && status.attention.is_empty();
+        output::ended(shown, if well { Ok(()) } else { Err(Failure::Silent) })
     })
+}
+
+/// The status as it is shown. Looks for the bridge anew each time: one that was restarted may have another port.
+async fn look(bridge: &Running) -> Result<(String, Status), Failure> {
+    let (mut document, mut status) = fetch(&mut bridge.client()?).await?;
+    if let Some(broken) = bridge.broken() {
+        status.attention = with_broken_file(&status, &broken);
+        document = with_attention(&document, &status.attention)?;
+    }
+    Ok((document, status))
+}
+
+/// Shows it again and again: on a terminal in place of what was there, elsewhere one block after another. A bridge that
+/// does not answer may be restarting, and is asked again.
+async fn watch(bridge: &Running, outside: Outside) -> Result<(), Failure> {
+    let on_terminal = io::stdout().is_terminal();
+    loop {
+        let shown = match look(bridge).await {
+            Ok((_, status)) => render(&status, outside),
+            Err(failure) => {
+                let why = failure.lines().join("; ");
+                format!("{}\nasking again every {} s, Ctrl-C ends", Printable::line(&why), WATCH_EVERY.as_secs())
+            }
+        };
+        if on_terminal {
+            // Clears the terminal and starts at its top.
+            outln!("\x1b[2J\x1b[H{shown}")?;
+        } else {
+            outln!("{shown}\n")?;
+        }
+        tokio::time::sleep(WATCH_EVERY).await;
+    }
 }
 
 /// The document as it came, and read.
@@ -121,13 +147,16 @@ fn write_status(text: &mut String, status: &Status, outside: Outside) -> std::fm
         writeln!(text, "  ! {}", outside.line(line))?;
     }
     writeln!(text, "\nSources")?;
+    let mut sources = Table::new([Left(""), Left(""), Left("")]);
     for source in &status.sources {
-        write_source(text, source, &status.now)?;
+        add_source(&mut sources, source, &status.now);
     }
-    writeln!(text, "\nSinks")?;
+    writeln!(text, "{}\n\nSinks", sources.take())?;
+    let mut sinks = Table::new([Left(""), Left(""), Left(""), Left("")]);
     for sink in &status.sinks {
-        write_sink(text, sink, status, outside)?;
+        add_sink(&mut sinks, sink, status, outside);
     }
+    writeln!(text, "{}", sinks.take())?;
     if let Some(journal) = &status.journal {
         writeln!(text, "\nJournal {}", journal.dir)?;
         writeln!(
@@ -142,37 +171,34 @@ fn write_status(text: &mut String, status: &Status, outside: Outside) -> std::fm
     Ok(())
 }
 
-fn write_source(text: &mut String, source: &SourceStatus, now: &str) -> std::fmt::Result {
-    let last = match &source.last_event {
-        Some(last) => units::with_age(last, now),
-        None => "none yet".to_owned(),
+fn add_source(table: &mut Table<3>, source: &SourceStatus, now: &str) {
+    let mut last = match &source.last_event {
+        Some(last) => format!("last event: {}", units::with_age(last, now)),
+        None => "last event: none yet".to_owned(),
     };
-    write!(text, "  {:<16} {}  last event: {last}", source.name, source.path)?;
     if let Some(refused) = &source.refused {
         let since = if source.last_event.is_some() { " since" } else { "" };
-        write!(text, ", {} refused{since}", refused.events)?;
+        last.push_str(&format!(", {} refused{since}", refused.events));
     }
-    writeln!(text)
+    table.row([format!("  {}", source.name), source.path.clone(), last]);
 }
 
-fn write_sink(text: &mut String, sink: &SinkStatus, status: &Status, outside: Outside) -> std::fmt::Result {
-    let kind = sink.kind.as_deref().unwrap_or("-");
-    write!(text, "  {:<16} {kind:<9} {:<10} {} waiting", sink.name, sink.state, sink.waiting_events)?;
-    if sink.waiting_events > 0 {
-        write!(text, ", the oldest for {:.0} s", sink.oldest_waiting_seconds)?;
-    }
-    writeln!(text)?;
+fn add_sink(table: &mut Table<4>, sink: &SinkStatus, status: &Status, outside: Outside) {
+    let waiting = match sink.waiting_events {
+        0 => "0 waiting".to_owned(),
+        count => format!("{count} waiting, the oldest for {:.0} s", sink.oldest_waiting_seconds),
+    };
+    table.row([format!("  {}", sink.name), sink.kind.clone().unwrap_or("-".to_owned()), sink.state.clone(), waiting]);
     if let Some(why) = sink.why.as_deref().filter(|why| !status.has_said(why)) {
-        writeln!(text, "    {}", outside.line(why))?;
+        table.note(format!("    {}", outside.line(why)));
     }
     for parked in &sink.parked_topics {
         let (topic, detail) = (outside.line(&parked.topic), outside.line(&parked.detail));
-        writeln!(text, "    {topic} is parked since {}: {} ({detail})", parked.since, parked.reason)?;
+        table.note(format!("    {topic} is parked since {}: {} ({detail})", parked.since, parked.reason));
     }
     for (reason, count) in &sink.dead_letters {
-        writeln!(text, "    {count} dead letters: {reason}")?;
+        table.note(format!("    {}: {reason}", counted(*count, "dead letter")));
     }
-    Ok(())
 }
 
 #[cfg(test)]

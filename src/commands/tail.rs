@@ -2,19 +2,22 @@
 //!
 //! How a sink is read back stands beside the sink ([`crate::sinks::tail`]).
 
-use std::io::{self, Write as _};
 use std::path::Path;
 
 use tokio::sync::{mpsc, oneshot};
 
 use super::outside::Outside;
-use super::{Failure, block_on, load};
+use super::{Failure, block_on, load, output};
 use crate::config::{Config, Sink, SinkName};
+use crate::message::known_topics;
 use crate::sinks;
-use crate::sinks::tools::{Patterns, TailOptions};
+use crate::sinks::tools::{Patterns, TailOptions, can_fit};
 
 /// Events that wait to be printed.
 const CHANNEL: usize = 64;
+
+/// Topics that an error names.
+const MAX_NAMED: usize = 20;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -56,27 +59,30 @@ pub(super) fn run(file: Option<&Path>, args: Args) -> Result<(), Failure> {
     let sink = pick_sink(&config, args.sink.as_ref())?;
     block_on(async {
         tokio::select! {
-            ended = print(sink, args) => ended,
+            ended = print(&config, sink, args) => ended,
             _ = tokio::signal::ctrl_c() => Ok(()),
         }
     })
 }
 
-async fn print(sink: &Sink, args: Args) -> Result<(), Failure> {
+async fn print(config: &Config, sink: &Sink, args: Args) -> Result<(), Failure> {
     let Args { topics, from_start, count, outside, .. } = args;
     let (into, mut landed) = mpsc::channel(CHANNEL);
     let (ready, reading) = oneshot::channel();
-    let options = TailOptions { topics: Patterns(topics), from_start, into, ready };
+    let asked = Patterns(topics);
+    let options = TailOptions { topics: asked.clone(), from_start, into, ready };
     let printing = async {
-        if reading.await.is_ok() {
-            eprintln!("reading sink {} ({}), Ctrl-C ends", sink.name, sink.kind.as_str());
+        if let Ok(there) = reading.await {
+            refuse_foreign(config, sink, &asked, there.as_deref().unwrap_or_default())?;
+            errln!("reading sink {} ({}), Ctrl-C ends", sink.name, sink.kind.as_str());
+            for pattern in there.iter().flat_map(|there| asked.without_a_topic(there)) {
+                errln!("no topic {pattern:?} yet: waiting for its first event");
+            }
         }
         let mut left = count;
         while left != Some(0) {
             let Some(event) = landed.recv().await else { break };
-            if !print_line(&outside.document(&event.document))? {
-                break;
-            }
+            output::bytes(&[&outside.document(&event.document), b"\n".as_slice()].concat())?;
             left = left.map(|left| left - 1);
         }
         landed.close();
@@ -88,14 +94,20 @@ async fn print(sink: &Sink, args: Args) -> Result<(), Failure> {
     }
 }
 
-/// Prints one event; false where nobody reads on.
-fn print_line(document: &[u8]) -> Result<bool, Failure> {
-    let mut out = io::stdout().lock();
-    match out.write_all(document).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush()) {
-        // The reader of a pipe has had enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-        written => written.map(|()| true).map_err(Failure::failed),
-    }
+/// Refuses to wait for a topic that is not there and that no event will ever be on.
+fn refuse_foreign(config: &Config, sink: &Sink, asked: &Patterns, there: &[String]) -> Result<(), Failure> {
+    let foreign = asked.without_a_topic(there).find(|pattern| !can_fit(pattern, &sink.topic));
+    let Some(pattern) = foreign else { return Ok(()) };
+    let known = || known_topics(sink, &config.sources).iter().map(ToString::to_string).collect::<Vec<_>>();
+    let (what, topics) = match (there, known()) {
+        ([], none) if none.is_empty() => ("topics of this sink have the form", sink.topic.shapes()),
+        ([], known) => ("topics of this sink", known),
+        (there, _) => ("topics here", there.to_vec()),
+    };
+    let more = topics.len().saturating_sub(MAX_NAMED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let named = topics.into_iter().take(MAX_NAMED).collect::<Vec<_>>().join(", ");
+    Err(Failure::Usage(format!("no topic {pattern:?}; {what}: {named}{more}")))
 }
 
 fn pick_sink<'a>(config: &'a Config, name: Option<&SinkName>) -> Result<&'a Sink, Failure> {

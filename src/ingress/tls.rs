@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tokio_rustls::TlsAcceptor;
@@ -118,6 +118,15 @@ fn read(files: &ServerTls) -> Result<CertifiedKey, CertificateError> {
     }
     let key = PrivateKeyDer::from_pem_file(&files.key_file).map_err(|error| bad_file(&files.key_file, error))?;
     CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider()).map_err(CertificateError::Pair)
+}
+
+/// A host name that the certificate is for. `None` if it has none, or can't be read.
+pub fn name_of(files: &ServerTls) -> Option<ServerName<'static>> {
+    let certificate = CertificateDer::pem_file_iter(&files.cert_file).ok()?.next()?.ok()?;
+    let parsed = webpki::EndEntityCert::try_from(&certificate).ok()?;
+    let name = parsed.valid_dns_names().next()?;
+    // A certificate for *.example.org is for any host there.
+    ServerName::try_from(name.replacen('*', "alma-bridge", 1)).ok()
 }
 
 fn bad_file(path: &Path, problem: impl fmt::Display) -> CertificateError {

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use tokio::sync::mpsc;
 
+use crate::config::TopicTemplate;
 use crate::message::{ContentType, structured};
 
 /// One line of the checklist of `check --connect`.
@@ -122,12 +123,43 @@ pub struct Patterns(pub Vec<String>);
 impl Patterns {
     /// Whether the topic is asked for; a `*` at the end of a pattern stands for any ending.
     pub fn ask_for(&self, topic: &str) -> bool {
-        self.0.is_empty()
-            || self.0.iter().any(|pattern| match pattern.strip_suffix('*') {
-                Some(beginning) => topic.starts_with(beginning),
-                None => topic == pattern,
-            })
+        self.0.is_empty() || self.0.iter().any(|pattern| fits(pattern, topic))
     }
+}
+
+impl Patterns {
+    /// The patterns that fit none of these topics.
+    pub fn without_a_topic<'a>(&'a self, topics: &'a [String]) -> impl Iterator<Item = &'a str> {
+        let fits = |pattern: &str| topics.iter().any(|topic| fits(pattern, topic));
+        self.0.iter().map(String::as_str).filter(move |pattern| !fits(pattern))
+    }
+}
+
+fn fits(pattern: &str, topic: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(beginning) => topic.starts_with(beginning),
+        None => topic == pattern,
+    }
+}
+
+/// Whether a topic of this template can fit the pattern, as `job_end` can't with `alma.{action}`.
+pub fn can_fit(pattern: &str, template: &TopicTemplate) -> bool {
+    let (beginning, open) = pattern.strip_suffix('*').map_or((pattern, false), |beginning| (beginning, true));
+    let asked: Vec<&str> = beginning.split('.').collect();
+    let is_filled = |segment: &str| segment.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-'));
+    let whole =
+        |shape: &str, asked: &str| if shape == "*" { is_filled(asked) && !asked.is_empty() } else { shape == asked };
+    let begun = |shape: &str, asked: &str| if shape == "*" { is_filled(asked) } else { shape.starts_with(asked) };
+    template.shapes().iter().any(|shape| {
+        let shape: Vec<&str> = shape.split('.').collect();
+        if !open {
+            return shape.len() == asked.len() && shape.iter().zip(&asked).all(|(shape, asked)| whole(shape, asked));
+        }
+        let last = asked.len() - 1;
+        shape.len() > last
+            && shape.iter().zip(&asked[..last]).all(|(shape, asked)| whole(shape, asked))
+            && begun(shape[last], asked[last])
+    })
 }
 
 /// What `tail` is to read.
@@ -139,8 +171,9 @@ pub struct TailOptions {
     pub from_start: bool,
     /// Where what is read goes; closed once the reader has had enough.
     pub into: mpsc::Sender<Landed>,
-    /// Told once reading has begun, so that what is published from then on is surely seen.
-    pub ready: tokio::sync::oneshot::Sender<()>,
+    /// Told once reading has begun, so that what is published from then on is surely seen: with the topics that are there
+    /// by then, or `None` if the sink can't list them.
+    pub ready: tokio::sync::oneshot::Sender<Option<Vec<String>>>,
 }
 
 /// An event read back from where it was published.
@@ -236,5 +269,23 @@ mod tests {
         let some = Patterns(vec!["alma.loan*".into(), "alma.job_end".into()]);
         assert!(some.ask_for("alma.loan.loan_created") && some.ask_for("alma.loan") && some.ask_for("alma.job_end"));
         assert!(!some.ask_for("alma.job_end.x") && !some.ask_for("alma.bib"));
+        let there = ["alma.loan".to_owned()];
+        assert_eq!(some.without_a_topic(&there).collect::<Vec<_>>(), ["alma.job_end"]);
+    }
+
+    #[test]
+    fn a_pattern_is_waited_for_only_if_the_template_can_fill_it() {
+        use crate::config::TopicPart::{Action, Event, Literal};
+        let by_action = TopicTemplate { parts: vec![Literal("alma.".into()), Action] };
+        for pattern in ["alma.job_end", "alma.fee", "alma.*", "alma.lo*", "al*", "*"] {
+            assert!(can_fit(pattern, &by_action), "{pattern}");
+        }
+        for pattern in
+            ["job_end", "alma", "alma.", "alma.JOB_END", "alma.loan.x", "alma.loan.*", "alma.>", "alma.#", "job*", "b*"]
+        {
+            assert!(!can_fit(pattern, &by_action), "{pattern}");
+        }
+        let with_event = TopicTemplate { parts: vec![Literal("alma.".into()), Action, Literal(".".into()), Event] };
+        assert!(["alma.loan", "alma.loan.x", "alma.loan.*"].iter().all(|pattern| can_fit(pattern, &with_event)));
     }
 }

@@ -86,7 +86,8 @@ pub fn init(log: &Log) -> Result<LevelHandle, LogError> {
 pub fn print(line: &str) {
     match LINES.get() {
         Some(lines) => lines.add(format!("{line}\n").as_bytes()),
-        None => eprintln!("{line}"),
+        // Whoever closed stderr wants to read nothing.
+        None => drop(writeln!(io::stderr(), "{line}")),
     }
 }
 

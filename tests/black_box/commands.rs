@@ -1,11 +1,11 @@
 //! What a person types and reads.
 
-use std::io::Read as _;
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
 
-use crate::harness::{SECRET, Setup, binary, loan, signature, text, wait_for};
+use crate::harness::{SECRET, Setup, binary, ended, loan, text, wait_for};
 
 /// A command that runs; killed when dropped.
 struct Started(Child);
@@ -80,6 +80,7 @@ fn the_demo_shows_every_sample_land() {
             .unwrap_or_else(|| panic!("{topic} is not in\n{shown}"));
         assert!(line.contains("204 stored") && line.contains(" ms"), "{line}");
     }
+    assert!(shown.contains("answered in") && shown.contains("published in"), "{shown}");
     assert!(shown.contains("alma-bridge run"), "where to go next:\n{shown}");
     assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 0, "the demo leaves nothing behind");
 }
@@ -97,6 +98,11 @@ fn send_plays_alma_and_tail_shows_what_landed() {
     let event: Value = serde_json::from_str(landed.trim()).expect("one document");
     assert_eq!(event["type"], "com.exlibrisgroup.alma.job_end");
     assert_eq!(event["data"]["action"], "JOB_END");
+
+    let one = setup.command(&["send", "loan"]);
+    let summary = text(&one.stderr);
+    let last = summary.lines().last().expect("a summary");
+    assert!(last.starts_with("1 event, ") && last.ends_with(" ms"), "{summary}");
 
     let twice = setup.command(&["send", "--same", "--count", "2", "LOAN"]);
     let lines = stdout(&twice);
@@ -151,6 +157,81 @@ fn tail_follows_from_now_on() {
 }
 
 #[test]
+fn tail_waits_for_no_topic_that_can_not_come() {
+    let setup = Setup::new("");
+    let _bridge = setup.start();
+    let refused = |topic: &str| {
+        let output = ended(setup.prepared(&["tail", topic]).stdout(Stdio::piped()).stderr(Stdio::piped()));
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        text(&output.stderr)
+    };
+    let none = refused("job_end");
+    assert!(none.contains("no topic \"job_end\"; topics of this sink: ") && none.contains("alma.job_end"), "{none}");
+    stdout(&setup.command(&["send", "loan", "job_end"]));
+    wait_for("both to land", || {
+        (!setup.landed("alma.loan").is_empty() && !setup.landed("alma.job_end").is_empty()).then_some(())
+    });
+    for wrong in ["job_end", "alma.JOB_END", "job*"] {
+        let why = refused(wrong);
+        let named = format!("no topic \"{wrong}\"; topics here: alma.job_end, alma.loan\n");
+        assert!(why.contains(&named), "{why}");
+    }
+    // One that is there though no event can be on it any more, and one that is still to come.
+    std::fs::write(setup.data().join("topics/older.jsonl"), "{}\n").expect("written");
+    assert_eq!(setup.done(&["tail", "older", "--from-start", "--count", "1"]), "{}\n");
+    let mut tail = setup.prepared(&["tail", "--count", "1", "alma.bib"]);
+    let mut tail = Started::new(tail.stdout(Stdio::piped()).stderr(Stdio::piped()));
+    let mut said = BufReader::new(tail.0.stderr.take().expect("piped"));
+    let mut line = String::new();
+    wait_for("it to say that it waits", || {
+        said.read_line(&mut line).expect("a line");
+        line.contains("no topic \"alma.bib\" yet: waiting").then_some(())
+    });
+    stdout(&setup.command(&["send", "bib"]));
+    let ended = wait_for("the event", || tail.0.try_wait().expect("waits"));
+    assert!(ended.success());
+}
+
+#[test]
+fn tail_gives_all_that_was_rotated() {
+    let setup = Setup::new("[sinks.main]\ntype = \"file\"\nrotate = \"1KiB\"\nkeep = 500\n");
+    let _bridge = setup.start();
+    stdout(&setup.command(&["send", "--count", "200", "loan"]));
+    wait_for("all to land", || (setup.landed("alma.loan").len() == 200).then_some(()));
+    let output = ended(setup.prepared(&["tail", "--from-start", "--count", "200"]).stdout(Stdio::piped()));
+    assert_eq!(stdout(&output).lines().count(), 200);
+}
+
+#[test]
+fn a_watched_status_is_plain_in_a_pipe_and_outlives_a_restart() {
+    let setup = Setup::new("");
+    let bridge = setup.start();
+    let mut watch = setup.prepared(&["status", "--watch"]);
+    let mut watch = Started::new(watch.stdout(Stdio::piped()).stderr(Stdio::piped()));
+    let (lines, shown) = std::sync::mpsc::channel();
+    let stdout = BufReader::new(watch.0.stdout.take().expect("piped"));
+    let reader = std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| lines.send(line)));
+    let see = |what: &str| {
+        wait_for(what, || {
+            let line = shown.recv_timeout(crate::harness::PATIENCE).expect("it goes on");
+            assert!(!line.contains('\x1b'), "{line:?}");
+            line.contains(what).then_some(())
+        });
+    };
+    see(": ready, since ");
+    see("Journal ");
+    see(": ready, since ");
+    bridge.kill();
+    see("asking again every 2 s");
+    let _again = setup.start();
+    see(": ready, since ");
+    assert!(watch.0.try_wait().expect("waits").is_none(), "it still runs");
+    drop(watch);
+    drop(shown);
+    let _ = reader.join();
+}
+
+#[test]
 fn secret_prints_the_secret_alone() {
     let setup = Setup::new("");
     assert_eq!(stdout(&setup.command(&["secret"])), format!("{SECRET}\n"));
@@ -182,26 +263,6 @@ fn the_built_in_secret_is_made_once_and_renewed_without_a_gap() {
         let output = binary().args(["explain", "body", "--signature", &signature]).current_dir(folder.path()).output();
         assert!(stdout(&output.expect("runs")).contains("fits secret"));
     }
-}
-
-#[test]
-fn explain_says_what_becomes_of_a_body_and_why_a_signature_does_not_fit() {
-    let setup = Setup::new("");
-    let body = loan(5);
-    std::fs::write(setup.path("body.json"), &body).expect("written");
-    let shown = stdout(&setup.command(&["explain", "body.json", "--signature", &signature(&body)]));
-    for part in ["alma.loan", "com.exlibrisgroup.alma.loan.loan_created", "/alma/01TEST_INST", "fits secret"] {
-        assert!(shown.contains(part), "{part} is not in\n{shown}");
-    }
-    // As a proxy would leave it that adds a line end.
-    let with_line_end = [body.as_slice(), b"\n"].concat();
-    let output = setup.command(&["explain", "body.json", "--signature", &signature(&with_line_end)]);
-    assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output.stdout).contains("line end added"), "{}", text(&output.stdout));
-    let output = setup.command(&["explain", "body.json", "--signature", "AAAA"]);
-    assert!(text(&output.stdout).contains("wrong_length"));
-    std::fs::write(setup.path("other"), "not an event").expect("written");
-    assert!(stdout(&setup.command(&["explain", "other"])).contains("alma.unparsed"));
 }
 
 #[test]

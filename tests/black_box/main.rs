@@ -16,7 +16,8 @@
 //! - `log`: the lines that strangers can cause, and a stderr that nobody reads
 //! - `bad_day`, `replay`: the tools for it, at a running bridge and on a stopped one's journal
 //! - `absent_sinks`: dead letters of sinks that were taken out, forgotten or renamed
-//! - `commands`: what a person types and reads
+//! - `commands`: what a person types and reads; `columns`: of long names; `explain`: why a signature does not fit
+//! - `pipes`: commands whose output nobody reads to its end
 //! - `outside`: what comes from outside reaches no terminal with control characters
 //! - `configuration`: errors and exit codes
 //! - `unreadable`: files of the journal that can't be read, and whose they are
@@ -27,10 +28,12 @@ mod harness;
 
 mod absent_sinks;
 mod bad_day;
+mod columns;
 mod commands;
 mod configuration;
 mod disk;
 mod durability;
+mod explain;
 mod finding;
 mod folders;
 mod half_written;
@@ -40,6 +43,7 @@ mod journal;
 mod log;
 mod operators;
 mod outside;
+mod pipes;
 mod reload;
 mod replay;
 mod secret;

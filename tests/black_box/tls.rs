@@ -46,6 +46,52 @@ fn events_come_over_tls_and_a_renewed_certificate_is_picked_up() {
     });
 }
 
+/// Writes a certificate for these names, and whether it is that of an authority.
+fn write_certificate_for(setup: &Setup, names: &[&str], authority: bool) {
+    let mut asked =
+        rcgen::CertificateParams::new(names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>()).expect("names");
+    asked.distinguished_name.push(rcgen::DnType::CommonName, "the listener of a test");
+    if authority {
+        asked.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    }
+    let key = rcgen::KeyPair::generate().expect("a key");
+    fs::write(setup.path("tls.crt"), asked.self_signed(&key).expect("made").pem()).expect("written");
+    fs::write(setup.path("tls.key"), key.serialize_pem()).expect("written");
+}
+
+#[test]
+fn send_reaches_its_own_listener_whatever_name_the_certificate_has() {
+    let setup = Setup::unwritten();
+    write_certificate_for(&setup, &["*.library.example.org"], false);
+    setup.configure(TLS);
+    let bridge = setup.start();
+    let sent = send(&setup, "tls.crt");
+    assert!(sent.status.success() && text(&sent.stdout).contains("204 stored"), "{sent:?}");
+    // Another address is checked by its own name.
+    let url = format!("https://{}/webhooks", bridge.ingress);
+    let mut other = setup.prepared(&["send", "--url", &url, "loan"]);
+    let refused = other.env("SSL_CERT_FILE", setup.path("tls.crt")).output().expect("runs");
+    let said = text(&refused.stderr);
+    assert!(said.contains("the listener's certificate is not trusted: it is for another host"), "{said}");
+}
+
+#[test]
+fn send_says_why_a_certificate_is_not_trusted() {
+    let setup = Setup::unwritten();
+    write_certificate(&setup);
+    setup.configure(TLS);
+    let _bridge = setup.start();
+    fs::copy(setup.path("tls.crt"), setup.path("old.crt")).expect("copied");
+    write_certificate_for(&setup, &["localhost"], true);
+    let word = "error: the listener's certificate is not trusted: it is a CA certificate";
+    wait_for(word, || text(&send(&setup, "tls.crt").stderr).contains(word).then_some(()));
+    write_certificate_for(&setup, &["localhost"], false);
+    wait_for("the word of an unknown authority", || {
+        let said = text(&send(&setup, "old.crt").stderr);
+        said.contains("not trusted: it comes from no authority that this system knows").then_some(())
+    });
+}
+
 #[test]
 fn a_certificate_that_can_not_be_used_is_said_at_the_start() {
     let setup = Setup::unwritten();

@@ -102,6 +102,13 @@ fn tail_shows_what_send_sends(broker: Broker) {
     if from_start {
         assert_eq!(tail.next()["almaaction"], "LOAN");
     }
+    // RabbitMQ lists no topics; the template tells what can come.
+    let refused = setup.command(&["tail", "loan"]);
+    assert_eq!(refused.status.code(), Some(2));
+    let said = text(&refused.stderr);
+    let named =
+        if from_start { "no topic \"loan\"; topics here: " } else { "no topic \"loan\"; topics of this sink: " };
+    assert!(said.contains(named) && said.contains(".loan"), "{said}");
     send("BIB");
     assert_eq!(tail.next()["almaaction"], "BIB");
 }

@@ -18,7 +18,7 @@ use tempfile::TempDir;
 
 pub(crate) use client::{Answer, Client, client_with_secret, request, signature};
 pub(crate) use load::{Load, number_of};
-pub(crate) use wait::{PATIENCE, wait_for, wait_up_to};
+pub(crate) use wait::{PATIENCE, ended, wait_for, wait_up_to};
 
 /// The secret that tests share with the bridge.
 pub(crate) const SECRET: &str = "made-up-secret";

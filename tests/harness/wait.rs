@@ -1,6 +1,11 @@
 //! Waiting for a condition, with a deadline.
 
+use std::process::{Command, Output};
+use std::sync::mpsc;
+use std::thread;
 use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 /// For what should take a moment; a slow machine may take longer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -20,4 +25,18 @@ pub(crate) fn wait_up_to<T>(patience: Duration, what: &str, mut look: impl FnMut
         assert!(Instant::now() < deadline, "waited {patience:?} for {what}");
         std::thread::park_timeout(Duration::from_millis(5));
     }
+}
+
+/// Runs a command to its end, which must come by itself.
+pub(crate) fn ended(command: &mut Command) -> Output {
+    let child = command.spawn().expect("starts");
+    let id = Pid::from_child(&child);
+    let (tell, told) = mpsc::channel();
+    thread::spawn(move || tell.send(child.wait_with_output()));
+    if let Ok(output) = told.recv_timeout(PATIENCE) {
+        return output.expect("waited for");
+    }
+    // It still runs, so that the number is still its own.
+    let _ = kill_process(id, Signal::KILL);
+    panic!("did not end within {PATIENCE:?}: {command:?}");
 }

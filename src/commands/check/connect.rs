@@ -14,29 +14,29 @@ use crate::sinks::tools::{Check, Verdict};
 
 /// Prints a line a thing; fails where one of them is bad.
 pub(super) async fn run(config: &Config, outside: Outside) -> Result<(), Failure> {
-    let mut all_good = print("data", &[disk::of_data_dir(config), disk::room(config)].concat(), outside);
+    let mut all_good = print("data", &[disk::of_data_dir(config), disk::room(config)].concat(), outside)?;
     for sink in &config.sinks {
         let checks = sinks::probe(sink, config.ingress.max_body, &topics(sink, config)).await;
-        all_good &= print(&format!("sink {} ({})", sink.name, sink.kind.as_str()), &checks, outside);
+        all_good &= print(&format!("sink {} ({})", sink.name, sink.kind.as_str()), &checks, outside)?;
     }
     if all_good { Ok(()) } else { Err(Failure::Silent) }
 }
 
 /// Whether none is bad.
-fn print(title: &str, checks: &[Check], outside: Outside) -> bool {
-    println!("{title}");
+fn print(title: &str, checks: &[Check], outside: Outside) -> Result<bool, Failure> {
+    outln!("{title}")?;
     for check in checks {
         let (mark, found, mend) = match &check.verdict {
             Verdict::Good(found) => ("ok  ", found, None),
             Verdict::Warning(found, mend) => ("warn", found, Some(mend)),
             Verdict::Bad(found, mend) => ("FAIL", found, Some(mend)),
         };
-        println!("  {mark}  {}: {}", outside.line(&check.what), outside.line(found));
+        outln!("  {mark}  {}: {}", outside.line(&check.what), outside.line(found))?;
         if let Some(mend) = mend {
-            println!("        {}", outside.line(mend));
+            outln!("        {}", outside.line(mend))?;
         }
     }
-    !checks.iter().any(|check| matches!(check.verdict, Verdict::Bad(..)))
+    Ok(!checks.iter().any(|check| matches!(check.verdict, Verdict::Bad(..))))
 }
 
 /// The topics that a sink will publish to, as far as they are known before the first event; else those of the samples.

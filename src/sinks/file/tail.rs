@@ -25,26 +25,26 @@ pub async fn tail(sink: &FileSink, options: TailOptions) -> Result<(), Failure> 
     let failed =
         |error: io::Error| Failure::new(Reason::Unreachable, format!("can't read {}: {error}", sink.dir.display()));
     let TailOptions { topics, from_start, into, ready } = options;
-    let mut followers = HashMap::new();
-    for (topic, path) in topic_files(&sink.dir).map_err(failed)? {
-        if !topics.ask_for(&topic) {
-            continue;
-        }
-        let mut follower = Follower::open(&topic, &path).map_err(failed)?;
+    let (mut followers, mut older) = (HashMap::new(), Vec::new());
+    let there = topic_files(&sink.dir).map_err(failed)?;
+    for (topic, path) in there.iter().filter(|(topic, _)| topics.ask_for(topic)) {
+        let mut follower = Follower::open(topic, path).map_err(failed)?;
         if from_start {
-            for older in rotated(&sink.dir, &topic).map_err(failed)? {
-                let more = Follower::open(&topic, &older).map_err(failed)?.give_new(&into).await.map_err(failed)?;
-                if !more {
-                    return Ok(());
-                }
+            for path in rotated(&sink.dir, topic).map_err(failed)? {
+                older.push(Follower::open(topic, &path).map_err(failed)?);
             }
         } else {
             follower.skip_to_end().map_err(failed)?;
         }
-        followers.insert(topic, follower);
+        followers.insert(topic.clone(), follower);
     }
-    // Whoever waits for it may have gone already.
-    let _ = ready.send(());
+    // Before anything is given: nobody takes it earlier. Whoever waits for it may have gone already.
+    let _ = ready.send(Some(there.into_iter().map(|(topic, _)| topic).collect()));
+    for mut follower in older {
+        if !follower.give_new(&into).await.map_err(failed)? {
+            return Ok(());
+        }
+    }
     loop {
         for (topic, path) in topic_files(&sink.dir).map_err(failed)? {
             if !topics.ask_for(&topic) {

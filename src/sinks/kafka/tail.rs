@@ -33,15 +33,15 @@ pub async fn tail(settings: &KafkaSink, prefix: &str, options: TailOptions) -> R
     let live = blocking(move || Live::start("tail", &config)).await??;
     live.reached().await?;
     let consumer = Arc::new(consumer(settings)?);
-    let asked_for = |topic: &str| {
-        topic.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')) && topics.ask_for(topic)
-    };
+    let ours = |topic: &str| topic.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+    let asked_for = |topic: &str| ours(topic) && topics.ask_for(topic);
     let mut assigned = BTreeSet::new();
     let first = list(&consumer).await?;
+    let there: BTreeSet<String> = first.iter().map(|(topic, _)| topic.clone()).filter(|topic| ours(topic)).collect();
     let first: Vec<_> = first.into_iter().filter(|(topic, _)| asked_for(topic)).collect();
     assign(&consumer, &live, first, &mut assigned, from_start).await?;
     // Its owner may have gone; that shows at `into`.
-    let _ = ready.send(());
+    let _ = ready.send(Some(there.into_iter().collect()));
 
     let mut refresh = tokio::time::interval(REFRESH);
     refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -3,6 +3,7 @@
 use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::pull::OrderedConfig;
 use async_nats::jetstream::consumer::{DeliverPolicy, ReplayPolicy};
+use async_nats::jetstream::stream::Stream;
 use futures_util::StreamExt as _;
 
 use super::Subjects;
@@ -38,7 +39,8 @@ pub async fn tail(
         .map_err(|error| unreachable(error.to_string()))?;
     let mut messages = consumer.messages().await.map_err(|error| unreachable(error.to_string()))?;
     // Whoever waits for it may have gone already.
-    let _ = ready.send(());
+    let there = if topics.0.is_empty() { None } else { subjects_in(&stream, subjects).await };
+    let _ = ready.send(there);
     loop {
         let message = tokio::select! {
             message = messages.next() => message,
@@ -55,6 +57,16 @@ pub async fn tail(
             return Ok(());
         }
     }
+}
+
+/// Ours among the subjects that the stream has messages of. `None` if the server does not tell.
+async fn subjects_in(stream: &Stream, subjects: &Subjects) -> Option<Vec<String>> {
+    let found = stream.info_with_subjects(">").await.ok()?;
+    let found: Vec<_> = found.collect().await;
+    let found = found.into_iter().collect::<Result<Vec<_>, _>>().ok()?;
+    let mut ours: Vec<_> = found.into_iter().map(|(subject, _)| subject).filter(|it| subjects.have(it)).collect();
+    ours.sort();
+    Some(ours)
 }
 
 /// The CloudEvents document; in binary mode put together from `ce-` headers and payload.

@@ -37,8 +37,8 @@ pub async fn tail(name: &SinkName, settings: &Settings, prefix: &str, options: T
     let consume = BasicConsumeOptions { exclusive: true, ..BasicConsumeOptions::default() };
     let mut deliveries =
         ask(channel.basic_consume(queue, ShortString::default(), consume, FieldTable::default())).await?;
-    // Whoever waits for it may have gone already.
-    let _ = ready.send(());
+    // A broker knows routing keys by their bindings only. Whoever waits for it may have gone already.
+    let _ = ready.send(None);
     loop {
         let delivery = tokio::select! {
             delivery = deliveries.next() => delivery,

@@ -1,0 +1,195 @@
+//! Why a signature does not fit: the usual mistakes, each tried with every secret of the source.
+
+use std::borrow::Cow;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use crate::alma::rewritten::{compact, stringified};
+use crate::alma::signature::{SignatureFailure, SignatureHeader};
+use crate::commands::counted;
+use crate::config::{NamedSecret, SecretFrom, Source};
+
+/// Larger bodies are tried with one change at a time: each try hashes the whole body.
+const MAX_COMBINED: usize = 1 << 20;
+
+/// What becomes of a request with this signature.
+pub(super) struct Judged {
+    pub(super) fits: bool,
+    /// One line; if it does not fit, with what to do.
+    pub(super) words: String,
+}
+
+pub(super) fn judge(source: &Source, body: &[u8], signature: &str) -> Judged {
+    let refused = |words| Judged { fits: false, words };
+    let (header, hex) = match (SignatureHeader::parse([signature.as_bytes()]), from_hex(signature)) {
+        (_, Some(header)) => (header, true),
+        (Ok(header), None) => (header, false),
+        (Err(failure), None) => return refused(malformed(signature, failure)),
+    };
+    let keys = keys(source);
+    if keys.is_empty() {
+        return refused(format!("refused: source {} has no secret yet", source.name));
+    }
+    let bodies = bodies(body);
+    let found = find(&keys, &bodies, header);
+    if hex {
+        let fitting = found.map_or(format!("no secret of source {} either", source.name), |found| found.words(source));
+        return refused(format!("{EXPECTED}; it is hex, Alma sends Base64. In Base64 it would fit {fitting}"));
+    }
+    match found {
+        Some(found) if found.changes() == 0 => Judged { fits: true, words: format!("fits {}", found.words(source)) },
+        Some(found) => refused(format!("refused: it fits {}", found.words(source))),
+        None => refused(format!(
+            "refused: no secret of source {} fits, and no usual mistake explains it: Alma's profile has another secret \
+             (alma-bridge secret shows this one), or something on the way changed the body",
+            source.name
+        )),
+    }
+}
+
+const EXPECTED: &str = "not an Alma signature: expected 44 characters of Base64";
+
+/// `failure`: what the log calls it.
+fn malformed(signature: &str, failure: SignatureFailure) -> String {
+    let found = counted(signature.chars().count() as u64, "character");
+    let cut = SignatureHeader::parse([format!("{signature}=").as_bytes()]).is_ok();
+    let cut = if cut { "; the = at its end is missing" } else { "" };
+    format!("{EXPECTED}, found {found} ({failure}){cut}")
+}
+
+/// From 64 hex digits, as most other senders of webhooks write a signature.
+fn from_hex(signature: &str) -> Option<SignatureHeader> {
+    let digits = signature.trim();
+    if digits.len() != 64 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return None;
+    }
+    let byte = |at: usize| u8::from_str_radix(&digits[at..at + 2], 16).ok();
+    let bytes: Vec<u8> = (0..64).step_by(2).map(byte).collect::<Option<_>>()?;
+    SignatureHeader::parse([STANDARD.encode(bytes).as_bytes()]).ok()
+}
+
+/// What was changed about a secret or a body for a try, and what that means.
+struct Change {
+    what: Cow<'static, str>,
+    means: Cow<'static, str>,
+}
+
+impl Change {
+    fn new(what: impl Into<Cow<'static, str>>, means: impl Into<Cow<'static, str>>) -> Self {
+        Self { what: what.into(), means: means.into() }
+    }
+}
+
+/// A secret to try.
+struct Key<'a> {
+    named: &'a NamedSecret,
+    change: Option<Change>,
+    bytes: Vec<u8>,
+}
+
+/// Each secret as it is, without blanks at its ends, and as it would be had it been pasted into Alma with one.
+fn keys(source: &Source) -> Vec<Key<'_>> {
+    let mut keys = Vec::new();
+    for named in &source.secrets {
+        let Some(secret) = named.secret.as_ref().map(crate::config::Secret::expose) else { continue };
+        keys.push(Key { named, change: None, bytes: secret.to_vec() });
+        let mut add = |change, bytes| keys.push(Key { named, change: Some(change), bytes });
+        let trimmed = secret.trim_ascii();
+        if trimmed != secret {
+            let place = match &named.from {
+                SecretFrom::File(path) | SecretFrom::Generated(path) => path.display().to_string(),
+                SecretFrom::Env(name) => format!("environment variable {name}"),
+            };
+            let means = format!("take them out of {place}: Alma's profile has the secret without them");
+            add(Change::new("without the blanks at the secret's ends", means), trimmed.to_vec());
+        }
+        for (name, blank) in [("blank", " "), ("tab", "\t"), ("line end", "\n"), ("CR LF line end", "\r\n")] {
+            for (end, bytes) in
+                [("end", [secret, blank.as_bytes()].concat()), ("beginning", [blank.as_bytes(), secret].concat())]
+            {
+                let means = "paste the secret into Alma's profile again, without it";
+                add(Change::new(format!("with a {name} added at the secret's {end}"), means), bytes);
+            }
+        }
+    }
+    keys
+}
+
+/// A body to try.
+struct Body<'a> {
+    change: Option<Change>,
+    bytes: Cow<'a, [u8]>,
+}
+
+const ON_THE_WAY: &str = "something on the way, or whoever saved the body,";
+const PROXY: &str = "a proxy or gateway re-formatted the body; let it pass the body on byte for byte";
+const SAMPLE: &str = "the signature was made over JSON.stringify(body), a bug of Ex Libris's sample listener; \
+                      sign the raw body";
+
+/// The body as it is, and as it may have been before something changed it; none of them twice.
+fn bodies(body: &[u8]) -> Vec<Body<'_>> {
+    let mut bodies: Vec<Body<'_>> = vec![Body { change: None, bytes: body.into() }];
+    let mut add = |change, bytes: Cow<'_, [u8]>| {
+        if bodies.iter().all(|known| known.bytes != bytes) {
+            bodies.push(Body { change: Some(change), bytes: bytes.into_owned().into() });
+        }
+    };
+    if let Some(without) = body.strip_suffix(b"\r\n").or_else(|| body.strip_suffix(b"\n")) {
+        add(Change::new("without the body's last line end", format!("{ON_THE_WAY} added it")), without.into());
+    }
+    for (what, line_end) in [("a line end", "\n"), ("a CR LF line end", "\r\n")] {
+        let change = Change::new(format!("with {what} added to the body"), format!("{ON_THE_WAY} took it away"));
+        add(change, [body, line_end.as_bytes()].concat().into());
+    }
+    match (compact(body), stringified(body)) {
+        (Some(compact), Some(stringified)) if compact == stringified => {
+            let means = format!("either {PROXY}. Or {SAMPLE}");
+            add(Change::new("with the body made compact", means), compact.into());
+        }
+        (compact, stringified) => {
+            if let Some(compact) = compact {
+                add(Change::new("with the body made compact", PROXY), compact.into());
+            }
+            if let Some(stringified) = stringified {
+                add(Change::new("with JSON.stringify(body) in place of the raw body", SAMPLE), stringified.into());
+            }
+        }
+    }
+    bodies
+}
+
+/// A secret and a body that the signature fits.
+struct Found<'a> {
+    key: &'a Key<'a>,
+    body: &'a Body<'a>,
+}
+
+impl Found<'_> {
+    fn changes(&self) -> usize {
+        usize::from(self.key.change.is_some()) + usize::from(self.body.change.is_some())
+    }
+
+    fn words(&self, source: &Source) -> String {
+        let changes: Vec<&Change> = self.key.change.iter().chain(&self.body.change).collect();
+        let join =
+            |part: fn(&Change) -> &str, by| changes.iter().map(|change| part(change)).collect::<Vec<_>>().join(by);
+        let secret = format!("secret {:?} of source {}", self.key.named.name, source.name);
+        if changes.is_empty() {
+            return secret;
+        }
+        format!("{secret} only {}: {}", join(|change| &change.what, " and "), join(|change| &change.means, "; and "))
+    }
+}
+
+/// The one with the fewest changes.
+fn find<'a>(keys: &'a [Key<'a>], bodies: &'a [Body<'a>], header: SignatureHeader) -> Option<Found<'a>> {
+    let size = bodies.first().map_or(0, |body| body.bytes.len());
+    let most = if size > MAX_COMBINED { 1 } else { 2 };
+    (0..=most).find_map(|changes| {
+        let mut all = keys.iter().flat_map(|key| bodies.iter().map(move |body| Found { key, body }));
+        all.find(|tried| {
+            tried.changes() == changes && SignatureHeader::sign(&tried.key.bytes, &tried.body.bytes) == header
+        })
+    })
+}
