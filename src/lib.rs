@@ -24,8 +24,8 @@
 //! - [`clock`]: the wall clock, handed in from outside.
 //! - `printable`: text from outside, made safe to print. `units`: sizes, durations and ages, as people write them.
 //!
-//! Imports run downwards only: commands → bridge → admin, ingress → operator → delivery → dead_letters → sinks, journal → message,
-//! storage → alma.
+//! Imports run downwards only: commands → bridge → admin, ingress → operator → delivery → `dead_letters` → sinks, journal →
+//! message, storage → alma.
 
 // Nothing panics because nobody reads what it prints: see `commands::output`.
 #![warn(clippy::print_stdout, clippy::print_stderr)]

@@ -44,7 +44,7 @@ impl OperatorClient {
             if !runs {
                 return Err(bridge.not_found(Failure::Silent));
             }
-            eprintln!("warning: {}; the bridge runs on with the one before", Printable::line(&broken));
+            errln!("warning: {}; the bridge runs on with the one before", Printable::line(&broken));
         }
         let config = &bridge.config;
         let dir = config.journal_dir();

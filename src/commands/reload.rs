@@ -46,18 +46,17 @@ pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
     // Those of this command's own look at the file are printed already.
     let printed = load_silently(file).map(|loaded| loaded.warnings).unwrap_or_default();
     for warning in reloaded.warnings.iter().filter(|warning| !printed.contains(warning)) {
-        eprintln!("warning: {}", args.outside.line(warning));
+        errln!("warning: {}", args.outside.line(warning));
     }
     for key in &reloaded.needs_restart {
-        eprintln!("warning: {} changed, but takes a restart to be in effect", args.outside.line(key));
+        errln!("warning: {} changed, but takes a restart to be in effect", args.outside.line(key));
     }
     if reloaded.outcome == ReloadOutcome::Applied {
-        println!("configuration reloaded");
-        return Ok(());
+        return outln!("configuration reloaded");
     }
-    eprintln!("error: {}", verdict(&reloaded));
+    errln!("error: {}", verdict(&reloaded));
     for error in &reloaded.errors {
-        eprintln!("  {}", args.outside.line(error));
+        errln!("  {}", args.outside.line(error));
     }
     Err(Failure::Silent)
 }
@@ -83,7 +82,7 @@ pub(super) async fn ask(bridge: &Running) -> Result<Reloaded, Failure> {
     let answer = tokio::select! {
         answer = &mut answered => answer,
         () = tokio::time::sleep(SOON) => {
-            eprintln!("waiting for the bridge: each sink that is replaced may take 45 s to settle what it is sending");
+            errln!("waiting for the bridge: each sink that is replaced may take 45 s to settle what it is sending");
             answered.await
         }
     };
