@@ -1,6 +1,6 @@
 //! What needs a person: what is wrong, since when, the likeliest cause, and what to do.
 //!
-//! docs/operations.md has the same rules.
+//! docs/operate.md has the same rules.
 
 use std::time::Duration;
 

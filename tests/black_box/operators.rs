@@ -78,6 +78,27 @@ fn all_metrics_are_there_from_the_start_at_0() {
     assert!(text.ends_with("\n# EOF\n") && text.matches("# EOF").count() == 1, "{text}");
 }
 
+/// Whoever sets an alert looks the metric up there.
+#[test]
+fn every_metric_is_in_docs_operate_md() {
+    let page = include_str!("../../docs/operate.md");
+    let setup = Setup::new("");
+    let metrics = setup.start().admin_get("/metrics");
+    let described: Vec<_> = metrics.text().lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+    assert!(described.len() > 30, "{described:?}");
+    for line in described {
+        let (family, kind) = line.split_once(' ').expect("a name and a type");
+        let suffix = match kind {
+            "counter" => "_total",
+            "info" => "_info",
+            _ => "",
+        };
+        let name = format!("`{}{suffix}", family.trim_start_matches("alma_bridge_"));
+        let is_named = page.split(&name).skip(1).any(|after| after.starts_with(['`', '{']));
+        assert!(is_named, "{family} ({kind}) is not in docs/operate.md");
+    }
+}
+
 #[test]
 fn the_process_has_metrics_by_their_usual_names() {
     let setup = Setup::new("");
