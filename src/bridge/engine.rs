@@ -10,18 +10,20 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::listeners::{Listeners, Published};
+use super::metrics::Metrics;
 use super::pumps::{self, Pumps};
 use super::tools::Tools;
 use crate::alma::Verified;
 use crate::clock::{SystemClock, Timestamp};
 use crate::config::{Config, SinkName, Storage};
-use crate::dead_letters::{DeadLetterStores, LetterSummary};
+use crate::dead_letters::{DeadLetterMetrics, DeadLetterStores, LetterSummary};
 use crate::delivery::{DeliveryError, Direct};
-use crate::journal::{self, Intake, Journal, JournalLock, JournalOptions, Limits, NotTaken, Registration, Taken};
+use crate::journal::{
+    self, Intake, Journal, JournalLock, JournalMetrics, JournalOptions, Limits, NotTaken, Registration, Taken,
+};
 use crate::ownership::explain;
 use crate::sinks::NotBuiltIn;
 use crate::storage::RealDisk;
-use crate::telemetry::Metrics;
 
 /// How long a second process waits for the journal's lock.
 const LOCK_PATIENCE: Duration = Duration::from_secs(30);
@@ -120,13 +122,13 @@ impl Engine {
             Some(listeners) => publish(listeners, &config.data_dir, config.journal.storage)?,
             None => None,
         };
-        let letters = letter_box(config, metrics);
+        let letters = letter_box(config, &metrics.dead_letters);
         let (intake, way) = if let Some(lock) = lock {
-            let journal = open_journal(config, metrics, lock).await?;
-            (Way::Journal(journal.clone()), pumps::Way::journal(journal, letters.clone(), metrics))
+            let journal = open_journal(config, &metrics.journal, lock).await?;
+            (Way::Journal(journal.clone()), pumps::Way::journal(journal, letters.clone(), &metrics.delivery))
         } else {
             let deadline = config.ingress.answer_within;
-            let direct = Arc::new(Direct::new(deadline, metrics.clone(), SystemClock::shared()));
+            let direct = Arc::new(Direct::new(deadline, metrics.delivery.clone(), SystemClock::shared()));
             (Way::Direct(Arc::clone(&direct)), pumps::Way::Direct(direct))
         };
         let pumps = Pumps::start(way, Arc::new(pumps::setup), config).await?;
@@ -135,7 +137,7 @@ impl Engine {
                 // Those of sinks that are not configured: `/status` and the gauges show them.
                 let all = letters.clone();
                 blocking(move || all.open_all()).await?;
-                Some(Tools::new(journal.clone(), pumps.handles().clone(), letters, metrics.clone()))
+                Some(Tools::new(journal.clone(), pumps.handles().clone(), letters, metrics.delivery.clone()))
             }
             Way::Direct(_) => None,
         };
@@ -207,7 +209,7 @@ impl Intake for Engine {
 }
 
 /// The dead letters of a configuration's journal.
-pub(super) fn letter_box(config: &Config, metrics: &Metrics) -> DeadLetterStores {
+pub(super) fn letter_box(config: &Config, metrics: &DeadLetterMetrics) -> DeadLetterStores {
     DeadLetterStores::new(
         RealDisk::shared(),
         config.journal_dir().join("dead"),
@@ -217,7 +219,7 @@ pub(super) fn letter_box(config: &Config, metrics: &Metrics) -> DeadLetterStores
 }
 
 /// What a journal is opened with, without sinks yet.
-pub(super) fn journal_options(config: &Config, metrics: &Metrics, lock: JournalLock) -> JournalOptions {
+pub(super) fn journal_options(config: &Config, metrics: &JournalMetrics, lock: JournalLock) -> JournalOptions {
     JournalOptions {
         dir: config.journal_dir(),
         config: config.journal.clone(),
@@ -230,7 +232,7 @@ pub(super) fn journal_options(config: &Config, metrics: &Metrics, lock: JournalL
     }
 }
 
-async fn open_journal(config: &Config, metrics: &Metrics, lock: JournalLock) -> Result<Journal, OpenError> {
+async fn open_journal(config: &Config, metrics: &JournalMetrics, lock: JournalLock) -> Result<Journal, OpenError> {
     let sinks = config.sinks.iter().map(Registration::from).collect();
     let options = JournalOptions { sinks, ..journal_options(config, metrics, lock) };
     Ok(blocking(move || Journal::open(options)).await??)

@@ -4,6 +4,7 @@ use serde_json::Value;
 use tokio::time::{Duration, Instant};
 
 use super::engine::{OpenError, journal_options, letter_box};
+use super::metrics::Metrics;
 use super::pumps;
 use super::tools::{NO_JOURNAL, Tools};
 use crate::admin::Order;
@@ -11,7 +12,6 @@ use crate::clock::SystemClock;
 use crate::config::{Config, SinkName, Storage};
 use crate::delivery::{Delivery, DeliveryOptions};
 use crate::journal::{Backlog, Feed, FeedClosed, Journal, JournalLock, Offset, Registration, Window};
-use crate::telemetry::Metrics;
 
 /// For the sinks to close, and the journal.
 const CLOSE_WITHIN: Duration = Duration::from_secs(10);
@@ -32,18 +32,21 @@ impl Stopped {
         let Some(lock) = JournalLock::acquire(&config.journal_dir())? else { return Ok(None) };
         let metrics = Metrics::new();
         // Without the configured sinks: one that is new to the journal begins when the bridge runs, not now.
-        let journal = Journal::open(journal_options(config, &metrics, lock))?;
+        let journal = Journal::open(journal_options(config, &metrics.journal, lock))?;
         for place in journal.sinks() {
             let sink = config.sinks.iter().find(|sink| sink.name == place.name);
             if let Some(sink) = sink {
                 journal.register(&Registration::from(sink)).map_err(OpenError::Register)?;
             }
         }
-        let letters = letter_box(config, &metrics);
-        let options =
-            DeliveryOptions { letters: letters.clone(), metrics: metrics.clone(), clock: SystemClock::shared() };
+        let letters = letter_box(config, &metrics.dead_letters);
+        let options = DeliveryOptions {
+            letters: letters.clone(),
+            metrics: metrics.delivery.clone(),
+            clock: SystemClock::shared(),
+        };
         let delivery = Delivery::new(options);
-        let tools = Tools::new(journal, delivery.handles(), letters, metrics);
+        let tools = Tools::new(journal, delivery.handles(), letters, metrics.delivery);
         Ok(Some(Self { config: config.clone(), tools, delivery }))
     }
 

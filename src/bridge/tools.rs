@@ -15,9 +15,8 @@ use crate::admin::tools::{
 };
 use crate::config::{Config, SinkName};
 use crate::dead_letters::{DeadLetter, DeadLetterStores, DeadLetters, LetterId, ListedLetter};
-use crate::delivery::{Handles, PumpHandle, Retried, SinkState};
+use crate::delivery::{DeliveryMetrics, Handles, PumpHandle, Retried, SinkState};
 use crate::journal::Journal;
-use crate::telemetry::Metrics;
 
 /// For one order's letters to be taken, before it is told what holds the sink. Shorter than the commands' patience.
 const RETRY_WITHIN: Duration = Duration::from_secs(20);
@@ -36,12 +35,12 @@ pub(super) struct Tools {
     pub(super) journal: Journal,
     pub(super) handles: Handles,
     pub(super) letters: DeadLetterStores,
-    metrics: Metrics,
+    metrics: DeliveryMetrics,
     replays: Replays,
 }
 
 impl Tools {
-    pub(super) fn new(journal: Journal, handles: Handles, letters: DeadLetterStores, metrics: Metrics) -> Self {
+    pub(super) fn new(journal: Journal, handles: Handles, letters: DeadLetterStores, metrics: DeliveryMetrics) -> Self {
         Self { journal, handles, letters, metrics, replays: Replays::default() }
     }
 

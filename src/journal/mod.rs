@@ -30,6 +30,7 @@ mod handle;
 mod heads;
 mod lock;
 mod maintenance;
+mod metrics;
 mod open;
 mod paths;
 mod reader;
@@ -53,6 +54,7 @@ use std::sync::Arc;
 pub use error::OpenError;
 pub use handle::{ForgetError, Journal, JournalStats, SinkBacklog};
 pub use lock::JournalLock;
+pub use metrics::JournalMetrics;
 pub use reader::Reader;
 pub use retained::{Retained, Snapshot};
 #[cfg(test)]
@@ -63,7 +65,6 @@ use crate::clock::{Clock, Timestamp};
 use crate::config::{self, SinkName, Start};
 use crate::message::StoredEvent;
 use crate::storage::Disk;
-use crate::telemetry::Metrics;
 use crate::units;
 
 /// What a journal is opened with.
@@ -79,7 +80,7 @@ pub struct JournalOptions {
     /// The wall clock.
     pub clock: Arc<dyn Clock>,
     /// Where syncs, damage and what is given up are counted.
-    pub metrics: Metrics,
+    pub metrics: JournalMetrics,
     /// Proof that no other process writes the folder; none only where the disk is not the machine's.
     pub lock: Option<JournalLock>,
     /// Sizes that are not the operator's.
