@@ -1,9 +1,9 @@
 //! What operators see of the running bridge: its log, and the [`Registry`] of its metrics. Each module owns the metrics
 //! of what it does, in a file `metrics.rs`.
 //!
-//! Every label set that is known beforehand exists from the start at 0, so that an alert can rely on a rate or an
-//! absence. Counters and histograms change when something happens. Gauges of the journal and the sinks are set from
-//! snapshots, when somebody reads the metrics.
+//! A label set whose values are known beforehand exists from the start at 0, so that alerts can use its rate. Counters and
+//! histograms change when something happens. The gauges of the journal and of the sinks' backlogs are set from snapshots
+//! when somebody reads the metrics.
 //!
 //! Personal data (patron ids, names, titles, bodies) reaches neither, at no level.
 

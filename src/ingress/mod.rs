@@ -7,7 +7,7 @@
 //! - `head`: the time a request's head may take, and the answers that hyper gives by itself
 //! - `request`: the order of judgement; `answer`: what is answered
 //! - `body`: the bounded read; `memory`: the memory of all bodies
-//! - `sources`: paths and secrets; `health`: what a source's requests have shown; `metrics`
+//! - `sources`: paths and secrets; `health`: what a source's requests have shown; `metrics`: what is counted
 
 mod answer;
 mod body;

@@ -16,6 +16,7 @@
 //! - `heads`, `recover`, `open`: a start. `state`: what all share.
 //! - `claims`: what a pump settles is not given up.
 //! - `writer`, `dedupe`: the way in. `reader`, `retained`: the ways out. `keeper`, `damage`: the house.
+//! - `metrics`: what is counted and measured.
 
 #[doc(hidden)]
 pub mod bench_api;

@@ -64,7 +64,7 @@ impl Default for Registry {
     }
 }
 
-/// A label value that all its metrics share, so that counting an event does not copy it for each of them.
+/// A label value that is cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Label(Arc<str>);
 
