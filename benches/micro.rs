@@ -14,10 +14,10 @@ use alma_bridge::alma::{BodyDigest, Event, SignatureHeader, Unverified, Verified
 use alma_bridge::clock::{SystemClock, Timestamp};
 use alma_bridge::config::{self, NamedSecret, Secret, SecretFrom, SourceName};
 use alma_bridge::journal::bench_api::{append_record, key};
-use alma_bridge::journal::{Intake as _, Journal, JournalLock, JournalOptions, Limits, Snapshot};
+use alma_bridge::journal::{Intake as _, Journal, JournalLock, JournalMetrics, JournalOptions, Limits, Snapshot};
 use alma_bridge::message::{Message, Messages, StoredEvent, percent_encode};
 use alma_bridge::storage::RealDisk;
-use alma_bridge::telemetry::Metrics;
+use alma_bridge::telemetry::Registry;
 use bytes::Bytes;
 use criterion::{Criterion, Throughput};
 
@@ -108,7 +108,7 @@ fn prepare(folder: &Path, bytes: u64) {
         sinks: Vec::new(),
         disk: RealDisk::shared(),
         clock: SystemClock::shared(),
-        metrics: Metrics::new(),
+        metrics: JournalMetrics::register(&mut Registry::default()),
         lock: Some(lock),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");

@@ -9,6 +9,7 @@ mod attention;
 mod drain;
 mod engine;
 mod listeners;
+pub(crate) mod metrics;
 pub(crate) mod pumps;
 mod reload;
 mod view;
@@ -31,11 +32,11 @@ use crate::clock::{SystemClock, Timestamp};
 use crate::config::{Config, Secret, Storage};
 use crate::ingress::{self, Sources};
 use crate::ownership::explain;
-use crate::telemetry::Metrics;
 
 pub use drain::Drain;
 pub use engine::{Engine, OpenError};
 pub use listeners::Listeners;
+use metrics::Metrics;
 use reload::Reloads;
 pub use view::RELOAD_PATIENCE;
 use view::View;
@@ -92,7 +93,7 @@ impl Bridge {
     pub async fn start(config: Config) -> Result<Self, StartError> {
         make_data_dir(&config)?;
         let metrics = Metrics::new();
-        metrics.name_all(&config);
+        metrics.init_labels(&config);
         let token = token(&config)?;
         let sources = Sources::new(&config.sources);
         let engine = Arc::new(Engine::default());
@@ -100,7 +101,8 @@ impl Bridge {
             &config.ingress,
             sources.clone(),
             Arc::clone(&engine),
-            metrics.clone(),
+            metrics.ingress.clone(),
+            metrics.connections.clone(),
             SystemClock::shared(),
         )
         .await
@@ -113,9 +115,10 @@ impl Bridge {
             admin: admin.local_addr().map_err(|error| listen_error("admin", config.admin.listen, error))?,
         };
         let tools = config.admin.tools;
+        let connections = metrics.connections.clone();
         let view = Arc::new(View::new(config, listeners, sources.clone(), metrics, engine));
         let admin_stop = CancellationToken::new();
-        tokio::spawn(admin.run(Arc::clone(&view) as _, token, tools, view.metrics.clone(), admin_stop.clone()));
+        tokio::spawn(admin.run(Arc::clone(&view) as _, token, tools, connections, admin_stop.clone()));
         let ingress_stop = server.stop_handle();
         let ingress = tokio::spawn(server.run());
         let (tell, opened) = watch::channel(Opened::Waiting);

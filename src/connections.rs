@@ -7,6 +7,8 @@
 //!
 //! A connection that gives way frees its place at once, whatever it is doing. Its task ends when it runs next.
 
+mod metrics;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -18,7 +20,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use crate::telemetry::Metrics;
+pub use metrics::ConnectionMetrics;
 
 /// Sockets beyond the limit: of connections that gave way and whose tasks have not run since. The process keeps files
 /// in reserve for them.
@@ -80,13 +82,13 @@ impl Network {
 
 impl Limit {
     /// Allows `max` connections of a listener, which is the label of its metric.
-    pub fn new(max: usize, listener: &'static str, metrics: &Metrics) -> Self {
+    pub fn new(max: usize, listener: &'static str, metrics: &ConnectionMetrics) -> Self {
         let places = Places { max, taken: 0, next: 0, strangers: HashMap::new() };
-        let shared = Shared { places: Mutex::new(places), changed: Notify::new(), open: metrics.connections(listener) };
+        let shared = Shared { places: Mutex::new(places), changed: Notify::new(), open: metrics.open(listener) };
         Self {
             sockets: Arc::new(Semaphore::new(max.saturating_add(GOING).min(Semaphore::MAX_PERMITS))),
             shared: Arc::new(shared),
-            evicted: metrics.connections_evicted(),
+            evicted: metrics.evicted.clone(),
         }
     }
 
@@ -224,9 +226,10 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
+    use crate::telemetry::Registry;
 
     fn limit(max: usize) -> Limit {
-        Limit::new(max, "ingress", &Metrics::new())
+        Limit::new(max, "ingress", &ConnectionMetrics::register(&mut Registry::default()))
     }
 
     async fn place(limit: &Limit, peer: &str) -> Place {

@@ -19,7 +19,7 @@
 //! - [`operator`]: what operators ask beyond that: sinks, dead letters, replays.
 //! - [`connections`]: how many connections a listener serves at once, and which one gives way.
 //! - [`commands`]: one file per command of the program.
-//! - [`telemetry`]: logs and metrics.
+//! - [`telemetry`]: the log, and the registry of metrics. Each module owns the metrics of what it does.
 //! - [`storage`]: the file system, and the threads for work that blocks.
 //! - [`clock`]: the wall clock, handed in from outside.
 //! - `printable`: text from outside, made safe to print. `units`: sizes, durations and ages, as people write them.

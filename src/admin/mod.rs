@@ -235,8 +235,8 @@ fn error(status: StatusCode, message: &str) -> Response<Full<Bytes>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::connections::Limit;
-    use crate::telemetry::Metrics;
+    use crate::connections::{ConnectionMetrics, Limit};
+    use crate::telemetry::Registry;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     #[derive(Default)]
@@ -299,7 +299,8 @@ mod tests {
         body: &str,
     ) -> (StatusCode, String) {
         let routes = Routes::new(Arc::clone(bridge) as _, Some(Secret::new(*b"token")), tools);
-        let place = Limit::new(1, "admin", &Metrics::new()).place(peer.parse().expect("an address")).await;
+        let metrics = ConnectionMetrics::register(&mut Registry::default());
+        let place = Limit::new(1, "admin", &metrics).place(peer.parse().expect("an address")).await;
         let mut request = Request::builder().method(method).uri(path);
         if let Some(token) = token {
             request = request.header(AUTHORIZATION, token);

@@ -21,8 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Operated, Routes};
 use crate::config::{Secret, ToolsFrom};
-use crate::connections::{Limit, Place};
-use crate::telemetry::Metrics;
+use crate::connections::{ConnectionMetrics, Limit, Place};
 
 /// Connections at once: kubelet, Prometheus, a few people.
 pub(super) const MAX_CONNECTIONS: usize = 64;
@@ -59,7 +58,7 @@ impl Server {
         bridge: Arc<dyn Operated>,
         token: Option<Secret>,
         tools: ToolsFrom,
-        metrics: Metrics,
+        metrics: ConnectionMetrics,
         stop: CancellationToken,
     ) {
         let limit = Limit::new(MAX_CONNECTIONS, "admin", &metrics);

@@ -6,10 +6,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::engine::{Engine, Open, OpenError};
+use super::metrics::Metrics;
 use crate::config::Config;
 use crate::delivery::PumpHandle;
 use crate::operator::{ListedSink, OperatorError};
-use crate::telemetry::Metrics;
 
 /// For the pumps to settle at the end.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);

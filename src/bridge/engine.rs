@@ -10,17 +10,19 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::listeners::{Listeners, Published};
+use super::metrics::Metrics;
 use super::pumps::{self, Pumps};
 use crate::alma::Verified;
 use crate::clock::{SystemClock, Timestamp};
 use crate::config::{Config, SinkName, Storage};
 use crate::dead_letters::{DeadLetterStores, LetterSummary};
 use crate::delivery::{DeliveryError, Direct, SinkSetup};
-use crate::journal::{self, Intake, Journal, JournalLock, JournalOptions, NotTaken, Registration, Taken};
+use crate::journal::{
+    self, Intake, Journal, JournalLock, JournalMetrics, JournalOptions, NotTaken, Registration, Taken,
+};
 use crate::operator::Operator;
 use crate::ownership::explain;
 use crate::sinks::NotBuiltIn;
-use crate::telemetry::Metrics;
 
 /// How long a second process waits for the journal's lock.
 const LOCK_PATIENCE: Duration = Duration::from_secs(30);
@@ -119,13 +121,13 @@ impl Engine {
             Some(listeners) => publish(listeners, &config.data_dir, config.journal.storage)?,
             None => None,
         };
-        let letters = DeadLetterStores::of(config, metrics);
+        let letters = DeadLetterStores::of(config, &metrics.dead_letters);
         let (intake, way) = if let Some(lock) = lock {
-            let journal = open_journal(config, metrics, lock).await?;
-            (Way::Journal(journal.clone()), pumps::Way::journal(journal, letters.clone(), metrics))
+            let journal = open_journal(config, &metrics.journal, lock).await?;
+            (Way::Journal(journal.clone()), pumps::Way::journal(journal, letters.clone(), &metrics.delivery))
         } else {
             let deadline = config.ingress.answer_within;
-            let direct = Arc::new(Direct::new(deadline, metrics.clone(), SystemClock::shared()));
+            let direct = Arc::new(Direct::new(deadline, metrics.delivery.clone(), SystemClock::shared()));
             (Way::Direct(Arc::clone(&direct)), pumps::Way::Direct(direct))
         };
         let pumps = Pumps::start(way, Arc::new(SinkSetup::of), config).await?;
@@ -134,7 +136,7 @@ impl Engine {
                 // Those of sinks that are not configured: `/status` and the gauges show them.
                 let all = letters.clone();
                 blocking(move || all.open_all()).await?;
-                Some(Operator::new(journal.clone(), pumps.handles().clone(), letters, metrics.clone()))
+                Some(Operator::new(journal.clone(), pumps.handles().clone(), letters, metrics.delivery.clone()))
             }
             Way::Direct(_) => None,
         };
@@ -205,7 +207,7 @@ impl Intake for Engine {
     }
 }
 
-async fn open_journal(config: &Config, metrics: &Metrics, lock: JournalLock) -> Result<Journal, OpenError> {
+async fn open_journal(config: &Config, metrics: &JournalMetrics, lock: JournalLock) -> Result<Journal, OpenError> {
     let sinks = config.sinks.iter().map(Registration::from).collect();
     let options = JournalOptions { sinks, ..JournalOptions::of(config, metrics, lock) };
     Ok(blocking(move || Journal::open(options)).await??)

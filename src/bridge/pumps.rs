@@ -11,11 +11,10 @@ use super::engine::OpenError;
 use crate::clock::SystemClock;
 use crate::config::{Config, Privacy, Sink, SinkName, SourceName};
 use crate::dead_letters::DeadLetterStores;
-use crate::delivery::{Delivery, DeliveryOptions, Direct, Handles, SinkSetup};
+use crate::delivery::{Delivery, DeliveryMetrics, DeliveryOptions, Direct, Handles, SinkSetup};
 use crate::journal::{Journal, Reader, Registration};
 use crate::sinks::NotBuiltIn;
 use crate::storage::blocking;
-use crate::telemetry::Metrics;
 
 /// For a sink that is replaced or taken out to settle what it is sending: longer than any sink's own deadline.
 const REPLACE_PATIENCE: Duration = Duration::from_secs(45);
@@ -46,7 +45,7 @@ pub(crate) type Build = Arc<dyn Fn(&Sink, &Config) -> Result<SinkSetup, NotBuilt
 
 impl Way {
     /// By the journal; dead letters are kept beside it.
-    pub(super) fn journal(journal: Journal, letters: DeadLetterStores, metrics: &Metrics) -> Self {
+    pub(super) fn journal(journal: Journal, letters: DeadLetterStores, metrics: &DeliveryMetrics) -> Self {
         let options = DeliveryOptions { letters, metrics: metrics.clone(), clock: SystemClock::shared() };
         Self::Journal(journal, Delivery::new(options))
     }

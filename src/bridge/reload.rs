@@ -57,7 +57,7 @@ impl Reloads {
     fn recall_events(&self) {
         let Some(journal) = self.view.engine.get().and_then(Open::journal).cloned() else { return };
         let names: Vec<_> = self.view.config().sources.iter().map(|source| source.name.clone()).collect();
-        let (sources, metrics) = (self.sources.clone(), self.view.metrics.clone());
+        let (sources, metrics) = (self.sources.clone(), self.view.metrics.ingress.clone());
         drop(blocking(move || {
             for (name, recorded) in journal.newest_events(&names) {
                 if sources.remember(&name, recorded) {

@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use super::Listeners;
 use super::attention::{self, attention};
 use super::engine::{Engine, Open};
+use super::metrics::Metrics;
 use crate::admin::status::{ConfigStatus, JournalStatus, ParkedTopic, SinkStatus, SourceStatus};
 use crate::admin::{self, Operated, ReloadError, Reloaded, Status};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
@@ -23,7 +24,6 @@ use crate::ingress::Sources;
 use crate::journal::{Backlog, Intake as _, Journal, NotTaken};
 use crate::operator::{OperatorError, OperatorRequest};
 use crate::sinks::{Class, Reason};
-use crate::telemetry::Metrics;
 use crate::units;
 
 /// Reloads that wait for their turn.
@@ -90,8 +90,8 @@ impl View {
 
     /// A newer one is accepted, and is about to be put in effect.
     pub(super) fn loaded(&self, config: Config) {
-        self.metrics.name_all(&config);
-        self.metrics.carry_last_used(&self.config(), &config);
+        self.metrics.init_labels(&config);
+        self.metrics.ingress.carry_last_used(&self.config().sources, &config.sources);
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
         let mut last = self.last_reload.write().unwrap_or_else(PoisonError::into_inner);
         (last.loaded, last.refused) = (SystemClock.now(), Vec::new());
@@ -155,7 +155,7 @@ impl View {
 
     fn secrets_last_used(&self, source: &crate::config::Source) -> BTreeMap<String, String> {
         let used = |secret: &crate::config::NamedSecret| {
-            Some((secret.name.clone(), self.metrics.secret_last_used(&source.name, &secret.name)?.to_string()))
+            Some((secret.name.clone(), self.metrics.ingress.secret_last_used(&source.name, &secret.name)?.to_string()))
         };
         source.secrets.iter().filter_map(used).collect()
     }
@@ -176,14 +176,7 @@ impl View {
 
     /// What waits comes fresh from the journal; a sink's own word of it may be a second old.
     fn set_journal_gauges(&self, open: &Open, journal: &Journal, now: Timestamp) {
-        let stats = journal.stats();
-        self.metrics.journal_sizes(
-            stats.waiting_bytes,
-            stats.delivered_bytes,
-            stats.max_size,
-            stats.free_bytes,
-            stats.min_free,
-        );
+        self.metrics.journal.set_sizes(&journal.stats());
         let running = open.pumps.handles().statuses();
         let mut letters = open.letters();
         for place in journal.sinks() {
@@ -193,12 +186,12 @@ impl View {
                 Some(sink) => sink.parked.len(),
                 None => kept.map_or(0, |kept| parked_topics(&kept).count()),
             };
-            self.metrics.sink_backlog(&place.name, place.backlog.events, oldest, parked);
+            self.metrics.delivery.sink_backlog(&place.name, place.backlog.events, oldest, parked);
         }
         for (forgotten, kept) in letters {
             match parked_topics(&kept).count() {
-                0 => self.metrics.sink_forgotten(&forgotten),
-                parked => self.metrics.parked_topics(&forgotten, parked),
+                0 => self.metrics.delivery.sink_forgotten(&forgotten),
+                parked => self.metrics.delivery.parked_topics(&forgotten, parked),
             }
         }
     }
@@ -340,11 +333,11 @@ impl Operated for View {
         for source in &self.config().sources {
             let health = self.sources.health(&source.name);
             let refused = health.refused.map_or(0, |refused| refused.events());
-            self.metrics.source_health(&source.name, refused, health.silent);
+            self.metrics.ingress.source_health(&source.name, refused, health.silent);
         }
         if let Some(open) = self.engine.get() {
             let now = SystemClock.now();
-            open.pumps.handles().set_gauges(&self.metrics, now);
+            open.pumps.handles().set_gauges(&self.metrics.delivery, now);
             if let Some(journal) = open.journal() {
                 self.set_journal_gauges(open, journal, now);
             }

@@ -46,6 +46,7 @@ mod adopt;
 mod compact;
 mod format;
 mod letter_files;
+mod metrics;
 mod reading;
 mod recover;
 mod stores;
@@ -65,8 +66,8 @@ use crate::message::{EventId, StoredEvent};
 use crate::sinks::{Failure, Reason};
 use crate::storage::Disk;
 use crate::storage::blocking;
-use crate::telemetry::Metrics;
 use letter_files::LetterFiles;
+pub use metrics::DeadLetterMetrics;
 pub use stores::DeadLetterStores;
 
 /// The name of a letter for `dead-letters show|retry|drop`: unique within its sink, growing.
@@ -212,7 +213,7 @@ pub struct DeadLetters(Arc<Shared>);
 struct Shared {
     sink: SinkName,
     max_size: u64,
-    metrics: Metrics,
+    metrics: DeadLetterMetrics,
     /// Held over reads, writes and fsyncs, by blocking threads only.
     store: Mutex<LetterFiles>,
     /// For `/status` and the gauges: read without waiting for a disk.
@@ -228,7 +229,7 @@ impl DeadLetters {
         dead_dir: &Path,
         sink: &SinkName,
         max_size: u64,
-        metrics: &Metrics,
+        metrics: &DeadLetterMetrics,
     ) -> Result<Self, DeadLetterError> {
         let store = LetterFiles::open(disk, &dead_dir.join(sink.as_str()))?;
         if store.damaged > 0 {
@@ -341,7 +342,7 @@ impl Shared {
         let summary = store.summary();
         for reason in Reason::ALL {
             let kept = summary.by_reason.get(&reason).copied().unwrap_or_default();
-            self.metrics.dead_letters(&self.sink, reason, kept);
+            self.metrics.set_kept(&self.sink, reason, kept);
         }
         *lock(&self.summary) = summary;
     }

@@ -5,10 +5,9 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use super::{DeadLetterError, DeadLetters, LetterSummary, lock};
+use super::{DeadLetterError, DeadLetterMetrics, DeadLetters, LetterSummary, lock};
 use crate::config::{Config, SinkName};
 use crate::storage::{Disk, RealDisk};
-use crate::telemetry::Metrics;
 
 /// Where every sink's dead letters are had, also those of sinks that were taken out. Cheap to clone.
 ///
@@ -22,7 +21,7 @@ struct Inner {
     dir: PathBuf,
     /// Bytes of dead letters of one sink.
     max_size: u64,
-    metrics: Metrics,
+    metrics: DeadLetterMetrics,
     /// Held while a folder is looked through, which may take long.
     opening: Mutex<()>,
     /// Never held over the disk.
@@ -32,12 +31,12 @@ struct Inner {
 impl DeadLetterStores {
     /// Touches nothing yet. `disk` is that of the journal, `dir` is `dead` in the journal's folder, `max_size` bounds the
     /// bytes of each sink's letters.
-    pub fn new(disk: Arc<dyn Disk>, dir: PathBuf, max_size: u64, metrics: Metrics) -> Self {
+    pub fn new(disk: Arc<dyn Disk>, dir: PathBuf, max_size: u64, metrics: DeadLetterMetrics) -> Self {
         Self(Arc::new(Inner { disk, dir, max_size, metrics, opening: Mutex::default(), open: Mutex::default() }))
     }
 
     /// Those of a configuration's journal, on the machine's own disk.
-    pub fn of(config: &Config, metrics: &Metrics) -> Self {
+    pub fn of(config: &Config, metrics: &DeadLetterMetrics) -> Self {
         let dir = config.journal_dir().join("dead");
         Self::new(RealDisk::shared(), dir, config.journal.dead_max_size, metrics.clone())
     }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::storage::{RealDisk, create_dirs};
+use crate::telemetry::Registry;
 use crate::testing::disk::SimDisk;
 
 mod compaction;
@@ -11,12 +12,20 @@ mod compaction;
 struct Bench {
     dir: tempfile::TempDir,
     max_size: u64,
-    metrics: Metrics,
+    registry: Registry,
+    metrics: DeadLetterMetrics,
+}
+
+/// For tests that read no metrics.
+fn metrics() -> DeadLetterMetrics {
+    DeadLetterMetrics::register(&mut Registry::default())
 }
 
 impl Bench {
     fn new() -> Self {
-        Self { dir: tempfile::tempdir().expect("a temporary folder"), max_size: 1 << 30, metrics: Metrics::new() }
+        let mut registry = Registry::default();
+        let metrics = DeadLetterMetrics::register(&mut registry);
+        Self { dir: tempfile::tempdir().expect("a temporary folder"), max_size: 1 << 30, registry, metrics }
     }
 
     fn open(&self) -> DeadLetters {
@@ -84,7 +93,7 @@ async fn letters_come_back_after_a_restart_in_order_and_whole() {
     let summary = letters.summary();
     assert_eq!(summary.by_reason, BTreeMap::from([(Reason::TooLarge, 2), (Reason::Rights, 1)]));
     assert_eq!(summary.letters_of("alma.bib", |reason| reason == Reason::Rights), 1);
-    assert!(bench.metrics.encode().contains(r#"dead_letters{sink="main",reason="too_large"} 2"#));
+    assert!(bench.registry.encode().contains(r#"dead_letters{sink="main",reason="too_large"} 2"#));
     for file in bench.files() {
         assert_eq!(file.metadata().expect("is there").permissions().mode() & 0o777, 0o600);
     }

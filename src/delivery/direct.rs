@@ -18,6 +18,7 @@ use tokio::time::{sleep, timeout};
 use super::chunk::{Chunk, Judge};
 use super::handles::Handles;
 use super::link::{Attempt, Link, LinkParts, until};
+use super::metrics::DeliveryMetrics;
 use super::reader::{Made, MakeMessage, TICK, make_guarded};
 use super::status::{PumpHandle, Request, SinkState};
 use super::{BackOff, SinkSetup};
@@ -27,7 +28,6 @@ use crate::config::SinkName;
 use crate::journal::{Intake, NotTaken, Taken};
 use crate::message::{Message, StoredEvent};
 use crate::sinks::{Failure, Outcomes, Windows};
-use crate::telemetry::Metrics;
 
 /// Events that wait for one sink; one more is refused.
 const QUEUE: usize = 2 * Windows::WHOLE.events;
@@ -38,7 +38,7 @@ pub struct Direct {
     handles: Handles,
     /// How long an event may take; no attempt takes longer either, because nobody waits for its outcome.
     deadline: Duration,
-    metrics: Metrics,
+    metrics: DeliveryMetrics,
     clock: Arc<dyn Clock>,
 }
 
@@ -100,7 +100,7 @@ impl Ticket {
 
 impl Direct {
     /// Without sinks yet. `deadline` is what is left of `answer_within` once a body is read.
-    pub fn new(deadline: Duration, metrics: Metrics, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(deadline: Duration, metrics: DeliveryMetrics, clock: Arc<dyn Clock>) -> Self {
         Self { lines: RwLock::default(), handles: Handles::default(), deadline, metrics, clock }
     }
 

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use super::metrics::DeliveryMetrics;
 use super::status::{PumpHandle, SinkStatus};
 use crate::clock::Timestamp;
 use crate::config::SinkName;
-use crate::telemetry::Metrics;
 
 /// The sinks that run now, for the admin listener. Cheap to clone; follows every reload.
 #[derive(Clone, Debug, Default)]
@@ -42,7 +42,7 @@ impl Handles {
     }
 
     /// Sets the gauges that are taken from snapshots, before a scrape is answered.
-    pub fn set_gauges(&self, metrics: &Metrics, now: Timestamp) {
+    pub fn set_gauges(&self, metrics: &DeliveryMetrics, now: Timestamp) {
         for status in self.statuses() {
             let age = status.backlog.oldest.map(|oldest| now.since(oldest)).unwrap_or_default();
             metrics.sink_backlog(&status.name, status.backlog.events, age, status.parked.len());

@@ -12,12 +12,12 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::backoff::Delays;
+use super::metrics::DeliveryMetrics;
 use super::status::{SinkState, SinkStatus};
 use crate::clock::{Clock, Timestamp};
 use crate::config::SinkName;
 use crate::message::{Message, Topic};
 use crate::sinks::{Failure, Outcome, Outcomes, Reason, Sink, Windows};
-use crate::telemetry::Metrics;
 
 /// How long a sink may take to end an attempt or to close: past it, it is left to itself.
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
@@ -49,7 +49,7 @@ pub(super) struct Link {
     /// A window takes no longer, whatever the sink's own deadline is.
     longest: Duration,
     pub(super) status: watch::Sender<SinkStatus>,
-    pub(super) metrics: Metrics,
+    pub(super) metrics: DeliveryMetrics,
     pub(super) clock: Arc<dyn Clock>,
 }
 
@@ -60,7 +60,7 @@ pub(super) struct LinkParts {
     pub(super) kind: &'static str,
     pub(super) delays: Delays,
     pub(super) longest: Duration,
-    pub(super) metrics: Metrics,
+    pub(super) metrics: DeliveryMetrics,
     pub(super) clock: Arc<dyn Clock>,
 }
 

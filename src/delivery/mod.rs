@@ -47,6 +47,7 @@ mod claims;
 mod direct;
 mod handles;
 mod link;
+mod metrics;
 mod parking;
 mod pump;
 mod reader;
@@ -68,6 +69,7 @@ use tokio_util::sync::CancellationToken;
 pub use backoff::{BackOff, Delays, InvalidBackOff};
 pub use direct::Direct;
 pub use handles::Handles;
+pub use metrics::DeliveryMetrics;
 pub use pump::{Pump, PumpOptions};
 pub use reader::{Filters, MakeMessage};
 pub use requests::Replayed;
@@ -79,7 +81,6 @@ use crate::dead_letters::{DeadLetterError, DeadLetterStores};
 use crate::journal::Feed;
 use crate::message::Messages;
 use crate::sinks::{self, NotBuiltIn, Sink};
-use crate::telemetry::Metrics;
 
 /// A sink as [`Delivery`] and [`Direct`] start it.
 pub struct SinkSetup {
@@ -105,7 +106,7 @@ pub struct DeliveryOptions {
     /// Where its sinks' dead letters are kept.
     pub letters: DeadLetterStores,
     /// Counted and set as things happen.
-    pub metrics: Metrics,
+    pub metrics: DeliveryMetrics,
     /// Gives the moments of status and letters.
     pub clock: Arc<dyn Clock>,
 }

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::backoff::{BackOff, Delays};
 use super::chunk::{Chunk, Judge};
 use super::link::{Attempt, Link, LinkParts, until};
+use super::metrics::DeliveryMetrics;
 use super::parking::Parked;
 use super::reader::{Filters, Made, MakeMessage, Prepared, Reader, TICK};
 use super::status::{PumpHandle, Request};
@@ -23,7 +24,6 @@ use crate::dead_letters::DeadLetters;
 use crate::journal::Feed;
 use crate::message::{Message, Topic};
 use crate::sinks::{Failure, Outcome, Reason, Sink};
-use crate::telemetry::Metrics;
 
 /// Requests that wait for a pump; one more waits for room, or is dropped where it asks for nothing but haste.
 pub(super) const REQUESTS: usize = 16;
@@ -43,7 +43,7 @@ pub struct PumpOptions<F> {
     /// What all sinks ask for.
     pub filters: Filters,
     /// Counted and set as things happen.
-    pub metrics: Metrics,
+    pub metrics: DeliveryMetrics,
     /// Gives the moments of status and letters.
     pub clock: Arc<dyn Clock>,
     /// Bounds of the waits between tries.

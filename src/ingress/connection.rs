@@ -43,7 +43,7 @@ pub(super) async fn accept<I: Intake>(
     shared: Arc<Shared<I>>,
     closed: CancellationToken,
 ) {
-    let limit = Limit::new(shared.settings.max_connections, "ingress", &shared.metrics);
+    let limit = Limit::new(shared.settings.max_connections, "ingress", &shared.connections);
     let tasks = TaskTracker::new();
     loop {
         let accepted = tokio::select! {

@@ -7,7 +7,7 @@
 //! - `head`: the time a request's head may take, and the answers that hyper gives by itself
 //! - `request`: the order of judgement; `answer`: what is answered
 //! - `body`: the bounded read; `memory`: the memory of all bodies
-//! - `sources`: paths and secrets; `health`: what a source's requests have shown
+//! - `sources`: paths and secrets; `health`: what a source's requests have shown; `metrics`: what is counted
 
 mod answer;
 mod body;
@@ -15,6 +15,7 @@ mod connection;
 mod head;
 mod health;
 mod memory;
+mod metrics;
 mod request;
 mod sources;
 #[cfg(test)]
@@ -32,10 +33,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::config;
+use crate::connections::ConnectionMetrics;
 use crate::journal::Intake;
-use crate::telemetry::{Metrics, StrangersLines};
+use crate::telemetry::StrangersLines;
 
 pub use health::{Refused, SourceHealth};
+pub use metrics::IngressMetrics;
 pub use sources::Sources;
 
 /// Files that the rest of the process may need open at once: journal, topic files, brokers, operators.
@@ -54,7 +57,8 @@ struct Shared<I> {
     settings: config::Ingress,
     sources: Sources,
     intake: Arc<I>,
-    metrics: Metrics,
+    metrics: IngressMetrics,
+    connections: ConnectionMetrics,
     clock: Arc<dyn Clock>,
     memory: memory::BodyMemory,
     lines: StrangersLines,
@@ -87,7 +91,8 @@ impl<I: Intake> Server<I> {
         settings: &config::Ingress,
         sources: Sources,
         intake: Arc<I>,
-        metrics: Metrics,
+        metrics: IngressMetrics,
+        connections: ConnectionMetrics,
         clock: Arc<dyn Clock>,
     ) -> io::Result<Self> {
         let tls = settings.tls.as_ref().map(tls::acceptor).transpose().map_err(io::Error::other)?;
@@ -99,6 +104,7 @@ impl<I: Intake> Server<I> {
             sources,
             intake,
             metrics,
+            connections,
             clock,
             lines: StrangersLines::default(),
             stop: stop.clone(),

@@ -14,6 +14,7 @@ use super::Shared;
 use super::answer::{self, Answer};
 use super::body::{self, Unread};
 use super::connection::State;
+use super::metrics::RequestOutcome;
 use super::sources::Source;
 use crate::alma::signature::SIGNATURE_HEADER;
 use crate::alma::{SignatureFailure, SignatureHeader, Unverified};
@@ -21,7 +22,6 @@ use crate::clock::Timestamp;
 use crate::journal::{Intake, Taken};
 use crate::printable::Printable;
 use crate::telemetry::LineKind;
-use crate::telemetry::metrics::RequestOutcome;
 
 /// Bytes of a challenge, decoded.
 const MAX_CHALLENGE: usize = 1_024;

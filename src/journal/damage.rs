@@ -41,7 +41,7 @@ pub(super) fn set_aside(disk: &dyn Disk, paths: &Paths, path: &Path, why: &str) 
 impl Shared {
     /// Notes files that could not be used. Each counts as one damaged record, so that whoever watches the counter sees it.
     pub(super) fn note_set_aside(&self, lines: Vec<String>) {
-        self.metrics.journal_damaged(lines.len() as u64);
+        self.metrics.damaged(lines.len() as u64);
         self.state().set_aside.extend(lines);
     }
 
@@ -101,7 +101,7 @@ impl Shared {
         let more = lost - before.unwrap_or(0);
         state.damaged += more;
         drop(state);
-        self.metrics.journal_damaged(more);
+        self.metrics.damaged(more);
         true
     }
 

@@ -16,6 +16,7 @@
 //! - `heads`, `recover`, `open`: a start. `state`: what all share.
 //! - `claims`: what a pump settles is not given up.
 //! - `writer`, `dedupe`: the way in. `reader`, `retained`: the ways out. `keeper`, `damage`: the house.
+//! - `metrics`: what is counted and measured.
 
 #[doc(hidden)]
 pub mod bench_api;
@@ -30,6 +31,7 @@ mod handle;
 mod heads;
 mod lock;
 mod maintenance;
+mod metrics;
 mod open;
 mod paths;
 mod reader;
@@ -53,6 +55,7 @@ use std::sync::Arc;
 pub use error::OpenError;
 pub use handle::{ForgetError, Journal, JournalStats, SinkBacklog};
 pub use lock::JournalLock;
+pub use metrics::JournalMetrics;
 pub use reader::Reader;
 pub use retained::{Retained, Snapshot};
 #[cfg(test)]
@@ -63,7 +66,6 @@ use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::{self, SinkName, Start};
 use crate::message::StoredEvent;
 use crate::storage::{Disk, RealDisk};
-use crate::telemetry::Metrics;
 use crate::units;
 
 /// What a journal is opened with.
@@ -79,7 +81,7 @@ pub struct JournalOptions {
     /// The wall clock.
     pub clock: Arc<dyn Clock>,
     /// Where syncs, damage and what is given up are counted.
-    pub metrics: Metrics,
+    pub metrics: JournalMetrics,
     /// Proof that no other process writes the folder; none only where the disk is not the machine's.
     pub lock: Option<JournalLock>,
     /// Sizes that are not the operator's.
@@ -88,7 +90,7 @@ pub struct JournalOptions {
 
 impl JournalOptions {
     /// The journal of a configuration on the machine's own disk and clock, without sinks yet.
-    pub fn of(config: &config::Config, metrics: &Metrics, lock: JournalLock) -> Self {
+    pub fn of(config: &config::Config, metrics: &JournalMetrics, lock: JournalLock) -> Self {
         Self {
             dir: config.journal_dir(),
             config: config.journal.clone(),

@@ -12,6 +12,7 @@ use super::claims::Claims;
 use super::cursor::{Cursor, CursorFile, Hint};
 use super::dedupe::KnownEvent;
 use super::format::{Previous, SEGMENT_START};
+use super::metrics::JournalMetrics;
 use super::paths::Paths;
 use super::segment::Segment;
 use super::unproven::UnprovenTail;
@@ -20,7 +21,6 @@ use super::{Backlog, Limits};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{self, SinkName};
 use crate::storage::Disk;
-use crate::telemetry::Metrics;
 
 /// A sink's place.
 #[derive(Clone, Debug)]
@@ -196,7 +196,7 @@ impl SmallFiles {
 pub(super) struct Shared {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) clock: Arc<dyn Clock>,
-    pub(super) metrics: Metrics,
+    pub(super) metrics: JournalMetrics,
     pub(super) paths: Paths,
     pub(super) config: config::Journal,
     pub(super) limits: Limits,
@@ -212,7 +212,7 @@ impl Shared {
     pub(super) fn new(
         disk: Arc<dyn Disk>,
         clock: Arc<dyn Clock>,
-        metrics: Metrics,
+        metrics: JournalMetrics,
         paths: Paths,
         config: config::Journal,
         limits: Limits,

@@ -277,7 +277,7 @@ impl Writer {
         self.buffer[..GROUP_HEADER].copy_from_slice(&header.encode(active.seed));
         let began = Instant::now();
         let written = active.file.write_at(&self.buffer, active.length).and_then(|()| active.file.sync_data());
-        self.shared.metrics.journal_sync(began.elapsed());
+        self.shared.metrics.synced(began.elapsed());
         self.next += count as u64;
         let outcome = match written {
             Ok(()) => {

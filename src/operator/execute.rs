@@ -16,9 +16,8 @@ use super::requests::{
 };
 use crate::config::{Config, SinkName};
 use crate::dead_letters::{DeadLetter, DeadLetterStores, DeadLetters, LetterId, LetterSummary, ListedLetter};
-use crate::delivery::{Handles, PumpHandle, Retried};
+use crate::delivery::{DeliveryMetrics, Handles, PumpHandle, Retried};
 use crate::journal::Journal;
-use crate::telemetry::Metrics;
 
 /// For one request's letters to be taken, before it is told what holds the sink. Shorter than the commands' patience.
 const RETRY_WITHIN: Duration = Duration::from_secs(20);
@@ -33,13 +32,13 @@ pub struct Operator {
     pub(super) journal: Journal,
     pub(super) handles: Handles,
     letters: DeadLetterStores,
-    metrics: Metrics,
+    metrics: DeliveryMetrics,
     replays: Replays,
 }
 
 impl Operator {
     /// Works on this journal and these letters; `handles` are the sinks that publish.
-    pub fn new(journal: Journal, handles: Handles, letters: DeadLetterStores, metrics: Metrics) -> Self {
+    pub fn new(journal: Journal, handles: Handles, letters: DeadLetterStores, metrics: DeliveryMetrics) -> Self {
         Self { journal, handles, letters, metrics, replays: Replays::default() }
     }
 

@@ -8,12 +8,12 @@ use super::execute::Operator;
 use super::requests::OperatorRequest;
 use crate::clock::SystemClock;
 use crate::config::{Config, SinkName, Storage};
-use crate::dead_letters::DeadLetterStores;
-use crate::delivery::{Delivery, DeliveryOptions, SinkSetup};
+use crate::dead_letters::{DeadLetterMetrics, DeadLetterStores};
+use crate::delivery::{Delivery, DeliveryMetrics, DeliveryOptions, SinkSetup};
 use crate::journal::{
-    self, Backlog, Feed, FeedClosed, Journal, JournalLock, JournalOptions, Offset, Registration, Window,
+    self, Backlog, Feed, FeedClosed, Journal, JournalLock, JournalMetrics, JournalOptions, Offset, Registration, Window,
 };
-use crate::telemetry::Metrics;
+use crate::telemetry::Registry;
 
 /// For the sinks to close, and the journal.
 const CLOSE_WITHIN: Duration = Duration::from_secs(10);
@@ -43,16 +43,17 @@ impl OfflineJournal {
     /// needs tokio's runtime.
     pub fn open(config: &Config) -> Result<Option<Self>, OfflineError> {
         let Some(lock) = JournalLock::acquire(&config.journal_dir())? else { return Ok(None) };
-        let metrics = Metrics::new();
+        let mut registry = Registry::default();
         // Without the configured sinks: one that is new to the journal begins when the bridge runs, not now.
-        let journal = Journal::open(JournalOptions::of(config, &metrics, lock))?;
+        let journal = Journal::open(JournalOptions::of(config, &JournalMetrics::register(&mut registry), lock))?;
         for place in journal.sinks() {
             let sink = config.sinks.iter().find(|sink| sink.name == place.name);
             if let Some(sink) = sink {
                 journal.register(&Registration::from(sink)).map_err(OfflineError::Register)?;
             }
         }
-        let letters = DeadLetterStores::of(config, &metrics);
+        let letters = DeadLetterStores::of(config, &DeadLetterMetrics::register(&mut registry));
+        let metrics = DeliveryMetrics::register(&mut registry);
         let options =
             DeliveryOptions { letters: letters.clone(), metrics: metrics.clone(), clock: SystemClock::shared() };
         let delivery = Delivery::new(options);

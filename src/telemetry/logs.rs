@@ -224,7 +224,7 @@ mod tests {
             let subscriber = tracing_subscriber::registry().with(writer(format, move || into.clone()));
             let said = "refused\x1b]0;title\x07\u{9b}2J\x7f\u{202e}\nready";
             tracing::subscriber::with_default(subscriber, || {
-                let error = crate::sinks::Failure::new(crate::sinks::Reason::Rights, said);
+                let error = io::Error::other(said);
                 tracing::warn!(why = %error, debug = ?said, text = said, error = &error as &dyn std::error::Error, "{said}");
             });
             let log = String::from_utf8(lines.0.lock().expect("whole").clone()).expect("UTF-8");

@@ -39,7 +39,7 @@ impl Collector for Process {
         if let Some(bytes) = memory("VmSize") {
             tell("process_virtual_memory_bytes", "Virtual memory", &ConstGauge::new(bytes))?;
         }
-        let started = super::metrics::seconds(self.started);
+        let started = super::unix_seconds(self.started);
         tell("process_start_time_seconds", "When the process started", &ConstGauge::new(started))
     }
 }

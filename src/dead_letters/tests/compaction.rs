@@ -95,7 +95,7 @@ async fn a_crash_at_any_moment_of_writing_anew_leaves_each_letter_once() {
     for power in [false, true] {
         for crash in 0..16 {
             let (disk, dead) = (SimDisk::new(), Path::new("/journal/dead"));
-            let (sink, metrics) = ("main".parse().expect("a name"), Metrics::new());
+            let (sink, metrics) = ("main".parse().expect("a name"), metrics());
             let open = || DeadLetters::open(Arc::new(disk.clone()), dead, &sink, 1_000, &metrics).expect("opens");
             let letters = open();
             letters.append((1..=3).map(|offset| large(offset, 150)).collect()).await.expect("appends");
@@ -125,7 +125,7 @@ async fn a_crash_at_any_moment_of_writing_anew_leaves_each_letter_once() {
 #[tokio::test]
 async fn a_removed_letter_does_not_come_back_with_an_old_file() {
     let (disk, dead) = (SimDisk::new(), Path::new("/journal/dead"));
-    let (sink, metrics) = ("main".parse().expect("a name"), Metrics::new());
+    let (sink, metrics) = ("main".parse().expect("a name"), metrics());
     for seed in 0..20 {
         let open = || DeadLetters::open(Arc::new(disk.clone()), dead, &sink, 1_500, &metrics).expect("opens");
         let letters = open();
@@ -167,7 +167,7 @@ async fn a_full_store_takes_a_letter_under_another_reason() {
 #[tokio::test]
 async fn a_letter_is_not_copied_again_each_time_its_removal_fails() {
     let (disk, dead) = (SimDisk::new(), Path::new("/journal/dead"));
-    let (sink, metrics) = ("main".parse().expect("a name"), Metrics::new());
+    let (sink, metrics) = ("main".parse().expect("a name"), metrics());
     let letters = DeadLetters::open(Arc::new(disk.clone()), dead, &sink, 1 << 20, &metrics).expect("opens");
     letters.append(vec![letter(1, "t", Reason::Rights)]).await.expect("appends");
     let id = ids(&letters).await[0];
@@ -180,7 +180,7 @@ async fn a_letter_is_not_copied_again_each_time_its_removal_fails() {
     assert_eq!(letters.summary().by_reason, BTreeMap::from([(Reason::TooLarge, 1)]));
 }
 
-fn letter_box(disk: &SimDisk, metrics: &Metrics) -> DeadLetterStores {
+fn letter_box(disk: &SimDisk, metrics: &DeadLetterMetrics) -> DeadLetterStores {
     DeadLetterStores::new(Arc::new(disk.clone()), "/journal/dead".into(), 1 << 20, metrics.clone())
 }
 
@@ -190,7 +190,8 @@ fn names() -> (SinkName, SinkName) {
 
 #[tokio::test]
 async fn a_sink_takes_over_letters_with_their_ids() {
-    let (disk, metrics, (old, new)) = (SimDisk::new(), Metrics::new(), names());
+    let (disk, mut registry, (old, new)) = (SimDisk::new(), Registry::default(), names());
+    let metrics = DeadLetterMetrics::register(&mut registry);
     let all = letter_box(&disk, &metrics);
     assert_eq!(all.adopt(&new, &old).expect("there are none"), 0);
     assert_eq!(all.names().expect("lists"), [], "no folder is made for that");
@@ -201,7 +202,7 @@ async fn a_sink_takes_over_letters_with_their_ids() {
     let to = all.open(&new).expect("opens");
     assert_eq!((ids(&to).await, ids(&from).await), (before.clone(), vec![]));
     assert_eq!(to.summary().letters_of("a", |reason| reason == Reason::Rights), 1);
-    let text = metrics.encode();
+    let text = registry.encode();
     assert!(text.contains(r#"dead_letters{sink="new",reason="rights"} 1"#), "{text}");
     assert!(text.contains(r#"dead_letters{sink="old",reason="rights"} 0"#), "{text}");
     to.append(vec![letter(6, "a", Reason::Rights)]).await.expect("appends");
@@ -214,7 +215,7 @@ async fn a_sink_takes_over_letters_with_their_ids() {
 
 #[tokio::test]
 async fn letters_that_do_not_fit_behind_others_get_new_ids_and_none_is_kept_twice() {
-    let (disk, metrics, (old, new)) = (SimDisk::new(), Metrics::new(), names());
+    let (disk, metrics, (old, new)) = (SimDisk::new(), metrics(), names());
     let all = letter_box(&disk, &metrics);
     let (from, to) = (all.open(&old).expect("opens"), all.open(&new).expect("opens"));
     from.append([3, 4, 5].map(|offset| letter(offset, "a", Reason::Rights)).to_vec()).await.expect("appends");
@@ -231,7 +232,7 @@ async fn a_crash_at_any_moment_of_taking_over_loses_no_letter() {
     for own in [false, true] {
         for power in [false, true] {
             for crash in 0..24 {
-                let (disk, metrics, (old, new)) = (SimDisk::new(), Metrics::new(), names());
+                let (disk, metrics, (old, new)) = (SimDisk::new(), metrics(), names());
                 let all = letter_box(&disk, &metrics);
                 let from = all.open(&old).expect("opens");
                 from.append(vec![letter(1, "a", Reason::Rights)]).await.expect("appends");

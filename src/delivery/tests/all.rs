@@ -23,7 +23,7 @@ impl Bench {
     fn new() -> Self {
         let setup = Setup::new();
         let delivery = Delivery::new(DeliveryOptions {
-            letters: DeadLetterStores::new(RealDisk::shared(), setup.dead_dir(), 1 << 20, setup.metrics.clone()),
+            letters: DeadLetterStores::new(RealDisk::shared(), setup.dead_dir(), 1 << 20, setup.letter_metrics.clone()),
             metrics: setup.metrics.clone(),
             clock: setup.clock.clone(),
         });
@@ -146,10 +146,10 @@ async fn gauges_are_set_from_the_snapshots() {
     let handle = bench.delivery.handles().all().remove(0);
     tokio::time::sleep(Duration::from_secs(30)).await;
     bench.delivery.handles().set_gauges(&bench.setup.metrics, bench.setup.clock.now());
-    let text = bench.setup.metrics.encode();
+    let text = bench.setup.registry.encode();
     assert!(text.contains("alma_bridge_sink_waiting_events{sink=\"main\"} 1\n"), "{text}");
     assert!(text.contains("alma_bridge_sink_oldest_waiting_age_seconds{sink=\"main\"} 30."), "{text}");
     handle.wait_for(|status| !status.parked.is_empty()).await.expect("runs");
     bench.delivery.handles().set_gauges(&bench.setup.metrics, bench.setup.clock.now());
-    assert!(bench.setup.metrics.encode().contains("alma_bridge_sink_parked_topics{sink=\"main\"} 1\n"));
+    assert!(bench.setup.registry.encode().contains("alma_bridge_sink_parked_topics{sink=\"main\"} 1\n"));
 }

@@ -11,12 +11,14 @@ use tokio_util::sync::CancellationToken;
 use super::kit::{Answer, Log, MemoryFeed, Scene, ScriptedSink, lock, make};
 use crate::clock::Clock as _;
 use crate::config;
-use crate::dead_letters::{DeadLetters, LetterId};
-use crate::delivery::{BackOff, Filters, MakeMessage, Pump, PumpHandle, PumpOptions, Retried, SinkStatus, Stopped};
+use crate::dead_letters::{DeadLetterMetrics, DeadLetters, LetterId};
+use crate::delivery::{
+    BackOff, DeliveryMetrics, Filters, MakeMessage, Pump, PumpHandle, PumpOptions, Retried, SinkStatus, Stopped,
+};
 use crate::message::Message;
 use crate::sinks::{Reason, Sink};
 use crate::storage::{Disk, RealDisk};
-use crate::telemetry::Metrics;
+use crate::telemetry::Registry;
 use crate::testing::TestClock;
 
 /// What a test may choose before the pump starts.
@@ -26,7 +28,9 @@ pub(super) struct Setup {
     pub(super) feed: MemoryFeed,
     pub(super) make: Arc<dyn MakeMessage>,
     pub(super) filters: Filters,
-    pub(super) metrics: Metrics,
+    pub(super) registry: Registry,
+    pub(super) metrics: DeliveryMetrics,
+    pub(super) letter_metrics: DeadLetterMetrics,
     pub(super) dir: Arc<tempfile::TempDir>,
     pub(super) disk: Arc<dyn Disk>,
     pub(super) clock: Arc<TestClock>,
@@ -34,13 +38,16 @@ pub(super) struct Setup {
 
 impl Setup {
     pub(super) fn new() -> Self {
+        let mut registry = Registry::default();
         Self {
             config: sink_config("main"),
             dead_max_size: 1 << 30,
             feed: MemoryFeed::default(),
             make: Arc::new(make),
             filters: Filters::default(),
-            metrics: Metrics::new(),
+            metrics: DeliveryMetrics::register(&mut registry),
+            letter_metrics: DeadLetterMetrics::register(&mut registry),
+            registry,
             dir: Arc::new(tempfile::tempdir().expect("a temporary folder")),
             disk: RealDisk::shared(),
             clock: TestClock::running(),
@@ -64,7 +71,7 @@ impl Setup {
     pub(super) fn start_boxed(self, sink: ScriptedSink, boxed: Box<dyn Sink>) -> Bench {
         let dead_dir = self.dead_dir();
         let disk = Arc::clone(&self.disk);
-        let letters = DeadLetters::open(disk, &dead_dir, &self.config.name, self.dead_max_size, &self.metrics);
+        let letters = DeadLetters::open(disk, &dead_dir, &self.config.name, self.dead_max_size, &self.letter_metrics);
         let letters = letters.expect("the dead letters open");
         let mut feed = self.feed.clone();
         feed.letters = Some(letters.clone());
@@ -165,7 +172,7 @@ impl Bench {
     }
 
     pub(super) fn has_metric(&self, line: &str) {
-        let text = self.setup.metrics.encode();
+        let text = self.setup.registry.encode();
         assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
     }
 

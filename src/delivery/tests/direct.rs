@@ -11,26 +11,27 @@ use super::kit::{Answer, ScriptedSink, failed, lock, make};
 use crate::alma::{SignatureHeader, Unverified, Verified};
 use crate::clock::Clock as _;
 use crate::config::{NamedSecret, Secret, SecretFrom, SinkName};
-use crate::delivery::{Direct, SinkSetup, SinkState};
+use crate::delivery::{DeliveryMetrics, Direct, SinkSetup, SinkState};
 use crate::journal::{Intake as _, NotTaken, Taken};
 use crate::message::Message;
 use crate::sinks::{Failure, Outcome, Reason};
-use crate::telemetry::Metrics;
+use crate::telemetry::Registry;
 use crate::testing::TestClock;
 
 const DEADLINE: Duration = Duration::from_secs(4);
 
 struct Bench {
     direct: Arc<Direct>,
-    metrics: Metrics,
+    registry: Registry,
     clock: Arc<TestClock>,
 }
 
 impl Bench {
     fn new() -> Self {
-        let (metrics, clock) = (Metrics::new(), TestClock::running());
-        let direct = Arc::new(Direct::new(DEADLINE, metrics.clone(), clock.clone()));
-        Self { direct, metrics, clock }
+        let (mut registry, clock) = (Registry::default(), TestClock::running());
+        let metrics = DeliveryMetrics::register(&mut registry);
+        let direct = Arc::new(Direct::new(DEADLINE, metrics, clock.clone()));
+        Self { direct, registry, clock }
     }
 
     async fn with(script: impl FnMut(&[Message]) -> Answer + Send + 'static) -> (Self, ScriptedSink) {
@@ -118,7 +119,7 @@ async fn one_sink_that_does_not_confirm_is_enough_for_a_503() {
 async fn an_event_that_nobody_asks_for_is_taken_and_counted() {
     let (bench, _) = Bench::with(Answer::confirm).await;
     assert_eq!(bench.take("unwanted 1").await, Ok(Taken::Stored));
-    assert!(bench.metrics.encode().contains("alma_bridge_unwanted_events_total 1\n"));
+    assert!(bench.registry.encode().contains("alma_bridge_unwanted_events_total 1\n"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,16 +1,15 @@
 //! What a full journal gives up counts once, whatever the sink's pump has read of it.
 
-use super::super::{Feed as _, Journal, Limits, Offset, Reader, Taken};
+use super::super::{Feed as _, Journal, JournalMetrics, Limits, Offset, Reader, Taken};
 use super::ram::RamDisk;
 use super::{body, options, sink, soon, take};
-use crate::telemetry::Metrics;
 use crate::testing::TestClock;
 
 /// A journal of segments of one event each, with a `best_effort` sink and room for about eight events.
 struct Full {
     journal: Journal,
     reader: Reader,
-    metrics: Metrics,
+    metrics: JournalMetrics,
     taken: u64,
 }
 

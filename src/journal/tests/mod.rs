@@ -20,12 +20,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Feed as _, Intake as _, Journal, JournalOptions, Limits, NotTaken, Offset, Reader, Registration, Taken};
+use super::{
+    Feed as _, Intake as _, Journal, JournalMetrics, JournalOptions, Limits, NotTaken, Offset, Reader, Registration,
+    Taken,
+};
 use crate::alma::{SignatureHeader, Unverified, Verified};
 use crate::clock::Clock;
 use crate::config::{self, NamedSecret, Secret, SecretFrom, SinkName, Start, Storage};
 use crate::storage::Disk;
-use crate::telemetry::Metrics;
+use crate::telemetry::Registry;
 
 fn sink(name: &str) -> SinkName {
     name.parse().expect("a name")
@@ -56,7 +59,7 @@ fn options(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>) -> JournalOptions {
         sinks: vec![registration("main")],
         disk,
         clock,
-        metrics: Metrics::new(),
+        metrics: JournalMetrics::register(&mut Registry::default()),
         lock: None,
         limits: Limits { segment_bytes: 64 << 20, group_bytes: 4 << 20, queue: 1024 },
     }

@@ -13,12 +13,12 @@ use super::letters;
 use super::run::ROOM;
 use super::schedule::{OTHER, SINKS, Step, What};
 use super::world::{LETTERS, World, index, name};
+use crate::bridge::metrics::Metrics;
 use crate::clock::Clock as _;
 use crate::config::{self, SinkName, Start, Storage};
 use crate::dead_letters::DeadLetterStores;
 use crate::delivery::{Delivery, DeliveryOptions, PumpHandle, SinkSetup};
 use crate::journal::{Intake as _, Journal, JournalOptions, Limits, NotTaken, Offset, Registration, Steps, Taken};
-use crate::telemetry::Metrics;
 use crate::testing::TestClock;
 
 /// For a sink to settle what is in flight.
@@ -98,7 +98,7 @@ fn journal_options(start: &Beginning) -> JournalOptions {
         sinks,
         disk: Arc::new(start.world.lock().disk.clone()),
         clock: Arc::clone(&start.clock) as _,
-        metrics: start.metrics.clone(),
+        metrics: start.metrics.journal.clone(),
         lock: None,
         limits: Limits { segment_bytes: 2 * 1024, group_bytes: 1024, queue: 16 },
     }
@@ -118,10 +118,11 @@ impl Life {
     pub(super) fn begin(start: Beginning) -> Result<Self, String> {
         let (journal, steps) = Journal::open_stepped(journal_options(&start)).map_err(|error| error.to_string())?;
         let disk = Arc::new(start.world.lock().disk.clone());
-        let letters = DeadLetterStores::new(disk, LETTERS.into(), start.dead_max_size, start.metrics.clone());
+        let letters =
+            DeadLetterStores::new(disk, LETTERS.into(), start.dead_max_size, start.metrics.dead_letters.clone());
         let delivery = Delivery::new(DeliveryOptions {
             letters: letters.clone(),
-            metrics: start.metrics.clone(),
+            metrics: start.metrics.delivery.clone(),
             clock: Arc::clone(&start.clock) as _,
         });
         let mut life = Self {
@@ -309,7 +310,7 @@ impl Life {
     fn waiting(&self) -> Waiting {
         let is_failing = self.journal.stats().failing.is_some();
         let places = self.journal.places();
-        let given_up = places.iter().map(|(name, ..)| self.start.metrics.given_up_so_far(name)).collect();
+        let given_up = places.iter().map(|(name, ..)| self.start.metrics.journal.given_up_so_far(name)).collect();
         Waiting { places, given_up, is_failing }
     }
 

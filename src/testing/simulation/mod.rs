@@ -97,8 +97,8 @@ use run::{Ran, run};
 use schedule::{Step, draw, draw_failing_start};
 use world::Tally;
 
+use crate::bridge::metrics::Metrics;
 use crate::storage::blocking::in_line;
-use crate::telemetry::Metrics;
 
 /// How many schedules are run.
 const SCHEDULES: u64 = 20_000;

@@ -34,11 +34,11 @@ use super::event;
 use crate::bridge::pumps::{Pumps, Way};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{self, Config};
-use crate::delivery::{Direct, SinkSetup};
+use crate::delivery::{DeliveryMetrics, Direct, SinkSetup};
 use crate::journal::{Intake as _, NotTaken, Taken};
 use crate::message::{Message, StoredEvent};
 use crate::sinks::{Failure, NotBuiltIn, Outcome, Outcomes, Reason, Sink};
-use crate::telemetry::Metrics;
+use crate::telemetry::Registry;
 
 const SCHEDULES: u64 = 1_000;
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
@@ -323,7 +323,7 @@ impl Run {
 }
 
 /// Runs a schedule: what is known in the end.
-fn run(base: &Config, metrics: &Metrics, seed: u64) -> (u64, u64, u64, Option<String>) {
+fn run(base: &Config, metrics: &DeliveryMetrics, seed: u64) -> (u64, u64, u64, Option<String>) {
     fastrand::seed(seed);
     let (first, steps) = draw(seed);
     let world = World::default();
@@ -340,7 +340,7 @@ fn run(base: &Config, metrics: &Metrics, seed: u64) -> (u64, u64, u64, Option<St
 #[test]
 fn with_storage_none_a_204_is_confirmed_by_every_sink_across_reloads() {
     let base = config::load_defaults(&[]).expect("valid").config;
-    let metrics = Metrics::new();
+    let metrics = DeliveryMetrics::register(&mut Registry::default());
     let first = super::setting("ALMA_BRIDGE_TEST_SEED").unwrap_or(0);
     let (mut taken, mut refused, mut unwanted) = (0, 0, 0);
     for seed in first..first + SCHEDULES {

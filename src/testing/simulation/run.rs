@@ -12,9 +12,9 @@ use super::letters;
 use super::life::{Beginning, Configured, Life};
 use super::schedule::{Mood, OTHER, Refusal, SINKS, Step, TOPICS, Unreadable, What};
 use super::world::{LETTERS, Tally, World, letter_folder, name};
+use crate::bridge::metrics::Metrics;
 use crate::dead_letters::DeadLetters;
 use crate::sinks::Class;
-use crate::telemetry::Metrics;
 use crate::testing::TestClock;
 use crate::testing::disk::{Fail, Faults, Kind, SimDisk};
 
@@ -355,7 +355,7 @@ impl Run {
         is_newest: bool,
         kept: &mut BTreeSet<u64>,
     ) -> Result<(), String> {
-        let (disk, metrics) = (Arc::new(self.disk.clone()), &self.beginning.metrics);
+        let (disk, metrics) = (Arc::new(self.disk.clone()), &self.beginning.metrics.dead_letters);
         let opened = DeadLetters::open(disk, Path::new(LETTERS), &name(sink, generation), ROOM, metrics);
         let letters = opened.map_err(|error| format!("its letters do not open: {error}"))?;
         for info in letters.list().await.expect("lists") {
