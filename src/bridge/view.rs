@@ -211,7 +211,8 @@ impl View {
 
 /// Topics that an operator was to mend, with the reason. Their letters wait.
 fn parked_topics(kept: &Summary) -> impl Iterator<Item = (&Arc<str>, Reason)> {
-    let mend = |reasons: &BTreeMap<Reason, u64>| reasons.keys().copied().find(|reason| reason.class() == Class::Mend);
+    let mend =
+        |reasons: &BTreeMap<Reason, u64>| reasons.keys().copied().find(|reason| reason.class() == Class::NeedsOperator);
     kept.by_topic.iter().filter_map(move |(topic, reasons)| Some((topic, mend(reasons)?)))
 }
 

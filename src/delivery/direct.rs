@@ -15,9 +15,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use super::chunk::{Chunk, Judge};
+use super::batch::{Batch, Judge};
+use super::guarded_sink::{Attempt, GuardedSink, GuardedSinkParts, until};
 use super::handles::Handles;
-use super::link::{Attempt, Link, LinkParts, until};
 use super::reader::{Made, MakeMessage, TICK, make_guarded};
 use super::status::{PumpHandle, Request, SinkState};
 use super::{BackOff, SinkSetup};
@@ -155,7 +155,7 @@ impl Direct {
     /// A sink that waits for the word to start. It starts all the same if the word never comes.
     fn prepare(&self, setup: SinkSetup) -> (SinkName, Line, oneshot::Sender<()>) {
         let SinkSetup { config, sink, make } = setup;
-        let link = Link::new(LinkParts {
+        let sink = GuardedSink::new(GuardedSinkParts {
             sink,
             name: config.name.clone(),
             kind: config.kind.as_str(),
@@ -166,8 +166,8 @@ impl Direct {
         });
         let (queue, items) = mpsc::channel(QUEUE);
         let (ask, requests) = mpsc::channel(1);
-        let handle = PumpHandle { status: link.status.subscribe(), requests: ask, dead_letters: None };
-        let worker = Worker { link, items, requests, judge: Judge::of(&config.kind) };
+        let handle = PumpHandle { status: sink.status.subscribe(), requests: ask, dead_letters: None };
+        let worker = Worker { sink, items, requests, judge: Judge::of(&config.kind) };
         let (start, started) = oneshot::channel();
         let task = tokio::spawn(async move {
             drop(started.await);
@@ -275,7 +275,7 @@ impl Intake for Direct {
 
 /// What publishes for one sink.
 struct Worker {
-    link: Link,
+    sink: GuardedSink,
     items: mpsc::Receiver<Item>,
     requests: mpsc::Receiver<Request>,
     judge: Judge,
@@ -285,7 +285,7 @@ impl Worker {
     /// Until the line is closed and nothing waits any more.
     async fn run(mut self) {
         loop {
-            if !self.link.is_up() && self.ended_before_up().await {
+            if !self.sink.is_up() && self.ended_before_up().await {
                 break;
             }
             let first = tokio::select! {
@@ -297,23 +297,23 @@ impl Worker {
                 Some(_) = self.requests.recv() => continue,
                 () = sleep(TICK) => continue,
             };
-            if self.link.is_up() {
-                let chunk = self.window(first);
-                self.publish(chunk).await;
+            if self.sink.is_up() {
+                let batch = self.window(first);
+                self.publish(batch).await;
             } else {
                 first.ticket.tell(Err(self.why_down()));
             }
         }
-        self.link.close().await;
+        self.sink.close().await;
     }
 
     /// Connects, and refuses meanwhile what comes, but that the first try is waited for; whether the line was closed
     /// first.
     async fn ended_before_up(&mut self) -> bool {
-        while !self.link.is_up() {
+        while !self.sink.is_up() {
             let why = self.why_down();
-            let Some(next_try) = self.link.next_try() else {
-                self.link.connect(std::future::pending()).await;
+            let Some(next_try) = self.sink.next_try() else {
+                self.sink.connect(std::future::pending()).await;
                 continue;
             };
             tokio::select! {
@@ -325,43 +325,43 @@ impl Worker {
                 refuse(&mut self.items, &why).await;
                 std::future::pending().await
             };
-            self.link.connect(refusing).await;
+            self.sink.connect(refusing).await;
         }
         false
     }
 
     fn why_down(&self) -> Failure {
-        match &self.link.status.borrow().state {
+        match &self.sink.status.borrow().state {
             SinkState::BackingOff { why, .. } => why.clone(),
             _ => Failure::new(crate::sinks::Reason::Unreachable, "not connected"),
         }
     }
 
     /// What waits, up to a window.
-    fn window(&mut self, first: Item) -> Chunk<Ticket> {
+    fn window(&mut self, first: Item) -> Batch<Ticket> {
         let mut bytes = first.message.data.len();
-        let mut chunk = Chunk::new();
-        chunk.push(first.ticket, first.message);
-        let most = self.link.fit(Windows::WHOLE);
-        while chunk.len() < most.events && bytes < most.bytes {
+        let mut batch = Batch::new();
+        batch.push(first.ticket, first.message);
+        let most = self.sink.fit(Windows::WHOLE);
+        while batch.len() < most.events && bytes < most.bytes {
             let Ok(item) = self.items.try_recv() else { break };
             bytes += item.message.data.len();
-            chunk.push(item.ticket, item.message);
+            batch.push(item.ticket, item.message);
         }
-        chunk
+        batch
     }
 
-    async fn publish(&mut self, chunk: Chunk<Ticket>) {
-        let mut queue = VecDeque::from([chunk]);
-        while let Some(mut chunk) = queue.pop_front() {
-            if !self.link.is_up() {
+    async fn publish(&mut self, batch: Batch<Ticket>) {
+        let mut queue = VecDeque::from([batch]);
+        while let Some(mut batch) = queue.pop_front() {
+            if !self.sink.is_up() {
                 let why = self.why_down();
-                chunk.into_iter().for_each(|(ticket, _)| ticket.tell(Err(why.clone())));
+                batch.into_iter().for_each(|(ticket, _)| ticket.tell(Err(why.clone())));
                 continue;
             }
-            let sent = chunk.len();
+            let sent = batch.len();
             let (outcomes, mut confirmed) = Outcomes::telling(sent);
-            let tickets = &mut chunk.keys;
+            let tickets = &mut batch.keys;
             let tell = async {
                 // A slow neighbour does not use up the time that Alma waits for an event.
                 while let Some(place) = confirmed.recv().await {
@@ -369,28 +369,28 @@ impl Worker {
                 }
                 std::future::pending().await
             };
-            let (refused, failure) = match self.link.attempt_into(&chunk.messages, outcomes, tell).await {
+            let (refused, failure) = match self.sink.attempt_into(&batch.messages, outcomes, tell).await {
                 Attempt::Outcomes(outcomes) => {
-                    let sorted = chunk.sort(outcomes, self.judge);
+                    let sorted = batch.sort(outcomes, self.judge);
                     sorted.confirmed.into_iter().for_each(|(ticket, _)| ticket.tell(Ok(())));
-                    sorted.mend.into_iter().for_each(|(ticket, _, failure)| ticket.tell(Err(failure)));
+                    sorted.needs_operator.into_iter().for_each(|(ticket, _, failure)| ticket.tell(Err(failure)));
                     if let (retry, Some(failure)) = sorted.retry {
                         retry.into_iter().for_each(|(ticket, _)| ticket.tell(Err(failure.clone())));
-                        self.link.lost(failure).await;
+                        self.sink.lost(failure).await;
                     }
                     sorted.refused
                 }
                 Attempt::Panicked(failure) => {
-                    self.link.lost(failure.clone()).await;
+                    self.sink.lost(failure.clone()).await;
                     // One try: those that did not panic are waited for.
-                    until(self.link.next_try()).await;
-                    self.link.connect(std::future::pending()).await;
-                    (chunk, Some(failure))
+                    until(self.sink.next_try()).await;
+                    self.sink.connect(std::future::pending()).await;
+                    (batch, Some(failure))
                 }
             };
             let Some(failure) = failure else { continue };
-            match refused.apart(sent) {
-                Ok(chunks) => chunks.into_iter().rev().for_each(|chunk| queue.push_front(chunk)),
+            match refused.bisect(sent) {
+                Ok(batches) => batches.into_iter().rev().for_each(|batch| queue.push_front(batch)),
                 Err(alone) => alone.0.tell(Err(failure)),
             }
         }

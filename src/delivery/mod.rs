@@ -42,12 +42,13 @@
 //! [`Direct`] publishes before Alma gets its answer.
 
 mod backoff;
-mod chunk;
+mod batch;
 mod claims;
 pub mod dead_letters;
 mod direct;
+mod guarded_sink;
 mod handles;
-mod link;
+mod in_flight;
 mod parking;
 mod pump;
 mod reader;
@@ -55,7 +56,6 @@ mod requests;
 mod status;
 #[cfg(test)]
 mod tests;
-mod work;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

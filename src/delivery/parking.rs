@@ -10,9 +10,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::backoff::Delays;
-use super::chunk::Chunk;
+use super::batch::Batch;
 use super::dead_letters::{DeadLetter, DeadLetterError, LetterId};
-use super::link::Attempt;
+use super::guarded_sink::Attempt;
 use super::pump::{Pump, Stop};
 use super::reader::{Made, make_guarded};
 use super::status::ParkedTopic;
@@ -48,12 +48,12 @@ enum Flushed {
 impl<F: Feed> Pump<F> {
     /// At the start: the topics of the letters that are there.
     pub(super) fn park_what_waits(&mut self) {
-        let since = self.link.clock.now();
+        let since = self.sink.clock.now();
         let judge = self.judge;
         for (topic, reasons) in self.dead_letters.summary().by_topic {
             if let Some(reason) = reasons.into_keys().find(|reason| judge.parks(*reason)) {
                 let why = Failure::new(reason, "parked before the start");
-                let delays = self.link.fork_delays();
+                let delays = self.sink.fork_delays();
                 self.parked.insert(topic, Parked { why, since, next_try: Instant::now(), delays, flows: false });
             }
         }
@@ -61,8 +61,8 @@ impl<F: Feed> Pump<F> {
     }
 
     pub(super) fn park(&mut self, topic: &Topic, why: Failure) {
-        tracing::warn!(sink = %self.link.name, %topic, reason = %why.reason, detail = why.detail, "topic is parked");
-        let (since, delays) = (self.link.clock.now(), self.link.fork_delays());
+        tracing::warn!(sink = %self.sink.name, %topic, reason = %why.reason, detail = why.detail, "topic is parked");
+        let (since, delays) = (self.sink.clock.now(), self.sink.fork_delays());
         let parked = Parked { why, since, next_try: Instant::now() + RETRY_EVERY, delays, flows: false };
         self.parked.insert(topic.as_str().into(), parked);
         self.show_parked();
@@ -76,7 +76,7 @@ impl<F: Feed> Pump<F> {
             letters: 0,
         };
         let shown = self.parked.iter().filter(|(_, parked)| !parked.flows).map(show).collect();
-        self.link.status.send_modify(|status| status.parked = shown);
+        self.sink.status.send_modify(|status| status.parked = shown);
     }
 
     /// Tries the parked topics that are due.
@@ -100,7 +100,7 @@ impl<F: Feed> Pump<F> {
 
     fn note_flush(&mut self, topic: &Arc<str>, flushed: Flushed) {
         let Some(parked) = self.parked.get_mut(topic) else { return };
-        let sink = &self.link.name;
+        let sink = &self.sink.name;
         let now = Instant::now();
         match flushed {
             Flushed::Taken(0) => {
@@ -140,26 +140,26 @@ impl<F: Feed> Pump<F> {
         let judge = self.judge;
         let (mut after, mut unread, mut probed) = (None, 0, false);
         loop {
-            let whole = self.link.fit(Windows::WHOLE);
+            let whole = self.sink.fit(Windows::WHOLE);
             let (max, bytes) = if probed { (whole.events, whole.bytes) } else { (1, 1) };
             let next = self.dead_letters.next_of(Arc::clone(topic), move |why| judge.parks(why), after, max, bytes);
-            let batch = match next.await {
-                Ok(batch) => batch,
+            let found = match next.await {
+                Ok(found) => found,
                 Err(error) => return Ok(Flushed::Still(unkept(&error))),
             };
-            unread += batch.unread;
-            if batch.last.is_none() {
+            unread += found.unread;
+            if found.last.is_none() {
                 break;
             }
-            after = batch.last;
-            let chunk = self.make_again(&batch.letters);
-            probed |= !chunk.is_empty();
-            let mut queue = if chunk.is_empty() { Vec::new() } else { vec![chunk] };
-            while let Some(chunk) = queue.pop() {
+            after = found.last;
+            let batch = self.make_again(&found.letters);
+            probed |= !batch.is_empty();
+            let mut queue = if batch.is_empty() { Vec::new() } else { vec![batch] };
+            while let Some(batch) = queue.pop() {
                 if stop.is_cancelled() {
                     return Err(Stop);
                 }
-                if let Some(end) = self.flush_chunk(chunk, &mut queue, stop).await? {
+                if let Some(end) = self.flush_batch(batch, &mut queue, stop).await? {
                     return Ok(end);
                 }
             }
@@ -171,26 +171,26 @@ impl<F: Feed> Pump<F> {
         Ok(Flushed::Taken(unread))
     }
 
-    /// One chunk of letters; what it leaves to be sent in smaller ones goes on the stack `queue`.
-    async fn flush_chunk(
+    /// One batch of letters; what it leaves to be sent in smaller ones goes on the stack `queue`.
+    async fn flush_batch(
         &mut self,
-        chunk: Chunk<LetterId>,
-        queue: &mut Vec<Chunk<LetterId>>,
+        batch: Batch<LetterId>,
+        queue: &mut Vec<Batch<LetterId>>,
         stop: &CancellationToken,
     ) -> Result<Option<Flushed>, Stop> {
-        if !self.link.is_up() {
+        if !self.sink.is_up() {
             return Ok(Some(Flushed::Lost));
         }
-        let sent = chunk.len();
-        let outcomes = match self.link.attempt(&chunk.messages, self.reader.read_ahead()).await {
+        let sent = batch.len();
+        let outcomes = match self.sink.attempt(&batch.messages, self.reader.read_ahead()).await {
             Attempt::Outcomes(outcomes) => outcomes,
             Attempt::Panicked(failure) => {
-                self.link.lost(failure.clone()).await;
+                self.sink.lost(failure.clone()).await;
                 self.ensure_up(stop).await?;
-                return Ok(self.flush_refused(chunk, sent, failure, queue).await);
+                return Ok(self.flush_refused(batch, sent, failure, queue).await);
             }
         };
-        let sorted = chunk.sort(outcomes, self.judge);
+        let sorted = batch.sort(outcomes, self.judge);
         let taken: Vec<_> = sorted.confirmed.into_iter().map(|(id, _)| id).collect();
         if !taken.is_empty() {
             // Where that fails they are published again, under the same ids.
@@ -199,10 +199,10 @@ impl<F: Feed> Pump<F> {
             }
         }
         if let (_, Some(failure)) = sorted.retry {
-            self.link.lost(failure).await;
+            self.sink.lost(failure).await;
             return Ok(Some(Flushed::Lost));
         }
-        if let Some((_, _, failure)) = sorted.mend.into_iter().next() {
+        if let Some((_, _, failure)) = sorted.needs_operator.into_iter().next() {
             return Ok(Some(Flushed::Still(failure)));
         }
         match sorted.refused {
@@ -214,32 +214,32 @@ impl<F: Feed> Pump<F> {
     /// The topic takes events, but not all of these: one that is refused alone stays a dead letter, for another reason.
     async fn flush_refused(
         &mut self,
-        refused: Chunk<LetterId>,
+        refused: Batch<LetterId>,
         sent: usize,
         failure: Failure,
-        queue: &mut Vec<Chunk<LetterId>>,
+        queue: &mut Vec<Batch<LetterId>>,
     ) -> Option<Flushed> {
-        match refused.apart(sent) {
-            Ok(chunks) => {
-                queue.extend(chunks.into_iter().rev());
+        match refused.bisect(sent) {
+            Ok(batches) => {
+                queue.extend(batches.into_iter().rev());
                 None
             }
             Err(alone) => {
-                let kept = self.dead_letters.reclassify(alone.0, failure, self.link.clock.now()).await;
+                let kept = self.dead_letters.reclassify(alone.0, failure, self.sink.clock.now()).await;
                 kept.err().map(|error| Flushed::Still(unkept(&error)))
             }
         }
     }
 
     /// Messages of letters. One that can't be made any more, or that the sink does not ask for any more, stays a letter.
-    fn make_again(&self, letters: &[DeadLetter]) -> Chunk<LetterId> {
-        let mut chunk = Chunk::new();
+    fn make_again(&self, letters: &[DeadLetter]) -> Batch<LetterId> {
+        let mut batch = Batch::new();
         for letter in letters {
             if let Made::Message(message) = make_guarded(&*self.reader.make, &letter.event) {
-                chunk.push(letter.id, message);
+                batch.push(letter.id, message);
             }
         }
-        chunk
+        batch
     }
 }
 

@@ -11,13 +11,13 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::backoff::{BackOff, Delays};
-use super::chunk::{Chunk, Judge};
+use super::batch::{Batch, Judge};
 use super::dead_letters::DeadLetters;
-use super::link::{Attempt, Link, LinkParts, until};
+use super::guarded_sink::{Attempt, GuardedSink, GuardedSinkParts, until};
+use super::in_flight::{InFlight, SlotId};
 use super::parking::Parked;
 use super::reader::{Filters, Made, MakeMessage, Prepared, Reader, TICK};
 use super::status::{PumpHandle, Request};
-use super::work::{SlotId, Work};
 use crate::clock::Clock;
 use crate::config;
 use crate::journal::Feed;
@@ -54,7 +54,7 @@ pub struct PumpOptions<F> {
 
 /// A sink with its feed, driven by [`Pump::run`].
 pub struct Pump<F> {
-    pub(super) link: Link,
+    pub(super) sink: GuardedSink,
     pub(super) reader: Reader<F>,
     pub(super) dead_letters: DeadLetters,
     pub(super) judge: Judge,
@@ -63,7 +63,7 @@ pub struct Pump<F> {
     /// Topics seen since the start.
     topics: HashSet<Topic>,
     /// Topics that fail in a way that an operator mends, within their grace.
-    mending: HashMap<Topic, Mending>,
+    graces: HashMap<Topic, Grace>,
     /// Topics past their grace.
     pub(super) parked: BTreeMap<Arc<str>, Parked>,
     /// The parked topics are due, whatever their times say.
@@ -74,7 +74,7 @@ pub struct Pump<F> {
 }
 
 /// A topic within its grace.
-struct Mending {
+struct Grace {
     since: Instant,
     delays: Delays,
     next_try: Instant,
@@ -85,12 +85,12 @@ struct Mending {
 pub(super) struct Stop;
 
 impl<F: Feed> Pump<F> {
-    /// A pump that does nothing yet, and the way to ask it. Topics that have letters an operator's mending would free
+    /// A pump that does nothing yet, and the way to ask it. Topics that have letters an operator's fix would free
     /// are parked from the start, and tried first.
     pub fn new(options: PumpOptions<F>) -> (Self, PumpHandle) {
         let PumpOptions { config, sink, feed, make, dead_letters, filters, metrics, clock, back_off, rng } = options;
         filters.set(&config.name, Arc::clone(&make));
-        let link = Link::new(LinkParts {
+        let sink = GuardedSink::new(GuardedSinkParts {
             sink,
             name: config.name.clone(),
             kind: config.kind.as_str(),
@@ -101,16 +101,16 @@ impl<F: Feed> Pump<F> {
         });
         let (ask, requests) = mpsc::channel(REQUESTS);
         let handle =
-            PumpHandle { status: link.status.subscribe(), requests: ask, dead_letters: Some(dead_letters.clone()) };
+            PumpHandle { status: sink.status.subscribe(), requests: ask, dead_letters: Some(dead_letters.clone()) };
         let mut pump = Self {
-            reader: Reader::new(feed, link.windows(), make, filters, config.name, link.status.clone()),
-            link,
+            reader: Reader::new(feed, sink.windows(), make, filters, config.name, sink.status.clone()),
+            sink,
             dead_letters,
             judge: Judge::of(&config.kind),
             setup_grace: config.setup_grace,
             max_topics: config.max_topics,
             topics: HashSet::new(),
-            mending: HashMap::new(),
+            graces: HashMap::new(),
             parked: BTreeMap::new(),
             retry_now: false,
             requests,
@@ -127,18 +127,18 @@ impl<F: Feed> Pump<F> {
     pub async fn run(&mut self, stop: &CancellationToken) {
         // A panic of the pump's own is a fault of ours; the events behind it are to flow all the same.
         while AssertUnwindSafe(self.drive(stop)).catch_unwind().await.is_err() {
-            tracing::error!(sink = %self.link.name, "pump panicked; it begins again from its cursor");
+            tracing::error!(sink = %self.sink.name, "pump panicked; it begins again from its cursor");
             self.reader.rewind();
-            self.mending.clear();
-            self.link.lost(Failure::new(Reason::Panic, "the pump panicked")).await;
+            self.graces.clear();
+            self.sink.lost(Failure::new(Reason::Panic, "the pump panicked")).await;
         }
         self.reader.rewind();
-        self.link.close().await;
+        self.sink.close().await;
     }
 
     /// Ends what an unfinished [`Pump::run`] left behind.
     pub async fn abandon(&mut self) {
-        self.link.abandon().await;
+        self.sink.abandon().await;
     }
 
     /// The feed, to be read on from its cursor.
@@ -147,30 +147,30 @@ impl<F: Feed> Pump<F> {
     }
 
     async fn drive(&mut self, stop: &CancellationToken) {
-        let mut work = Work::default();
-        while self.step(&mut work, stop).await.is_ok() {}
+        let mut in_flight = InFlight::default();
+        while self.step(&mut in_flight, stop).await.is_ok() {}
     }
 
-    async fn step(&mut self, work: &mut Work, stop: &CancellationToken) -> Result<(), Stop> {
+    async fn step(&mut self, in_flight: &mut InFlight, stop: &CancellationToken) -> Result<(), Stop> {
         self.ensure_up(stop).await?;
         self.serve_requests(stop).await?;
         self.retry_parked(stop).await?;
         let next_parked = self.parked.values().map(|parked| parked.next_try).min();
-        let next_mending =
-            work.waiting_topics().filter_map(|topic| self.mending.get(topic)).map(|it| it.next_try).min();
+        let next_grace =
+            in_flight.waiting_topics().filter_map(|topic| self.graces.get(topic)).map(|it| it.next_try).min();
         // With the feed closed, what waits for an operator is all that is left.
-        let reads = work.has_room() && (work.is_empty() || !self.reader.is_closed());
+        let reads = in_flight.has_room() && (in_flight.is_empty() || !self.reader.is_closed());
         tokio::select! {
             biased;
             () = stop.cancelled() => return Err(Stop),
             // Before the requests, which are looked at first thing in the next step: neither waits for more than one of
             // the other.
             prepared = self.reader.next(), if reads => match prepared {
-                Some(prepared) => self.sort_in(prepared, work),
-                None if work.is_empty() => return Err(Stop),
+                Some(prepared) => self.sort_in(prepared, in_flight),
+                None if in_flight.is_empty() => return Err(Stop),
                 None => return Ok(()),
             },
-            () = until(next_mending), if next_mending.is_some() => {}
+            () = until(next_grace), if next_grace.is_some() => {}
             // What is not finished goes on if no live event waits for its turn.
             () = std::future::ready(()), if !self.stashed.is_empty() => return Ok(()),
             Some(request) = self.requests.recv() => {
@@ -184,17 +184,17 @@ impl<F: Feed> Pump<F> {
                 return Ok(());
             }
         }
-        self.deliver(work, stop).await
+        self.deliver(in_flight, stop).await
     }
 
     /// Connects, for ever; at once where it is asked to.
     pub(super) async fn ensure_up(&mut self, stop: &CancellationToken) -> Result<(), Stop> {
-        while !self.link.is_up() {
-            self.wait(self.link.next_try(), stop).await?;
+        while !self.sink.is_up() {
+            self.wait(self.sink.next_try(), stop).await?;
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Err(Stop),
-                _ = self.link.connect(self.reader.read_ahead()) => {}
+                _ = self.sink.connect(self.reader.read_ahead()) => {}
             }
         }
         Ok(())
@@ -216,83 +216,83 @@ impl<F: Feed> Pump<F> {
 
     /// Settles a window, and those that overlap it: at the end all is confirmed, unwanted, a durable dead letter, or of a
     /// topic that waits for its next try.
-    async fn deliver(&mut self, work: &mut Work, stop: &CancellationToken) -> Result<(), Stop> {
+    async fn deliver(&mut self, in_flight: &mut InFlight, stop: &CancellationToken) -> Result<(), Stop> {
         loop {
             // While letters can't be kept others are tried, and the sink is given nothing before what it has begun.
-            if work.begun.is_none() {
-                self.bury(work, stop).await?;
+            if in_flight.begun.is_none() {
+                self.bury(in_flight, stop).await?;
             }
-            self.pass(work);
-            let Some(mut chunk) = self.next_chunk(work) else { break };
+            self.pass(in_flight);
+            let Some(mut batch) = self.next_batch(in_flight) else { break };
             // What was begun was claimed then, and is sent as it was begun.
-            if !self.link.has_begun() {
-                self.claim(&mut chunk, work);
-                if chunk.is_empty() {
+            if !self.sink.has_begun() {
+                self.claim(&mut batch, in_flight);
+                if batch.is_empty() {
                     continue;
                 }
             }
-            self.overlap(&chunk, work, stop).await;
-            self.send(chunk, work, stop).await?;
+            self.overlap(&batch, in_flight, stop).await;
+            self.send(batch, in_flight, stop).await?;
         }
         // A topic of which nothing is left begins a new grace with its next failure.
-        self.mending.retain(|topic, _| work.waiting_topics().any(|waiting| waiting == topic));
-        if self.mending.is_empty() {
-            self.link.release();
+        self.graces.retain(|topic, _| in_flight.waiting_topics().any(|waiting| waiting == topic));
+        if self.graces.is_empty() {
+            self.sink.release();
         }
         Ok(())
     }
 
     /// What is sent next, no larger than windows are now. What was begun is sent as it was begun.
-    fn next_chunk(&self, work: &mut Work) -> Option<Chunk<SlotId>> {
+    fn next_batch(&self, in_flight: &mut InFlight) -> Option<Batch<SlotId>> {
         let now = Instant::now();
-        let is_due = |topic: &Topic| self.mending.get(topic).is_none_or(|mending| mending.next_try <= now);
-        if self.link.has_begun() {
-            return work.next(is_due);
+        let is_due = |topic: &Topic| self.graces.get(topic).is_none_or(|grace| grace.next_try <= now);
+        if self.sink.has_begun() {
+            return in_flight.next(is_due);
         }
         loop {
-            let mut chunk = work.next(is_due)?;
-            if let Some(rest) = chunk.cut(self.link.windows()) {
-                work.queue.push_front(rest);
+            let mut batch = in_flight.next(is_due)?;
+            if let Some(rest) = batch.cut(self.sink.windows()) {
+                in_flight.queue.push_front(rest);
             }
-            match chunk.topic() {
-                Some(topic) if !is_due(topic) => work.wait(&topic.clone(), chunk),
-                _ => return Some(chunk),
+            match batch.topic() {
+                Some(topic) if !is_due(topic) => in_flight.wait(&topic.clone(), batch),
+                _ => return Some(batch),
             }
         }
     }
 
     /// Moves the cursor up to what is not settled.
-    fn pass(&mut self, work: &mut Work) {
-        let (until, unwanted) = work.pass();
+    fn pass(&mut self, in_flight: &mut InFlight) {
+        let (until, unwanted) = in_flight.pass();
         if let Some(until) = until {
             self.reader.advance(until);
         }
-        self.link.metrics.unwanted(unwanted);
+        self.sink.metrics.unwanted(unwanted);
     }
 
-    /// Begins the next window behind `chunk`, where the sink can and nothing else is to be done.
-    async fn overlap(&mut self, chunk: &Chunk<SlotId>, work: &mut Work, stop: &CancellationToken) {
+    /// Begins the next window behind `batch`, where the sink can and nothing else is to be done.
+    async fn overlap(&mut self, batch: &Batch<SlotId>, in_flight: &mut InFlight, stop: &CancellationToken) {
         // What is sent alone stays alone: its outcome is final, and nobody else may be to blame for it.
-        let may = self.link.windows().overlap && chunk.len() > 1 && work.is_clear() && self.is_calm();
-        if !may || !self.link.is_up() || stop.is_cancelled() || !self.reader.has_more() {
+        let may = self.sink.windows().overlap && batch.len() > 1 && in_flight.is_clear() && self.is_calm();
+        if !may || !self.sink.is_up() || stop.is_cancelled() || !self.reader.has_more() {
             return;
         }
         // It was begun behind the window before it, or is now.
-        if !self.link.has_begun() && !self.link.begin(&chunk.messages) {
+        if !self.sink.has_begun() && !self.sink.begin(&batch.messages) {
             return;
         }
         let Some(prepared) = self.reader.at_hand().await else { return };
-        self.sort_in(prepared, work);
-        if let Some(mut next) = work.queue.pop_front() {
-            self.claim(&mut next, work);
+        self.sort_in(prepared, in_flight);
+        if let Some(mut next) = in_flight.queue.pop_front() {
+            self.claim(&mut next, in_flight);
             if next.is_empty() {
                 return;
             }
-            if self.link.begin(&next.messages) {
-                work.begun = Some(next);
+            if self.sink.begin(&next.messages) {
+                in_flight.begun = Some(next);
             } else {
-                self.unclaim(&next, work);
-                work.queue.push_front(next);
+                self.unclaim(&next, in_flight);
+                in_flight.queue.push_front(next);
             }
         }
     }
@@ -300,7 +300,7 @@ impl<F: Feed> Pump<F> {
     /// Whether live events are all there is to do: no topic is in its grace, and nobody waits for a turn between windows.
     fn is_calm(&self) -> bool {
         let now = Instant::now();
-        self.mending.is_empty()
+        self.graces.is_empty()
             && self.requests.is_empty()
             && self.stashed.is_empty()
             && !self.retry_now
@@ -308,28 +308,28 @@ impl<F: Feed> Pump<F> {
     }
 
     /// Tells apart what is to be sent and what is not.
-    fn sort_in(&mut self, prepared: Prepared, work: &mut Work) {
-        let mut chunk = Chunk::new();
+    fn sort_in(&mut self, prepared: Prepared, in_flight: &mut InFlight) {
+        let mut batch = Batch::new();
         for (offset, event, made) in prepared.events {
-            let slot = work.add(offset, event);
+            let slot = in_flight.add(offset, event);
             match made {
-                Made::Unwanted => work.settle(slot),
+                Made::Unwanted => in_flight.settle(slot),
                 Made::Panicked => {
-                    self.link.metrics.publish_error(&self.link.name, Reason::Panic, 1);
-                    work.bury_unmade(slot, Failure::new(Reason::Panic, "making the message panicked"));
+                    self.sink.metrics.publish_error(&self.sink.name, Reason::Panic, 1);
+                    in_flight.bury_unmade(slot, Failure::new(Reason::Panic, "making the message panicked"));
                 }
                 Made::Message(message) => match self.turned_away(&message.topic) {
-                    Some(failure) => work.bury(slot, message, failure),
+                    Some(failure) => in_flight.bury(slot, message, failure),
                     // It would fail as those before it do, and their order is kept.
-                    None if self.mending.contains_key(&message.topic) => work.wait_one(slot, message),
-                    None => chunk.push(slot, message),
+                    None if self.graces.contains_key(&message.topic) => in_flight.wait_one(slot, message),
+                    None => batch.push(slot, message),
                 },
             }
         }
-        if !chunk.is_empty() {
-            work.queue.push_back(chunk);
+        if !batch.is_empty() {
+            in_flight.queue.push_back(batch);
         }
-        work.end_window(prepared.end, prepared.unwanted);
+        in_flight.end_window(prepared.end, prepared.unwanted);
     }
 
     /// Why messages of this topic are not even sent.
@@ -345,24 +345,24 @@ impl<F: Feed> Pump<F> {
     }
 
     /// Makes dead letters durable; where they can't be, the sink waits.
-    async fn bury(&mut self, work: &mut Work, stop: &CancellationToken) -> Result<(), Stop> {
+    async fn bury(&mut self, in_flight: &mut InFlight, stop: &CancellationToken) -> Result<(), Stop> {
         let mut waited = false;
         loop {
-            let claimed = self.claim_burials(work);
+            let claimed = self.claim_burials(in_flight);
             if claimed.is_empty() {
                 break;
             }
-            let letters = work.letters(self.link.clock.now());
+            let letters = in_flight.letters(self.sink.clock.now());
             let Err(error) = self.dead_letters.append(letters).await else {
                 self.reader.release(&claimed, &[]);
-                self.tell_of_burials(work);
-                work.settle_burials();
+                self.tell_of_burials(in_flight);
+                in_flight.settle_burials();
                 break;
             };
             self.reader.release(&[], &claimed);
             waited = true;
-            let wait = self.link.delay();
-            self.link.hold(Failure::new(Reason::Busy, format!("dead letters can't be kept: {error}")), wait);
+            let wait = self.sink.delay();
+            self.sink.hold(Failure::new(Reason::Busy, format!("dead letters can't be kept: {error}")), wait);
             // What makes room must not wait for it.
             if self.stashed.is_empty() {
                 self.wait(Some(Instant::now() + wait), stop).await?;
@@ -371,127 +371,137 @@ impl<F: Feed> Pump<F> {
             self.serve_requests(stop).await?;
             self.retry_parked(stop).await?;
             let (parked, judge) = (&self.parked, self.judge);
-            work.unbury(|topic, why| judge.parks(why.reason) && parked.get(topic).is_none_or(|parked| parked.flows));
+            in_flight
+                .unbury(|topic, why| judge.parks(why.reason) && parked.get(topic).is_none_or(|parked| parked.flows));
         }
         if waited {
-            self.link.release();
+            self.sink.release();
         }
         Ok(())
     }
 
     /// A line for letters of topics that are not parked: that a topic is parked was said once.
-    fn tell_of_burials(&self, work: &Work) {
+    fn tell_of_burials(&self, in_flight: &InFlight) {
         let mut by_reason: BTreeMap<Reason, (u64, &str)> = BTreeMap::new();
-        for failure in work.burials.iter().map(|burial| &burial.failure) {
+        for failure in in_flight.burials.iter().map(|burial| &burial.failure) {
             if !self.judge.parks(failure.reason) {
                 by_reason.entry(failure.reason).or_insert((0, &failure.detail)).0 += 1;
             }
         }
         for (reason, (letters, detail)) in by_reason {
-            tracing::warn!(sink = %self.link.name, %reason, letters, detail, "dead letters set aside");
+            tracing::warn!(sink = %self.sink.name, %reason, letters, detail, "dead letters set aside");
         }
     }
 
-    async fn send(&mut self, chunk: Chunk<SlotId>, work: &mut Work, stop: &CancellationToken) -> Result<(), Stop> {
-        if !self.link.is_up() {
+    async fn send(
+        &mut self,
+        batch: Batch<SlotId>,
+        in_flight: &mut InFlight,
+        stop: &CancellationToken,
+    ) -> Result<(), Stop> {
+        if !self.sink.is_up() {
             // Nothing is in flight, and the journal may give up what waits until the sink is connected.
-            self.unclaim(&chunk, work);
-            self.recall(work);
-            work.queue.push_front(chunk);
+            self.unclaim(&batch, in_flight);
+            self.recall(in_flight);
+            in_flight.queue.push_front(batch);
             return self.ensure_up(stop).await;
         }
-        let offsets = work.offsets(&chunk.keys);
-        match self.link.attempt(&chunk.messages, self.reader.read_ahead()).await {
+        let offsets = in_flight.offsets(&batch.keys);
+        match self.sink.attempt(&batch.messages, self.reader.read_ahead()).await {
             Attempt::Outcomes(outcomes) => {
                 self.release(&offsets, &outcomes);
-                self.judge(chunk, outcomes, work).await;
+                self.judge(batch, outcomes, in_flight).await;
             }
             Attempt::Panicked(failure) => {
                 self.reader.release(&[], &offsets);
-                let sent = chunk.len();
-                Self::judge_refused(chunk, sent, failure.clone(), work);
-                self.link.lost(failure).await;
+                let sent = batch.len();
+                Self::judge_refused(batch, sent, failure.clone(), in_flight);
+                self.sink.lost(failure).await;
             }
         }
-        if !self.link.has_begun() {
-            self.recall(work);
+        if !self.sink.has_begun() {
+            self.recall(in_flight);
         }
         Ok(())
     }
 
-    async fn judge(&mut self, chunk: Chunk<SlotId>, outcomes: Vec<Outcome>, work: &mut Work) {
-        let (sent, alone) = (chunk.len(), chunk.topic().is_some());
-        let sorted = chunk.sort(outcomes, self.judge);
+    async fn judge(&mut self, batch: Batch<SlotId>, outcomes: Vec<Outcome>, in_flight: &mut InFlight) {
+        let (sent, alone) = (batch.len(), batch.topic().is_some());
+        let sorted = batch.sort(outcomes, self.judge);
         // A queue that is full may take some of a topic's messages all the time: that ends no grace.
-        let failing: HashSet<&Topic> = sorted.mend.iter().map(|(_, message, _)| &message.topic).collect();
+        let failing: HashSet<&Topic> = sorted.needs_operator.iter().map(|(_, message, _)| &message.topic).collect();
         for (slot, topic) in sorted.confirmed {
-            work.settle(slot);
-            if !self.mending.is_empty() && !failing.contains(&topic) {
-                self.mending.remove(&topic);
+            in_flight.settle(slot);
+            if !self.graces.is_empty() && !failing.contains(&topic) {
+                self.graces.remove(&topic);
             }
         }
         if let (refused, Some(failure)) = sorted.refused {
-            Self::judge_refused(refused, sent, failure, work);
+            Self::judge_refused(refused, sent, failure, in_flight);
         }
         let (retry, lost) = sorted.retry;
         if lost.is_some() {
-            work.queue.push_front(retry);
+            in_flight.queue.push_front(retry);
         }
         if let Some(failure) = lost {
-            self.recall(work);
-            self.link.lost(failure).await;
+            self.recall(in_flight);
+            self.sink.lost(failure).await;
         }
         // When the rest is in the queue: it takes its topics' messages out of there.
-        if !sorted.mend.is_empty() {
-            self.judge_mend(sorted.mend, alone, work);
+        if !sorted.needs_operator.is_empty() {
+            self.judge_needs_operator(sorted.needs_operator, alone, in_flight);
         }
-        if self.mending.is_empty() {
-            self.link.release();
+        if self.graces.is_empty() {
+            self.sink.release();
         }
     }
 
     /// Only what was refused when it was sent alone is a dead letter: brokers condemn whole batches for one message.
-    fn judge_refused(refused: Chunk<SlotId>, sent: usize, failure: Failure, work: &mut Work) {
-        match refused.apart(sent) {
-            Ok(chunks) => chunks.into_iter().rev().for_each(|chunk| work.queue.push_front(chunk)),
+    fn judge_refused(refused: Batch<SlotId>, sent: usize, failure: Failure, in_flight: &mut InFlight) {
+        match refused.bisect(sent) {
+            Ok(batches) => batches.into_iter().rev().for_each(|batch| in_flight.queue.push_front(batch)),
             Err(alone) => {
                 let (slot, message) = *alone;
-                work.bury(slot, message, failure);
+                in_flight.bury(slot, message, failure);
             }
         }
     }
 
     /// What an operator mends is sent again, each topic by itself after a back-off of its own, while the others flow. After
     /// its grace it is parked, if it failed when it was sent by itself.
-    fn judge_mend(&mut self, mend: Vec<(SlotId, Message, Failure)>, alone: bool, work: &mut Work) {
+    fn judge_needs_operator(
+        &mut self,
+        needs_operator: Vec<(SlotId, Message, Failure)>,
+        alone: bool,
+        in_flight: &mut InFlight,
+    ) {
         let now = Instant::now();
-        let mut by_topic: Vec<(Topic, Failure, Chunk<SlotId>)> = Vec::new();
-        for (slot, message, failure) in mend {
+        let mut by_topic: Vec<(Topic, Failure, Batch<SlotId>)> = Vec::new();
+        for (slot, message, failure) in needs_operator {
             let known = by_topic.iter().position(|(topic, ..)| *topic == message.topic);
             let at = known.unwrap_or_else(|| {
-                by_topic.push((message.topic.clone(), failure, Chunk::new()));
+                by_topic.push((message.topic.clone(), failure, Batch::new()));
                 by_topic.len() - 1
             });
             by_topic[at].2.push(slot, message);
         }
-        for (topic, why, mut chunk) in by_topic {
-            chunk.extend(work.take_topic(&topic));
-            let chunk = chunk.in_order();
-            let delays = self.link.fork_delays();
-            let mending =
-                self.mending.entry(topic.clone()).or_insert_with(|| Mending { since: now, delays, next_try: now });
-            let over = mending.since + self.setup_grace;
+        for (topic, why, mut batch) in by_topic {
+            batch.extend(in_flight.take_topic(&topic));
+            let batch = batch.in_order();
+            let delays = self.sink.fork_delays();
+            let grace = self.graces.entry(topic.clone()).or_insert_with(|| Grace { since: now, delays, next_try: now });
+            let over = grace.since + self.setup_grace;
             if alone && now >= over {
-                self.mending.remove(&topic);
+                self.graces.remove(&topic);
                 self.park(&topic, why.clone());
-                for (slot, message) in chunk.into_iter() {
-                    work.bury(slot, message, why.clone());
+                for (slot, message) in batch.into_iter() {
+                    in_flight.bury(slot, message, why.clone());
                 }
             } else {
-                mending.next_try = (now + mending.delays.after_failure()).min(over).max(now);
-                let wait = mending.next_try - now;
-                self.link.hold(why, wait);
-                work.wait(&topic, chunk);
+                grace.next_try = (now + grace.delays.after_failure()).min(over).max(now);
+                let wait = grace.next_try - now;
+                self.sink.hold(why, wait);
+                in_flight.wait(&topic, batch);
             }
         }
     }

@@ -15,9 +15,9 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::chunk::Chunk;
+use super::batch::Batch;
 use super::dead_letters::{DeadLetters, LetterId};
-use super::link::Attempt;
+use super::guarded_sink::Attempt;
 use super::pump::{Pump, REQUESTS, Stop};
 use super::reader::{Made, make_guarded};
 use super::status::{Request, Retried, Retry};
@@ -105,7 +105,7 @@ impl<F: Feed> Pump<F> {
             if retry.until <= now {
                 break;
             }
-            if over <= now || !self.link.is_up() {
+            if over <= now || !self.sink.is_up() {
                 return Some(retry);
             }
             match self.retry_letter(&retry.store, id).await {
@@ -125,7 +125,7 @@ impl<F: Feed> Pump<F> {
     }
 
     fn why_not_tried(&self, failure: Option<Failure>) -> String {
-        match failure.or_else(|| self.link.held()) {
+        match failure.or_else(|| self.sink.held()) {
             Some(failure) => format!("the sink did not take it in time: {failure}"),
             None => "the sink did not come to it in time".to_owned(),
         }
@@ -143,7 +143,7 @@ impl<F: Feed> Pump<F> {
             Made::Unwanted => return Ok(Retried::Kept("the sink does not ask for it any more".to_owned())),
             Made::Panicked => return Ok(Retried::Kept("making the message panicked".to_owned())),
         };
-        let failure = match self.link.attempt(std::slice::from_ref(&message), self.reader.read_ahead()).await {
+        let failure = match self.sink.attempt(std::slice::from_ref(&message), self.reader.read_ahead()).await {
             Attempt::Outcomes(outcomes) => match outcomes.into_iter().next() {
                 Some(Outcome::Failed(failure)) => failure,
                 _ => {
@@ -154,15 +154,15 @@ impl<F: Feed> Pump<F> {
                 }
             },
             Attempt::Panicked(failure) => {
-                self.link.lost(failure.clone()).await;
+                self.sink.lost(failure.clone()).await;
                 failure
             }
         };
         if self.judge.class(failure.reason) != Class::Retry {
             return Ok(Retried::Kept(failure.to_string()));
         }
-        if self.link.is_up() {
-            self.link.lost(failure.clone()).await;
+        if self.sink.is_up() {
+            self.sink.lost(failure.clone()).await;
         }
         Err(failure)
     }
@@ -175,7 +175,7 @@ impl<F: Feed> Pump<F> {
         stop: &CancellationToken,
     ) -> Result<Replayed, Stop> {
         let mut replayed = Replayed::default();
-        let mut all = Chunk::new();
+        let mut all = Batch::new();
         for message in messages {
             match self.turned_away(&message.topic) {
                 Some(failure) => replayed.fail(failure.reason, 1),
@@ -183,37 +183,37 @@ impl<F: Feed> Pump<F> {
             }
         }
         let mut queue = VecDeque::from([all]);
-        while let Some(chunk) = queue.pop_front() {
-            if chunk.is_empty() {
+        while let Some(batch) = queue.pop_front() {
+            if batch.is_empty() {
                 continue;
             }
             self.ensure_up(stop).await?;
             if reply.is_closed() {
                 break;
             }
-            self.replay_chunk(chunk, &mut queue, &mut replayed).await;
+            self.replay_batch(batch, &mut queue, &mut replayed).await;
         }
         Ok(replayed)
     }
 
-    /// One chunk of a replay; what it leaves to be sent goes to the front of the queue.
-    async fn replay_chunk(&mut self, mut chunk: Chunk<()>, queue: &mut VecDeque<Chunk<()>>, replayed: &mut Replayed) {
-        if let Some(rest) = chunk.cut(self.link.fit(Windows::WHOLE)) {
+    /// One batch of a replay; what it leaves to be sent goes to the front of the queue.
+    async fn replay_batch(&mut self, mut batch: Batch<()>, queue: &mut VecDeque<Batch<()>>, replayed: &mut Replayed) {
+        if let Some(rest) = batch.cut(self.sink.fit(Windows::WHOLE)) {
             queue.push_front(rest);
         }
-        let sent = chunk.len();
-        let outcomes = match self.link.attempt(&chunk.messages, self.reader.read_ahead()).await {
+        let sent = batch.len();
+        let outcomes = match self.sink.attempt(&batch.messages, self.reader.read_ahead()).await {
             Attempt::Outcomes(outcomes) => outcomes,
             Attempt::Panicked(failure) => {
-                Self::replay_refused(chunk, sent, failure.reason, queue, replayed);
-                return self.link.lost(failure).await;
+                Self::replay_refused(batch, sent, failure.reason, queue, replayed);
+                return self.sink.lost(failure).await;
             }
         };
         let had_before = |outcome: &&Outcome| matches!(outcome, Outcome::Confirmed { duplicate: true });
         replayed.duplicates += outcomes.iter().filter(had_before).count() as u64;
-        let sorted = chunk.sort(outcomes, self.judge);
+        let sorted = batch.sort(outcomes, self.judge);
         replayed.published += sorted.confirmed.len() as u64;
-        for ((), _, failure) in &sorted.mend {
+        for ((), _, failure) in &sorted.needs_operator {
             replayed.fail(failure.reason, 1);
         }
         if let (refused, Some(failure)) = sorted.refused {
@@ -221,20 +221,20 @@ impl<F: Feed> Pump<F> {
         }
         if let (again, Some(failure)) = sorted.retry {
             queue.push_front(again);
-            self.link.lost(failure).await;
+            self.sink.lost(failure).await;
         }
     }
 
     /// As with live events, only what was refused when it was sent alone counts as refused.
     fn replay_refused(
-        refused: Chunk<()>,
+        refused: Batch<()>,
         sent: usize,
         reason: Reason,
-        queue: &mut VecDeque<Chunk<()>>,
+        queue: &mut VecDeque<Batch<()>>,
         replayed: &mut Replayed,
     ) {
-        match refused.apart(sent) {
-            Ok(chunks) => chunks.into_iter().rev().for_each(|chunk| queue.push_front(chunk)),
+        match refused.bisect(sent) {
+            Ok(batches) => batches.into_iter().rev().for_each(|batch| queue.push_front(batch)),
             Err(_) => replayed.fail(reason, 1),
         }
     }

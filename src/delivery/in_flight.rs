@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::chunk::Chunk;
+use super::batch::Batch;
 use super::dead_letters::{DeadLetter, LetterId};
 use crate::clock::Timestamp;
 use crate::journal::Offset;
 use crate::message::{Message, StoredEvent, Topic};
 use crate::sinks::{Failure, Windows};
 
-/// An event's number, counted from the first of the work.
+/// An event's number, counted from the first.
 pub(super) type SlotId = usize;
 
 /// How far the newest event may be from the oldest that is not settled, in events: while a topic waits for an operator,
@@ -65,7 +65,7 @@ struct End {
 /// Windows in work, each behind the other. Every slot is settled, being sent, in `begun`, in `queue`, in `waiting` or in
 /// `burials`.
 #[derive(Default)]
-pub(super) struct Work {
+pub(super) struct InFlight {
     /// From the oldest that is not settled.
     slots: VecDeque<Slot>,
     /// The number of the first of them.
@@ -75,16 +75,16 @@ pub(super) struct Work {
     /// Of the windows that are not settled.
     ends: VecDeque<End>,
     /// What is on its way already, behind what is being sent.
-    pub(super) begun: Option<Chunk<SlotId>>,
+    pub(super) begun: Option<Batch<SlotId>>,
     /// What is to be sent, in this order.
-    pub(super) queue: VecDeque<Chunk<SlotId>>,
+    pub(super) queue: VecDeque<Batch<SlotId>>,
     /// What waits until its topic is due.
-    waiting: Vec<(Topic, Chunk<SlotId>)>,
+    waiting: Vec<(Topic, Batch<SlotId>)>,
     /// What is to be set aside before the cursor passes it.
     pub(super) burials: Vec<Burial>,
 }
 
-impl Work {
+impl InFlight {
     /// One more event, in the order of offsets.
     pub(super) fn add(&mut self, offset: Offset, event: StoredEvent) -> SlotId {
         self.bytes += event.body.len();
@@ -118,23 +118,23 @@ impl Work {
         self.waiting.iter().map(|(topic, _)| topic)
     }
 
-    fn waiting_of(&mut self, topic: &Topic) -> &mut Chunk<SlotId> {
+    fn waiting_of(&mut self, topic: &Topic) -> &mut Batch<SlotId> {
         let known = self.waiting.iter().position(|(waiting, _)| waiting == topic);
         let at = known.unwrap_or_else(|| {
-            self.waiting.push((topic.clone(), Chunk::new()));
+            self.waiting.push((topic.clone(), Batch::new()));
             self.waiting.len() - 1
         });
         &mut self.waiting[at].1
     }
 
     /// Messages of a topic wait until it is due, in the order of arrival.
-    pub(super) fn wait(&mut self, topic: &Topic, mut chunk: Chunk<SlotId>) {
-        for (slot, message) in chunk.keys.iter().zip(&mut chunk.messages) {
+    pub(super) fn wait(&mut self, topic: &Topic, mut batch: Batch<SlotId>) {
+        for (slot, message) in batch.keys.iter().zip(&mut batch.messages) {
             self.slots[slot - self.first].detach(message);
         }
         let waiting = self.waiting_of(topic);
-        chunk.extend(std::mem::replace(waiting, Chunk::new()));
-        *waiting = chunk.in_order();
+        batch.extend(std::mem::replace(waiting, Batch::new()));
+        *waiting = batch.in_order();
     }
 
     /// One more message, newer than all others, waits until its topic is due.
@@ -149,7 +149,7 @@ impl Work {
     }
 
     /// What is sent next: first what is on its way, last what waited and whose topic is due.
-    pub(super) fn next(&mut self, is_due: impl Fn(&Topic) -> bool) -> Option<Chunk<SlotId>> {
+    pub(super) fn next(&mut self, is_due: impl Fn(&Topic) -> bool) -> Option<Batch<SlotId>> {
         self.begun.take().or_else(|| self.queue.pop_front()).or_else(|| {
             let due = self.waiting.iter().position(|(topic, _)| is_due(topic))?;
             Some(self.waiting.remove(due).1)
@@ -214,26 +214,26 @@ impl Work {
 
     /// Sends after all what was to be set aside and `fits`.
     pub(super) fn unbury(&mut self, fits: impl Fn(&str, &Failure) -> bool) {
-        let mut chunk = Chunk::new();
+        let mut batch = Batch::new();
         for burial in std::mem::take(&mut self.burials) {
             match burial.message {
-                Some(message) if fits(&burial.topic, &burial.failure) => chunk.push(burial.slot, message),
+                Some(message) if fits(&burial.topic, &burial.failure) => batch.push(burial.slot, message),
                 message => self.burials.push(Burial { message, ..burial }),
             }
         }
-        if !chunk.is_empty() {
-            self.queue.push_back(chunk);
+        if !batch.is_empty() {
+            self.queue.push_back(batch);
         }
     }
 
     /// Takes the messages of a topic out of the queue, and those that wait.
-    pub(super) fn take_topic(&mut self, topic: &Topic) -> Chunk<SlotId> {
+    pub(super) fn take_topic(&mut self, topic: &Topic) -> Batch<SlotId> {
         let waiting = self.waiting.iter().position(|(waiting, _)| waiting == topic);
-        let mut taken = waiting.map_or_else(Chunk::new, |at| self.waiting.remove(at).1);
-        for chunk in &mut self.queue {
-            taken.extend(chunk.take_topic(topic));
+        let mut taken = waiting.map_or_else(Batch::new, |at| self.waiting.remove(at).1);
+        for batch in &mut self.queue {
+            taken.extend(batch.take_topic(topic));
         }
-        self.queue.retain(|chunk| !chunk.is_empty());
+        self.queue.retain(|batch| !batch.is_empty());
         taken
     }
 
@@ -267,11 +267,11 @@ mod tests {
             body: block.slice(..1_000),
         };
         let message = Message::sample("alma.t", "1", &event.body, event.received);
-        let mut work = Work::default();
-        let slot = work.add(Offset(1), event);
-        work.wait_one(slot, message);
+        let mut in_flight = InFlight::default();
+        let slot = in_flight.add(Offset(1), event);
+        in_flight.wait_one(slot, message);
         assert!(block.is_unique(), "nothing holds the block any more");
-        let waited = work.next(|_| true).expect("it is due");
+        let waited = in_flight.next(|_| true).expect("it is due");
         assert_eq!(waited.messages[0].data, block.slice(..1_000));
     }
 }

@@ -5,12 +5,12 @@ use crate::message::{Message, Topic};
 use crate::sinks::{Class, Failure, Outcome, Reason, Windows};
 
 /// Messages to be sent at once, each with the key of what it was made from. Both vectors are of one length.
-pub(super) struct Chunk<K> {
+pub(super) struct Batch<K> {
     pub(super) keys: Vec<K>,
     pub(super) messages: Vec<Message>,
 }
 
-impl<K> Chunk<K> {
+impl<K> Batch<K> {
     pub(super) const fn new() -> Self {
         Self { keys: Vec::new(), messages: Vec::new() }
     }
@@ -52,7 +52,7 @@ impl<K> Chunk<K> {
 
     /// What is sent next of messages that were refused among `sent`, in order: themselves where others were sent with
     /// them, else their halves, so that a bad one among `n` is alone after `log2 n` steps. None where it was alone.
-    pub(super) fn apart(mut self, sent: usize) -> Result<Vec<Self>, Box<(K, Message)>> {
+    pub(super) fn bisect(mut self, sent: usize) -> Result<Vec<Self>, Box<(K, Message)>> {
         if self.len() == 1 && sent == 1 {
             return Err(Box::new((self.keys.remove(0), self.messages.remove(0))));
         }
@@ -96,7 +96,7 @@ impl<K> Chunk<K> {
             confirmed: Vec::new(),
             retry: (Self::new(), None),
             refused: (Self::new(), None),
-            mend: Vec::new(),
+            needs_operator: Vec::new(),
         };
         for ((key, message), outcome) in self.into_iter().zip(outcomes) {
             let failure = match outcome {
@@ -106,30 +106,30 @@ impl<K> Chunk<K> {
                 }
                 Outcome::Failed(failure) => failure,
             };
-            let (chunk, why) = match judge.class(failure.reason) {
-                Class::Mend => {
-                    sorted.mend.push((key, message, failure));
+            let (batch, why) = match judge.class(failure.reason) {
+                Class::NeedsOperator => {
+                    sorted.needs_operator.push((key, message, failure));
                     continue;
                 }
                 Class::Retry => &mut sorted.retry,
                 Class::Refused => &mut sorted.refused,
             };
-            chunk.push(key, message);
+            batch.push(key, message);
             why.get_or_insert(failure);
         }
         sorted
     }
 }
 
-/// Outcomes told apart, each part in the order of the chunk.
+/// Outcomes told apart, each part in the order of the batch.
 pub(super) struct Sorted<K> {
     pub(super) confirmed: Vec<(K, Topic)>,
     /// What is sent again once the connection is made again, with the first failure.
-    pub(super) retry: (Chunk<K>, Option<Failure>),
+    pub(super) retry: (Batch<K>, Option<Failure>),
     /// What is judged when it was sent alone, with the first failure.
-    pub(super) refused: (Chunk<K>, Option<Failure>),
+    pub(super) refused: (Batch<K>, Option<Failure>),
     /// What an operator mends.
-    pub(super) mend: Vec<(K, Message, Failure)>,
+    pub(super) needs_operator: Vec<(K, Message, Failure)>,
 }
 
 /// What a reason means for one sink.
@@ -155,6 +155,6 @@ impl Judge {
 
     /// Whether letters of this reason are tried again by themselves.
     pub(super) fn parks(self, reason: Reason) -> bool {
-        self.class(reason) == Class::Mend
+        self.class(reason) == Class::NeedsOperator
     }
 }

@@ -34,7 +34,7 @@ pub(super) enum Attempt {
 }
 
 /// The sink of one pump.
-pub(super) struct Link {
+pub(super) struct GuardedSink {
     sink: Box<dyn Sink>,
     pub(super) name: SinkName,
     kind: &'static str,
@@ -53,8 +53,8 @@ pub(super) struct Link {
     pub(super) clock: Arc<dyn Clock>,
 }
 
-/// What [`Link::new`] is made of.
-pub(super) struct LinkParts {
+/// What [`GuardedSink::new`] is made of.
+pub(super) struct GuardedSinkParts {
     pub(super) sink: Box<dyn Sink>,
     pub(super) name: SinkName,
     pub(super) kind: &'static str,
@@ -64,9 +64,9 @@ pub(super) struct LinkParts {
     pub(super) clock: Arc<dyn Clock>,
 }
 
-impl Link {
-    pub(super) fn new(parts: LinkParts) -> Self {
-        let LinkParts { sink, name, kind, delays, longest, metrics, clock } = parts;
+impl GuardedSink {
+    pub(super) fn new(parts: GuardedSinkParts) -> Self {
+        let GuardedSinkParts { sink, name, kind, delays, longest, metrics, clock } = parts;
         let (status, _) = watch::channel(SinkStatus {
             name: name.clone(),
             kind,
@@ -116,7 +116,7 @@ impl Link {
         self.begun > 0
     }
 
-    /// Sends a window whose outcomes [`Link::attempt`] awaits later; whether it did.
+    /// Sends a window whose outcomes [`GuardedSink::attempt`] awaits later; whether it did.
     pub(super) fn begin(&mut self, window: &[Message]) -> bool {
         let begun = catch_unwind(AssertUnwindSafe(|| self.sink.begin(window)));
         let Ok(begun) = begun else {
