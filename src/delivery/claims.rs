@@ -1,51 +1,53 @@
-//! What a pump claims from its feed, so that no event counts as given up and as settled.
+//! What a pump claims from its feed, so that no event counts both as given up and as settled.
 
 use super::batch::Batch;
 use super::in_flight::{InFlight, SlotId};
-use super::pump::Pump;
+use super::reader::Reader;
 use crate::journal::{Feed, Offset};
-use crate::sinks::Outcome;
 
-impl<F: Feed> Pump<F> {
-    /// Claims what is about to be sent, and drops what the journal gave up while it waited here.
-    pub(super) fn claim(&mut self, batch: &mut Batch<SlotId>, in_flight: &mut InFlight) {
-        let offsets = in_flight.offsets(&batch.keys);
-        let cursor = self.reader.claim(&offsets);
+impl InFlight {
+    /// Claims what is about to be sent, and drops what the journal has given up.
+    pub(super) fn claim<F: Feed>(&mut self, batch: &mut Batch<SlotId>, reader: &mut Reader<F>) {
+        let offsets = self.offsets(&batch.keys);
+        let cursor = reader.claim(&offsets);
         if offsets.iter().all(|offset| *offset >= cursor) {
             return;
         }
         let all = std::mem::replace(batch, Batch::new());
         for ((slot, message), offset) in all.into_iter().zip(offsets) {
-            if offset < cursor { in_flight.settle(slot) } else { batch.push(slot, message) }
+            if offset < cursor { self.settle(slot) } else { batch.push(slot, message) }
         }
     }
 
     /// Ends the claim on what is not sent after all.
-    pub(super) fn unclaim(&mut self, batch: &Batch<SlotId>, in_flight: &InFlight) {
-        self.reader.release(&[], &in_flight.offsets(&batch.keys));
+    pub(super) fn unclaim<F: Feed>(&self, batch: &Batch<SlotId>, reader: &mut Reader<F>) {
+        reader.release(&[], &self.offsets(&batch.keys));
     }
 
-    /// Ends the claim on what was sent.
-    pub(super) fn release(&mut self, sent: &[Offset], outcomes: &[Outcome]) {
-        let is_confirmed = |outcome: &Outcome| matches!(outcome, Outcome::Confirmed { .. });
-        let (settled, waiting): (Vec<_>, Vec<_>) =
-            sent.iter().zip(outcomes).partition(|(_, outcome)| is_confirmed(outcome));
-        let offsets = |part: Vec<(&Offset, _)>| part.into_iter().map(|(offset, _)| *offset).collect::<Vec<_>>();
-        self.reader.release(&offsets(settled), &offsets(waiting));
+    /// Ends the claim on what was sent. `confirmed` are some of `sent`, in the same order.
+    pub(super) fn release<F: Feed>(
+        &self,
+        sent: &[SlotId],
+        confirmed: impl Iterator<Item = SlotId>,
+        reader: &mut Reader<F>,
+    ) {
+        let mut confirmed = confirmed.peekable();
+        let (settled, waiting): (Vec<_>, Vec<_>) = sent.iter().partition(|slot| confirmed.next_if_eq(*slot).is_some());
+        reader.release(&self.offsets(&settled), &self.offsets(&waiting));
     }
 
-    /// Claims what is about to become dead letters, and drops what the journal gave up while it waited here.
-    pub(super) fn claim_burials(&mut self, in_flight: &mut InFlight) -> Vec<Offset> {
-        let cursor = self.reader.claim(&in_flight.burial_offsets());
-        in_flight.give_up_burials(cursor);
-        in_flight.burial_offsets()
+    /// Claims what is about to become dead letters, and drops what the journal has given up.
+    pub(super) fn claim_burials<F: Feed>(&mut self, reader: &mut Reader<F>) -> Vec<Offset> {
+        let cursor = reader.claim(&self.burial_offsets());
+        self.give_up_burials(cursor);
+        self.burial_offsets()
     }
 
-    /// Takes back the window that was begun, now that it is no longer in flight.
-    pub(super) fn recall(&mut self, in_flight: &mut InFlight) {
-        if let Some(begun) = in_flight.begun.take() {
-            self.unclaim(&begun, in_flight);
-            in_flight.queue.push_back(begun);
+    /// Queues the window that was begun, now that it is no longer on its way.
+    pub(super) fn recall<F: Feed>(&mut self, reader: &mut Reader<F>) {
+        if let Some(begun) = self.begun.take() {
+            self.unclaim(&begun, reader);
+            self.queue.push_back(begun);
         }
     }
 }

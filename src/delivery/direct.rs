@@ -15,18 +15,18 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use super::batch::{Batch, Judge};
-use super::guarded_sink::{Attempt, GuardedSink, GuardedSinkParts, until};
-use super::handles::Handles;
+use super::batch::Batch;
+use super::guarded_sink::{GuardedSink, GuardedSinkParts, until};
+use super::handles::{Handles, PumpHandle, Request};
 use super::reader::{Made, MakeMessage, TICK, make_guarded};
-use super::status::{PumpHandle, Request, SinkState};
+use super::status::SinkState;
 use super::{BackOff, SinkSetup};
 use crate::alma::Verified;
 use crate::clock::{Clock, Timestamp};
 use crate::config::SinkName;
 use crate::journal::{Intake, NotTaken, Taken};
 use crate::message::{Message, StoredEvent};
-use crate::sinks::{Failure, Outcomes, Windows};
+use crate::sinks::{Failure, Reason, Windows};
 use crate::telemetry::Metrics;
 
 /// Events that wait for one sink; one more is refused.
@@ -158,7 +158,7 @@ impl Direct {
         let sink = GuardedSink::new(GuardedSinkParts {
             sink,
             name: config.name.clone(),
-            kind: config.kind.as_str(),
+            kind: &config.kind,
             delays: BackOff::SINK.delays(fastrand::Rng::new()),
             longest: self.deadline,
             metrics: self.metrics.clone(),
@@ -167,7 +167,7 @@ impl Direct {
         let (queue, items) = mpsc::channel(QUEUE);
         let (ask, requests) = mpsc::channel(1);
         let handle = PumpHandle { status: sink.status.subscribe(), requests: ask, dead_letters: None };
-        let worker = Worker { sink, items, requests, judge: Judge::of(&config.kind) };
+        let worker = Worker { sink, items, requests };
         let (start, started) = oneshot::channel();
         let task = tokio::spawn(async move {
             drop(started.await);
@@ -278,7 +278,6 @@ struct Worker {
     sink: GuardedSink,
     items: mpsc::Receiver<Item>,
     requests: mpsc::Receiver<Request>,
-    judge: Judge,
 }
 
 impl Worker {
@@ -333,7 +332,7 @@ impl Worker {
     fn why_down(&self) -> Failure {
         match &self.sink.status.borrow().state {
             SinkState::BackingOff { why, .. } => why.clone(),
-            _ => Failure::new(crate::sinks::Reason::Unreachable, "not connected"),
+            _ => Failure::new(Reason::Unreachable, "not connected"),
         }
     }
 
@@ -353,45 +352,25 @@ impl Worker {
 
     async fn publish(&mut self, batch: Batch<Ticket>) {
         let mut queue = VecDeque::from([batch]);
-        while let Some(mut batch) = queue.pop_front() {
+        while let Some(batch) = queue.pop_front() {
             if !self.sink.is_up() {
                 let why = self.why_down();
                 batch.into_iter().for_each(|(ticket, _)| ticket.tell(Err(why.clone())));
                 continue;
             }
-            let sent = batch.len();
-            let (outcomes, mut confirmed) = Outcomes::telling(sent);
-            let tickets = &mut batch.keys;
-            let tell = async {
-                // A slow neighbour does not use up the time that Alma waits for an event.
-                while let Some(place) = confirmed.recv().await {
-                    tickets[place].confirm();
-                }
-                std::future::pending().await
-            };
-            let (refused, failure) = match self.sink.attempt_into(&batch.messages, outcomes, tell).await {
-                Attempt::Outcomes(outcomes) => {
-                    let sorted = batch.sort(outcomes, self.judge);
-                    sorted.confirmed.into_iter().for_each(|(ticket, _)| ticket.tell(Ok(())));
-                    sorted.needs_operator.into_iter().for_each(|(ticket, _, failure)| ticket.tell(Err(failure)));
-                    if let (retry, Some(failure)) = sorted.retry {
-                        retry.into_iter().for_each(|(ticket, _)| ticket.tell(Err(failure.clone())));
-                        self.sink.lost(failure).await;
-                    }
-                    sorted.refused
-                }
-                Attempt::Panicked(failure) => {
-                    self.sink.lost(failure.clone()).await;
-                    // One try: those that did not panic are waited for.
-                    until(self.sink.next_try()).await;
-                    self.sink.connect(std::future::pending()).await;
-                    (batch, Some(failure))
-                }
-            };
-            let Some(failure) = failure else { continue };
-            match refused.bisect(sent) {
-                Ok(batches) => batches.into_iter().rev().for_each(|batch| queue.push_front(batch)),
-                Err(alone) => alone.0.tell(Err(failure)),
+            // A slow neighbour must not use up the time that Alma waits for an event.
+            let sent = self.sink.send_telling(batch, &mut queue, Ticket::confirm).await;
+            sent.confirmed.into_iter().for_each(|(ticket, _)| ticket.tell(Ok(())));
+            let failed = sent.needs_operator.into_iter().chain(sent.refused_alone);
+            failed.for_each(|(ticket, _, failure)| ticket.tell(Err(failure)));
+            let Some(failure) = sent.lost else { continue };
+            sent.retry.into_iter().for_each(|(ticket, _)| ticket.tell(Err(failure.clone())));
+            let is_panic = failure.reason == Reason::Panic;
+            self.sink.lost(failure).await;
+            if is_panic {
+                // The neighbours of the message that panicked wait for one try to connect.
+                until(self.sink.next_try()).await;
+                self.sink.connect(std::future::pending()).await;
             }
         }
     }
