@@ -209,11 +209,11 @@ impl View {
     }
 }
 
-/// Topics that an operator was to mend, with the reason. Their letters wait.
+/// Topics whose letters wait for an operator, with the reason.
 fn parked_topics(kept: &Summary) -> impl Iterator<Item = (&Arc<str>, Reason)> {
-    let mend =
+    let reason =
         |reasons: &BTreeMap<Reason, u64>| reasons.keys().copied().find(|reason| reason.class() == Class::NeedsOperator);
-    kept.by_topic.iter().filter_map(move |(topic, reasons)| Some((topic, mend(reasons)?)))
+    kept.by_topic.iter().filter_map(move |(topic, reasons)| Some((topic, reason(reasons)?)))
 }
 
 /// What is shown of dead letters.

@@ -16,7 +16,7 @@ use super::backoff::Delays;
 use super::batch::{Batch, Judge, Sent};
 use super::status::{SinkState, SinkStatus};
 use crate::clock::{Clock, Timestamp};
-use crate::config::{SinkKind, SinkName};
+use crate::config::{self, SinkName};
 use crate::message::{Message, Topic};
 use crate::sinks::{Failure, Outcome, Outcomes, Reason, Sink, Windows};
 use crate::telemetry::Metrics;
@@ -41,28 +41,23 @@ pub(super) struct GuardedSink {
     /// When the next connect is due, or `None` if it is due at once.
     next_try: Option<Instant>,
     delays: Delays,
-    /// An upper bound of the sink's own deadline.
     longest: Duration,
     pub(super) status: watch::Sender<SinkStatus>,
     pub(super) metrics: Metrics,
     pub(super) clock: Arc<dyn Clock>,
 }
 
-/// The arguments of [`GuardedSink::new`].
-pub(super) struct GuardedSinkParts<'a> {
-    pub(super) sink: Box<dyn Sink>,
-    pub(super) name: SinkName,
-    pub(super) kind: &'a SinkKind,
-    pub(super) delays: Delays,
-    pub(super) longest: Duration,
-    pub(super) metrics: Metrics,
-    pub(super) clock: Arc<dyn Clock>,
-}
-
 impl GuardedSink {
-    pub(super) fn new(parts: GuardedSinkParts<'_>) -> Self {
-        let GuardedSinkParts { sink, name, kind, delays, longest, metrics, clock } = parts;
-        let (kind, judge) = (kind.as_str(), Judge::of(kind));
+    /// `longest` bounds the sink's own deadline.
+    pub(super) fn new(
+        config: &config::Sink,
+        sink: Box<dyn Sink>,
+        delays: Delays,
+        longest: Duration,
+        metrics: Metrics,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let (name, kind, judge) = (config.name.clone(), config.kind.as_str(), Judge::of(&config.kind));
         let (status, _) = watch::channel(SinkStatus {
             name: name.clone(),
             kind,

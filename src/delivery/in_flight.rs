@@ -1,40 +1,42 @@
-//! Windows while they are worked on: what is settled, what is to be sent, what is to be set aside.
+//! The windows that are not settled yet: what is to be sent, what waits, and what is to be set aside.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::batch::Batch;
+use super::batch::{Batch, Judge};
 use super::dead_letters::{DeadLetter, LetterId};
 use crate::clock::Timestamp;
+use crate::config::SinkName;
 use crate::journal::Offset;
 use crate::message::{Message, StoredEvent, Topic};
-use crate::sinks::{Failure, Windows};
+use crate::sinks::{Failure, Reason, Windows};
 
 /// An event's number, counted from the first.
 pub(super) type SlotId = usize;
 
-/// How far the newest event may be from the oldest that is not settled, in events: while a topic waits for an operator,
-/// the others flow so far, and a crash publishes them again.
+/// How many events the newest may be ahead of the oldest that is not settled. While a topic waits for an operator, the
+/// others flow this far, and a crash publishes them again.
 const MOST_OPEN: usize = 16 * Windows::WHOLE.events;
 
 /// The same in bytes of events that are not settled.
 const MOST_BYTES: usize = 4 * Windows::WHOLE.bytes;
 
-/// The body of an event that waits is copied if it has no more bytes: it would hold the whole block that it was read with.
+/// A waiting event's body of up to this many bytes is copied: otherwise it would hold the whole block that it was read
+/// with.
 const COPIED: usize = 128 * 1024;
 
 struct Slot {
     offset: Offset,
-    /// `None` once it is settled.
+    /// `None` once the event is settled.
     event: Option<StoredEvent>,
-    /// Whether its body holds nothing but itself.
+    /// Whether the body has memory of its own.
     detached: bool,
 }
 
 impl Slot {
-    /// Lets go of the block that the body was read with.
+    /// Copies the body out of the block that it was read with.
     fn detach(&mut self, message: &mut Message) {
         let Some(event) = self.event.as_mut().filter(|_| !self.detached) else { return };
         self.detached = true;
@@ -46,53 +48,53 @@ impl Slot {
 }
 
 /// An event that is to become a dead letter.
-pub(super) struct Burial {
+struct Burial {
     slot: SlotId,
     topic: Arc<str>,
-    pub(super) failure: Failure,
-    /// None where making it panicked.
+    failure: Failure,
+    /// `None` if making it panicked.
     message: Option<Message>,
 }
 
 /// The end of a window.
 struct End {
-    /// The number of the slot behind it.
+    /// The slot after the window's last event.
     slot: SlotId,
     offset: Offset,
     unwanted: u64,
 }
 
-/// Windows in work, each behind the other. Every slot is settled, being sent, in `begun`, in `queue`, in `waiting` or in
-/// `burials`.
+/// The windows that are not settled, in order. Each slot is settled, being sent, or in exactly one of `begun`, `queue`,
+/// `waiting` and `burials`.
 #[derive(Default)]
 pub(super) struct InFlight {
-    /// From the oldest that is not settled.
+    /// The events from the oldest that is not settled.
     slots: VecDeque<Slot>,
-    /// The number of the first of them.
+    /// The number of the first slot.
     first: SlotId,
-    /// Of the events that are not settled.
+    /// The size of the events that are not settled.
     bytes: usize,
-    /// Of the windows that are not settled.
+    /// The ends of the windows that are not settled.
     ends: VecDeque<End>,
-    /// What is on its way already, behind what is being sent.
+    /// The window that was begun after the one that is being sent.
     pub(super) begun: Option<Batch<SlotId>>,
-    /// What is to be sent, in this order.
+    /// The batches that are to be sent, in this order.
     pub(super) queue: VecDeque<Batch<SlotId>>,
-    /// What waits until its topic is due.
-    waiting: Vec<(Topic, Batch<SlotId>)>,
+    /// The messages that wait until their topic is due.
+    waiting: BTreeMap<Topic, Batch<SlotId>>,
     /// What is to be set aside before the cursor passes it.
-    pub(super) burials: Vec<Burial>,
+    burials: Vec<Burial>,
 }
 
 impl InFlight {
-    /// One more event, in the order of offsets.
+    /// Adds an event. Call it in the order of offsets.
     pub(super) fn add(&mut self, offset: Offset, event: StoredEvent) -> SlotId {
         self.bytes += event.body.len();
         self.slots.push_back(Slot { offset, event: Some(event), detached: false });
         self.first + self.slots.len() - 1
     }
 
-    /// The window whose events were added ends here; `unwanted` of them count as wanted by nobody.
+    /// Ends the window whose events were added. `unwanted` of them count as unwanted.
     pub(super) fn end_window(&mut self, offset: Offset, unwanted: u64) {
         self.ends.push_back(End { slot: self.first + self.slots.len(), offset, unwanted });
     }
@@ -103,70 +105,61 @@ impl InFlight {
         }
     }
 
-    /// Whether all is settled.
+    /// Whether all events are settled.
     pub(super) fn is_empty(&self) -> bool {
         self.slots.is_empty()
     }
 
-    /// Whether one more window may be added though not all is settled.
+    /// Whether another window may be added.
     pub(super) fn has_room(&self) -> bool {
         self.slots.len() < MOST_OPEN && self.bytes < MOST_BYTES
     }
 
-    /// The topics of which something waits.
+    /// The topics that have messages waiting.
     pub(super) fn waiting_topics(&self) -> impl Iterator<Item = &Topic> {
-        self.waiting.iter().map(|(topic, _)| topic)
+        self.waiting.keys()
     }
 
-    fn waiting_of(&mut self, topic: &Topic) -> &mut Batch<SlotId> {
-        let known = self.waiting.iter().position(|(waiting, _)| waiting == topic);
-        let at = known.unwrap_or_else(|| {
-            self.waiting.push((topic.clone(), Batch::new()));
-            self.waiting.len() - 1
-        });
-        &mut self.waiting[at].1
-    }
-
-    /// Messages of a topic wait until it is due, in the order of arrival.
+    /// Makes messages of a topic wait until the topic is due, in the order of arrival.
     pub(super) fn wait(&mut self, topic: &Topic, mut batch: Batch<SlotId>) {
         for (slot, message) in batch.keys.iter().zip(&mut batch.messages) {
             self.slots[slot - self.first].detach(message);
         }
-        let waiting = self.waiting_of(topic);
-        batch.extend(std::mem::replace(waiting, Batch::new()));
-        *waiting = batch.in_order();
+        batch.extend(self.waiting.remove(topic).unwrap_or_else(Batch::new));
+        self.waiting.insert(topic.clone(), batch.in_order());
     }
 
-    /// One more message, newer than all others, waits until its topic is due.
+    /// Makes a message that is newer than all others wait until its topic is due.
     pub(super) fn wait_one(&mut self, slot: SlotId, mut message: Message) {
         self.slots[slot - self.first].detach(&mut message);
-        self.waiting_of(&message.topic.clone()).push(slot, message);
+        self.waiting.entry(message.topic.clone()).or_insert_with(Batch::new).push(slot, message);
     }
 
-    /// Whether nothing waits behind what is being sent: no failure was met, none is to be set aside.
+    /// Whether nothing is left of the window except what is being sent.
     pub(super) fn is_clear(&self) -> bool {
         self.begun.is_none() && self.queue.is_empty() && self.burials.is_empty()
     }
 
-    /// What is sent next: first what is on its way, last what waited and whose topic is due.
+    /// The batch that is sent next: what was begun, else what is queued, else what waited and is due.
     pub(super) fn next(&mut self, is_due: impl Fn(&Topic) -> bool) -> Option<Batch<SlotId>> {
         self.begun.take().or_else(|| self.queue.pop_front()).or_else(|| {
-            let due = self.waiting.iter().position(|(topic, _)| is_due(topic))?;
-            Some(self.waiting.remove(due).1)
+            let due = self.waiting.iter().filter(|(topic, _)| is_due(topic));
+            let oldest = due.min_by_key(|(_, batch)| batch.keys.first().copied())?.0.clone();
+            self.waiting.remove(&oldest)
         })
     }
 
-    /// The places in the journal of events that are not settled.
+    /// The offsets of these slots.
     pub(super) fn offsets(&self, slots: &[SlotId]) -> Vec<Offset> {
         slots.iter().map(|slot| self.slots[slot - self.first].offset).collect()
     }
 
-    /// The places in the journal of what is to be set aside.
+    /// The offsets of what is to be set aside.
     pub(super) fn burial_offsets(&self) -> Vec<Offset> {
         self.burials.iter().map(|burial| self.slots[burial.slot - self.first].offset).collect()
     }
 
-    /// Drops what was to be set aside and is before `cursor`, because the journal gave it up.
+    /// Drops what was to be set aside and is before `cursor`, because the journal has given it up.
     pub(super) fn give_up_burials(&mut self, cursor: Offset) {
         for burial in std::mem::take(&mut self.burials) {
             if self.slots[burial.slot - self.first].offset < cursor {
@@ -177,18 +170,18 @@ impl InFlight {
         }
     }
 
-    /// To be set aside: a message, for `failure`.
+    /// Sets a message aside, for `failure`.
     pub(super) fn bury(&mut self, slot: SlotId, message: Message, failure: Failure) {
         let topic = message.topic.as_str().into();
         self.burials.push(Burial { slot, topic, failure, message: Some(message) });
     }
 
-    /// To be set aside: an event that has no message.
+    /// Sets an event aside that has no message.
     pub(super) fn bury_unmade(&mut self, slot: SlotId, failure: Failure) {
         self.burials.push(Burial { slot, topic: "".into(), failure, message: None });
     }
 
-    /// The letters of what is to be set aside, in the order of arrival.
+    /// The dead letters of what is to be set aside, in the order of arrival.
     pub(super) fn letters(&mut self, died: Timestamp) -> Vec<DeadLetter> {
         self.burials.sort_by_key(|burial| burial.slot);
         let letter = |burial: &Burial| {
@@ -205,14 +198,25 @@ impl InFlight {
         self.burials.iter().filter_map(letter).collect()
     }
 
-    /// What was to be set aside is durable.
+    /// Logs what is set aside by reason, except for parked topics: a line told when the topic was parked.
+    pub(super) fn tell_of_burials(&self, sink: &SinkName, judge: Judge) {
+        let mut by_reason: BTreeMap<Reason, (u64, &str)> = BTreeMap::new();
+        for failure in self.burials.iter().map(|burial| &burial.failure).filter(|why| !judge.parks(why.reason)) {
+            by_reason.entry(failure.reason).or_insert((0, &failure.detail)).0 += 1;
+        }
+        for (reason, (letters, detail)) in by_reason {
+            tracing::warn!(%sink, %reason, letters, detail, "dead letters set aside");
+        }
+    }
+
+    /// Settles what was to be set aside, now that its letters are durable.
     pub(super) fn settle_burials(&mut self) {
         for burial in std::mem::take(&mut self.burials) {
             self.settle(burial.slot);
         }
     }
 
-    /// Sends after all what was to be set aside and `fits`.
+    /// Queues what was to be set aside and `fits`.
     pub(super) fn unbury(&mut self, fits: impl Fn(&str, &Failure) -> bool) {
         let mut batch = Batch::new();
         for burial in std::mem::take(&mut self.burials) {
@@ -226,10 +230,9 @@ impl InFlight {
         }
     }
 
-    /// Takes the messages of a topic out of the queue, and those that wait.
+    /// Removes a topic's messages from the queue and from those that wait.
     pub(super) fn take_topic(&mut self, topic: &Topic) -> Batch<SlotId> {
-        let waiting = self.waiting.iter().position(|(waiting, _)| waiting == topic);
-        let mut taken = waiting.map_or_else(Batch::new, |at| self.waiting.remove(at).1);
+        let mut taken = self.waiting.remove(topic).unwrap_or_else(Batch::new);
         for batch in &mut self.queue {
             taken.extend(batch.take_topic(topic));
         }
@@ -237,8 +240,8 @@ impl InFlight {
         taken
     }
 
-    /// Lets go of what is settled: up to where everything is, none where nothing is new, and how many events of the
-    /// windows that end there count as wanted by nobody.
+    /// Drops the settled prefix. Returns the new cursor, or `None` if there is none, and how many events of the windows
+    /// that end before it count as unwanted.
     pub(super) fn pass(&mut self) -> (Option<Offset>, u64) {
         while self.slots.pop_front_if(|slot| slot.event.is_none()).is_some() {
             self.first += 1;

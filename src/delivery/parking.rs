@@ -2,6 +2,9 @@
 //!
 //! A letter that can't be read stops no other. Once the broker takes a topic again, the topic flows, and the bridge tries
 //! the letter again every minute.
+//!
+//! Letters take turns with live events, because a gibibyte of them may take minutes. A parked topic's own live events
+//! become letters meanwhile, so that its order is kept.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -26,6 +29,10 @@ use crate::sinks::{Failure, Reason, Windows};
 /// How often the bridge tries a parked topic.
 const RETRY_EVERY: Duration = Duration::from_mins(1);
 
+/// How many batches of letters one topic may publish before live events have their turn. More than the one window of live
+/// events that follows, so that a topic catches up with its own events.
+const TURN: usize = 3;
+
 /// The topics whose events are not sent: parked ones, and those over `max_topics`.
 pub(super) struct Parking {
     max_topics: usize,
@@ -42,10 +49,24 @@ struct Parked {
     delays: Delays,
     /// The broker takes the topic's events again. Only letters that can't be read are left.
     flows: bool,
+    progress: Progress,
 }
 
-/// How a try of a parked topic ended.
+/// How far the present try of a parked topic has come.
+#[derive(Default)]
+struct Progress {
+    /// The last letter that was looked at.
+    after: Option<LetterId>,
+    /// How many letters could not be read.
+    unread: usize,
+    /// The broker has taken a letter that was sent alone.
+    probed: bool,
+}
+
+/// How a turn of a parked topic ended.
 enum Flushed {
+    /// There may be more letters.
+    Unfinished,
     /// All letters are published, or kept for other reasons, except this many that could not be read.
     Taken(usize),
     /// The topic stays parked.
@@ -74,7 +95,7 @@ impl Parking {
 
     fn insert(&mut self, topic: Arc<str>, why: Failure, next_try: Instant, sink: &mut GuardedSink) {
         let (since, delays) = (sink.clock.now(), sink.fork_delays());
-        self.parked.insert(topic, Parked { why, since, next_try, delays, flows: false });
+        self.parked.insert(topic, Parked { why, since, next_try, delays, flows: false, progress: Progress::default() });
         self.show(sink);
     }
 
@@ -116,7 +137,7 @@ impl Parking {
         self.next_try().is_some_and(|next_try| next_try <= Instant::now())
     }
 
-    /// Tries the parked topics that are due, or all of them if somebody asked for it.
+    /// Gives one turn to the parked topic that has been due for longest. All are due if somebody asked for it.
     pub(super) async fn retry<F: Feed>(
         &mut self,
         publisher: &mut Publisher<F>,
@@ -124,16 +145,13 @@ impl Parking {
     ) -> Result<(), Stop> {
         let now = Instant::now();
         if std::mem::take(&mut publisher.inbox.retry_parked) {
-            self.parked.values_mut().for_each(|parked| parked.next_try = now);
+            self.parked.values_mut().for_each(|parked| parked.next_try = parked.next_try.min(now));
         }
-        let due = self.parked.iter().filter(|(_, parked)| parked.next_try <= now);
-        for topic in due.map(|(topic, _)| Arc::clone(topic)).collect::<Vec<_>>() {
-            let flushed = flush(&topic, publisher, stop).await?;
-            let is_lost = matches!(flushed, Flushed::Lost);
+        let due = self.parked.iter_mut().filter(|(_, parked)| parked.next_try <= now);
+        if let Some((topic, parked)) = due.min_by_key(|(_, parked)| parked.next_try) {
+            let topic = Arc::clone(topic);
+            let flushed = flush(&topic, &mut parked.progress, publisher, stop).await?;
             self.note(&topic, flushed, &publisher.sink);
-            if is_lost {
-                break;
-            }
         }
         if !self.is_due() {
             for request in std::mem::take(&mut publisher.inbox.open) {
@@ -149,8 +167,13 @@ impl Parking {
     fn note(&mut self, topic: &Arc<str>, flushed: Flushed, sink: &GuardedSink) {
         let Some(parked) = self.parked.get_mut(topic) else { return };
         let (name, now) = (&sink.name, Instant::now());
-        parked.next_try = now + RETRY_EVERY;
+        if matches!(flushed, Flushed::Unfinished) {
+            parked.next_try = now;
+            return;
+        }
+        (parked.next_try, parked.progress) = (now + RETRY_EVERY, Progress::default());
         match flushed {
+            Flushed::Unfinished => {}
             Flushed::Taken(unread) => {
                 if !parked.flows && unread == 0 {
                     tracing::info!(sink = %name, topic = &**topic, "topic is taken again");
@@ -179,39 +202,44 @@ impl Parking {
     }
 }
 
-/// Publishes a topic's letters in order, and removes those that are confirmed. The oldest letter that can be read goes
-/// alone, because only then does its outcome tell whether the topic is taken.
+/// Publishes a topic's letters in order for one turn, and removes those that are confirmed. The oldest letter that can be
+/// read goes alone, because only then does its outcome tell whether the topic is taken.
 async fn flush<F: Feed>(
     topic: &Arc<str>,
+    progress: &mut Progress,
     publisher: &mut Publisher<F>,
     stop: &CancellationToken,
 ) -> Result<Flushed, Stop> {
     let judge = publisher.sink.judge;
-    let (mut after, mut unread, mut probed) = (None, 0, false);
-    loop {
+    for _ in 0..TURN {
         let whole = publisher.sink.fit(Windows::WHOLE);
-        let (max, bytes) = if probed { (whole.events, whole.bytes) } else { (1, 1) };
-        let next = publisher.dead_letters.next_of(Arc::clone(topic), move |why| judge.parks(why), after, max, bytes);
+        let (max, bytes) = if progress.probed { (whole.events, whole.bytes) } else { (1, 1) };
+        let next =
+            publisher.dead_letters.next_of(Arc::clone(topic), move |why| judge.parks(why), progress.after, max, bytes);
         let found = match next.await {
             Ok(found) => found,
             Err(error) => return Ok(Flushed::Still(unkept(&error))),
         };
-        unread += found.unread;
         if found.last.is_none() {
-            break;
+            return Ok(match progress.unread {
+                unread if unread == 0 || progress.probed => Flushed::Taken(unread),
+                unread => {
+                    let detail =
+                        format!("{unread} dead letters can't be read, and none else tells whether the topic is taken");
+                    Flushed::Still(Failure::new(Reason::Busy, detail))
+                }
+            });
         }
-        after = found.last;
         let batch = make_again(&found.letters, &*publisher.reader.make);
-        probed |= !batch.is_empty();
+        let probed = !batch.is_empty();
         if let Some(end) = send_letters(batch, publisher, stop).await? {
             return Ok(end);
         }
+        progress.after = found.last;
+        progress.unread += found.unread;
+        progress.probed |= probed;
     }
-    if unread > 0 && !probed {
-        let detail = format!("{unread} dead letters can't be read, and none else tells whether the topic is taken");
-        return Ok(Flushed::Still(Failure::new(Reason::Busy, detail)));
-    }
-    Ok(Flushed::Taken(unread))
+    Ok(Flushed::Unfinished)
 }
 
 /// Publishes some letters. Returns how the flush ends, or `None` if it goes on.

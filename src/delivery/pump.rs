@@ -12,12 +12,12 @@ use tokio_util::sync::CancellationToken;
 use super::backoff::{BackOff, Delays};
 use super::batch::Batch;
 use super::dead_letters::DeadLetters;
-use super::guarded_sink::{GuardedSink, GuardedSinkParts, until};
+use super::guarded_sink::{GuardedSink, until};
 use super::handles::PumpHandle;
 use super::in_flight::{InFlight, SlotId};
 use super::parking::Parking;
 use super::publisher::{Inbox, Publisher, Stop};
-use super::reader::{Filters, Made, MakeMessage, Prepared, Reader, TICK};
+use super::reader::{AT_HAND, Filters, Made, MakeMessage, Prepared, Reader, TICK};
 use crate::clock::Clock;
 use crate::config;
 use crate::journal::Feed;
@@ -71,15 +71,7 @@ impl<F: Feed> Pump<F> {
     pub fn new(options: PumpOptions<F>) -> (Self, PumpHandle) {
         let PumpOptions { config, sink, feed, make, dead_letters, filters, metrics, clock, back_off, rng } = options;
         filters.set(&config.name, Arc::clone(&make));
-        let mut sink = GuardedSink::new(GuardedSinkParts {
-            sink,
-            name: config.name.clone(),
-            kind: &config.kind,
-            delays: back_off.delays(rng),
-            longest: Duration::MAX,
-            metrics,
-            clock,
-        });
+        let mut sink = GuardedSink::new(&config, sink, back_off.delays(rng), Duration::MAX, metrics, clock);
         let (requests, inbox) = Inbox::new();
         let status = sink.status.subscribe();
         let handle = PumpHandle { status, requests, dead_letters: Some(dead_letters.clone()) };
@@ -128,6 +120,9 @@ impl<F: Feed> Pump<F> {
             in_flight.waiting_topics().filter_map(|topic| self.graces.get(topic)).map(|it| it.next_try).min();
         // After the feed is closed, all that is left waits for an operator.
         let reads = in_flight.has_room() && (in_flight.is_empty() || !reader.is_closed());
+        // What needs more turns goes on, unless the feed has a window, which may take a moment to be read.
+        let unfinished = !inbox.open.is_empty() || self.parking.is_due();
+        let read_soon = reads && reader.has_more();
         tokio::select! {
             biased;
             () = stop.cancelled() => return Err(Stop),
@@ -139,8 +134,8 @@ impl<F: Feed> Pump<F> {
                 None => return Ok(()),
             },
             () = until(next_grace), if next_grace.is_some() => {}
-            // A request that needs more turns goes on unless a live event is there.
-            () = std::future::ready(()), if !inbox.open.is_empty() => return Ok(()),
+            () = std::future::ready(()), if unfinished && !read_soon => return Ok(()),
+            () = sleep(AT_HAND), if unfinished => return Ok(()),
             Some(request) = inbox.requests.recv() => {
                 inbox.note(request);
                 return Ok(());
@@ -334,7 +329,7 @@ impl<F: Feed> Pump<F> {
             let letters = in_flight.letters(self.publisher.sink.clock.now());
             let Err(error) = self.publisher.dead_letters.append(letters).await else {
                 self.publisher.reader.release(&claimed, &[]);
-                self.tell_of_burials(in_flight);
+                in_flight.tell_of_burials(&self.publisher.sink.name, self.publisher.sink.judge);
                 in_flight.settle_burials();
                 break;
             };
@@ -342,8 +337,8 @@ impl<F: Feed> Pump<F> {
             waited = true;
             let wait = self.publisher.sink.delay();
             self.publisher.sink.hold(Failure::new(Reason::Busy, format!("dead letters can't be kept: {error}")), wait);
-            // An open request may make room.
-            if self.publisher.inbox.open.is_empty() {
+            // An open request or a parked topic may make room.
+            if self.publisher.inbox.open.is_empty() && !self.parking.is_due() {
                 self.publisher.wait(Some(Instant::now() + wait), stop).await?;
             }
             self.take_turns(stop).await?;
@@ -356,19 +351,6 @@ impl<F: Feed> Pump<F> {
         Ok(())
     }
 
-    /// Logs letters by reason, except those of parked topics: a line told when the topic was parked.
-    fn tell_of_burials(&self, in_flight: &InFlight) {
-        let mut by_reason: BTreeMap<Reason, (u64, &str)> = BTreeMap::new();
-        for failure in in_flight.burials.iter().map(|burial| &burial.failure) {
-            if !self.publisher.sink.judge.parks(failure.reason) {
-                by_reason.entry(failure.reason).or_insert((0, &failure.detail)).0 += 1;
-            }
-        }
-        for (reason, (letters, detail)) in by_reason {
-            tracing::warn!(sink = %self.publisher.sink.name, %reason, letters, detail, "dead letters set aside");
-        }
-    }
-
     /// Sends topics that need an operator again, each by itself after a back-off of its own, while the others flow. A
     /// topic is parked when it fails by itself after its grace.
     fn wait_for_operator(
@@ -378,16 +360,12 @@ impl<F: Feed> Pump<F> {
         in_flight: &mut InFlight,
     ) {
         let now = Instant::now();
-        let mut by_topic: Vec<(Topic, Failure, Batch<SlotId>)> = Vec::new();
+        let mut by_topic = BTreeMap::new();
         for (slot, message, failure) in failed {
-            let known = by_topic.iter().position(|(topic, ..)| *topic == message.topic);
-            let at = known.unwrap_or_else(|| {
-                by_topic.push((message.topic.clone(), failure, Batch::new()));
-                by_topic.len() - 1
-            });
-            by_topic[at].2.push(slot, message);
+            let (_, batch) = by_topic.entry(message.topic.clone()).or_insert_with(|| (failure, Batch::new()));
+            batch.push(slot, message);
         }
-        for (topic, why, mut batch) in by_topic {
+        for (topic, (why, mut batch)) in by_topic {
             batch.extend(in_flight.take_topic(&topic));
             let batch = batch.in_order();
             let delays = self.publisher.sink.fork_delays();

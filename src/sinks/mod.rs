@@ -373,6 +373,6 @@ pub enum Class {
     Retry,
     /// Send alone; refused again, it is a dead letter.
     Refused,
-    /// An operator mends it: after `setup_grace` the topic is parked and tried again every minute.
+    /// An operator must fix it. After `setup_grace` the topic is parked, and tried again every minute.
     NeedsOperator,
 }
