@@ -205,22 +205,18 @@ impl GuardedSink {
         let begun = Instant::now();
         let sink = &mut self.sink;
         let publish = AssertUnwindSafe(async { sink.publish_into(window, &mut outcomes).await }).catch_unwind();
-        let failure = match run_beside(timeout(deadline, publish), beside).await {
-            Ok(Err(panic)) => {
-                let failure = Failure::new(Reason::Panic, panic_text("sending", &*panic));
-                self.metrics.publish_error(&self.name, failure.reason, window.len() as u64);
-                return vec![Outcome::Failed(failure); window.len()];
-            }
-            Ok(Ok(())) => {
-                let (left, of) = (outcomes.count_open(), window.len());
-                Failure::new(Reason::Timeout, format!("the sink gave no outcome for {left} of {of} messages"))
-            }
-            Err(_) => {
-                let (left, of) = (outcomes.count_open(), window.len());
-                Failure::new(Reason::Timeout, format!("no answer within {deadline:?} for {left} of {of} messages"))
-            }
+        let published = run_beside(timeout(deadline, publish), beside).await;
+        if let Ok(Err(panic)) = published {
+            let failure = Failure::new(Reason::Panic, panic_text("sending", &*panic));
+            self.metrics.publish_error(&self.name, failure.reason, window.len() as u64);
+            return vec![Outcome::Failed(failure); window.len()];
+        }
+        let (left, of) = (outcomes.count_open(), window.len());
+        let why = match published {
+            Ok(_) => format!("the sink gave no outcome for {left} of {of} messages"),
+            Err(_) => format!("no answer within {deadline:?} for {left} of {of} messages"),
         };
-        let outcomes = outcomes.close(&failure);
+        let outcomes = outcomes.close(&Failure::new(Reason::Timeout, why));
         self.resize(window, &outcomes, begun.elapsed());
         self.count(window, &outcomes);
         outcomes

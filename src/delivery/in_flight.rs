@@ -1,4 +1,6 @@
 //! The windows that are not settled yet: what is to be sent, what waits, and what is to be set aside.
+//!
+//! What is sent or set aside is claimed from the feed first, so that no event counts both as given up and as settled.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -7,9 +9,10 @@ use bytes::Bytes;
 
 use super::batch::{Batch, Judge};
 use super::dead_letters::{DeadLetter, LetterId};
+use super::reader::Reader;
 use crate::clock::Timestamp;
 use crate::config::SinkName;
-use crate::journal::Offset;
+use crate::journal::{Feed, Offset};
 use crate::message::{Message, StoredEvent, Topic};
 use crate::sinks::{Failure, Reason, Windows};
 
@@ -150,24 +153,13 @@ impl InFlight {
     }
 
     /// The offsets of these slots.
-    pub(super) fn offsets(&self, slots: &[SlotId]) -> Vec<Offset> {
+    fn offsets(&self, slots: &[SlotId]) -> Vec<Offset> {
         slots.iter().map(|slot| self.slots[slot - self.first].offset).collect()
     }
 
     /// The offsets of what is to be set aside.
-    pub(super) fn burial_offsets(&self) -> Vec<Offset> {
+    fn burial_offsets(&self) -> Vec<Offset> {
         self.burials.iter().map(|burial| self.slots[burial.slot - self.first].offset).collect()
-    }
-
-    /// Drops what was to be set aside and is before `cursor`, because the journal has given it up.
-    pub(super) fn give_up_burials(&mut self, cursor: Offset) {
-        for burial in std::mem::take(&mut self.burials) {
-            if self.slots[burial.slot - self.first].offset < cursor {
-                self.settle(burial.slot);
-            } else {
-                self.burials.push(burial);
-            }
-        }
     }
 
     /// Sets a message aside, for `failure`.
@@ -238,6 +230,57 @@ impl InFlight {
         }
         self.queue.retain(|batch| !batch.is_empty());
         taken
+    }
+
+    /// Claims what is about to be sent, and drops what the journal has given up.
+    pub(super) fn claim<F: Feed>(&mut self, batch: &mut Batch<SlotId>, reader: &mut Reader<F>) {
+        let offsets = self.offsets(&batch.keys);
+        let cursor = reader.claim(&offsets);
+        if offsets.iter().all(|offset| *offset >= cursor) {
+            return;
+        }
+        let all = std::mem::replace(batch, Batch::new());
+        for ((slot, message), offset) in all.into_iter().zip(offsets) {
+            if offset < cursor { self.settle(slot) } else { batch.push(slot, message) }
+        }
+    }
+
+    /// Ends the claim on what is not sent after all.
+    pub(super) fn unclaim<F: Feed>(&self, batch: &Batch<SlotId>, reader: &mut Reader<F>) {
+        reader.release(&[], &self.offsets(&batch.keys));
+    }
+
+    /// Ends the claim on what was sent. `confirmed` are some of `sent`, in the same order.
+    pub(super) fn release<F: Feed>(
+        &self,
+        sent: &[SlotId],
+        confirmed: impl Iterator<Item = SlotId>,
+        reader: &mut Reader<F>,
+    ) {
+        let mut confirmed = confirmed.peekable();
+        let (settled, waiting): (Vec<_>, Vec<_>) = sent.iter().partition(|slot| confirmed.next_if_eq(*slot).is_some());
+        reader.release(&self.offsets(&settled), &self.offsets(&waiting));
+    }
+
+    /// Claims what is about to become dead letters, and drops what the journal has given up.
+    pub(super) fn claim_burials<F: Feed>(&mut self, reader: &mut Reader<F>) -> Vec<Offset> {
+        let cursor = reader.claim(&self.burial_offsets());
+        for burial in std::mem::take(&mut self.burials) {
+            if self.slots[burial.slot - self.first].offset < cursor {
+                self.settle(burial.slot);
+            } else {
+                self.burials.push(burial);
+            }
+        }
+        self.burial_offsets()
+    }
+
+    /// Queues the window that was begun, now that it is no longer on its way.
+    pub(super) fn recall<F: Feed>(&mut self, reader: &mut Reader<F>) {
+        if let Some(begun) = self.begun.take() {
+            self.unclaim(&begun, reader);
+            self.queue.push_back(begun);
+        }
     }
 
     /// Drops the settled prefix. Returns the new cursor, or `None` if there is none, and how many events of the windows

@@ -44,11 +44,10 @@
 //!
 //! # Files
 //! `batch`, `guarded_sink`: how anything is sent. `reader`, `publisher`: what a pump sends with. `parking`, `requests`,
-//! `pump` with `in_flight` and `claims`: who sends. `status`, `handles`: what others see and may ask.
+//! `pump` with `in_flight`: who sends. `status`, `handles`: what others see and may ask.
 
 mod backoff;
 mod batch;
-mod claims;
 pub mod dead_letters;
 mod direct;
 mod guarded_sink;

@@ -167,13 +167,13 @@ impl Parking {
     fn note(&mut self, topic: &Arc<str>, flushed: Flushed, sink: &GuardedSink) {
         let Some(parked) = self.parked.get_mut(topic) else { return };
         let (name, now) = (&sink.name, Instant::now());
-        if matches!(flushed, Flushed::Unfinished) {
-            parked.next_try = now;
-            return;
-        }
-        (parked.next_try, parked.progress) = (now + RETRY_EVERY, Progress::default());
+        let progress = std::mem::take(&mut parked.progress);
+        parked.next_try = now + RETRY_EVERY;
         match flushed {
-            Flushed::Unfinished => {}
+            Flushed::Unfinished => {
+                (parked.next_try, parked.progress) = (now, progress);
+                return;
+            }
             Flushed::Taken(unread) => {
                 if !parked.flows && unread == 0 {
                     tracing::info!(sink = %name, topic = &**topic, "topic is taken again");

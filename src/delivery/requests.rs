@@ -140,7 +140,7 @@ impl<F: Feed> Publisher<F> {
             replayed.published += sent.confirmed.len() as u64;
             replayed.duplicates += sent.duplicates;
             let failed = sent.needs_operator.into_iter().chain(sent.refused_alone);
-            failed.for_each(|(_, _, failure)| replayed.fail(failure.reason));
+            failed.for_each(|((), _, failure)| replayed.fail(failure.reason));
             if !sent.retry.is_empty() {
                 queue.push_front(sent.retry);
             }
