@@ -25,7 +25,7 @@ pub(super) fn is_stuck(sink: &delivery::SinkStatus, grace: Duration, now: Timest
     let SinkState::BackingOff { why, .. } = &sink.state else { return false };
     let patience = match (why.reason, why.reason.class()) {
         (Reason::Login, _) | (_, Class::Refused) => Duration::ZERO,
-        (_, Class::Mend) => grace,
+        (_, Class::NeedsOperator) => grace,
         (_, Class::Retry) if sink.kind == "file" => Duration::ZERO,
         (_, Class::Retry) => SINK_PATIENCE,
     };

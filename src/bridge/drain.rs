@@ -30,7 +30,7 @@ impl Drain {
         Ok(Self { engine, config })
     }
 
-    /// Resolves once no event waits for a sink of the configuration, and parked topics were tried. Cancel-safe.
+    /// Resolves once no event waits for a configured sink and every parked topic was tried. Cancel-safe.
     pub async fn settled(&self) {
         for pump in self.open().pumps.handles().all() {
             settled(&pump).await;

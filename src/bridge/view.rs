@@ -244,10 +244,11 @@ impl View {
     }
 }
 
-/// Topics that an operator was to mend, with the reason. Their letters wait.
+/// Topics whose letters wait for an operator, with the reason.
 fn parked_topics(kept: &LetterSummary) -> impl Iterator<Item = (&Arc<str>, Reason)> {
-    let mend = |reasons: &BTreeMap<Reason, u64>| reasons.keys().copied().find(|reason| reason.class() == Class::Mend);
-    kept.by_topic.iter().filter_map(move |(topic, reasons)| Some((topic, mend(reasons)?)))
+    let reason =
+        |reasons: &BTreeMap<Reason, u64>| reasons.keys().copied().find(|reason| reason.class() == Class::NeedsOperator);
+    kept.by_topic.iter().filter_map(move |(topic, reasons)| Some((topic, reason(reasons)?)))
 }
 
 /// What is shown of dead letters.

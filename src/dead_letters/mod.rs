@@ -106,7 +106,7 @@ impl DeadLetter {
 
 /// Some letters of a topic, in order.
 #[derive(Debug, Default)]
-pub struct LetterBatch {
+pub struct NextLetters {
     /// Those that could be read.
     pub letters: Vec<DeadLetter>,
     /// How many the disk did not give this time; they are kept.
@@ -307,7 +307,7 @@ impl DeadLetters {
         after: Option<LetterId>,
         max: usize,
         max_bytes: usize,
-    ) -> Result<LetterBatch, DeadLetterError> {
+    ) -> Result<NextLetters, DeadLetterError> {
         self.with(move |store| Ok(store.next_of(&topic, &fits, after, max, max_bytes))).await
     }
 

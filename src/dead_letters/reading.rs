@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use super::letter_files::{LetterFile, LetterFiles, Slot};
-use super::{DeadLetter, DeadLetterError, LetterBatch, LetterId, LetterInfo, ListedLetter, format};
+use super::{DeadLetter, DeadLetterError, LetterId, LetterInfo, ListedLetter, NextLetters, format};
 use crate::sinks::Reason;
 
-/// A batch ends after so many letters that the disk does not give: each may take it seconds.
+/// `next_of` ends after so many letters that the disk does not give: each may take it seconds.
 const MAX_UNREAD: usize = 16;
 
 impl LetterFiles {
@@ -62,20 +62,20 @@ impl LetterFiles {
         after: Option<LetterId>,
         max: usize,
         max_bytes: usize,
-    ) -> LetterBatch {
-        let mut batch = LetterBatch::default();
-        let Some(topic) = self.topics.iter().position(|known| &**known == topic) else { return batch };
+    ) -> NextLetters {
+        let mut found = NextLetters::default();
+        let Some(topic) = self.topics.iter().position(|known| &**known == topic) else { return found };
         let (mut bytes, mut damaged, mut unread) = (0, Vec::new(), Vec::new());
         let of_topic = self.live().filter(|(_, slot)| slot.topic as usize == topic && fits(slot.reason));
         for (file, slot) in of_topic.filter(|(_, slot)| after.is_none_or(|after| slot.id > after)) {
             bytes += slot.length as usize;
-            let is_full = batch.letters.len() == max || (bytes > max_bytes && !batch.letters.is_empty());
+            let is_full = found.letters.len() == max || (bytes > max_bytes && !found.letters.is_empty());
             if is_full || unread.len() == MAX_UNREAD {
                 break;
             }
-            batch.last = Some(slot.id);
+            found.last = Some(slot.id);
             match self.read(file, slot) {
-                Ok(letter) => batch.letters.push(letter),
+                Ok(letter) => found.letters.push(letter),
                 Err(DeadLetterError::Damaged(id)) => damaged.push(id),
                 Err(error) => unread.push((slot.id, error)),
             }
@@ -83,8 +83,8 @@ impl LetterFiles {
         for id in damaged {
             self.lose(id);
         }
-        batch.unread = unread.len();
-        for letter in &batch.letters {
+        found.unread = unread.len();
+        for letter in &found.letters {
             self.unreadable.remove(&letter.id);
         }
         for (id, error) in unread {
@@ -92,6 +92,6 @@ impl LetterFiles {
                 tracing::error!(letter = %id, %error, "dead letter can't be read; the bridge tries again every minute");
             }
         }
-        batch
+        found
     }
 }

@@ -11,7 +11,7 @@ pub struct BackOff {
     max: Duration,
 }
 
-/// Why two durations are no bounds.
+/// These two durations are no bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected a back-off of more than 0 whose minimum is not above its maximum, found {min:?} and {max:?}")]
 pub struct InvalidBackOff {
@@ -20,15 +20,15 @@ pub struct InvalidBackOff {
 }
 
 impl BackOff {
-    /// Of a sink: 100 ms to 5 s.
+    /// The bounds for sinks: 100 ms to 5 s.
     pub const SINK: Self = Self { min: Duration::from_millis(100), max: Duration::from_secs(5) };
 
-    /// Bounds; `min` is above zero so that no loop runs hot.
+    /// Checks and makes bounds. `min` must be above zero, so that no loop runs hot.
     pub fn new(min: Duration, max: Duration) -> Result<Self, InvalidBackOff> {
         if min.is_zero() || min > max { Err(InvalidBackOff { min, max }) } else { Ok(Self { min, max }) }
     }
 
-    /// A row of waits, as random as `rng`.
+    /// Starts a sequence of waits with this jitter.
     pub fn delays(self, rng: fastrand::Rng) -> Delays {
         Delays { bounds: self, ceiling: self.first_ceiling(), rng }
     }
@@ -38,8 +38,8 @@ impl BackOff {
     }
 }
 
-/// The waits of one thing that fails: drawn evenly from between the minimum and a ceiling that doubles (full jitter, so
-/// that many sinks of a broker that returns do not come at once).
+/// The waits between tries of one thing: drawn evenly between the minimum and a ceiling that doubles. This is full jitter,
+/// so that the sinks of a broker that returns do not all connect at once.
 #[derive(Clone, Debug)]
 pub struct Delays {
     bounds: BackOff,
@@ -48,7 +48,7 @@ pub struct Delays {
 }
 
 impl Delays {
-    /// How long to wait after one more failure.
+    /// How long to wait after another failure.
     pub fn after_failure(&mut self) -> Duration {
         let span = self.ceiling.saturating_sub(self.bounds.min).as_micros();
         let jitter = self.rng.u64(0..=u64::try_from(span).unwrap_or(u64::MAX));
@@ -56,12 +56,12 @@ impl Delays {
         self.bounds.min.saturating_add(Duration::from_micros(jitter)).min(self.bounds.max)
     }
 
-    /// It worked: the next failure begins from the minimum.
+    /// Starts again from the minimum after a success.
     pub fn reset(&mut self) {
         self.ceiling = self.bounds.first_ceiling();
     }
 
-    /// A row of its own with the same bounds, for another thing that fails beside this one.
+    /// Starts a separate sequence with the same bounds.
     #[must_use]
     pub fn fork(&mut self) -> Self {
         self.bounds.delays(self.rng.fork())

@@ -1,8 +1,8 @@
 //! `storage = "none"`: an event is taken once every sink that wants it has confirmed it.
 //!
-//! No journal, dead letters, parked topics or dedupe: what is not confirmed in time is a 503, and Alma comes again. A
-//! sink that is not connected refuses at once. A window is still judged like a pump's: what is refused among others is
-//! sent alone, so that one bad event does not turn its neighbours away.
+//! There is no journal and there are no dead letters, parked topics or deduplication. An event that is not confirmed in
+//! time gets a 503, and Alma sends it again. A sink that is not connected refuses at once. As in a pump, what was refused
+//! among others is sent alone, so that one bad event does not turn its neighbours away.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
@@ -15,43 +15,44 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use super::chunk::{Chunk, Judge};
-use super::handles::Handles;
-use super::link::{Attempt, Link, LinkParts, until};
+use super::SinkSetup;
+use super::backoff::BackOff;
+use super::batch::Batch;
+use super::guarded_sink::{GuardedSink, until};
+use super::handles::{Handles, PumpHandle, Request};
 use super::metrics::DeliveryMetrics;
 use super::reader::{Made, MakeMessage, TICK, make_guarded};
-use super::status::{PumpHandle, Request, SinkState};
-use super::{BackOff, SinkSetup};
+use super::status::SinkState;
 use crate::alma::Verified;
 use crate::clock::{Clock, Timestamp};
 use crate::config::SinkName;
 use crate::journal::{Intake, NotTaken, Taken};
 use crate::message::{Message, StoredEvent};
-use crate::sinks::{Failure, Outcomes, Windows};
+use crate::sinks::{Failure, Reason, Windows};
 
-/// Events that wait for one sink; one more is refused.
+/// How many events may wait for one sink. One more is refused.
 const QUEUE: usize = 2 * Windows::WHOLE.events;
 
 /// The intake that publishes before it answers.
 pub struct Direct {
     lines: RwLock<Lines>,
     handles: Handles,
-    /// How long an event may take; no attempt takes longer either, because nobody waits for its outcome.
+    /// How long an event may take. An attempt takes no longer either, because nobody would wait for its outcome.
     deadline: Duration,
     metrics: DeliveryMetrics,
     clock: Arc<dyn Clock>,
 }
 
-/// The ways to all sinks.
+/// The lines to all sinks.
 #[derive(Default)]
 struct Lines {
     by_sink: BTreeMap<SinkName, Line>,
-    /// Sinks without which no event is taken: one that is missing may be the one that wants it.
+    /// The configured sinks. Without one of them no event is taken, because that sink may want it.
     expected: BTreeSet<SinkName>,
 }
 
 impl Lines {
-    /// Whether every sink that is configured is there, so that it can be told whether one wants an event.
+    /// Fails unless every configured sink runs.
     fn complete(&self) -> Result<(), NotTaken> {
         match self.expected.iter().find(|name| !self.by_sink.contains_key(name)) {
             Some(name) => Err(not_confirmed(name, "it is configured and does not run")),
@@ -60,7 +61,7 @@ impl Lines {
     }
 }
 
-/// The way to one sink.
+/// What leads to one sink.
 struct Line {
     make: Arc<dyn MakeMessage>,
     queue: mpsc::Sender<Item>,
@@ -74,23 +75,23 @@ struct Item {
     ticket: Ticket,
 }
 
-/// Who waits for an event.
+/// The caller that waits for an event.
 struct Ticket {
-    /// None once it was told.
+    /// `None` once the caller was told.
     reply: Option<oneshot::Sender<Result<(), Failure>>>,
     /// Holds the body's share of `body_memory`.
     _event: Arc<Verified>,
 }
 
 impl Ticket {
-    /// Tells what became of the event, unless that was told before. Nobody may wait any more.
+    /// Tells the caller what became of the event, unless it knows already or is gone.
     fn tell(mut self, outcome: Result<(), Failure>) {
         if let Some(reply) = self.reply.take() {
             drop(reply.send(outcome));
         }
     }
 
-    /// The event is confirmed, whatever becomes of the others of its window.
+    /// Tells the caller at once that the event is confirmed, whatever becomes of its neighbours.
     fn confirm(&mut self) {
         if let Some(reply) = self.reply.take() {
             drop(reply.send(Ok(())));
@@ -99,7 +100,7 @@ impl Ticket {
 }
 
 impl Direct {
-    /// Without sinks yet. `deadline` is what is left of `answer_within` once a body is read.
+    /// Makes an intake without sinks. `deadline` is what is left of `answer_within` after a body is read.
     pub fn new(deadline: Duration, metrics: DeliveryMetrics, clock: Arc<dyn Clock>) -> Self {
         Self { lines: RwLock::default(), handles: Handles::default(), deadline, metrics, clock }
     }
@@ -117,12 +118,12 @@ impl Direct {
         self.lines.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From now on the sinks are `all`. Those of `new` start, or take the place of the one of their name, for which
-    /// events wait while the old one ends; the others stay as they are, and those that are not in `all` end. What waits
-    /// for a sink that ends is published first, at most `within`. Needs tokio's runtime.
+    /// Changes the sinks to `all`. Those in `new` start, or replace the sink of the same name; events wait while the old
+    /// one ends. Sinks that are not in `all` end. A sink that ends first publishes what waits for it, at most for
+    /// `within`. Needs tokio's runtime.
     ///
-    /// It is one change: every event finds either all sinks as they were or all as they are now, so that none falls
-    /// between a sink that does not ask for it any more and one that does not ask for it yet.
+    /// This is one change: an event finds either all sinks as they were or all as they are now. Otherwise it could fall
+    /// between a sink that no longer asks for it and one that does not ask for it yet.
     pub async fn apply(&self, new: Vec<SinkSetup>, all: BTreeSet<SinkName>, within: Duration) {
         let (mut starts, mut ending) = (BTreeMap::new(), Vec::new());
         let prepared: Vec<_> = new.into_iter().map(|setup| self.prepare(setup)).collect();
@@ -141,7 +142,7 @@ impl Direct {
             lines.expected = all;
         }
         let ends = ending.into_iter().map(|(name, old)| (starts.remove(&name), name, old)).collect::<Vec<_>>();
-        // Those that follow nobody start at once. A task can't have ended before it started.
+        // Sinks that replace none start at once. A task can't have ended before it started.
         for start in starts.into_values() {
             start.send(()).ok();
         }
@@ -152,22 +153,16 @@ impl Direct {
         .await;
     }
 
-    /// A sink that waits for the word to start. It starts all the same if the word never comes.
+    /// Makes a sink that starts when it is told to, or when the sender is dropped.
     fn prepare(&self, setup: SinkSetup) -> (SinkName, Line, oneshot::Sender<()>) {
         let SinkSetup { config, sink, make } = setup;
-        let link = Link::new(LinkParts {
-            sink,
-            name: config.name.clone(),
-            kind: config.kind.as_str(),
-            delays: BackOff::SINK.delays(fastrand::Rng::new()),
-            longest: self.deadline,
-            metrics: self.metrics.clone(),
-            clock: Arc::clone(&self.clock),
-        });
+        let (metrics, clock) = (self.metrics.clone(), Arc::clone(&self.clock));
+        let delays = BackOff::SINK.delays(fastrand::Rng::new());
+        let sink = GuardedSink::new(&config, sink, delays, self.deadline, metrics, clock);
         let (queue, items) = mpsc::channel(QUEUE);
         let (ask, requests) = mpsc::channel(1);
-        let handle = PumpHandle { status: link.status.subscribe(), requests: ask, dead_letters: None };
-        let worker = Worker { link, items, requests, judge: Judge::of(&config.kind) };
+        let handle = PumpHandle { status: sink.status.subscribe(), requests: ask, dead_letters: None };
+        let worker = Worker { sink, items, requests };
         let (start, started) = oneshot::channel();
         let task = tokio::spawn(async move {
             drop(started.await);
@@ -201,7 +196,7 @@ impl Direct {
                 Made::Panicked => return Err(not_confirmed(name, "making the message panicked")),
             }
         }
-        // All are made before one is sent: an event that is refused here has gone nowhere.
+        // All messages are made before one is sent, so that an event that is refused here has gone nowhere.
         let send = |(name, line, message): (&SinkName, &Line, Message)| {
             let (reply, outcome) = oneshot::channel();
             let item = Item { message, ticket: Ticket { reply: Some(reply), _event: Arc::clone(&event) } };
@@ -225,7 +220,7 @@ fn not_confirmed(sink: &SinkName, why: impl std::fmt::Display) -> NotTaken {
     NotTaken::NotConfirmed(format!("sink {sink}: {why}"))
 }
 
-/// Closes a line and awaits its worker, at most `within`.
+/// Closes a line and awaits its worker, at most for `within`.
 async fn end(name: &SinkName, line: Line, within: Duration) {
     let Line { queue, mut task, .. } = line;
     drop(queue);
@@ -237,7 +232,7 @@ async fn end(name: &SinkName, line: Line, within: Duration) {
 
 impl Intake for Direct {
     fn take(&self, event: Verified, received: Timestamp) -> impl Future<Output = Result<Taken, NotTaken>> + Send {
-        // Before the first poll, so that the event goes its way even if nobody waits.
+        // Not in the future, so that the event is published even if nobody polls it.
         let handed = self.hand_out(event, received);
         async move {
             let waiting = handed?;
@@ -275,17 +270,16 @@ impl Intake for Direct {
 
 /// What publishes for one sink.
 struct Worker {
-    link: Link,
+    sink: GuardedSink,
     items: mpsc::Receiver<Item>,
     requests: mpsc::Receiver<Request>,
-    judge: Judge,
 }
 
 impl Worker {
-    /// Until the line is closed and nothing waits any more.
+    /// Publishes until the line is closed and nothing waits any more.
     async fn run(mut self) {
         loop {
-            if !self.link.is_up() && self.ended_before_up().await {
+            if !self.sink.is_up() && self.ended_before_up().await {
                 break;
             }
             let first = tokio::select! {
@@ -293,27 +287,26 @@ impl Worker {
                     Some(item) => item,
                     None => break,
                 },
-                // There is nothing to try: the sink is connected and nothing is parked.
+                // There is nothing to try: the sink is connected, and no topic is ever parked.
                 Some(_) = self.requests.recv() => continue,
                 () = sleep(TICK) => continue,
             };
-            if self.link.is_up() {
-                let chunk = self.window(first);
-                self.publish(chunk).await;
+            if self.sink.is_up() {
+                let batch = self.window(first);
+                self.publish(batch).await;
             } else {
                 first.ticket.tell(Err(self.why_down()));
             }
         }
-        self.link.close().await;
+        self.sink.close().await;
     }
 
-    /// Connects, and refuses meanwhile what comes, but that the first try is waited for; whether the line was closed
-    /// first.
+    /// Connects, and refuses the events that arrive after the first try failed. Returns whether the line was closed first.
     async fn ended_before_up(&mut self) -> bool {
-        while !self.link.is_up() {
+        while !self.sink.is_up() {
             let why = self.why_down();
-            let Some(next_try) = self.link.next_try() else {
-                self.link.connect(std::future::pending()).await;
+            let Some(next_try) = self.sink.next_try() else {
+                self.sink.connect(std::future::pending()).await;
                 continue;
             };
             tokio::select! {
@@ -325,79 +318,59 @@ impl Worker {
                 refuse(&mut self.items, &why).await;
                 std::future::pending().await
             };
-            self.link.connect(refusing).await;
+            self.sink.connect(refusing).await;
         }
         false
     }
 
     fn why_down(&self) -> Failure {
-        match &self.link.status.borrow().state {
+        match &self.sink.status.borrow().state {
             SinkState::BackingOff { why, .. } => why.clone(),
-            _ => Failure::new(crate::sinks::Reason::Unreachable, "not connected"),
+            _ => Failure::new(Reason::Unreachable, "not connected"),
         }
     }
 
-    /// What waits, up to a window.
-    fn window(&mut self, first: Item) -> Chunk<Ticket> {
+    /// Takes what waits, up to a window.
+    fn window(&mut self, first: Item) -> Batch<Ticket> {
         let mut bytes = first.message.data.len();
-        let mut chunk = Chunk::new();
-        chunk.push(first.ticket, first.message);
-        let most = self.link.fit(Windows::WHOLE);
-        while chunk.len() < most.events && bytes < most.bytes {
+        let mut batch = Batch::new();
+        batch.push(first.ticket, first.message);
+        let most = self.sink.fit(Windows::WHOLE);
+        while batch.len() < most.events && bytes < most.bytes {
             let Ok(item) = self.items.try_recv() else { break };
             bytes += item.message.data.len();
-            chunk.push(item.ticket, item.message);
+            batch.push(item.ticket, item.message);
         }
-        chunk
+        batch
     }
 
-    async fn publish(&mut self, chunk: Chunk<Ticket>) {
-        let mut queue = VecDeque::from([chunk]);
-        while let Some(mut chunk) = queue.pop_front() {
-            if !self.link.is_up() {
+    async fn publish(&mut self, batch: Batch<Ticket>) {
+        let mut queue = VecDeque::from([batch]);
+        while let Some(batch) = queue.pop_front() {
+            if !self.sink.is_up() {
                 let why = self.why_down();
-                chunk.into_iter().for_each(|(ticket, _)| ticket.tell(Err(why.clone())));
+                batch.into_iter().for_each(|(ticket, _)| ticket.tell(Err(why.clone())));
                 continue;
             }
-            let sent = chunk.len();
-            let (outcomes, mut confirmed) = Outcomes::telling(sent);
-            let tickets = &mut chunk.keys;
-            let tell = async {
-                // A slow neighbour does not use up the time that Alma waits for an event.
-                while let Some(place) = confirmed.recv().await {
-                    tickets[place].confirm();
-                }
-                std::future::pending().await
-            };
-            let (refused, failure) = match self.link.attempt_into(&chunk.messages, outcomes, tell).await {
-                Attempt::Outcomes(outcomes) => {
-                    let sorted = chunk.sort(outcomes, self.judge);
-                    sorted.confirmed.into_iter().for_each(|(ticket, _)| ticket.tell(Ok(())));
-                    sorted.mend.into_iter().for_each(|(ticket, _, failure)| ticket.tell(Err(failure)));
-                    if let (retry, Some(failure)) = sorted.retry {
-                        retry.into_iter().for_each(|(ticket, _)| ticket.tell(Err(failure.clone())));
-                        self.link.lost(failure).await;
-                    }
-                    sorted.refused
-                }
-                Attempt::Panicked(failure) => {
-                    self.link.lost(failure.clone()).await;
-                    // One try: those that did not panic are waited for.
-                    until(self.link.next_try()).await;
-                    self.link.connect(std::future::pending()).await;
-                    (chunk, Some(failure))
-                }
-            };
-            let Some(failure) = failure else { continue };
-            match refused.apart(sent) {
-                Ok(chunks) => chunks.into_iter().rev().for_each(|chunk| queue.push_front(chunk)),
-                Err(alone) => alone.0.tell(Err(failure)),
+            // A slow neighbour must not use up the time that Alma waits for an event.
+            let sent = self.sink.send_telling(batch, &mut queue, Ticket::confirm).await;
+            sent.confirmed.into_iter().for_each(|(ticket, _)| ticket.tell(Ok(())));
+            let failed = sent.needs_operator.into_iter().chain(sent.refused_alone);
+            failed.for_each(|(ticket, _, failure)| ticket.tell(Err(failure)));
+            let Some(failure) = sent.lost else { continue };
+            sent.retry.into_iter().for_each(|(ticket, _)| ticket.tell(Err(failure.clone())));
+            let is_panic = failure.reason == Reason::Panic;
+            self.sink.lost(failure).await;
+            if is_panic {
+                // The neighbours of the message that panicked wait for one try to connect.
+                until(self.sink.next_try()).await;
+                self.sink.connect(std::future::pending()).await;
             }
         }
     }
 }
 
-/// Refuses what comes, until the line is closed.
+/// Refuses the events that arrive, until the line is closed.
 async fn refuse(items: &mut mpsc::Receiver<Item>, why: &Failure) {
     while let Some(item) = items.recv().await {
         item.ticket.tell(Err(why.clone()));

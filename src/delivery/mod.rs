@@ -1,61 +1,66 @@
-//! From the journal to the sinks: a pump per sink, its dead letters, its parked topics.
+//! From the journal to the sinks: a pump per sink, its parked topics and its dead letters.
 //!
-//! # The way of a window
-//! A pump ([`Pump`]) takes a window from its feed (up to 512 events or 4 MiB, one event at least), makes each event into
-//! a message, gives the messages to its sink and awaits all outcomes under the sink's deadline. The cursor moves up to
-//! the oldest event that is not settled; settled is what is confirmed, what the sink does not ask for, and what is a
-//! durable dead letter. The next window is read and made while one is in flight.
+//! # A window
+//! A pump ([`Pump`]) takes a window from its feed (up to 512 events or 4 MiB, at least one event), makes each event into
+//! a message, gives the messages to its sink and awaits all outcomes under the sink's deadline. Then it moves the cursor
+//! to the oldest event that is not settled. An event is settled once it is confirmed, not wanted by the sink, or a durable
+//! dead letter. The next window is read and made while one is in flight.
 //!
-//! After a missed deadline windows are half as large, down to one event. They double again after a full one that was
-//! confirmed within a quarter of its deadline. So a slow link makes progress as long as one event can be confirmed in time.
+//! After a missed deadline, windows are half as large, down to one event. They double again after a full one that was
+//! confirmed within a quarter of its deadline. So a slow link makes progress if it can confirm one event in time.
 //!
-//! A sink may have them smaller, and overlap ([`crate::sinks::Windows`]): then the next is begun before the one in flight
-//! is awaited; its own outcomes are awaited next, before anything but the window behind it is given to the sink. They
-//! overlap while nothing fails, nobody asks for a turn, and there is more to be read; what is sent alone stays alone, so
-//! that no other can be to blame for its outcome.
+//! A sink may ask for smaller windows and allow two in flight ([`crate::sinks::Windows`]). The second is then begun before
+//! the first is awaited; outcomes are still awaited in order. Windows overlap only while nothing fails, nothing waits for
+//! a turn, and there is more to read. A message that is sent alone stays alone, so that no other can be to blame for its
+//! outcome.
 //!
-//! # What becomes of a failure
+//! # Failures
 //! | what | then |
 //! |---|---|
-//! | not connected, deadline passed, an outcome of class retry, no outcome | what is confirmed counts, the attempt is ended ([`crate::sinks::Sink::abandon`]), back-off ([`BackOff`]), connect, and what is not confirmed is sent again, same ids, in order; for ever |
-//! | refused for what it is, or a panic while sending | what was refused is sent apart from the others, in halves where all were refused; what is refused alone is a dead letter |
-//! | a panic while making | dead letter |
-//! | an operator must mend it | each such topic is sent by itself under a back-off of its own, and the others flow meanwhile, up to 8,192 events or 16 MiB past its oldest; when that fails after `setup_grace`, it is parked: its events go to the dead letters |
-//! | one topic more than `max_topics` (counted since the start) | dead letter; tried again, it stays one until the bound is raised |
-//! | a dead letter can't be kept (full, disk) | the sink waits as if unreachable; parked topics and asked-for letters are tried meanwhile, since they make room |
+//! | not connected, deadline missed, an outcome of class retry, no outcome | what is confirmed counts; the pump ends the attempt ([`crate::sinks::Sink::abandon`]), backs off ([`BackOff`]), connects, and sends the rest again in order and under the same ids, for ever |
+//! | refused for what it is, or a panic while sending | what was refused is sent without the others, or in halves if all were refused; what is refused alone becomes a dead letter |
+//! | a panic while making the message | dead letter |
+//! | needs an operator | each such topic is sent by itself under a back-off of its own, and the others flow up to 8,192 events or 16 MiB past its oldest event; if it still fails after `setup_grace`, it is parked: its events go to the dead letters |
+//! | one topic more than `max_topics` (counted since the start) | dead letter; a retry keeps it until `max_topics` is raised |
+//! | a dead letter can't be kept (store full, disk) | the sink waits as if unreachable; parked topics and requested letters are tried meanwhile, because they make room |
 //!
 //! A parked topic is tried every minute, at the start and on [`PumpHandle::retry_parked`]: its oldest letter alone, then
-//! the rest in order; each is removed once it is confirmed, and the topic flows again when none is left that can be
-//! read. If the connection is lost meanwhile, the topic is tried again once there is one. Which topics are parked is
-//! read from the letters at the start.
+//! the rest in order, in turns with live events. A letter is removed once it is confirmed, and the topic flows again when
+//! no letter is left that can be read. If the connection is lost meanwhile, the topic is tried again over the next one.
+//! The letters tell at the start which topics are parked.
 //!
-//! Where `unroutable = "dead"`, an unroutable event is refused for what it is.
+//! With `unroutable = "dead"`, an unroutable event counts as refused for what it is.
 //!
-//! # Letters tried again, and replays
-//! Both are asked for by a [`PumpHandle`] and take turns with live windows; neither moves the cursor. A replay's messages
-//! come made, window by window; what is refused of them is told, not set aside. Letters are tried one by one until a
-//! deadline; they may be those of another sink, one that was taken out of the configuration for instance.
+//! # Requests
+//! A [`PumpHandle`] takes requests to publish dead letters again and to publish the windows of a replay. Both take turns
+//! with live windows, and neither moves the cursor. Letters are tried one by one until a deadline, and may belong to
+//! another sink, for example one that was removed from the configuration. What is refused of a replay is reported, but
+//! does not become a dead letter.
 //!
 //! A sink that continues another one takes over its letters before its pump starts ([`Delivery::adopt_letters`]).
 //!
 //! # Without a journal
 //! [`Direct`] publishes before Alma gets its answer.
+//!
+//! # Files
+//! `batch`, `guarded_sink`: how anything is sent. `reader`, `publisher`: what a pump sends with. `parking`, `requests`,
+//! `pump` with `in_flight`: who sends. `status`, `handles`: what others see and may ask.
 
 mod backoff;
-mod chunk;
-mod claims;
+mod batch;
 mod direct;
+mod guarded_sink;
 mod handles;
-mod link;
+mod in_flight;
 mod metrics;
 mod parking;
+mod publisher;
 mod pump;
 mod reader;
 mod requests;
 mod status;
 #[cfg(test)]
 mod tests;
-mod work;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -68,12 +73,11 @@ use tokio_util::sync::CancellationToken;
 
 pub use backoff::{BackOff, Delays, InvalidBackOff};
 pub use direct::Direct;
-pub use handles::Handles;
+pub use handles::{Handles, PumpHandle, Replayed, Retried, Stopped};
 pub use metrics::DeliveryMetrics;
 pub use pump::{Pump, PumpOptions};
 pub use reader::{Filters, MakeMessage};
-pub use requests::Replayed;
-pub use status::{ParkedTopic, PumpHandle, Retried, SinkState, SinkStatus, Stopped};
+pub use status::{ParkedTopic, SinkState, SinkStatus};
 
 use crate::clock::Clock;
 use crate::config::{self, Config, SinkName};
@@ -84,11 +88,11 @@ use crate::sinks::{self, NotBuiltIn, Sink};
 
 /// A sink as [`Delivery`] and [`Direct`] start it.
 pub struct SinkSetup {
-    /// As configured.
+    /// The sink as configured.
     pub config: config::Sink,
     /// The sink itself, not yet connected.
     pub sink: Box<dyn Sink>,
-    /// Makes its messages.
+    /// Makes events into the sink's messages.
     pub make: Arc<dyn MakeMessage>,
 }
 
@@ -103,16 +107,16 @@ impl SinkSetup {
 /// What all pumps share.
 #[derive(Clone)]
 pub struct DeliveryOptions {
-    /// Where its sinks' dead letters are kept.
+    /// Where the dead letters of all sinks are kept.
     pub letters: DeadLetterStores,
-    /// Counted and set as things happen.
+    /// Where the pumps count.
     pub metrics: DeliveryMetrics,
-    /// Gives the moments of status and letters.
+    /// The clock for status and dead letters.
     pub clock: Arc<dyn Clock>,
 }
 
-/// All pumps of a bridge. Its changes are made one at a time, by what starts, reloads and stops; everybody else holds
-/// its [`Handles`].
+/// All pumps of a bridge. Only what starts, reloads and stops the bridge changes it; everybody else holds its
+/// [`Handles`].
 pub struct Delivery<F> {
     options: DeliveryOptions,
     filters: Filters,
@@ -131,19 +135,19 @@ struct Running<F> {
 /// Why a sink was not started or replaced.
 #[derive(Debug, thiserror::Error)]
 pub enum DeliveryError {
-    /// A sink of this name runs already.
+    /// A sink of this name is running.
     #[error("sink {0} runs already")]
     Running(SinkName),
-    /// No sink of this name runs.
+    /// No sink of this name is running.
     #[error("sink {0} does not run")]
     NotRunning(SinkName),
-    /// Its dead letters can't be opened.
+    /// The sink's dead letters can't be opened.
     #[error(transparent)]
     DeadLetters(#[from] DeadLetterError),
 }
 
 impl<F: Feed + 'static> Delivery<F> {
-    /// Without sinks yet.
+    /// Makes a delivery without sinks.
     pub fn new(options: DeliveryOptions) -> Self {
         let (filters, handles) = (Filters::default(), Handles::default());
         Self { options, filters, handles, pumps: BTreeMap::new() }
@@ -154,7 +158,7 @@ impl<F: Feed + 'static> Delivery<F> {
         self.handles.clone()
     }
 
-    /// Starts a sink. Needs tokio's runtime; blocks for as long as its dead letters take to be looked through.
+    /// Starts a sink. Needs tokio's runtime. Blocks while it looks through the sink's dead letters.
     pub fn add(&mut self, setup: SinkSetup, feed: F) -> Result<PumpHandle, DeliveryError> {
         let name = setup.config.name.clone();
         if self.pumps.contains_key(&name) {
@@ -188,7 +192,7 @@ impl<F: Feed + 'static> Delivery<F> {
         Ok(handle)
     }
 
-    /// `sink`, which does not run yet, takes over the dead letters of `other`, whose place in the journal it has. Blocks.
+    /// Moves the dead letters of `other` to `sink`, which continues it and does not run yet. Blocks.
     pub fn adopt_letters(&self, sink: &SinkName, other: &SinkName) {
         self.options.metrics.sink_forgotten(other);
         if let Err(error) = self.options.letters.adopt(sink, other) {
@@ -199,15 +203,15 @@ impl<F: Feed + 'static> Delivery<F> {
         }
     }
 
-    /// Puts another sink in the place of the one of that name, whatever their types: the old one settles what is in
-    /// flight, at most `within`, and the new one goes on from its cursor.
+    /// Replaces the sink of the same name, whatever their types. The old one settles what is in flight, at most for
+    /// `within`, and the new one goes on from its cursor.
     pub async fn replace(&mut self, setup: SinkSetup, within: Duration) -> Result<PumpHandle, DeliveryError> {
         let name = setup.config.name.clone();
         let feed = self.remove(&name, within).await?;
         self.add(setup, feed)
     }
 
-    /// Ends a sink and gives its place in the journal back: it settles what is in flight, at most `within`.
+    /// Ends a sink, which settles what is in flight, at most for `within`. Returns its place in the journal.
     pub async fn remove(&mut self, name: &SinkName, within: Duration) -> Result<F, DeliveryError> {
         let running = self.pumps.remove(name).ok_or_else(|| DeliveryError::NotRunning(name.clone()))?;
         self.handles.unset(name);
@@ -216,7 +220,7 @@ impl<F: Feed + 'static> Delivery<F> {
         feed.ok_or_else(|| DeliveryError::NotRunning(name.clone()))
     }
 
-    /// Ends all sinks at once, at most `within`; says which were cut off.
+    /// Ends all sinks at once, at most for `within`. Returns those that were cut off.
     pub async fn stop(&mut self, within: Duration) -> Vec<SinkName> {
         let pumps = std::mem::take(&mut self.pumps);
         let stopped = join_all(pumps.into_iter().map(|(name, running)| async move {
@@ -240,7 +244,7 @@ impl<F> Running<F> {
 }
 
 impl<F> Drop for Delivery<F> {
-    /// A bridge that goes without [`Delivery::stop`] leaves no pump behind.
+    /// No pump outlives the bridge, even without [`Delivery::stop`].
     fn drop(&mut self) {
         self.pumps.values().for_each(|running| running.end.cancel());
     }

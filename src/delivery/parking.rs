@@ -1,8 +1,12 @@
-//! Parked topics: an operator must mend something, and their events wait as dead letters until it is done.
+//! Parked topics: their events wait as dead letters until an operator has fixed what the broker complains about.
 //!
-//! A letter that can't be read stops no other: a topic that the broker takes again flows, and the bridge tries the
-//! letter again every minute.
+//! A letter that can't be read stops no other. Once the broker takes a topic again, the topic flows, and the bridge tries
+//! the letter again every minute.
+//!
+//! Letters take turns with live events, because a gibibyte of them may take minutes. A parked topic's own live events
+//! become letters meanwhile, so that its order is kept.
 
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,65 +14,92 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::backoff::Delays;
-use super::chunk::Chunk;
-use super::link::Attempt;
-use super::pump::{Pump, Stop};
-use super::reader::{Made, make_guarded};
+use super::batch::Batch;
+use super::guarded_sink::GuardedSink;
+use super::handles::Request;
+use super::publisher::{Publisher, Stop};
+use super::reader::{Made, MakeMessage, make_guarded};
 use super::status::ParkedTopic;
 use crate::clock::Timestamp;
-use crate::dead_letters::{DeadLetter, DeadLetterError, LetterId};
+use crate::dead_letters::{DeadLetter, DeadLetterError, DeadLetters, LetterId};
 use crate::journal::Feed;
 use crate::message::Topic;
 use crate::sinks::{Failure, Reason, Windows};
 
-/// How often a parked topic is tried.
+/// How often the bridge tries a parked topic.
 const RETRY_EVERY: Duration = Duration::from_mins(1);
 
-/// A parked topic.
-pub(super) struct Parked {
-    pub(super) why: Failure,
-    since: Timestamp,
-    pub(super) next_try: Instant,
-    /// Between tries that lose the connection: live events come first meanwhile.
-    delays: Delays,
-    /// The broker takes its events again. Only letters that can't be read are left.
-    pub(super) flows: bool,
+/// How many batches of letters one topic may publish before live events have their turn. More than the one window of live
+/// events that follows, so that a topic catches up with its own events.
+const TURN: usize = 3;
+
+/// The topics whose events are not sent: parked ones, and those over `max_topics`.
+pub(super) struct Parking {
+    max_topics: usize,
+    /// Topics seen since the start.
+    seen: HashSet<Topic>,
+    parked: BTreeMap<Arc<str>, Parked>,
 }
 
-/// What a try of a parked topic came to.
+struct Parked {
+    why: Failure,
+    since: Timestamp,
+    next_try: Instant,
+    /// The back-off between tries that lose the connection: live events come first meanwhile.
+    delays: Delays,
+    /// The broker takes the topic's events again. Only letters that can't be read are left.
+    flows: bool,
+    progress: Progress,
+}
+
+/// How far the present try of a parked topic has come.
+#[derive(Default)]
+struct Progress {
+    /// The last letter that was looked at.
+    after: Option<LetterId>,
+    /// How many letters could not be read.
+    unread: usize,
+    /// The broker has taken a letter that was sent alone.
+    probed: bool,
+}
+
+/// How a turn of a parked topic ended.
 enum Flushed {
-    /// All its letters are published, or stay for other reasons; so many could not be read.
+    /// There may be more letters.
+    Unfinished,
+    /// All letters are published, or kept for other reasons, except this many that could not be read.
     Taken(usize),
-    /// It still waits for its operator.
+    /// The topic stays parked.
     Still(Failure),
-    /// The connection is lost: the topic is tried again once there is one.
+    /// The connection is lost. The topic is tried again over the next one.
     Lost,
 }
 
-impl<F: Feed> Pump<F> {
-    /// At the start: the topics of the letters that are there.
-    pub(super) fn park_what_waits(&mut self) {
-        let since = self.link.clock.now();
-        let judge = self.judge;
-        for (topic, reasons) in self.dead_letters.summary().by_topic {
-            if let Some(reason) = reasons.into_keys().find(|reason| judge.parks(*reason)) {
+impl Parking {
+    /// Parks the topics whose letters wait for an operator since an earlier run, and tries them first.
+    pub(super) fn new(max_topics: usize, letters: &DeadLetters, sink: &mut GuardedSink) -> Self {
+        let mut parking = Self { max_topics, seen: HashSet::new(), parked: BTreeMap::new() };
+        for (topic, reasons) in letters.summary().by_topic {
+            if let Some(reason) = reasons.into_keys().find(|reason| sink.judge.parks(*reason)) {
                 let why = Failure::new(reason, "parked before the start");
-                let delays = self.link.fork_delays();
-                self.parked.insert(topic, Parked { why, since, next_try: Instant::now(), delays, flows: false });
+                parking.insert(topic, why, Instant::now(), sink);
             }
         }
-        self.show_parked();
+        parking
     }
 
-    pub(super) fn park(&mut self, topic: &Topic, why: Failure) {
-        tracing::warn!(sink = %self.link.name, %topic, reason = %why.reason, detail = why.detail, "topic is parked");
-        let (since, delays) = (self.link.clock.now(), self.link.fork_delays());
-        let parked = Parked { why, since, next_try: Instant::now() + RETRY_EVERY, delays, flows: false };
-        self.parked.insert(topic.as_str().into(), parked);
-        self.show_parked();
+    pub(super) fn park(&mut self, topic: &Topic, why: Failure, sink: &mut GuardedSink) {
+        tracing::warn!(sink = %sink.name, %topic, reason = %why.reason, detail = why.detail, "topic is parked");
+        self.insert(topic.as_str().into(), why, Instant::now() + RETRY_EVERY, sink);
     }
 
-    fn show_parked(&self) {
+    fn insert(&mut self, topic: Arc<str>, why: Failure, next_try: Instant, sink: &mut GuardedSink) {
+        let (since, delays) = (sink.clock.now(), sink.fork_delays());
+        self.parked.insert(topic, Parked { why, since, next_try, delays, flows: false, progress: Progress::default() });
+        self.show(sink);
+    }
+
+    fn show(&self, sink: &GuardedSink) {
         let show = |(topic, parked): (&Arc<str>, &Parked)| ParkedTopic {
             topic: Arc::clone(topic),
             why: parked.why.clone(),
@@ -76,53 +107,103 @@ impl<F: Feed> Pump<F> {
             letters: 0,
         };
         let shown = self.parked.iter().filter(|(_, parked)| !parked.flows).map(show).collect();
-        self.link.status.send_modify(|status| status.parked = shown);
+        sink.status.send_modify(|status| status.parked = shown);
     }
 
-    /// Tries the parked topics that are due.
-    pub(super) async fn retry_parked(&mut self, stop: &CancellationToken) -> Result<(), Stop> {
-        let now = Instant::now();
-        let all = std::mem::take(&mut self.retry_now);
-        for parked in self.parked.values_mut().filter(|_| all) {
-            parked.next_try = now;
+    /// Why messages of this topic are not sent, or `None` if they are.
+    pub(super) fn turned_away(&mut self, topic: &Topic) -> Option<Failure> {
+        self.one_too_many(topic).or_else(|| {
+            let parked = self.parked.get(topic.as_str()).filter(|parked| !parked.flows);
+            parked.map(|parked| parked.why.clone())
+        })
+    }
+
+    /// Counts a topic. Live events, replays and retried letters share the count. Otherwise a letter could open a topic
+    /// whose next event is refused again.
+    pub(super) fn one_too_many(&mut self, topic: &Topic) -> Option<Failure> {
+        if self.seen.contains(topic) {
+            return None;
         }
-        let due = self.parked.iter().filter(|(_, parked)| parked.next_try <= now);
-        for topic in due.map(|(topic, _)| Arc::clone(topic)).collect::<Vec<_>>() {
-            let flushed = self.flush(&topic, stop).await?;
-            let is_lost = matches!(flushed, Flushed::Lost);
-            self.note_flush(&topic, flushed);
-            if is_lost {
-                break;
+        if self.seen.len() < self.max_topics {
+            self.seen.insert(topic.clone());
+            return None;
+        }
+        let max_topics = self.max_topics;
+        Some(Failure::new(
+            Reason::TooManyTopics,
+            format!(
+                "one topic more than max_topics = {max_topics}; raise max_topics, reload, then \"dead-letters retry --all\""
+            ),
+        ))
+    }
+
+    /// Whether the topic is not parked, or flows again.
+    pub(super) fn flows(&self, topic: &str) -> bool {
+        self.parked.get(topic).is_none_or(|parked| parked.flows)
+    }
+
+    /// When the next parked topic is due, or `None` if none is parked.
+    pub(super) fn next_try(&self) -> Option<Instant> {
+        self.parked.values().map(|parked| parked.next_try).min()
+    }
+
+    /// Whether a parked topic is to be tried now.
+    pub(super) fn is_due(&self) -> bool {
+        self.next_try().is_some_and(|next_try| next_try <= Instant::now())
+    }
+
+    /// Gives one turn to the parked topic that has been due for longest. All are due if somebody asked for it.
+    pub(super) async fn retry<F: Feed>(
+        &mut self,
+        publisher: &mut Publisher<F>,
+        stop: &CancellationToken,
+    ) -> Result<(), Stop> {
+        let now = Instant::now();
+        if std::mem::take(&mut publisher.inbox.retry_parked) {
+            self.parked.values_mut().for_each(|parked| parked.next_try = parked.next_try.min(now));
+        }
+        let due = self.parked.iter_mut().filter(|(_, parked)| parked.next_try <= now);
+        if let Some((topic, parked)) = due.min_by_key(|(_, parked)| parked.next_try) {
+            let topic = Arc::clone(topic);
+            let flushed = flush(&topic, &mut parked.progress, publisher, stop).await?;
+            self.note(&topic, flushed, &publisher.sink);
+        }
+        if !self.is_due() {
+            for request in std::mem::take(&mut publisher.inbox.open) {
+                match request {
+                    Request::ParkedTried(reply) => drop(reply.send(())),
+                    request => publisher.inbox.open.push_back(request),
+                }
             }
         }
         Ok(())
     }
 
-    fn note_flush(&mut self, topic: &Arc<str>, flushed: Flushed) {
+    fn note(&mut self, topic: &Arc<str>, flushed: Flushed, sink: &GuardedSink) {
         let Some(parked) = self.parked.get_mut(topic) else { return };
-        let sink = &self.link.name;
-        let now = Instant::now();
+        let (name, now) = (&sink.name, Instant::now());
+        let progress = std::mem::take(&mut parked.progress);
+        parked.next_try = now + RETRY_EVERY;
         match flushed {
-            Flushed::Taken(0) => {
-                if !parked.flows {
-                    tracing::info!(%sink, topic = &**topic, "topic is taken again");
-                }
-                self.parked.remove(topic);
+            Flushed::Unfinished => {
+                (parked.next_try, parked.progress) = (now, progress);
+                return;
             }
             Flushed::Taken(unread) => {
-                if !parked.flows {
-                    tracing::warn!(%sink, topic = &**topic, unread, "topic is taken again, but some dead letters can't be read");
+                if !parked.flows && unread == 0 {
+                    tracing::info!(sink = %name, topic = &**topic, "topic is taken again");
+                } else if !parked.flows {
+                    tracing::warn!(sink = %name, topic = &**topic, unread, "topic is taken again, but some dead letters can't be read");
                 }
-                (parked.flows, parked.next_try) = (true, now + RETRY_EVERY);
+                parked.flows = true;
+                if unread == 0 {
+                    self.parked.remove(topic);
+                }
             }
+            // The topic's next letters bear this reason. With a reason that does not park, nothing would try them again.
+            Flushed::Still(why) if sink.judge.parks(why.reason) => (parked.why, parked.flows) = (why, false),
             Flushed::Still(why) => {
-                parked.next_try = now + RETRY_EVERY;
-                // Its next letters bear this reason, and those of another would not be tried again.
-                if self.judge.parks(why.reason) {
-                    (parked.why, parked.flows) = (why, false);
-                } else {
-                    tracing::warn!(%sink, topic = &**topic, detail = why.detail, "parked topic waits");
-                }
+                tracing::warn!(sink = %name, topic = &**topic, detail = why.detail, "parked topic waits");
             }
             Flushed::Lost => {
                 parked.next_try = now + parked.delays.after_failure();
@@ -132,115 +213,102 @@ impl<F: Feed> Pump<F> {
         if let Some(parked) = self.parked.get_mut(topic) {
             parked.delays.reset();
         }
-        self.show_parked();
+        self.show(sink);
     }
+}
 
-    /// Publishes a topic's letters in order, the oldest that can be read alone first, and removes what is confirmed.
-    async fn flush(&mut self, topic: &Arc<str>, stop: &CancellationToken) -> Result<Flushed, Stop> {
-        let judge = self.judge;
-        let (mut after, mut unread, mut probed) = (None, 0, false);
-        loop {
-            let whole = self.link.fit(Windows::WHOLE);
-            let (max, bytes) = if probed { (whole.events, whole.bytes) } else { (1, 1) };
-            let next = self.dead_letters.next_of(Arc::clone(topic), move |why| judge.parks(why), after, max, bytes);
-            let batch = match next.await {
-                Ok(batch) => batch,
-                Err(error) => return Ok(Flushed::Still(unkept(&error))),
-            };
-            unread += batch.unread;
-            if batch.last.is_none() {
-                break;
-            }
-            after = batch.last;
-            let chunk = self.make_again(&batch.letters);
-            probed |= !chunk.is_empty();
-            let mut queue = if chunk.is_empty() { Vec::new() } else { vec![chunk] };
-            while let Some(chunk) = queue.pop() {
-                if stop.is_cancelled() {
-                    return Err(Stop);
-                }
-                if let Some(end) = self.flush_chunk(chunk, &mut queue, stop).await? {
-                    return Ok(end);
-                }
-            }
-        }
-        if unread > 0 && !probed {
-            let detail = format!("{unread} dead letters can't be read, and none else tells whether the topic is taken");
-            return Ok(Flushed::Still(Failure::new(Reason::Busy, detail)));
-        }
-        Ok(Flushed::Taken(unread))
-    }
-
-    /// One chunk of letters; what it leaves to be sent in smaller ones goes on the stack `queue`.
-    async fn flush_chunk(
-        &mut self,
-        chunk: Chunk<LetterId>,
-        queue: &mut Vec<Chunk<LetterId>>,
-        stop: &CancellationToken,
-    ) -> Result<Option<Flushed>, Stop> {
-        if !self.link.is_up() {
-            return Ok(Some(Flushed::Lost));
-        }
-        let sent = chunk.len();
-        let outcomes = match self.link.attempt(&chunk.messages, self.reader.read_ahead()).await {
-            Attempt::Outcomes(outcomes) => outcomes,
-            Attempt::Panicked(failure) => {
-                self.link.lost(failure.clone()).await;
-                self.ensure_up(stop).await?;
-                return Ok(self.flush_refused(chunk, sent, failure, queue).await);
-            }
+/// Publishes a topic's letters in order for one turn, and removes those that are confirmed. The oldest letter that can be
+/// read goes alone, because only then does its outcome tell whether the topic is taken.
+async fn flush<F: Feed>(
+    topic: &Arc<str>,
+    progress: &mut Progress,
+    publisher: &mut Publisher<F>,
+    stop: &CancellationToken,
+) -> Result<Flushed, Stop> {
+    let judge = publisher.sink.judge;
+    for _ in 0..TURN {
+        let whole = publisher.sink.fit(Windows::WHOLE);
+        let (max, bytes) = if progress.probed { (whole.events, whole.bytes) } else { (1, 1) };
+        let next =
+            publisher.dead_letters.next_of(Arc::clone(topic), move |why| judge.parks(why), progress.after, max, bytes);
+        let found = match next.await {
+            Ok(found) => found,
+            Err(error) => return Ok(Flushed::Still(unkept(&error))),
         };
-        let sorted = chunk.sort(outcomes, self.judge);
-        let taken: Vec<_> = sorted.confirmed.into_iter().map(|(id, _)| id).collect();
-        if !taken.is_empty() {
-            // Where that fails they are published again, under the same ids.
-            if let Err(error) = self.dead_letters.remove(taken).await {
-                return Ok(Some(Flushed::Still(unkept(&error))));
-            }
+        if found.last.is_none() {
+            return Ok(match progress.unread {
+                unread if unread == 0 || progress.probed => Flushed::Taken(unread),
+                unread => {
+                    let detail =
+                        format!("{unread} dead letters can't be read, and none else tells whether the topic is taken");
+                    Flushed::Still(Failure::new(Reason::Busy, detail))
+                }
+            });
         }
-        if let (_, Some(failure)) = sorted.retry {
-            self.link.lost(failure).await;
+        let batch = make_again(&found.letters, &*publisher.reader.make);
+        let probed = !batch.is_empty();
+        if let Some(end) = send_letters(batch, publisher, stop).await? {
+            return Ok(end);
+        }
+        progress.after = found.last;
+        progress.unread += found.unread;
+        progress.probed |= probed;
+    }
+    Ok(Flushed::Unfinished)
+}
+
+/// Publishes some letters. Returns how the flush ends, or `None` if it goes on.
+async fn send_letters<F: Feed>(
+    letters: Batch<LetterId>,
+    publisher: &mut Publisher<F>,
+    stop: &CancellationToken,
+) -> Result<Option<Flushed>, Stop> {
+    let mut queue = VecDeque::from([letters]);
+    while let Some(batch) = queue.pop_front().filter(|batch| !batch.is_empty()) {
+        if stop.is_cancelled() {
+            return Err(Stop);
+        }
+        if !publisher.sink.is_up() {
             return Ok(Some(Flushed::Lost));
         }
-        if let Some((_, _, failure)) = sorted.mend.into_iter().next() {
+        let sent = publisher.send(batch, &mut queue).await;
+        let taken: Vec<_> = sent.confirmed.into_iter().map(|(id, _)| id).collect();
+        let mut kept = Ok(());
+        if !taken.is_empty() {
+            // If this fails, the bridge publishes them again, under the same ids.
+            kept = publisher.dead_letters.remove(taken).await.map(drop);
+        }
+        if let Some(failure) = sent.lost {
+            publisher.sink.lost(failure).await;
+            if !sent.retry.is_empty() {
+                return Ok(Some(Flushed::Lost));
+            }
+            // Sending panicked: the rest of the letters finds out which one is to blame.
+            publisher.ensure_up(stop).await?;
+        }
+        if let Some((_, _, failure)) = sent.needs_operator.into_iter().next() {
             return Ok(Some(Flushed::Still(failure)));
         }
-        match sorted.refused {
-            (refused, Some(failure)) => Ok(self.flush_refused(refused, sent, failure, queue).await),
-            _ => Ok(None),
+        // The topic takes events, but not this one: it stays a dead letter for another reason.
+        if let Some((id, _, failure)) = sent.refused_alone {
+            kept = kept.and(publisher.dead_letters.reclassify(id, failure, publisher.sink.clock.now()).await);
+        }
+        if let Err(error) = kept {
+            return Ok(Some(Flushed::Still(unkept(&error))));
         }
     }
+    Ok(None)
+}
 
-    /// The topic takes events, but not all of these: one that is refused alone stays a dead letter, for another reason.
-    async fn flush_refused(
-        &mut self,
-        refused: Chunk<LetterId>,
-        sent: usize,
-        failure: Failure,
-        queue: &mut Vec<Chunk<LetterId>>,
-    ) -> Option<Flushed> {
-        match refused.apart(sent) {
-            Ok(chunks) => {
-                queue.extend(chunks.into_iter().rev());
-                None
-            }
-            Err(alone) => {
-                let kept = self.dead_letters.reclassify(alone.0, failure, self.link.clock.now()).await;
-                kept.err().map(|error| Flushed::Still(unkept(&error)))
-            }
+/// Makes the messages of letters. A letter whose event can't be made, or is not wanted any more, stays a letter.
+fn make_again(letters: &[DeadLetter], make: &dyn MakeMessage) -> Batch<LetterId> {
+    let mut batch = Batch::new();
+    for letter in letters {
+        if let Made::Message(message) = make_guarded(make, &letter.event) {
+            batch.push(letter.id, message);
         }
     }
-
-    /// Messages of letters. One that can't be made any more, or that the sink does not ask for any more, stays a letter.
-    fn make_again(&self, letters: &[DeadLetter]) -> Chunk<LetterId> {
-        let mut chunk = Chunk::new();
-        for letter in letters {
-            if let Made::Message(message) = make_guarded(&*self.reader.make, &letter.event) {
-                chunk.push(letter.id, message);
-            }
-        }
-        chunk
-    }
+    batch
 }
 
 fn unkept(error: &DeadLetterError) -> Failure {

@@ -1,510 +1,387 @@
-//! One sink's pump: takes windows from its feed, and moves the cursor once all before it is settled.
+//! One sink's pump: takes windows from its feed, and moves the cursor once everything before it is settled.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::backoff::{BackOff, Delays};
-use super::chunk::{Chunk, Judge};
-use super::link::{Attempt, Link, LinkParts, until};
+use super::batch::Batch;
+use super::guarded_sink::{GuardedSink, until};
+use super::handles::PumpHandle;
+use super::in_flight::{InFlight, SlotId};
 use super::metrics::DeliveryMetrics;
-use super::parking::Parked;
-use super::reader::{Filters, Made, MakeMessage, Prepared, Reader, TICK};
-use super::status::{PumpHandle, Request};
-use super::work::{SlotId, Work};
+use super::parking::Parking;
+use super::publisher::{Inbox, Publisher, Stop};
+use super::reader::{AT_HAND, Filters, Made, MakeMessage, Prepared, Reader, TICK};
 use crate::clock::Clock;
 use crate::config;
 use crate::dead_letters::DeadLetters;
 use crate::journal::Feed;
 use crate::message::{Message, Topic};
-use crate::sinks::{Failure, Outcome, Reason, Sink};
+use crate::sinks::{Failure, Reason, Sink};
 
-/// Requests that wait for a pump; one more waits for room, or is dropped where it asks for nothing but haste.
-pub(super) const REQUESTS: usize = 16;
-
-/// What a pump is made of.
+/// The arguments of [`Pump::new`].
 pub struct PumpOptions<F> {
     /// The sink as configured.
     pub config: config::Sink,
-    /// The sink itself.
+    /// The sink itself, not yet connected.
     pub sink: Box<dyn Sink>,
-    /// Its place in the journal.
+    /// The sink's place in the journal.
     pub feed: F,
-    /// Makes its messages.
+    /// Makes events into the sink's messages.
     pub make: Arc<dyn MakeMessage>,
-    /// Where it sets aside what the sink refuses.
+    /// Where the pump sets aside what the sink refuses.
     pub dead_letters: DeadLetters,
     /// What all sinks ask for.
     pub filters: Filters,
-    /// Counted and set as things happen.
+    /// Where the pump counts.
     pub metrics: DeliveryMetrics,
-    /// Gives the moments of status and letters.
+    /// The clock for status and dead letters.
     pub clock: Arc<dyn Clock>,
-    /// Bounds of the waits between tries.
+    /// The bounds of the waits between tries.
     pub back_off: BackOff,
-    /// Their jitter.
+    /// The jitter of these waits.
     pub rng: fastrand::Rng,
 }
 
 /// A sink with its feed, driven by [`Pump::run`].
 pub struct Pump<F> {
-    pub(super) link: Link,
-    pub(super) reader: Reader<F>,
-    pub(super) dead_letters: DeadLetters,
-    pub(super) judge: Judge,
+    publisher: Publisher<F>,
+    parking: Parking,
     setup_grace: Duration,
-    max_topics: usize,
-    /// Topics seen since the start.
-    topics: HashSet<Topic>,
-    /// Topics that fail in a way that an operator mends, within their grace.
-    mending: HashMap<Topic, Mending>,
-    /// Topics past their grace.
-    pub(super) parked: BTreeMap<Arc<str>, Parked>,
-    /// The parked topics are due, whatever their times say.
-    pub(super) retry_now: bool,
-    pub(super) requests: mpsc::Receiver<Request>,
-    /// Requests that came while the sink was not connected.
-    pub(super) stashed: VecDeque<Request>,
+    /// Topics that need an operator and are not parked yet.
+    graces: HashMap<Topic, Grace>,
 }
 
-/// A topic within its grace.
-struct Mending {
+/// The time that a topic has until it is parked.
+struct Grace {
     since: Instant,
     delays: Delays,
     next_try: Instant,
 }
 
-/// The pump is to stop, or its feed is closed.
-#[derive(Debug)]
-pub(super) struct Stop;
-
 impl<F: Feed> Pump<F> {
-    /// A pump that does nothing yet, and the way to ask it. Topics that have letters an operator's mending would free
+    /// Makes a pump that does nothing until [`Pump::run`], and a handle to it. Topics whose letters wait for an operator
     /// are parked from the start, and tried first.
     pub fn new(options: PumpOptions<F>) -> (Self, PumpHandle) {
         let PumpOptions { config, sink, feed, make, dead_letters, filters, metrics, clock, back_off, rng } = options;
         filters.set(&config.name, Arc::clone(&make));
-        let link = Link::new(LinkParts {
-            sink,
-            name: config.name.clone(),
-            kind: config.kind.as_str(),
-            delays: back_off.delays(rng),
-            longest: Duration::MAX,
-            metrics,
-            clock,
-        });
-        let (ask, requests) = mpsc::channel(REQUESTS);
-        let handle =
-            PumpHandle { status: link.status.subscribe(), requests: ask, dead_letters: Some(dead_letters.clone()) };
-        let mut pump = Self {
-            reader: Reader::new(feed, link.windows(), make, filters, config.name, link.status.clone()),
-            link,
-            dead_letters,
-            judge: Judge::of(&config.kind),
-            setup_grace: config.setup_grace,
-            max_topics: config.max_topics,
-            topics: HashSet::new(),
-            mending: HashMap::new(),
-            parked: BTreeMap::new(),
-            retry_now: false,
-            requests,
-            stashed: VecDeque::new(),
-        };
-        pump.park_what_waits();
-        (pump, handle)
+        let mut sink = GuardedSink::new(&config, sink, back_off.delays(rng), Duration::MAX, metrics, clock);
+        let (requests, inbox) = Inbox::new();
+        let status = sink.status.subscribe();
+        let handle = PumpHandle { status, requests, dead_letters: Some(dead_letters.clone()) };
+        let parking = Parking::new(config.max_topics, &dead_letters, &mut sink);
+        let reader = Reader::new(feed, sink.windows(), make, filters, config.name, sink.status.clone());
+        let publisher = Publisher { sink, reader, dead_letters, inbox };
+        (Self { publisher, parking, setup_grace: config.setup_grace, graces: HashMap::new() }, handle)
     }
 
-    /// Delivers until `stop`, or until the feed is closed; then closes the sink.
+    /// Delivers until `stop`, or until the feed is closed, and then closes the sink.
     ///
-    /// What is being sent when `stop` comes is awaited, under the sink's own deadline; what waits for a try is left to
-    /// the next start. To end at once, drop the future: the feed is in the pump.
+    /// After `stop`, the pump awaits what is being sent, under the sink's own deadline. It leaves what waits for another
+    /// try to the next start. To end at once, drop the future: the feed is in the pump.
     pub async fn run(&mut self, stop: &CancellationToken) {
-        // A panic of the pump's own is a fault of ours; the events behind it are to flow all the same.
+        // A panic here is a bug of the bridge. Events must flow all the same.
         while AssertUnwindSafe(self.drive(stop)).catch_unwind().await.is_err() {
-            tracing::error!(sink = %self.link.name, "pump panicked; it begins again from its cursor");
-            self.reader.rewind();
-            self.mending.clear();
-            self.link.lost(Failure::new(Reason::Panic, "the pump panicked")).await;
+            tracing::error!(sink = %self.publisher.sink.name, "pump panicked; it begins again from its cursor");
+            self.publisher.reader.rewind();
+            self.graces.clear();
+            self.publisher.sink.lost(Failure::new(Reason::Panic, "the pump panicked")).await;
         }
-        self.reader.rewind();
-        self.link.close().await;
+        self.publisher.reader.rewind();
+        self.publisher.sink.close().await;
     }
 
     /// Ends what an unfinished [`Pump::run`] left behind.
     pub async fn abandon(&mut self) {
-        self.link.abandon().await;
+        self.publisher.sink.abandon().await;
     }
 
-    /// The feed, to be read on from its cursor.
+    /// Returns the feed, which reads on from its cursor.
     pub fn into_feed(self) -> F {
-        self.reader.into_feed()
+        self.publisher.reader.into_feed()
     }
 
     async fn drive(&mut self, stop: &CancellationToken) {
-        let mut work = Work::default();
-        while self.step(&mut work, stop).await.is_ok() {}
+        let mut in_flight = InFlight::default();
+        while self.step(&mut in_flight, stop).await.is_ok() {}
     }
 
-    async fn step(&mut self, work: &mut Work, stop: &CancellationToken) -> Result<(), Stop> {
-        self.ensure_up(stop).await?;
-        self.serve_requests(stop).await?;
-        self.retry_parked(stop).await?;
-        let next_parked = self.parked.values().map(|parked| parked.next_try).min();
-        let next_mending =
-            work.waiting_topics().filter_map(|topic| self.mending.get(topic)).map(|it| it.next_try).min();
-        // With the feed closed, what waits for an operator is all that is left.
-        let reads = work.has_room() && (work.is_empty() || !self.reader.is_closed());
+    async fn step(&mut self, in_flight: &mut InFlight, stop: &CancellationToken) -> Result<(), Stop> {
+        self.take_turns(stop).await?;
+        let Publisher { reader, inbox, .. } = &mut self.publisher;
+        let next_parked = self.parking.next_try();
+        let next_grace =
+            in_flight.waiting_topics().filter_map(|topic| self.graces.get(topic)).map(|it| it.next_try).min();
+        // After the feed is closed, all that is left waits for an operator.
+        let reads = in_flight.has_room() && (in_flight.is_empty() || !reader.is_closed());
+        // What needs more turns goes on, unless the feed has a window, which may take a moment to be read.
+        let unfinished = !inbox.open.is_empty() || self.parking.is_due();
+        let read_soon = reads && reader.has_more();
         tokio::select! {
             biased;
             () = stop.cancelled() => return Err(Stop),
-            // Before the requests, which are looked at first thing in the next step: neither waits for more than one of
-            // the other.
-            prepared = self.reader.next(), if reads => match prepared {
-                Some(prepared) => self.sort_in(prepared, work),
-                None if work.is_empty() => return Err(Stop),
+            // Live events come before requests here, and requests come first in the next step: neither waits for more
+            // than one turn of the other.
+            prepared = reader.next(), if reads => match prepared {
+                Some(prepared) => self.sort_in(prepared, in_flight),
+                None if in_flight.is_empty() => return Err(Stop),
                 None => return Ok(()),
             },
-            () = until(next_mending), if next_mending.is_some() => {}
-            // What is not finished goes on if no live event waits for its turn.
-            () = std::future::ready(()), if !self.stashed.is_empty() => return Ok(()),
-            Some(request) = self.requests.recv() => {
-                self.note(request);
+            () = until(next_grace), if next_grace.is_some() => {}
+            () = std::future::ready(()), if unfinished && !read_soon => return Ok(()),
+            () = sleep(AT_HAND), if unfinished => return Ok(()),
+            Some(request) = inbox.requests.recv() => {
+                inbox.note(request);
                 return Ok(());
             }
             () = until(next_parked), if next_parked.is_some() => return Ok(()),
-            // Whether the connection still stands is looked at again.
+            // The next step checks the connection.
             () = sleep(TICK) => {
-                self.reader.refresh_backlog();
+                reader.refresh_backlog();
                 return Ok(());
             }
         }
-        self.deliver(work, stop).await
+        self.deliver(in_flight, stop).await
     }
 
-    /// Connects, for ever; at once where it is asked to.
-    pub(super) async fn ensure_up(&mut self, stop: &CancellationToken) -> Result<(), Stop> {
-        while !self.link.is_up() {
-            self.wait(self.link.next_try(), stop).await?;
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return Err(Stop),
-                _ = self.link.connect(self.reader.read_ahead()) => {}
-            }
-        }
-        Ok(())
+    /// Connects, and gives requests and parked topics their turn.
+    async fn take_turns(&mut self, stop: &CancellationToken) -> Result<(), Stop> {
+        self.publisher.ensure_up(stop).await?;
+        self.publisher.serve_requests(&mut self.parking, stop).await?;
+        self.parking.retry(&mut self.publisher, stop).await
     }
 
-    /// Waits until `at` or until something is asked.
-    pub(super) async fn wait(&mut self, at: Option<Instant>, stop: &CancellationToken) -> Result<(), Stop> {
-        self.end_overdue_retries();
-        let room = self.stashed.len() < REQUESTS;
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => return Err(Stop),
-            Some(request) = self.requests.recv(), if room => self.note(request),
-            () = until(at) => {}
-            never = self.reader.read_ahead() => match never {},
-        }
-        Ok(())
-    }
-
-    /// Settles a window, and those that overlap it: at the end all is confirmed, unwanted, a durable dead letter, or of a
-    /// topic that waits for its next try.
-    async fn deliver(&mut self, work: &mut Work, stop: &CancellationToken) -> Result<(), Stop> {
+    /// Settles a window and those that overlap it. At the end, each event is confirmed, unwanted, a durable dead letter,
+    /// or of a topic that waits for its next try.
+    async fn deliver(&mut self, in_flight: &mut InFlight, stop: &CancellationToken) -> Result<(), Stop> {
         loop {
-            // While letters can't be kept others are tried, and the sink is given nothing before what it has begun.
-            if work.begun.is_none() {
-                self.bury(work, stop).await?;
+            // This may publish other letters to make room, and what was begun comes before anything else.
+            if in_flight.begun.is_none() {
+                self.bury(in_flight, stop).await?;
             }
-            self.pass(work);
-            let Some(mut chunk) = self.next_chunk(work) else { break };
-            // What was begun was claimed then, and is sent as it was begun.
-            if !self.link.has_begun() {
-                self.claim(&mut chunk, work);
-                if chunk.is_empty() {
+            self.pass(in_flight);
+            let Some(mut batch) = self.next_batch(in_flight) else { break };
+            // What was begun is claimed already, and must be published unchanged.
+            if !self.publisher.sink.has_begun() {
+                in_flight.claim(&mut batch, &mut self.publisher.reader);
+                if batch.is_empty() {
                     continue;
                 }
             }
-            self.overlap(&chunk, work, stop).await;
-            self.send(chunk, work, stop).await?;
+            self.overlap(&batch, in_flight, stop).await;
+            self.send(batch, in_flight, stop).await?;
         }
-        // A topic of which nothing is left begins a new grace with its next failure.
-        self.mending.retain(|topic, _| work.waiting_topics().any(|waiting| waiting == topic));
-        if self.mending.is_empty() {
-            self.link.release();
+        // A topic with no messages left has a new grace after its next failure.
+        self.graces.retain(|topic, _| in_flight.waiting_topics().any(|waiting| waiting == topic));
+        if self.graces.is_empty() {
+            self.publisher.sink.release();
         }
         Ok(())
     }
 
-    /// What is sent next, no larger than windows are now. What was begun is sent as it was begun.
-    fn next_chunk(&self, work: &mut Work) -> Option<Chunk<SlotId>> {
+    /// The batch that is sent next, cut to the present size of windows unless it was begun.
+    fn next_batch(&self, in_flight: &mut InFlight) -> Option<Batch<SlotId>> {
         let now = Instant::now();
-        let is_due = |topic: &Topic| self.mending.get(topic).is_none_or(|mending| mending.next_try <= now);
-        if self.link.has_begun() {
-            return work.next(is_due);
+        let is_due = |topic: &Topic| self.graces.get(topic).is_none_or(|grace| grace.next_try <= now);
+        if self.publisher.sink.has_begun() {
+            return in_flight.next(is_due);
         }
         loop {
-            let mut chunk = work.next(is_due)?;
-            if let Some(rest) = chunk.cut(self.link.windows()) {
-                work.queue.push_front(rest);
+            let mut batch = in_flight.next(is_due)?;
+            if let Some(rest) = batch.cut(self.publisher.sink.windows()) {
+                in_flight.queue.push_front(rest);
             }
-            match chunk.topic() {
-                Some(topic) if !is_due(topic) => work.wait(&topic.clone(), chunk),
-                _ => return Some(chunk),
+            match batch.topic() {
+                Some(topic) if !is_due(topic) => in_flight.wait(&topic.clone(), batch),
+                _ => return Some(batch),
             }
         }
     }
 
-    /// Moves the cursor up to what is not settled.
-    fn pass(&mut self, work: &mut Work) {
-        let (until, unwanted) = work.pass();
+    /// Moves the cursor to the oldest event that is not settled.
+    fn pass(&mut self, in_flight: &mut InFlight) {
+        let (until, unwanted) = in_flight.pass();
         if let Some(until) = until {
-            self.reader.advance(until);
+            self.publisher.reader.advance(until);
         }
-        self.link.metrics.unwanted(unwanted);
+        self.publisher.sink.metrics.unwanted(unwanted);
     }
 
-    /// Begins the next window behind `chunk`, where the sink can and nothing else is to be done.
-    async fn overlap(&mut self, chunk: &Chunk<SlotId>, work: &mut Work, stop: &CancellationToken) {
-        // What is sent alone stays alone: its outcome is final, and nobody else may be to blame for it.
-        let may = self.link.windows().overlap && chunk.len() > 1 && work.is_clear() && self.is_calm();
-        if !may || !self.link.is_up() || stop.is_cancelled() || !self.reader.has_more() {
+    /// Begins the next window after `batch` if the sink can overlap them and nothing else is to be done.
+    async fn overlap(&mut self, batch: &Batch<SlotId>, in_flight: &mut InFlight, stop: &CancellationToken) {
+        // The outcome of a message that is sent alone is final, so nothing else may be to blame for it.
+        let may = self.publisher.sink.windows().overlap && batch.len() > 1 && in_flight.is_clear() && self.is_calm();
+        if !may || !self.publisher.sink.is_up() || stop.is_cancelled() || !self.publisher.reader.has_more() {
             return;
         }
-        // It was begun behind the window before it, or is now.
-        if !self.link.has_begun() && !self.link.begin(&chunk.messages) {
+        // The batch may have been begun while the one before it was on its way.
+        if !self.publisher.sink.has_begun() && !self.publisher.sink.begin(&batch.messages) {
             return;
         }
-        let Some(prepared) = self.reader.at_hand().await else { return };
-        self.sort_in(prepared, work);
-        if let Some(mut next) = work.queue.pop_front() {
-            self.claim(&mut next, work);
+        let Some(prepared) = self.publisher.reader.at_hand().await else { return };
+        self.sort_in(prepared, in_flight);
+        if let Some(mut next) = in_flight.queue.pop_front() {
+            in_flight.claim(&mut next, &mut self.publisher.reader);
             if next.is_empty() {
                 return;
             }
-            if self.link.begin(&next.messages) {
-                work.begun = Some(next);
+            if self.publisher.sink.begin(&next.messages) {
+                in_flight.begun = Some(next);
             } else {
-                self.unclaim(&next, work);
-                work.queue.push_front(next);
+                in_flight.unclaim(&next, &mut self.publisher.reader);
+                in_flight.queue.push_front(next);
             }
         }
     }
 
-    /// Whether live events are all there is to do: no topic is in its grace, and nobody waits for a turn between windows.
+    /// Whether live events are all there is to do: no topic is in its grace, and nothing waits for a turn.
     fn is_calm(&self) -> bool {
-        let now = Instant::now();
-        self.mending.is_empty()
-            && self.requests.is_empty()
-            && self.stashed.is_empty()
-            && !self.retry_now
-            && self.parked.values().all(|parked| parked.next_try > now)
+        self.graces.is_empty() && self.publisher.inbox.is_empty() && !self.parking.is_due()
     }
 
-    /// Tells apart what is to be sent and what is not.
-    fn sort_in(&mut self, prepared: Prepared, work: &mut Work) {
-        let mut chunk = Chunk::new();
+    /// Adds a window: queues what is to be sent, and settles or sets aside the rest.
+    fn sort_in(&mut self, prepared: Prepared, in_flight: &mut InFlight) {
+        let mut batch = Batch::new();
         for (offset, event, made) in prepared.events {
-            let slot = work.add(offset, event);
+            let slot = in_flight.add(offset, event);
             match made {
-                Made::Unwanted => work.settle(slot),
+                Made::Unwanted => in_flight.settle(slot),
                 Made::Panicked => {
-                    self.link.metrics.publish_error(&self.link.name, Reason::Panic, 1);
-                    work.bury_unmade(slot, Failure::new(Reason::Panic, "making the message panicked"));
+                    self.publisher.sink.metrics.publish_error(&self.publisher.sink.name, Reason::Panic, 1);
+                    in_flight.bury_unmade(slot, Failure::new(Reason::Panic, "making the message panicked"));
                 }
-                Made::Message(message) => match self.turned_away(&message.topic) {
-                    Some(failure) => work.bury(slot, message, failure),
-                    // It would fail as those before it do, and their order is kept.
-                    None if self.mending.contains_key(&message.topic) => work.wait_one(slot, message),
-                    None => chunk.push(slot, message),
+                Made::Message(message) => match self.parking.turned_away(&message.topic) {
+                    Some(failure) => in_flight.bury(slot, message, failure),
+                    // It would fail too, and the order of the topic is kept.
+                    None if self.graces.contains_key(&message.topic) => in_flight.wait_one(slot, message),
+                    None => batch.push(slot, message),
                 },
             }
         }
-        if !chunk.is_empty() {
-            work.queue.push_back(chunk);
+        if !batch.is_empty() {
+            in_flight.queue.push_back(batch);
         }
-        work.end_window(prepared.end, prepared.unwanted);
+        in_flight.end_window(prepared.end, prepared.unwanted);
     }
 
-    /// Why messages of this topic are not even sent.
-    pub(super) fn turned_away(&mut self, topic: &Topic) -> Option<Failure> {
-        self.one_too_many(topic).or_else(|| {
-            let parked = self.parked.get(topic.as_str()).filter(|parked| !parked.flows);
-            parked.map(|parked| parked.why.clone())
-        })
+    async fn send(
+        &mut self,
+        batch: Batch<SlotId>,
+        in_flight: &mut InFlight,
+        stop: &CancellationToken,
+    ) -> Result<(), Stop> {
+        let Publisher { sink, reader, .. } = &mut self.publisher;
+        if !sink.is_up() {
+            // Nothing is on its way, and a full journal may give up what waits until the sink is connected.
+            in_flight.unclaim(&batch, reader);
+            in_flight.recall(reader);
+            in_flight.queue.push_front(batch);
+            return self.publisher.ensure_up(stop).await;
+        }
+        let (slots, one_topic) = (batch.keys.clone(), batch.topic().is_some());
+        let sent = self.publisher.send(batch, &mut in_flight.queue).await;
+        let Publisher { sink, reader, .. } = &mut self.publisher;
+        in_flight.release(&slots, sent.confirmed.iter().map(|(slot, _)| *slot), reader);
+        // A full queue may take some of a topic's messages each time. That does not end the topic's grace.
+        let failing: HashSet<&Topic> = sent.needs_operator.iter().map(|(_, message, _)| &message.topic).collect();
+        for (slot, topic) in sent.confirmed {
+            in_flight.settle(slot);
+            if !self.graces.is_empty() && !failing.contains(&topic) {
+                self.graces.remove(&topic);
+            }
+        }
+        if let Some((slot, message, failure)) = sent.refused_alone {
+            in_flight.bury(slot, message, failure);
+        }
+        if !sent.retry.is_empty() {
+            in_flight.queue.push_front(sent.retry);
+        }
+        if sent.lost.is_some() || !sink.has_begun() {
+            in_flight.recall(reader);
+        }
+        if let Some(failure) = sent.lost {
+            sink.lost(failure).await;
+        }
+        // Only now is the rest in the queue, where the messages of these topics are looked for.
+        if !sent.needs_operator.is_empty() {
+            self.wait_for_operator(sent.needs_operator, one_topic, in_flight);
+        }
+        if self.graces.is_empty() {
+            self.publisher.sink.release();
+        }
+        Ok(())
     }
 
-    /// Counts a topic. Live events, replays and letters that are tried again share the count: else a letter could open a
-    /// topic whose next event is refused again.
-    pub(super) fn one_too_many(&mut self, topic: &Topic) -> Option<Failure> {
-        if self.topics.contains(topic) {
-            return None;
-        }
-        if self.topics.len() < self.max_topics {
-            self.topics.insert(topic.clone());
-            return None;
-        }
-        let detail = format!(
-            "one topic more than max_topics = {}; raise max_topics, reload, then \"dead-letters retry --all\"",
-            self.max_topics
-        );
-        Some(Failure::new(Reason::TooManyTopics, detail))
-    }
-
-    /// Makes dead letters durable; where they can't be, the sink waits.
-    async fn bury(&mut self, work: &mut Work, stop: &CancellationToken) -> Result<(), Stop> {
+    /// Makes dead letters durable. If that fails, the sink waits.
+    async fn bury(&mut self, in_flight: &mut InFlight, stop: &CancellationToken) -> Result<(), Stop> {
         let mut waited = false;
         loop {
-            let claimed = self.claim_burials(work);
+            let claimed = in_flight.claim_burials(&mut self.publisher.reader);
             if claimed.is_empty() {
                 break;
             }
-            let letters = work.letters(self.link.clock.now());
-            let Err(error) = self.dead_letters.append(letters).await else {
-                self.reader.release(&claimed, &[]);
-                self.tell_of_burials(work);
-                work.settle_burials();
+            let letters = in_flight.letters(self.publisher.sink.clock.now());
+            let Err(error) = self.publisher.dead_letters.append(letters).await else {
+                self.publisher.reader.release(&claimed, &[]);
+                in_flight.tell_of_burials(&self.publisher.sink.name, self.publisher.sink.judge);
+                in_flight.settle_burials();
                 break;
             };
-            self.reader.release(&[], &claimed);
+            self.publisher.reader.release(&[], &claimed);
             waited = true;
-            let wait = self.link.delay();
-            self.link.hold(Failure::new(Reason::Busy, format!("dead letters can't be kept: {error}")), wait);
-            // What makes room must not wait for it.
-            if self.stashed.is_empty() {
-                self.wait(Some(Instant::now() + wait), stop).await?;
+            let wait = self.publisher.sink.delay();
+            self.publisher.sink.hold(Failure::new(Reason::Busy, format!("dead letters can't be kept: {error}")), wait);
+            // An open request or a parked topic may make room.
+            if self.publisher.inbox.open.is_empty() && !self.parking.is_due() {
+                self.publisher.wait(Some(Instant::now() + wait), stop).await?;
             }
-            self.ensure_up(stop).await?;
-            self.serve_requests(stop).await?;
-            self.retry_parked(stop).await?;
-            let (parked, judge) = (&self.parked, self.judge);
-            work.unbury(|topic, why| judge.parks(why.reason) && parked.get(topic).is_none_or(|parked| parked.flows));
+            self.take_turns(stop).await?;
+            let (parking, judge) = (&self.parking, self.publisher.sink.judge);
+            in_flight.unbury(|topic, why| judge.parks(why.reason) && parking.flows(topic));
         }
         if waited {
-            self.link.release();
+            self.publisher.sink.release();
         }
         Ok(())
     }
 
-    /// A line for letters of topics that are not parked: that a topic is parked was said once.
-    fn tell_of_burials(&self, work: &Work) {
-        let mut by_reason: BTreeMap<Reason, (u64, &str)> = BTreeMap::new();
-        for failure in work.pending_letters.iter().map(|pending| &pending.failure) {
-            if !self.judge.parks(failure.reason) {
-                by_reason.entry(failure.reason).or_insert((0, &failure.detail)).0 += 1;
-            }
-        }
-        for (reason, (letters, detail)) in by_reason {
-            tracing::warn!(sink = %self.link.name, %reason, letters, detail, "dead letters set aside");
-        }
-    }
-
-    async fn send(&mut self, chunk: Chunk<SlotId>, work: &mut Work, stop: &CancellationToken) -> Result<(), Stop> {
-        if !self.link.is_up() {
-            // Nothing is in flight, and the journal may give up what waits until the sink is connected.
-            self.unclaim(&chunk, work);
-            self.recall(work);
-            work.queue.push_front(chunk);
-            return self.ensure_up(stop).await;
-        }
-        let offsets = work.offsets(&chunk.keys);
-        match self.link.attempt(&chunk.messages, self.reader.read_ahead()).await {
-            Attempt::Outcomes(outcomes) => {
-                self.release(&offsets, &outcomes);
-                self.judge(chunk, outcomes, work).await;
-            }
-            Attempt::Panicked(failure) => {
-                self.reader.release(&[], &offsets);
-                let sent = chunk.len();
-                Self::judge_refused(chunk, sent, failure.clone(), work);
-                self.link.lost(failure).await;
-            }
-        }
-        if !self.link.has_begun() {
-            self.recall(work);
-        }
-        Ok(())
-    }
-
-    async fn judge(&mut self, chunk: Chunk<SlotId>, outcomes: Vec<Outcome>, work: &mut Work) {
-        let (sent, alone) = (chunk.len(), chunk.topic().is_some());
-        let sorted = chunk.sort(outcomes, self.judge);
-        // A queue that is full may take some of a topic's messages all the time: that ends no grace.
-        let failing: HashSet<&Topic> = sorted.mend.iter().map(|(_, message, _)| &message.topic).collect();
-        for (slot, topic) in sorted.confirmed {
-            work.settle(slot);
-            if !self.mending.is_empty() && !failing.contains(&topic) {
-                self.mending.remove(&topic);
-            }
-        }
-        if let (refused, Some(failure)) = sorted.refused {
-            Self::judge_refused(refused, sent, failure, work);
-        }
-        let (retry, lost) = sorted.retry;
-        if lost.is_some() {
-            work.queue.push_front(retry);
-        }
-        if let Some(failure) = lost {
-            self.recall(work);
-            self.link.lost(failure).await;
-        }
-        // When the rest is in the queue: it takes its topics' messages out of there.
-        if !sorted.mend.is_empty() {
-            self.judge_mend(sorted.mend, alone, work);
-        }
-        if self.mending.is_empty() {
-            self.link.release();
-        }
-    }
-
-    /// Only what was refused when it was sent alone is a dead letter: brokers condemn whole batches for one message.
-    fn judge_refused(refused: Chunk<SlotId>, sent: usize, failure: Failure, work: &mut Work) {
-        match refused.apart(sent) {
-            Ok(chunks) => chunks.into_iter().rev().for_each(|chunk| work.queue.push_front(chunk)),
-            Err(alone) => {
-                let (slot, message) = *alone;
-                work.bury(slot, message, failure);
-            }
-        }
-    }
-
-    /// What an operator mends is sent again, each topic by itself after a back-off of its own, while the others flow. After
-    /// its grace it is parked, if it failed when it was sent by itself.
-    fn judge_mend(&mut self, mend: Vec<(SlotId, Message, Failure)>, alone: bool, work: &mut Work) {
+    /// Sends topics that need an operator again, each by itself after a back-off of its own, while the others flow. A
+    /// topic is parked when it fails by itself after its grace.
+    fn wait_for_operator(
+        &mut self,
+        failed: Vec<(SlotId, Message, Failure)>,
+        one_topic: bool,
+        in_flight: &mut InFlight,
+    ) {
         let now = Instant::now();
-        let mut by_topic: Vec<(Topic, Failure, Chunk<SlotId>)> = Vec::new();
-        for (slot, message, failure) in mend {
-            let known = by_topic.iter().position(|(topic, ..)| *topic == message.topic);
-            let at = known.unwrap_or_else(|| {
-                by_topic.push((message.topic.clone(), failure, Chunk::new()));
-                by_topic.len() - 1
-            });
-            by_topic[at].2.push(slot, message);
+        let mut by_topic = BTreeMap::new();
+        for (slot, message, failure) in failed {
+            let (_, batch) = by_topic.entry(message.topic.clone()).or_insert_with(|| (failure, Batch::new()));
+            batch.push(slot, message);
         }
-        for (topic, why, mut chunk) in by_topic {
-            chunk.extend(work.take_topic(&topic));
-            let chunk = chunk.in_order();
-            let delays = self.link.fork_delays();
-            let mending =
-                self.mending.entry(topic.clone()).or_insert_with(|| Mending { since: now, delays, next_try: now });
-            let over = mending.since + self.setup_grace;
-            if alone && now >= over {
-                self.mending.remove(&topic);
-                self.park(&topic, why.clone());
-                for (slot, message) in chunk.into_iter() {
-                    work.bury(slot, message, why.clone());
+        for (topic, (why, mut batch)) in by_topic {
+            batch.extend(in_flight.take_topic(&topic));
+            let batch = batch.in_order();
+            let delays = self.publisher.sink.fork_delays();
+            let grace = self.graces.entry(topic.clone()).or_insert_with(|| Grace { since: now, delays, next_try: now });
+            let over = grace.since + self.setup_grace;
+            if one_topic && now >= over {
+                self.graces.remove(&topic);
+                self.parking.park(&topic, why.clone(), &mut self.publisher.sink);
+                for (slot, message) in batch.into_iter() {
+                    in_flight.bury(slot, message, why.clone());
                 }
             } else {
-                mending.next_try = (now + mending.delays.after_failure()).min(over).max(now);
-                let wait = mending.next_try - now;
-                self.link.hold(why, wait);
-                work.wait(&topic, chunk);
+                grace.next_try = (now + grace.delays.after_failure()).min(over).max(now);
+                let wait = grace.next_try - now;
+                self.publisher.sink.hold(why, wait);
+                in_flight.wait(&topic, batch);
             }
         }
     }

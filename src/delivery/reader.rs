@@ -15,14 +15,14 @@ use crate::journal::{Feed, Offset};
 use crate::message::{Message, Messages, StoredEvent};
 use crate::sinks::Windows;
 
-/// How long a window that is to overlap the one on its way may take to be read: meanwhile nobody sees its confirms.
-const AT_HAND: Duration = Duration::from_millis(50);
-/// How old what `/status` says of the backlog may get.
+/// How long the pump waits for a window that is in the journal while it could do something else.
+pub(super) const AT_HAND: Duration = Duration::from_millis(50);
+/// How old the backlog in `/status` may be.
 pub(super) const TICK: Duration = Duration::from_secs(1);
 
 /// Makes an event into one sink's message.
 pub trait MakeMessage: Send + Sync + 'static {
-    /// The message, or none where the sink does not ask for the event.
+    /// Returns the message, or `None` if the sink does not ask for the event.
     fn make(&self, event: &StoredEvent) -> Option<Message>;
 }
 
@@ -45,7 +45,7 @@ pub(super) enum Made {
     Panicked,
 }
 
-/// Makes a message; a panic is an outcome.
+/// Makes a message. A panic is an outcome.
 pub(super) fn make_guarded(make: &dyn MakeMessage, event: &StoredEvent) -> Made {
     match catch_unwind(AssertUnwindSafe(|| make.make(event))) {
         Ok(Some(message)) => Made::Message(message),
@@ -54,25 +54,25 @@ pub(super) fn make_guarded(make: &dyn MakeMessage, event: &StoredEvent) -> Made 
     }
 }
 
-/// What every sink asks for, to count the events that none does.
+/// What every sink asks for, to count the events that no sink asks for.
 ///
-/// Each such event is counted once: by the first sink in the order of names, when its cursor passes the event. So the
-/// count needs no parsing before the 2xx, and is late by that sink's backlog.
+/// The first sink by name counts each such event once, when its cursor passes the event. So the count needs no parsing
+/// before the 2xx, and lags by that sink's backlog.
 #[derive(Clone, Default)]
 pub struct Filters(Arc<RwLock<BTreeMap<SinkName, Arc<dyn MakeMessage>>>>);
 
 impl Filters {
-    /// A sink begins, or asks for something else.
+    /// Sets what a sink asks for.
     pub(super) fn set(&self, sink: &SinkName, make: Arc<dyn MakeMessage>) {
         self.0.write().unwrap_or_else(PoisonError::into_inner).insert(sink.clone(), make);
     }
 
-    /// A sink ends.
+    /// Removes a sink that has ended.
     pub(super) fn unset(&self, sink: &SinkName) {
         self.0.write().unwrap_or_else(PoisonError::into_inner).remove(sink);
     }
 
-    /// Whether `sink` counts, and no sink asks for the event; `sink` itself does not.
+    /// Whether `sink` is the one that counts, and no other sink asks for the event.
     fn nobody_wants(&self, sink: &SinkName, event: &StoredEvent) -> bool {
         let filters = self.0.read().unwrap_or_else(PoisonError::into_inner);
         filters.first_key_value().is_some_and(|(first, _)| first == sink)
@@ -80,15 +80,15 @@ impl Filters {
     }
 }
 
-/// A window, made ready.
+/// A window whose messages are made.
 pub(super) struct Prepared {
     pub(super) events: Vec<(Offset, StoredEvent, Made)>,
     pub(super) end: Offset,
-    /// Of the events, those to be counted as wanted by nobody.
+    /// How many of the events count as unwanted.
     pub(super) unwanted: u64,
 }
 
-/// The feed of one pump, read one window ahead.
+/// The feed of one pump. Reads one window ahead.
 pub(super) struct Reader<F> {
     feed: F,
     windows: Windows,
@@ -114,7 +114,7 @@ impl<F: Feed> Reader<F> {
         reader
     }
 
-    /// The next window; none when the journal is closed. Cancel-safe.
+    /// The next window, or `None` once the journal is closed. Cancel-safe.
     pub(super) async fn next(&mut self) -> Option<Prepared> {
         if self.ahead.is_none() {
             self.read().await;
@@ -122,22 +122,22 @@ impl<F: Feed> Reader<F> {
         self.ahead.take()
     }
 
-    /// Whether the journal is closed and all that it gave was taken.
+    /// Whether the journal is closed and its last window was taken.
     pub(super) const fn is_closed(&self) -> bool {
         self.closed && self.ahead.is_none()
     }
 
-    /// Whether the next window is there, or needs the disk alone.
+    /// Whether the next window needs no new event: it is read, or is in the journal.
     pub(super) fn has_more(&mut self) -> bool {
         self.ahead.is_some() || (!self.closed && self.feed.has_more())
     }
 
-    /// The next window, where the disk gives it soon. Cancel-safe.
+    /// The next window, or `None` if the disk does not give it within [`AT_HAND`]. Cancel-safe.
     pub(super) async fn at_hand(&mut self) -> Option<Prepared> {
         timeout(AT_HAND, self.next()).await.ok().flatten()
     }
 
-    /// Reads one window ahead and keeps the backlog's figures fresh, for as long as it is driven. Cancel-safe.
+    /// Reads one window ahead and keeps the backlog in `/status` fresh, for as long as it is polled. Cancel-safe.
     pub(super) async fn read_ahead(&mut self) -> Infallible {
         loop {
             let full = self.ahead.is_some() || self.closed;
@@ -168,12 +168,12 @@ impl<F: Feed> Reader<F> {
         }
     }
 
-    /// Claims events that are about to be sent or set aside; those before the cursor that it returns were given up.
+    /// Claims events that are about to be sent or set aside. The journal has given up those before the returned cursor.
     pub(super) fn claim(&mut self, events: &[Offset]) -> Offset {
         self.feed.claim(events)
     }
 
-    /// Ends the claim on these.
+    /// Ends the claim on these events.
     pub(super) fn release(&mut self, settled: &[Offset], waiting: &[Offset]) {
         self.feed.release(settled, waiting);
     }
@@ -193,7 +193,7 @@ impl<F: Feed> Reader<F> {
         });
     }
 
-    /// Forgets what was read ahead: reading goes on from the cursor.
+    /// Forgets what was read ahead, and reads on from the cursor.
     pub(super) fn rewind(&mut self) {
         self.ahead = None;
         self.feed.rewind();

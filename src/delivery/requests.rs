@@ -1,101 +1,62 @@
-//! What a pump is asked from outside: letters to be tried again, and the windows of a replay.
+//! What others ask of a pump: dead letters to be published again, and the windows of a replay.
 //!
-//! A replay goes through the pump, not through a second sink of the same settings: a sink is driven by one task alone
-//! (two file sinks would cut each other's files), and what holds for live events holds for it as well: deadlines,
-//! back-off, one attempt at a time. It comes window by window, each asked for when the one before is settled, and a pump
-//! that has live events publishes a window of those between two. The cursor does not move by it.
+//! A replay goes through the pump and not through a second sink with the same settings. Only one task may drive a sink
+//! (two file sinks would cut each other's files), and a replay needs deadlines and back-off as live events do. It
+//! comes window by window, and a window of live events goes between two of them.
 //!
-//! Letters go one by one, since only what was refused alone counts as refused. After [`TURN`] a window of live events has
-//! its turn. A retry ends when all its letters were tried, at its deadline, or if nobody awaits the answer any more.
+//! Letters go one by one, because only what was refused alone counts as refused. After [`TURN`], live events have their
+//! turn. A retry ends when all its letters were tried, at its deadline, or when its caller is gone.
+//!
+//! Neither moves the cursor.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::chunk::Chunk;
-use super::link::Attempt;
-use super::pump::{Pump, REQUESTS, Stop};
+use super::batch::Batch;
+use super::handles::{Replayed, Request, Retried, Retry};
+use super::parking::Parking;
+use super::publisher::{Publisher, Stop};
 use super::reader::{Made, make_guarded};
-use super::status::{Request, Retried, Retry};
 use crate::dead_letters::{DeadLetters, LetterId};
 use crate::journal::Feed;
 use crate::message::Message;
-use crate::sinks::{Class, Failure, Outcome, Reason, Windows};
+use crate::sinks::{Failure, Windows};
 
-/// Letters are tried for so long before live events have their turn.
+/// How long letters are tried before live events have their turn.
 const TURN: Duration = Duration::from_millis(100);
 
-/// What became of a replay's window.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Replayed {
-    /// Messages that the sink confirmed.
-    pub published: u64,
-    /// Of these, those that the broker had before.
-    pub duplicates: u64,
-    /// Messages that it did not take, by reason; nothing is set aside.
-    pub failed: BTreeMap<Reason, u64>,
-}
-
-impl Replayed {
-    fn fail(&mut self, reason: Reason, messages: usize) {
-        *self.failed.entry(reason).or_default() += messages as u64;
-    }
-}
-
-impl<F: Feed> Pump<F> {
-    /// Serves what is asked by now, each for one turn. A retry that takes more of them stays in `stashed`.
-    pub(super) async fn serve_requests(&mut self, stop: &CancellationToken) -> Result<(), Stop> {
-        while self.stashed.len() < REQUESTS
-            && let Ok(request) = self.requests.try_recv()
+impl<F: Feed> Publisher<F> {
+    /// Serves each request for one turn. A request that needs more turns stays open.
+    pub(super) async fn serve_requests(&mut self, parking: &mut Parking, stop: &CancellationToken) -> Result<(), Stop> {
+        while self.inbox.has_room()
+            && let Ok(request) = self.inbox.requests.try_recv()
         {
-            self.note(request);
+            self.inbox.note(request);
         }
-        for _ in 0..self.stashed.len() {
-            match self.stashed.pop_front() {
+        for _ in 0..self.inbox.open.len() {
+            match self.inbox.open.pop_front() {
                 Some(Request::Retry(retry)) => {
-                    if let Some(unfinished) = self.retry(retry).await {
-                        self.stashed.push_back(Request::Retry(unfinished));
+                    if let Some(unfinished) = self.retry(retry, parking).await {
+                        self.inbox.open.push_back(Request::Retry(unfinished));
                     }
                 }
                 Some(Request::Replay(messages, reply)) => {
-                    let replayed = self.replay(messages, &reply, stop).await?;
+                    let replayed = self.replay(messages, &reply, parking, stop).await?;
                     drop(reply.send(replayed));
                 }
-                Some(Request::Turn(reply)) => drop(reply.send(())),
-                Some(Request::RetryParked) => self.retry_now = true,
+                Some(request) => self.inbox.open.push_back(request),
                 None => {}
             }
         }
         Ok(())
     }
 
-    pub(super) fn note(&mut self, request: Request) {
-        match request {
-            Request::RetryParked => self.retry_now = true,
-            request => self.stashed.push_back(request),
-        }
-    }
-
-    /// Ends retries whose time is up, and those that nobody waits for, while the sink takes nothing.
-    pub(super) fn end_overdue_retries(&mut self) {
-        let now = Instant::now();
-        for request in std::mem::take(&mut self.stashed) {
-            match request {
-                Request::Retry(retry) if retry.reply.is_closed() => {}
-                Request::Retry(mut retry) if retry.until <= now => {
-                    let why = self.why_not_tried(retry.failure.take());
-                    retry.end(&why);
-                }
-                request => self.stashed.push_back(request),
-            }
-        }
-    }
-
-    /// One turn of a retry; gives it back if more of them are needed.
-    async fn retry(&mut self, mut retry: Retry) -> Option<Retry> {
+    /// Gives a retry one turn, and returns it if it needs more.
+    async fn retry(&mut self, mut retry: Retry, parking: &mut Parking) -> Option<Retry> {
         let over = Instant::now() + TURN;
         while let Some(id) = retry.left.front().copied() {
             if retry.reply.is_closed() {
@@ -105,140 +66,96 @@ impl<F: Feed> Pump<F> {
             if retry.until <= now {
                 break;
             }
-            if over <= now || !self.link.is_up() {
+            if over <= now || !self.sink.is_up() {
                 return Some(retry);
             }
-            match self.retry_letter(&retry.store, id).await {
+            match self.retry_letter(&retry.store, id, parking).await {
                 Ok(retried) => {
                     retry.left.pop_front();
-                    retry.told.push((id, retried));
+                    retry.done.push((id, retried));
                 }
-                // It stays the next one.
+                // The next turn begins with this letter.
                 Err(failure) => retry.failure = Some(failure),
             }
         }
-        // What was taken may have been what a parked topic waited for.
-        self.retry_now |= retry.told.iter().any(|(_, retried)| *retried == Retried::Taken);
+        // A parked topic may have waited for just this letter.
+        self.inbox.retry_parked |= retry.done.iter().any(|(_, retried)| *retried == Retried::Taken);
         let why = self.why_not_tried(retry.failure.take());
         retry.end(&why);
         None
     }
 
-    fn why_not_tried(&self, failure: Option<Failure>) -> String {
-        match failure.or_else(|| self.link.held()) {
-            Some(failure) => format!("the sink did not take it in time: {failure}"),
-            None => "the sink did not come to it in time".to_owned(),
-        }
-    }
-
     /// Tries a letter once. An error says nothing about the letter: the connection is lost.
-    async fn retry_letter(&mut self, store: &DeadLetters, id: LetterId) -> Result<Retried, Failure> {
+    async fn retry_letter(
+        &mut self,
+        store: &DeadLetters,
+        id: LetterId,
+        parking: &mut Parking,
+    ) -> Result<Retried, Failure> {
         let letter = match store.get(id).await {
             Ok(Some(letter)) => letter,
             Ok(None) => return Ok(Retried::Gone),
             Err(error) => return Ok(Retried::Kept(error.to_string())),
         };
-        let message = match make_guarded(&*self.reader.make, &letter.event) {
-            Made::Message(message) => message,
+        let mut batch = Batch::new();
+        match make_guarded(&*self.reader.make, &letter.event) {
+            Made::Message(message) => match parking.one_too_many(&message.topic) {
+                Some(failure) => return Ok(Retried::Kept(failure.to_string())),
+                None => batch.push(id, message),
+            },
             Made::Unwanted => return Ok(Retried::Kept("the sink does not ask for it any more".to_owned())),
             Made::Panicked => return Ok(Retried::Kept("making the message panicked".to_owned())),
-        };
-        if let Some(failure) = self.one_too_many(&message.topic) {
-            return Ok(Retried::Kept(failure.to_string()));
         }
-        let failure = match self.link.attempt(std::slice::from_ref(&message), self.reader.read_ahead()).await {
-            Attempt::Outcomes(outcomes) => match outcomes.into_iter().next() {
-                Some(Outcome::Failed(failure)) => failure,
-                _ => {
-                    return Ok(match store.remove(vec![id]).await {
-                        Ok(_) => Retried::Taken,
-                        Err(error) => Retried::Kept(format!("taken, but not removed: {error}")),
-                    });
-                }
-            },
-            Attempt::Panicked(failure) => {
-                self.link.lost(failure.clone()).await;
-                failure
-            }
-        };
-        if self.judge.class(failure.reason) != Class::Retry {
-            return Ok(Retried::Kept(failure.to_string()));
+        let mut sent = self.send(batch, &mut VecDeque::new()).await;
+        if let Some(failure) = &sent.lost {
+            self.sink.lost(failure.clone()).await;
         }
-        if self.link.is_up() {
-            self.link.lost(failure.clone()).await;
+        match (sent.refused_alone.or_else(|| sent.needs_operator.pop()), sent.lost) {
+            (Some((_, _, failure)), _) => Ok(Retried::Kept(failure.to_string())),
+            (None, Some(failure)) => Err(failure),
+            (None, None) => Ok(match store.remove(vec![id]).await {
+                Ok(_) => Retried::Taken,
+                Err(error) => Retried::Kept(format!("taken, but not removed: {error}")),
+            }),
         }
-        Err(failure)
     }
 
-    /// Publishes a window of a replay until each message is confirmed or refused, for as long as somebody waits for it.
+    /// Publishes a window of a replay until each message is confirmed or refused, or until the caller is gone.
     async fn replay(
         &mut self,
         messages: Vec<Message>,
         reply: &oneshot::Sender<Replayed>,
+        parking: &mut Parking,
         stop: &CancellationToken,
     ) -> Result<Replayed, Stop> {
-        let mut replayed = Replayed::default();
-        let mut all = Chunk::new();
+        let (mut replayed, mut all) = (Replayed::default(), Batch::new());
         for message in messages {
-            match self.turned_away(&message.topic) {
-                Some(failure) => replayed.fail(failure.reason, 1),
+            match parking.turned_away(&message.topic) {
+                Some(failure) => replayed.fail(failure.reason),
                 None => all.push((), message),
             }
         }
         let mut queue = VecDeque::from([all]);
-        while let Some(chunk) = queue.pop_front() {
-            if chunk.is_empty() {
-                continue;
-            }
+        while let Some(mut batch) = queue.pop_front().filter(|batch| !batch.is_empty()) {
             self.ensure_up(stop).await?;
             if reply.is_closed() {
                 break;
             }
-            self.replay_chunk(chunk, &mut queue, &mut replayed).await;
+            if let Some(rest) = batch.cut(self.sink.fit(Windows::WHOLE)) {
+                queue.push_front(rest);
+            }
+            let sent = self.send(batch, &mut queue).await;
+            replayed.published += sent.confirmed.len() as u64;
+            replayed.duplicates += sent.duplicates;
+            let failed = sent.needs_operator.into_iter().chain(sent.refused_alone);
+            failed.for_each(|((), _, failure)| replayed.fail(failure.reason));
+            if !sent.retry.is_empty() {
+                queue.push_front(sent.retry);
+            }
+            if let Some(failure) = sent.lost {
+                self.sink.lost(failure).await;
+            }
         }
         Ok(replayed)
-    }
-
-    /// One chunk of a replay; what it leaves to be sent goes to the front of the queue.
-    async fn replay_chunk(&mut self, mut chunk: Chunk<()>, queue: &mut VecDeque<Chunk<()>>, replayed: &mut Replayed) {
-        if let Some(rest) = chunk.cut(self.link.fit(Windows::WHOLE)) {
-            queue.push_front(rest);
-        }
-        let sent = chunk.len();
-        let outcomes = match self.link.attempt(&chunk.messages, self.reader.read_ahead()).await {
-            Attempt::Outcomes(outcomes) => outcomes,
-            Attempt::Panicked(failure) => {
-                Self::replay_refused(chunk, sent, failure.reason, queue, replayed);
-                return self.link.lost(failure).await;
-            }
-        };
-        let had_before = |outcome: &&Outcome| matches!(outcome, Outcome::Confirmed { duplicate: true });
-        replayed.duplicates += outcomes.iter().filter(had_before).count() as u64;
-        let sorted = chunk.sort(outcomes, self.judge);
-        replayed.published += sorted.confirmed.len() as u64;
-        for ((), _, failure) in &sorted.mend {
-            replayed.fail(failure.reason, 1);
-        }
-        if let (refused, Some(failure)) = sorted.refused {
-            Self::replay_refused(refused, sent, failure.reason, queue, replayed);
-        }
-        if let (again, Some(failure)) = sorted.retry {
-            queue.push_front(again);
-            self.link.lost(failure).await;
-        }
-    }
-
-    /// As with live events, only what was refused when it was sent alone counts as refused.
-    fn replay_refused(
-        refused: Chunk<()>,
-        sent: usize,
-        reason: Reason,
-        queue: &mut VecDeque<Chunk<()>>,
-        replayed: &mut Replayed,
-    ) {
-        match refused.apart(sent) {
-            Ok(chunks) => chunks.into_iter().rev().for_each(|chunk| queue.push_front(chunk)),
-            Err(_) => replayed.fail(reason, 1),
-        }
     }
 }

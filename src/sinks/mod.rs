@@ -336,7 +336,7 @@ impl Reason {
         match self {
             Self::Unreachable | Self::Login | Self::Timeout | Self::Busy => Class::Retry,
             Self::TooLarge | Self::Malformed | Self::TooManyTopics | Self::Panic => Class::Refused,
-            Self::Rights | Self::Missing | Self::Unroutable | Self::Nacked | Self::Clock => Class::Mend,
+            Self::Rights | Self::Missing | Self::Unroutable | Self::Nacked | Self::Clock => Class::NeedsOperator,
         }
     }
 
@@ -373,6 +373,6 @@ pub enum Class {
     Retry,
     /// Send alone; refused again, it is a dead letter.
     Refused,
-    /// An operator mends it: after `setup_grace` the topic is parked and tried again every minute.
-    Mend,
+    /// An operator must fix it. After `setup_grace` the topic is parked, and tried again every minute.
+    NeedsOperator,
 }

@@ -17,6 +17,10 @@ use crate::testing::disk::SimDisk;
 
 /// A topic `t` with these letters, parked, on a disk that can be spoilt; and whether it has its rights.
 async fn parked(events: &[&str]) -> (Bench, SimDisk, Arc<AtomicBool>) {
+    parked_topics(events, 1).await
+}
+
+async fn parked_topics(events: &[&str], topics: usize) -> (Bench, SimDisk, Arc<AtomicBool>) {
     let disk = SimDisk::new();
     let mut setup = Setup { disk: Arc::new(disk.clone()), ..Setup::new() };
     setup.config.setup_grace = Duration::ZERO;
@@ -28,7 +32,7 @@ async fn parked(events: &[&str]) -> (Bench, SimDisk, Arc<AtomicBool>) {
     });
     bench.push(events);
     bench.until_settled().await;
-    assert_eq!(bench.status().parked.len(), 1);
+    assert_eq!(bench.status().parked.len(), topics);
     (bench, disk, rights)
 }
 
@@ -145,6 +149,59 @@ async fn a_letter_that_always_loses_the_connection_leaves_live_events_their_time
     assert!((5..30).contains(&lost), "{lost} connections lost in 50 s");
 }
 
+fn numbered(topic: &str, numbers: std::ops::Range<usize>) -> Vec<String> {
+    numbers.map(|number| format!("{topic} {number}")).collect()
+}
+
+fn borrowed(events: &[String]) -> Vec<&str> {
+    events.iter().map(String::as_str).collect()
+}
+
+/// `dead_max_size` allows a gibibyte of letters, which takes minutes to publish.
+#[tokio::test(start_paused = true)]
+async fn many_letters_of_a_parked_topic_take_turns_with_live_events() {
+    let (bench, _, _) = parked(&borrowed(&numbered("t", 0..8_000))).await;
+    bench.script(|window| Answer::After(Duration::from_millis(100), vec![Outcome::CONFIRMED; window.len()]));
+    bench.handle.retry_parked();
+    bench.until("letters are published", |bench| bench.scene().confirmed.len() > 1).await;
+    let asked = Instant::now();
+    bench.push(&["u 8001", "t 8000"]);
+    bench.until("the other topic is taken", |bench| bench.scene().confirmed.iter().any(|id| id == "8001")).await;
+    assert!(asked.elapsed() < Duration::from_millis(500), "{:?}", asked.elapsed());
+    assert_eq!(bench.status().parked.len(), 1, "most letters are still to be published");
+    bench.until("unparked", |bench| bench.status().parked.is_empty()).await;
+    let letters: Vec<_> = bench.scene().confirmed.iter().filter(|id| *id != "8001").cloned().collect();
+    assert!(letters.iter().map(|id| id.parse::<usize>().expect("a number")).eq(0..=8_000), "each once and in order");
+    assert!(bench.letters().await.is_empty());
+}
+
+/// A topic whose events arrive as fast as the sink takes them must not stay parked for ever.
+#[tokio::test(start_paused = true)]
+async fn a_parked_topic_catches_up_with_its_own_live_events() {
+    let (bench, _, _) = parked(&borrowed(&numbered("t", 0..4_000))).await;
+    bench.script(|window| Answer::After(Duration::from_millis(10), vec![Outcome::CONFIRMED; window.len()]));
+    bench.push(&borrowed(&numbered("t", 4_000..20_000)));
+    bench.handle.retry_parked();
+    bench.until("unparked", |bench| bench.status().parked.is_empty()).await;
+    assert!(bench.scene().confirmed.len() < 16_000, "{} were confirmed before", bench.scene().confirmed.len());
+    bench.until_settled().await;
+    assert!(bench.scene().confirmed.iter().map(|id| id.parse::<usize>().expect("a number")).eq(0..20_000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_waits_until_the_last_letter_of_each_parked_topic_was_tried() {
+    let events = [numbered("t", 0..3_000), numbered("u", 3_000..6_000)].concat();
+    let (bench, _, rights) = parked_topics(&borrowed(&events), 2).await;
+    rights.store(true, Ordering::SeqCst);
+    bench.handle.retry_parked();
+    bench.handle.tried_parked().await.expect("runs");
+    assert!(bench.status().parked.is_empty() && bench.letters().await.is_empty());
+    assert_eq!(bench.scene().confirmed.len(), 6_000);
+    let asked = Instant::now();
+    bench.handle.tried_parked().await.expect("runs");
+    assert!(asked.elapsed() < Duration::from_secs(1), "nothing is due any more");
+}
+
 /// Refuses letters for what they are, so that there are some to be tried again.
 async fn with_letters(events: &[&str]) -> Bench {
     let bench = Bench::start(|window| Answer::each(window, |_| failed(Reason::TooLarge)));
@@ -216,8 +273,7 @@ async fn a_retry_ends_while_the_broker_is_down() {
 
 #[tokio::test(start_paused = true)]
 async fn many_letters_take_turns_with_live_events() {
-    let events: Vec<String> = (0..40).map(|number| format!("t {number}")).collect();
-    let bench = with_letters(&events.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let bench = with_letters(&borrowed(&numbered("t", 0..40))).await;
     bench.script(|window| Answer::After(Duration::from_millis(60), vec![Outcome::CONFIRMED; window.len()]));
     let (handle, letters, all) = (bench.handle.clone(), bench.letters.clone(), ids(&bench).await);
     let retry = tokio::spawn(async move { handle.retry(&letters, all, Instant::now() + Duration::from_mins(1)).await });

@@ -171,7 +171,7 @@ fn see_taken(known: &mut Known, to: usize, told: Vec<(LetterId, Retried)>, numbe
 pub(super) fn stranded(life: &Life) -> u64 {
     let waits = |status: SinkStatus| -> u64 {
         let by_reason = status.dead_letters.by_reason.into_iter();
-        by_reason.filter(|(reason, _)| reason.class() == Class::Mend).map(|(_, count)| count).sum()
+        by_reason.filter(|(reason, _)| reason.class() == Class::NeedsOperator).map(|(_, count)| count).sum()
     };
     life.delivery.handles().statuses().into_iter().map(waits).sum()
 }

@@ -52,7 +52,7 @@
 //! | The cursor passes an event before its dead letter is written. | 1 |
 //! | Segments are deleted by the fastest cursor. | 18 |
 //! | The last letters of a killed process are not made durable. | 2,293 |
-//! | A message that was refused among others becomes a dead letter. | 1 |
+//! | A message that was refused among others becomes a dead letter. | 202 |
 //! | A dead letter is not fsynced. | 1 |
 //! | Letters of a parked topic are removed before they are published. | 50 |
 //! | The id does not depend on the body. | 1 |

@@ -363,7 +363,7 @@ impl Run {
                 return Err(format!("letter {} is left under the old name {}", info.id, name(sink, generation)));
             }
             let letter = letters.get(info.id).await.expect("reads").expect("is there");
-            let waits = info.reason.class() == Class::Mend;
+            let waits = info.reason.class() == Class::NeedsOperator;
             let number = event::number(&letter.event.body);
             let number = number.ok_or_else(|| format!("letter {} is not as it was signed", info.id))?;
             if waits {

@@ -1,5 +1,6 @@
 //! A sink under guard: every call has a deadline, a panic is an outcome, and a lost connection is made again.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,61 +13,51 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::backoff::Delays;
+use super::batch::{Batch, Judge, Sent};
 use super::metrics::DeliveryMetrics;
 use super::status::{SinkState, SinkStatus};
 use crate::clock::{Clock, Timestamp};
-use crate::config::SinkName;
+use crate::config::{self, SinkName};
 use crate::message::{Message, Topic};
 use crate::sinks::{Failure, Outcome, Outcomes, Reason, Sink, Windows};
 
-/// How long a sink may take to end an attempt or to close: past it, it is left to itself.
+/// How long a sink may take to end an attempt or to close. After that, the pump leaves it to itself.
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 
-/// So many halvings leave one event of [`Windows::WHOLE`].
+/// After this many halvings, one event is left of [`Windows::WHOLE`].
 const MOST_HALVINGS: u32 = Windows::WHOLE.events.ilog2();
 
-/// What became of an attempt to publish.
-pub(super) enum Attempt {
-    /// One outcome a message. Those that had none by the deadline have [`Reason::Timeout`].
-    Outcomes(Vec<Outcome>),
-    /// Sending panicked.
-    Panicked(Failure),
-}
-
 /// The sink of one pump.
-pub(super) struct Link {
+pub(super) struct GuardedSink {
     sink: Box<dyn Sink>,
     pub(super) name: SinkName,
     kind: &'static str,
+    pub(super) judge: Judge,
     connected: bool,
-    /// Windows that were begun and not yet published.
+    /// Windows that were begun and are not yet published.
     begun: usize,
     /// How many times windows are halved, because one missed its deadline.
     halvings: u32,
-    /// When the next connect is due; none: at once.
+    /// When the next connect is due, or `None` if it is due at once.
     next_try: Option<Instant>,
     delays: Delays,
-    /// A window takes no longer, whatever the sink's own deadline is.
     longest: Duration,
     pub(super) status: watch::Sender<SinkStatus>,
     pub(super) metrics: DeliveryMetrics,
     pub(super) clock: Arc<dyn Clock>,
 }
 
-/// What [`Link::new`] is made of.
-pub(super) struct LinkParts {
-    pub(super) sink: Box<dyn Sink>,
-    pub(super) name: SinkName,
-    pub(super) kind: &'static str,
-    pub(super) delays: Delays,
-    pub(super) longest: Duration,
-    pub(super) metrics: DeliveryMetrics,
-    pub(super) clock: Arc<dyn Clock>,
-}
-
-impl Link {
-    pub(super) fn new(parts: LinkParts) -> Self {
-        let LinkParts { sink, name, kind, delays, longest, metrics, clock } = parts;
+impl GuardedSink {
+    /// `longest` bounds the sink's own deadline.
+    pub(super) fn new(
+        config: &config::Sink,
+        sink: Box<dyn Sink>,
+        delays: Delays,
+        longest: Duration,
+        metrics: DeliveryMetrics,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let (name, kind, judge) = (config.name.clone(), config.kind.as_str(), Judge::of(&config.kind));
         let (status, _) = watch::channel(SinkStatus {
             name: name.clone(),
             kind,
@@ -84,6 +75,7 @@ impl Link {
             sink,
             name,
             kind,
+            judge,
             connected: false,
             begun: 0,
             halvings: 0,
@@ -96,31 +88,31 @@ impl Link {
         }
     }
 
-    /// Whether events may be given to the sink.
+    /// Whether the sink takes events now.
     pub(super) fn is_up(&self) -> bool {
         self.connected && self.sink.is_up()
     }
 
-    /// How the sink takes its windows now.
+    /// The windows of live events that the sink takes now.
     pub(super) fn windows(&self) -> Windows {
         self.fit(self.sink.windows())
     }
 
-    /// Windows that would be as large as these, now.
+    /// These windows, as small as they must be after missed deadlines.
     pub(super) const fn fit(&self, windows: Windows) -> Windows {
         windows.halved(self.halvings)
     }
 
-    /// Whether windows that were begun are still to be published.
+    /// Whether a window was begun and is not yet published.
     pub(super) const fn has_begun(&self) -> bool {
         self.begun > 0
     }
 
-    /// Sends a window whose outcomes [`Link::attempt`] awaits later; whether it did.
+    /// Begins a window whose outcomes [`GuardedSink::send`] awaits later. Returns whether the sink took it.
     pub(super) fn begin(&mut self, window: &[Message]) -> bool {
         let begun = catch_unwind(AssertUnwindSafe(|| self.sink.begin(window)));
         let Ok(begun) = begun else {
-            // How much of it is on its way is not known: the next connect ends it.
+            // Nobody knows how much of the window is on its way. The next connect ends it.
             self.metrics.publish_error(&self.name, Reason::Panic, window.len() as u64);
             self.connected = false;
             self.next_try = Some(Instant::now() + self.delays.after_failure());
@@ -130,19 +122,19 @@ impl Link {
         begun
     }
 
-    /// When the next connect is due; none: at once.
+    /// When the next connect is due, or `None` if it is due at once.
     pub(super) const fn next_try(&self) -> Option<Instant> {
         self.next_try
     }
 
-    /// One try to connect, while `beside` runs. A failure sets the time of the next.
-    pub(super) async fn connect(&mut self, beside: impl Future<Output = Infallible>) -> bool {
+    /// Tries once to connect, while `beside` runs. A failure sets the time of the next try.
+    pub(super) async fn connect(&mut self, beside: impl Future<Output = Infallible>) {
         if self.connected {
             tracing::warn!(sink = %self.name, "sink lost its connection");
         }
         self.connected = false;
         self.begun = 0;
-        // One that fails again and again keeps showing why.
+        // A sink that keeps failing keeps showing why.
         let backing_off = matches!(self.status.borrow().state, SinkState::BackingOff { .. });
         if !backing_off {
             self.set_state(SinkState::Connecting);
@@ -159,8 +151,7 @@ impl Link {
                 }
                 self.status.send_modify(|status| status.warnings = warnings);
                 tracing::info!(sink = %self.name, kind = self.kind, "sink is connected");
-                self.set_state(SinkState::Up);
-                return true;
+                return self.set_state(SinkState::Up);
             }
             Ok(Ok(Err(failure))) => failure,
             Ok(Err(panic)) => Failure::new(Reason::Panic, panic_text("connecting", &*panic)),
@@ -168,50 +159,71 @@ impl Link {
         };
         self.metrics.publish_error(&self.name, failure.reason, 1);
         self.lost(failure).await;
-        false
     }
 
-    /// Publishes a window, or awaits the oldest that was begun, while `beside` runs. What is confirmed by the deadline
-    /// counts. Never gives another number of outcomes than messages.
-    pub(super) async fn attempt(&mut self, window: &[Message], beside: impl Future<Output = Infallible>) -> Attempt {
-        self.attempt_into(window, Outcomes::open(window.len()), beside).await
+    /// Sends a batch, or awaits the oldest that was begun, while `beside` runs. What is confirmed by the deadline counts.
+    /// Messages that were refused among others go to the front of `queue`.
+    pub(super) async fn send<K>(
+        &mut self,
+        batch: Batch<K>,
+        queue: &mut VecDeque<Batch<K>>,
+        beside: impl Future<Output = Infallible>,
+    ) -> Sent<K> {
+        let outcomes = self.attempt(&batch.messages, Outcomes::open(batch.len()), beside).await;
+        batch.sort(outcomes, self.judge, queue)
     }
 
-    /// The same with outcomes that tell of their own.
-    pub(super) async fn attempt_into(
+    /// Like [`GuardedSink::send`], but tells about each confirmed message at once.
+    pub(super) async fn send_telling<K>(
+        &mut self,
+        mut batch: Batch<K>,
+        queue: &mut VecDeque<Batch<K>>,
+        mut tell: impl FnMut(&mut K),
+    ) -> Sent<K> {
+        let (outcomes, mut confirmed) = Outcomes::telling(batch.len());
+        let keys = &mut batch.keys;
+        let telling = async {
+            while let Some(place) = confirmed.recv().await {
+                tell(&mut keys[place]);
+            }
+            std::future::pending().await
+        };
+        let outcomes = self.attempt(&batch.messages, outcomes, telling).await;
+        batch.sort(outcomes, self.judge, queue)
+    }
+
+    /// Returns one outcome for each message. Those without one by the deadline have [`Reason::Timeout`]; if sending
+    /// panics, all have [`Reason::Panic`].
+    async fn attempt(
         &mut self,
         window: &[Message],
         mut outcomes: Outcomes,
         beside: impl Future<Output = Infallible>,
-    ) -> Attempt {
+    ) -> Vec<Outcome> {
         self.begun = self.begun.saturating_sub(1);
         let deadline = self.deadline();
         let begun = Instant::now();
         let sink = &mut self.sink;
         let publish = AssertUnwindSafe(async { sink.publish_into(window, &mut outcomes).await }).catch_unwind();
-        let failure = match run_beside(timeout(deadline, publish), beside).await {
-            Ok(Err(panic)) => {
-                let failure = Failure::new(Reason::Panic, panic_text("sending", &*panic));
-                self.metrics.publish_error(&self.name, failure.reason, window.len() as u64);
-                return Attempt::Panicked(failure);
-            }
-            Ok(Ok(())) => {
-                let (left, of) = (outcomes.count_open(), window.len());
-                Failure::new(Reason::Timeout, format!("the sink gave no outcome for {left} of {of} messages"))
-            }
-            Err(_) => {
-                let (left, of) = (outcomes.count_open(), window.len());
-                Failure::new(Reason::Timeout, format!("no answer within {deadline:?} for {left} of {of} messages"))
-            }
+        let published = run_beside(timeout(deadline, publish), beside).await;
+        if let Ok(Err(panic)) = published {
+            let failure = Failure::new(Reason::Panic, panic_text("sending", &*panic));
+            self.metrics.publish_error(&self.name, failure.reason, window.len() as u64);
+            return vec![Outcome::Failed(failure); window.len()];
+        }
+        let (left, of) = (outcomes.count_open(), window.len());
+        let why = match published {
+            Ok(_) => format!("the sink gave no outcome for {left} of {of} messages"),
+            Err(_) => format!("no answer within {deadline:?} for {left} of {of} messages"),
         };
-        let outcomes = outcomes.close(&failure);
+        let outcomes = outcomes.close(&Failure::new(Reason::Timeout, why));
         self.resize(window, &outcomes, begun.elapsed());
         self.count(window, &outcomes);
-        Attempt::Outcomes(outcomes)
+        outcomes
     }
 
-    /// Halves the windows after one that missed a deadline, and doubles them after one that was confirmed so soon that
-    /// twice as much is sure to be confirmed in time: clients have deadlines of their own, down to half of the sink's.
+    /// Halves the windows after a missed deadline. Doubles them after a full window that was confirmed within a quarter
+    /// of the deadline: clients have deadlines of their own, down to half of the sink's, and twice as much still fits.
     fn resize(&mut self, window: &[Message], outcomes: &[Outcome], took: Duration) {
         let is_late = |outcome: &Outcome| matches!(outcome, Outcome::Failed(why) if why.reason == Reason::Timeout);
         if outcomes.iter().any(is_late) {
@@ -219,7 +231,7 @@ impl Link {
         } else if self.halvings > 0 {
             let windows = self.windows();
             let bytes: usize = window.iter().map(|message| message.data.len()).sum();
-            // A smaller one says nothing of how long a full one takes.
+            // A smaller window says nothing about how long a full one takes.
             let is_full = window.len() >= windows.events || bytes >= windows.bytes / 2;
             let is_confirmed = outcomes.iter().all(|outcome| matches!(outcome, Outcome::Confirmed { .. }));
             if is_full && is_confirmed && took.saturating_mul(4) <= self.deadline() {
@@ -228,7 +240,7 @@ impl Link {
         }
     }
 
-    /// The connection is of no use any more: what is left of the attempt is ended, and the next connect waits.
+    /// Gives up the connection: ends what is left of the attempt and backs off before the next connect.
     pub(super) async fn lost(&mut self, failure: Failure) {
         self.end_attempt().await;
         self.connected = false;
@@ -237,7 +249,7 @@ impl Link {
         self.hold(failure, wait);
     }
 
-    /// The sink is connected and nothing is sent to it for `wait`; says why.
+    /// Shows that nothing is sent to the sink for `wait`, and why.
     pub(super) fn hold(&mut self, why: Failure, wait: Duration) {
         let wait_micros = u64::try_from(wait.as_micros()).unwrap_or(u64::MAX);
         let next_try = Timestamp::from_micros(self.clock.now().as_micros().saturating_add(wait_micros));
@@ -251,7 +263,7 @@ impl Link {
         self.set_state(SinkState::BackingOff { why, next_try });
     }
 
-    /// Why nothing is sent to the sink just now, if so.
+    /// Why nothing is sent to the sink now, or `None` if it is not held back.
     pub(super) fn held(&self) -> Option<Failure> {
         match &self.status.borrow().state {
             SinkState::BackingOff { why, .. } => Some(why.clone()),
@@ -259,17 +271,17 @@ impl Link {
         }
     }
 
-    /// A wait of the sink's own row, for what fails while the connection stands.
+    /// The next wait of the sink's back-off, for a failure that does not cost the connection.
     pub(super) fn delay(&mut self) -> Duration {
         self.delays.after_failure()
     }
 
-    /// A row of waits for one topic.
+    /// A separate back-off, for one topic.
     pub(super) fn fork_delays(&mut self) -> Delays {
         self.delays.fork()
     }
 
-    /// What held the sink is over, and its connection still stands.
+    /// Shows that nothing holds the sink back any more, unless its connection is lost.
     pub(super) fn release(&self) {
         if self.connected && self.status.borrow().state != SinkState::Up {
             tracing::info!(sink = %self.name, "sink takes events again");
@@ -288,7 +300,7 @@ impl Link {
         });
     }
 
-    /// Counts what a window came to. A confirm ends the row of failures.
+    /// Counts the outcomes of a window. A confirm resets the back-off.
     fn count(&mut self, window: &[Message], outcomes: &[Outcome]) {
         let now = self.clock.now();
         let mut by_topic: Vec<(&Topic, u64)> = Vec::new();
@@ -325,18 +337,18 @@ impl Link {
     async fn end_attempt(&mut self) {
         self.begun = 0;
         let sink = &mut self.sink;
-        // Its panic or delay changes nothing: a connect ends what came before it.
+        // It does not matter if this panics or hangs: the next connect ends the old attempt too.
         drop(timeout(CLOSE_WITHIN, AssertUnwindSafe(async { sink.abandon().await }).catch_unwind()).await);
     }
 
-    /// Ends an attempt and stops, without closing in good order.
+    /// Ends an attempt and stops, without a graceful close.
     pub(super) async fn abandon(&mut self) {
         self.end_attempt().await;
         self.connected = false;
         self.set_state(SinkState::Stopped);
     }
 
-    /// Closes the connection in good order, within bounds.
+    /// Closes the connection gracefully, within [`CLOSE_WITHIN`].
     pub(super) async fn close(&mut self) {
         let sink = &mut self.sink;
         if timeout(CLOSE_WITHIN, AssertUnwindSafe(async { sink.close().await }).catch_unwind()).await.is_err() {
@@ -351,7 +363,7 @@ impl Link {
     }
 }
 
-/// Waits for `work`, and drives `beside` meanwhile.
+/// Runs `work` to its end, and `beside` until then.
 async fn run_beside<T>(work: impl Future<Output = T>, beside: impl Future<Output = Infallible>) -> T {
     let (work, beside) = (pin!(work), pin!(beside));
     tokio::select! {
@@ -361,14 +373,14 @@ async fn run_beside<T>(work: impl Future<Output = T>, beside: impl Future<Output
     }
 }
 
-/// Waits until `at`; at once where it is none.
+/// Waits until `at`. Returns at once if it is `None`.
 pub(super) async fn until(at: Option<Instant>) {
     if let Some(at) = at {
         sleep_until(at).await;
     }
 }
 
-/// Where it panicked, without the panic's own text: it may hold a piece of a body. The hook has it on stderr.
+/// Says where a panic happened, without its text, which may hold a piece of a body. The panic hook prints it on stderr.
 fn panic_text(doing: &str, _: &(dyn std::any::Any + Send)) -> String {
     format!("{doing} panicked")
 }
