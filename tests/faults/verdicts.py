@@ -113,7 +113,7 @@ class ReportTest(Case):
     def test_a_bridge_that_is_not_running_for_long(self) -> None:
         self.run_.load.errors["503 not running"] = 120
         self.strikes()
-        self.run_.load.errors["503 not running"] = 121
+        self.run_.load.errors["503 waiting: another alma-bridge uses this journal; is a second one running?"] = 1
         self.strikes("not running")
 
     def test_other_5xx_unless_the_run_is_meant_to_bring_them_about(self) -> None:
