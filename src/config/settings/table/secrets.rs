@@ -1,18 +1,17 @@
-//! Files that are read with the configuration, and what must not show: secrets, keys, credentials.
+//! Keys that name a file or hold a secret. The bridge watches every file that is read here.
 
 use std::path::PathBuf;
 
 use super::Table;
-use crate::config::secrets;
-use crate::config::settings::Walk;
-use crate::config::{Secret, SecretFrom};
+use crate::config::secrets::{self, Secret, SecretFrom};
+use crate::config::settings::walk::Walk;
 
-/// In the place of what may be a secret.
+/// Shown instead of what may be a secret.
 const HIDDEN: &str = "…";
 
 impl Table {
-    /// A path to a file that must be there and readable.
-    pub(in crate::config::settings) fn readable_file(&mut self, name: &str, walk: &mut Walk) -> Option<PathBuf> {
+    /// The path of a file that must be readable.
+    pub(crate) fn readable_file(&mut self, name: &str, walk: &mut Walk) -> Option<PathBuf> {
         let path = self.optional_path(name, walk)?;
         if let Err(error) = std::fs::File::open(&path) {
             walk.error(&self.key(name), format!("{} can't be read: {error}", path.display()));
@@ -21,13 +20,9 @@ impl Table {
         Some(path)
     }
 
-    /// A path to a file that holds a private key or credentials, with what is in it: its mode is that of a secret, and
-    /// its path does not show unless it is one.
-    pub(in crate::config::settings) fn private_file(
-        &mut self,
-        name: &str,
-        walk: &mut Walk,
-    ) -> Option<(PathBuf, Secret)> {
+    /// The path of a file with a private key or credentials, and its content. The file must have the mode of a secret, and
+    /// the path shows only if it exists.
+    pub(crate) fn private_file(&mut self, name: &str, walk: &mut Walk) -> Option<(PathBuf, Secret)> {
         let path = self.secret_path(name, walk)?;
         let bytes = match secrets::bytes_of(&path) {
             Ok((bytes, warnings)) => {
@@ -45,12 +40,7 @@ impl Table {
     }
 
     /// The file or the environment variable that a secret is read from.
-    pub(in crate::config::settings) fn secret_place(
-        &mut self,
-        file: &str,
-        env: &str,
-        walk: &mut Walk,
-    ) -> (Option<PathBuf>, Option<String>) {
+    pub(crate) fn secret_place(&mut self, file: &str, env: &str, walk: &mut Walk) -> (Option<PathBuf>, Option<String>) {
         let path = self.secret_path(file, walk);
         let variable = self.optional_text(env, walk);
         if variable.as_ref().is_some_and(|variable| !walk.env.contains_key(variable)) {
@@ -59,7 +49,8 @@ impl Table {
         (path, variable)
     }
 
-    /// The path of a file that holds a secret. What is no file may be the secret itself, and is not shown.
+    /// The path of a file that holds a secret. If there is no such file, the value may be the secret itself and is not
+    /// shown.
     fn secret_path(&mut self, name: &str, walk: &mut Walk) -> Option<PathBuf> {
         let path = self.optional_path(name, walk)?;
         if !path.exists() {
@@ -69,17 +60,13 @@ impl Table {
         Some(path)
     }
 
-    /// A secret by `{name}_file` or `{name}_env`, at most one of them.
-    pub(in crate::config::settings) fn secret(&mut self, name: &str, walk: &mut Walk) -> Option<Secret> {
+    /// A secret from `{name}_file` or `{name}_env`. Having both is an error.
+    pub(crate) fn secret(&mut self, name: &str, walk: &mut Walk) -> Option<Secret> {
         self.secret_and_place(name, walk)?.0
     }
 
-    /// As [`Table::secret`], with where it comes from; the place without the secret where that can't be read.
-    pub(in crate::config::settings) fn secret_and_place(
-        &mut self,
-        name: &str,
-        walk: &mut Walk,
-    ) -> Option<(Option<Secret>, SecretFrom)> {
+    /// Like [`Table::secret`], with the place where it comes from. The secret is `None` if it can't be read.
+    pub(crate) fn secret_and_place(&mut self, name: &str, walk: &mut Walk) -> Option<(Option<Secret>, SecretFrom)> {
         let (file_name, env_name) = (format!("{name}_file"), format!("{name}_env"));
         let (key, from, found) = match self.secret_place(&file_name, &env_name, walk) {
             (None, None) => return None,

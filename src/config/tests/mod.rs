@@ -1,9 +1,14 @@
+//! What the configuration accepts, with which defaults, and what it says about the rest.
+
+mod environment;
+mod reload;
 mod secrets;
 
 use std::fs;
+use std::path::Path;
 
+use super::load::from_text;
 use super::*;
-use crate::config::{Changes, Format, NatsAuth, SinkKind, Start, Storage};
 
 fn load_text(text: &str) -> Result<Loaded, ConfigErrors> {
     load_with(text, &[])
@@ -373,4 +378,32 @@ fn the_reference_names_every_key_and_no_other_with_its_default() {
         "format",
     ];
     assert_eq!(alternatives, known.into_iter().map(str::to_owned).collect());
+}
+
+#[test]
+fn data_dir_and_the_listener_are_found_around_what_is_broken() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("config.toml");
+    let read = |text: &str, env: &[(&str, &str)]| {
+        std::fs::write(&file, text).expect("written");
+        let env: Vec<_> = env.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        let config = salvage(Some(&file), &env);
+        (config.data_dir.display().to_string(), config.admin.listen.port())
+    };
+    let whole = "data_dir = \"here\"\n[admin]\nlisten = \"127.0.0.1:9\"\n";
+    for broken in [
+        format!("{whole}[sinks.main]\ntype = \"kafak\"\n"),
+        format!("{whole}[sinks.main\n"),
+        format!("what\n{whole}"),
+        format!("{whole}listen = \"127.0.0.1:10\"\n"),
+        format!("{whole}[ingress]\nlisten = \"127.0.0.1:\n"),
+    ] {
+        assert_eq!(read(&broken, &[]), ("here".to_owned(), 9), "{broken}");
+    }
+    assert_eq!(read("data_dir = \"here\n", &[]), ("data".to_owned(), 2563));
+    let variable = [("ALMA_BRIDGE__DATA_DIR", "there")];
+    assert_eq!(read("data_dir = \"here\n", &variable), ("there".to_owned(), 2563));
+    assert_eq!(read("data_dir = \"here\n", &[("STATE_DIRECTORY", "/state")]).0, "/state");
+    let missing = salvage(Some(&folder.path().join("missing")), &[]);
+    assert_eq!(missing.data_dir, Path::new("data"));
 }
