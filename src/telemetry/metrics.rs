@@ -23,7 +23,7 @@ use super::logs;
 use super::process::Process;
 use crate::alma::SignatureFailure;
 use crate::clock::{Clock as _, SystemClock, Timestamp};
-use crate::config::{Config, SinkName, SourceName};
+use crate::config::{Config, SinkKind, SinkName, SourceName};
 use crate::message::{Topic, known_topics};
 use crate::sinks::Reason;
 
@@ -481,7 +481,7 @@ impl Metrics {
         self.0.sink_waiting_events.remove(&labels);
         self.0.sink_oldest_waiting_age.remove(&labels);
         self.0.sink_parked_topics.remove(&labels);
-        for kind in ["file", "kafka", "nats", "rabbitmq"] {
+        for kind in SinkKind::NAMES {
             self.0.sink_up.remove(&SinkTypeLabels { sink: sink.as_str().into(), r#type: kind });
         }
     }
