@@ -157,37 +157,18 @@ fn single(table: &mut Table, walk: &mut Walk) -> Option<NamedSecret> {
 /// One of `secrets`: `{ name, file | env, optional }`.
 fn listed(mut table: Table, walk: &mut Walk) -> Option<NamedSecret> {
     let name = table.optional_text("name", walk);
-    let (file, env) = table.secret_place("file", "env", walk);
+    let mut found = table.find_secrets("file", "env", walk);
     let optional = table.boolean("optional", false, walk);
     if name.is_none() {
         walk.error(&table.key("name"), "missing, expected a name for metrics and explain");
     }
-    let (key, from, found) = match (file, env) {
-        (Some(file), None) => {
-            let found = secrets::from_file(&file);
-            (table.key("file"), SecretFrom::File(file), found)
-        }
-        (None, Some(variable)) => {
-            let found = secrets::from_variable(&variable, &walk.env);
-            (table.key("env"), SecretFrom::Env(variable), found)
-        }
-        _ => {
-            walk.error(&table.key("file"), "expected either file or env");
-            return None;
-        }
+    let (Some(found), None) = (found.pop(), found.pop()) else {
+        walk.error(&table.key("file"), "expected either file or env");
+        return None;
     };
     table.finish(walk, |_| None);
-    let secret = match found {
-        Ok(found) => {
-            found.warnings.iter().for_each(|warning| walk.warn(&key, warning));
-            Some(found.secret)
-        }
-        Err(problem) if optional && problem.is_absent() => None,
-        Err(problem) => {
-            walk.error(&key, problem.to_string());
-            None
-        }
-    };
+    // `None` if it can't be read, which is an error already unless the secret is optional.
+    let (secret, from) = found.read(optional, walk);
     Some(NamedSecret { name: name?, from, secret })
 }
 

@@ -46,27 +46,16 @@ impl Table {
     /// A table in this one, if it is written.
     pub(crate) fn table_if_written(&mut self, name: &str, walk: &mut Walk) -> Option<Self> {
         let value = self.take(name)?;
-        let key = self.key(name);
-        if let ValueKind::Table(map) = value.kind {
-            return Some(Self::new(&key, map));
-        }
-        walk.error(&key, format!("found {}, expected a table", kind(&value)));
-        None
+        Self::of(&self.key(name), value, walk)
     }
 
     /// The tables in a section whose tables are named by the operator, ordered by name.
     pub(crate) fn named_tables(&mut self, name: &str, walk: &mut Walk) -> Vec<(String, Self)> {
-        let table = self.table(name, walk);
-        let mut all = Vec::new();
-        for (name, value) in table.map {
-            let key = format!("{}.{name}", table.path);
-            match value.kind {
-                ValueKind::Table(map) => all.push((name, Self::new(&key, map))),
-                _ => walk.error(&key, format!("found {}, expected a table", kind(&value))),
-            }
-        }
-        all.sort_by(|(a, _), (b, _)| a.cmp(b));
-        all
+        let Self { path, map, .. } = self.table(name, walk);
+        let tables = map.into_iter().map(|(name, value)| (Self::of(&format!("{path}.{name}"), value, walk), name));
+        let mut tables: Vec<_> = tables.filter_map(|(table, name)| Some((name, table?))).collect();
+        tables.sort_by(|(a, _), (b, _)| a.cmp(b));
+        tables
     }
 
     /// A list of tables, such as `secrets`.
@@ -77,15 +66,16 @@ impl Table {
             walk.error(&key, format!("found {}, expected a list of tables", kind(&value)));
             return None;
         };
-        let mut tables = Vec::new();
-        for (index, item) in items.into_iter().enumerate() {
-            let key = format!("{key}[{index}]");
-            match item.kind {
-                ValueKind::Table(map) => tables.push(Self::new(&key, map)),
-                _ => walk.error(&key, format!("found {}, expected a table", kind(&item))),
-            }
+        let items = items.into_iter().enumerate();
+        Some(items.filter_map(|(index, item)| Self::of(&format!("{key}[{index}]"), item, walk)).collect())
+    }
+
+    fn of(key: &str, value: Value, walk: &mut Walk) -> Option<Self> {
+        if let ValueKind::Table(map) = value.kind {
+            return Some(Self::new(key, map));
         }
-        Some(tables)
+        walk.error(key, format!("found {}, expected a table", kind(&value)));
+        None
     }
 
     /// A value with a default, both written as in the file.
