@@ -9,7 +9,7 @@
 //! - [`delivery`]: a pump per sink: windows, deadlines, back-off, parked topics.
 //! - [`dead_letters`]: the events that a sink could not take.
 //! - [`message`]: an event as it is published: topic, CloudEvents attributes, data.
-//! - [`sinks`]: the contract, and one file per broker.
+//! - [`sinks`]: the contract, and a folder for each type of sink.
 //!
 //! Beside it:
 //!

@@ -1,22 +1,23 @@
-//! What of a new configuration can take effect while the bridge runs.
+//! What a reload changes, and what it may not change.
 
 use std::path::PathBuf;
 
+use super::root::Config;
+use super::secrets::{self, Secret, SecretFrom};
 use super::settings::ConfigError;
-use super::{Config, Secret, SecretFrom, secrets};
 
 /// How a new configuration differs, as far as a reload is concerned.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
     /// Keys whose change needs a restart.
     pub need_restart: Vec<&'static str>,
-    /// What was configured and is not any more, as a cut file would have it: `source alma`, `sink main`, `the value of
-    /// sinks.main.brokers`.
+    /// What is no longer configured, which may mean that the file was truncated: `source alma`, `sink main`, `the value
+    /// of sinks.main.brokers`.
     pub taken_away: Vec<String>,
 }
 
 impl Config {
-    /// Compares with a newer one.
+    /// Compares this configuration with a newer one.
     pub fn changes(&self, new: &Self) -> Changes {
         let mut need_restart = Vec::new();
         let mut fixed = |key, same: bool| {
@@ -39,7 +40,7 @@ impl Config {
         Changes { need_restart, taken_away: taken_away.chain(keys).chain(privacy_key).collect() }
     }
 
-    /// Keys of sinks that stay which were written, and have their default in `new`.
+    /// Keys of remaining sinks that were written, and have their default in `new`.
     fn keys_back_to_default<'a>(&'a self, new: &'a Self) -> Vec<&'a str> {
         let stays = |key: &str| {
             let name = key.strip_prefix("sinks.").and_then(|rest| rest.split('.').next());
@@ -51,8 +52,7 @@ impl Config {
         back.map(String::as_str).filter(|key| stays(key)).collect()
     }
 
-    /// Everything that keeps `new` from being put in effect while this one runs, because something built in would take
-    /// the place of something configured.
+    /// Why `new` can't take effect while this configuration runs: something built in would replace something configured.
     pub(super) fn not_replaced_by(&self, new: &Self) -> Vec<ConfigError> {
         let origin = new.file.as_ref().map_or_else(|| "the environment".to_owned(), |file| file.display().to_string());
         let mut errors = Vec::new();
@@ -76,7 +76,7 @@ impl Config {
         errors
     }
 
-    /// A generated secret that is in use and that `new` does not find: a fresh one would turn Alma's events away.
+    /// A generated secret that is in use but missing in `new`. A new secret would refuse Alma's events.
     fn generated_secrets_gone<'a>(&'a self, new: &'a Self) -> impl Iterator<Item = ConfigError> + 'a {
         let in_use = self.sources.iter().flat_map(|source| &source.secrets).filter_map(|named| match &named.from {
             SecretFrom::Generated(path) => named.secret.as_ref().map(|_| path),
@@ -99,7 +99,7 @@ impl Config {
         })
     }
 
-    /// This one, with what can't change without a restart as it is in `running`.
+    /// Takes over from `running` what can't change without a restart.
     #[must_use]
     pub fn keeping_fixed(mut self, running: &Self) -> Self {
         self.data_dir.clone_from(&running.data_dir);
@@ -108,10 +108,5 @@ impl Config {
         self.journal = running.journal.clone();
         self.log.format = running.log.format;
         self
-    }
-
-    /// Every file that this configuration was read from: a change of one of them may change it.
-    pub fn files(&self) -> Vec<PathBuf> {
-        self.file.iter().chain(&self.files).cloned().collect()
     }
 }

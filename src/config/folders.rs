@@ -1,18 +1,18 @@
-//! Which folder a path leads to, whether or not the folder is there yet.
+//! Which folder a path leads to, whether or not it exists.
 
 use std::path::{Component, Path, PathBuf};
 
-/// The folder that a path leads to: absolute, without `.`, `..` and symbolic links.
+/// The folder that a path leads to, as an absolute path without `.`, `..` and symbolic links.
 ///
-/// What does not exist yet is taken as it is written. Two paths with the same result are the same folder.
+/// Parts that do not exist stay as they are written. Two paths with the same result lead to the same folder.
 pub(super) fn resolve(path: &Path) -> PathBuf {
-    // An error leaves the path relative, which still tells equal paths.
+    // On an error the path stays relative. Equal paths still compare as equal.
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let mut resolved = PathBuf::new();
     for component in absolute.components() {
         match component {
             Component::CurDir => {}
-            // What is above a link is above its target: links were resolved before.
+            // `resolved` has no links any more, so its parent is the right one.
             Component::ParentDir => drop(resolved.pop()),
             other => resolved.push(other),
         }

@@ -1,4 +1,4 @@
-//! Names that the operator gives: `[a-z0-9-]`, 1 to 64 characters.
+//! Names that the operator chooses: 1 to 64 characters of `[a-z0-9-]`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-/// Why a text is no name.
+/// The text is not a valid name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected 1 to 64 of a-z, 0-9 and -")]
 pub struct NotAName;
@@ -19,7 +19,7 @@ macro_rules! name {
         pub struct $name(Arc<str>);
 
         impl $name {
-            /// The name as it was written.
+            /// The name as text.
             pub fn as_str(&self) -> &str {
                 &self.0
             }

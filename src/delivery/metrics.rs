@@ -10,7 +10,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 
-use crate::config::{Sink, SinkName, Source};
+use crate::config::{Sink, SinkKind, SinkName, Source};
 use crate::message::{Topic, known_topics};
 use crate::sinks::Reason;
 use crate::telemetry::{FloatGauge, Label, Registry, gauge_value};
@@ -150,7 +150,7 @@ impl DeliveryMetrics {
         self.waiting_events.remove(&labels);
         self.oldest_waiting_age.remove(&labels);
         self.parked_topics.remove(&labels);
-        for kind in ["file", "kafka", "nats", "rabbitmq"] {
+        for kind in SinkKind::NAMES {
             self.up.remove(&SinkTypeLabels { sink: sink.as_str().into(), r#type: kind });
         }
     }

@@ -44,7 +44,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-use super::{Failure, Outcome, Outcomes, Reason, Sink};
+use super::tools::{Check, TailOptions};
+use super::{Failure, Outcome, Outcomes, Reason, Sink, SinkType};
 use crate::config;
 use crate::message::Message;
 use files::Files;
@@ -60,6 +61,20 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Between two tries at the lock.
 const LOCK_RETRY: Duration = Duration::from_millis(20);
+
+impl SinkType for config::FileSink {
+    fn build(&self, _: &config::Sink, _: usize) -> Box<dyn Sink> {
+        Box::new(FileSink::new(self))
+    }
+
+    fn tail<'a>(&'a self, _: &'a config::Sink, options: TailOptions) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(tail(self, options))
+    }
+
+    fn probe<'a>(&'a self, _: &'a config::Sink, _: usize, _: &'a [String]) -> BoxFuture<'a, Vec<Check>> {
+        Box::pin(probe(self))
+    }
+}
 
 /// Writes topics to files.
 pub struct FileSink {

@@ -63,7 +63,8 @@ use flight::Flight;
 use reports::{Report, Reports};
 use topics::READY_TIMEOUT;
 
-use super::{Failure, LOOK, Outcome, Outcomes, Reason, Sink, Windows};
+use super::tools::{Check, TailOptions};
+use super::{Failure, LOOK, Outcome, Outcomes, Reason, Sink, SinkType, Windows};
 use crate::config::{self, SinkName};
 use crate::message::Message;
 
@@ -76,6 +77,20 @@ const WINDOWS: Windows = Windows { events: 480, ..Windows::HALVES };
 
 /// How many milliseconds an empty queue may take to give back its room.
 const ROOM_WAITS: usize = 1_000;
+
+impl SinkType for config::KafkaSink {
+    fn build(&self, sink: &config::Sink, max_body: usize) -> Box<dyn Sink> {
+        Box::new(KafkaSink::new(&sink.name, self, max_body))
+    }
+
+    fn tail<'a>(&'a self, sink: &'a config::Sink, options: TailOptions) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(tail::tail(self, sink.topic.prefix(), options))
+    }
+
+    fn probe<'a>(&'a self, _: &'a config::Sink, max_body: usize, topics: &'a [String]) -> BoxFuture<'a, Vec<Check>> {
+        Box::pin(probe::probe(self, max_body, topics))
+    }
+}
 
 /// Events into Kafka topics.
 pub struct KafkaSink {

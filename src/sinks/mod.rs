@@ -1,10 +1,11 @@
-//! Where events are published. One contract, one file a sink.
+//! Where events are published: the contract, and a folder for each type of sink.
 //!
-//! A sink is handed a window of messages and gives the outcome of each. It is owned by one pump
-//! ([`crate::delivery`]), which connects it, holds a deadline over it, backs off and judges; a sink itself neither
-//! retries for longer than its client does nor waits for ever. To add one: a file beside these, a variant of
-//! [`config::SinkKind`], one line in each of [`build`], [`tail`]
-//! and [`probe`].
+//! A [`Sink`] takes a window of messages and returns the outcome of each. One pump owns it ([`crate::delivery`]): it
+//! connects the sink, sets deadlines, backs off, and decides what to do about failures. A sink never retries for longer
+//! than its client does, and never waits forever.
+//!
+//! A type of sink implements [`SinkType`]. The table of all types is in `src/config/sinks/mod.rs`; how to add one is in
+//! CONTRIBUTING.md.
 
 #[cfg(feature = "file")]
 pub mod file;
@@ -30,68 +31,51 @@ use tools::{Check, TailOptions};
 #[error("this binary was built without the sink type {0}")]
 pub struct NotBuiltIn(pub &'static str);
 
-/// Makes a sink as configured, without connecting it. `max_body`, in bytes, bounds what the client must be able to send.
-#[allow(unused_variables, unreachable_patterns, clippy::unused_async, reason = "what is used hangs on the features")]
-pub fn build(sink: &config::Sink, max_body: usize) -> Result<Box<dyn Sink>, NotBuiltIn> {
-    let prefix = sink.topic.prefix();
-    let built: Option<Box<dyn Sink>> = match &sink.kind {
-        #[cfg(feature = "file")]
-        config::SinkKind::File(settings) => Some(Box::new(file::FileSink::new(settings))),
-        #[cfg(feature = "kafka")]
-        config::SinkKind::Kafka(settings) => Some(Box::new(kafka::KafkaSink::new(&sink.name, settings, max_body))),
-        #[cfg(feature = "nats")]
-        config::SinkKind::Nats(settings) => Some(Box::new(nats::NatsSink::new(
-            sink.name.clone(),
-            settings.clone(),
-            nats::Subjects::of(&sink.topic),
-            max_body,
-        ))),
-        #[cfg(feature = "rabbitmq")]
-        config::SinkKind::RabbitMq(settings) => {
-            Some(Box::new(rabbitmq::RabbitMqSink::new(&sink.name, settings, max_body)))
+/// What a type of sink can do, implemented for its settings.
+pub trait SinkType: Sync {
+    /// Makes a sink, without connecting it. `max_body`, in bytes, bounds what the client must be able to send.
+    fn build(&self, sink: &config::Sink, max_body: usize) -> Box<dyn Sink>;
+
+    /// Reads back what arrives at a sink, until the reader has had enough.
+    fn tail<'a>(&'a self, sink: &'a config::Sink, options: TailOptions) -> BoxFuture<'a, Result<(), Failure>>;
+
+    /// Checks everything that publishing to these topics needs, for `check --connect`. Publishes nothing.
+    fn probe<'a>(&'a self, sink: &'a config::Sink, max_body: usize, topics: &'a [String]) -> BoxFuture<'a, Vec<Check>>;
+}
+
+macro_rules! sink_type {
+    ($($variant:ident($module:ident::$settings:ident) = $name:literal,)*) => {
+        /// The implementation of a sink's type, if this binary has it.
+        fn sink_type(sink: &config::Sink) -> Result<&dyn SinkType, NotBuiltIn> {
+            match &sink.kind {
+                $(
+                    #[cfg(feature = $name)]
+                    config::SinkKind::$variant(settings) => Ok(settings),
+                    #[cfg(not(feature = $name))]
+                    config::SinkKind::$variant(_) => Err(NotBuiltIn($name)),
+                )*
+            }
         }
-        _ => None,
     };
-    built.ok_or(NotBuiltIn(sink.kind.as_str()))
+}
+config::sink_types!(sink_type);
+
+/// [`SinkType::build`] of the sink's type.
+pub fn build(sink: &config::Sink, max_body: usize) -> Result<Box<dyn Sink>, NotBuiltIn> {
+    Ok(sink_type(sink)?.build(sink, max_body))
 }
 
-/// Reads back what lands at a sink, until the reader has had enough.
-#[allow(unused_variables, unreachable_patterns, clippy::unused_async, reason = "what is used hangs on the features")]
+/// [`SinkType::tail`] of the sink's type.
 pub async fn tail(sink: &config::Sink, options: TailOptions) -> Result<(), Failure> {
-    let prefix = sink.topic.prefix();
-    match &sink.kind {
-        #[cfg(feature = "file")]
-        config::SinkKind::File(settings) => file::tail(settings, options).await,
-        #[cfg(feature = "kafka")]
-        config::SinkKind::Kafka(settings) => kafka::tail::tail(settings, prefix, options).await,
-        #[cfg(feature = "nats")]
-        config::SinkKind::Nats(settings) => {
-            nats::tail(&sink.name, settings, &nats::Subjects::of(&sink.topic), options).await
-        }
-        #[cfg(feature = "rabbitmq")]
-        config::SinkKind::RabbitMq(settings) => rabbitmq::tail(&sink.name, settings, prefix, options).await,
-        other => Err(Failure::new(Reason::Malformed, NotBuiltIn(other.as_str()).to_string())),
-    }
+    let failed = |missing: NotBuiltIn| Failure::new(Reason::Malformed, missing.to_string());
+    sink_type(sink).map_err(failed)?.tail(sink, options).await
 }
 
-/// Looks at what a sink needs, line by line, for `check --connect`: nothing is published.
-///
-/// `topics`: those that the right to publish is looked at for.
-#[allow(unused_variables, unreachable_patterns, clippy::unused_async, reason = "what is used hangs on the features")]
+/// [`SinkType::probe`] of the sink's type.
 pub async fn probe(sink: &config::Sink, max_body: usize, topics: &[String]) -> Vec<Check> {
-    let prefix = sink.topic.prefix();
-    match &sink.kind {
-        #[cfg(feature = "file")]
-        config::SinkKind::File(settings) => file::probe(settings).await,
-        #[cfg(feature = "kafka")]
-        config::SinkKind::Kafka(settings) => kafka::probe::probe(settings, max_body, topics).await,
-        #[cfg(feature = "nats")]
-        config::SinkKind::Nats(settings) => {
-            nats::probe(&sink.name, settings, &nats::Subjects::of(&sink.topic), max_body, topics).await
-        }
-        #[cfg(feature = "rabbitmq")]
-        config::SinkKind::RabbitMq(settings) => rabbitmq::probe(&sink.name, settings, max_body, topics).await,
-        other => vec![Check::bad("type", NotBuiltIn(other.as_str()).to_string(), "use a build that has it")],
+    match sink_type(sink) {
+        Ok(sink_type) => sink_type.probe(sink, max_body, topics).await,
+        Err(missing) => vec![Check::bad("type", missing.to_string(), "use a build that has it")],
     }
 }
 

@@ -38,8 +38,9 @@ use async_nats::jetstream::{self, ErrorCode};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 
-use super::{Failure, Outcome, Outcomes, Reason, Sink};
-use crate::config::{Format, NatsSink as Settings, SinkName};
+use super::tools::{Check, TailOptions};
+use super::{Failure, Outcome, Outcomes, Reason, Sink, SinkType};
+use crate::config::{self, Format, NatsSink as Settings, SinkName};
 use crate::message::{Message, Replay, Topic};
 use client::Connection;
 use flight::Flight;
@@ -57,6 +58,20 @@ const WINDOW_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Media type of structured mode (CloudEvents NATS binding).
 const STRUCTURED: &str = "application/cloudevents+json; charset=UTF-8";
+
+impl SinkType for Settings {
+    fn build(&self, sink: &config::Sink, max_body: usize) -> Box<dyn Sink> {
+        Box::new(NatsSink::new(sink.name.clone(), self.clone(), Subjects::of(&sink.topic), max_body))
+    }
+
+    fn tail<'a>(&'a self, sink: &'a config::Sink, options: TailOptions) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async move { tail(&sink.name, self, &Subjects::of(&sink.topic), options).await })
+    }
+
+    fn probe<'a>(&'a self, sink: &'a config::Sink, max_body: usize, topics: &'a [String]) -> BoxFuture<'a, Vec<Check>> {
+        Box::pin(async move { probe(&sink.name, self, &Subjects::of(&sink.topic), max_body, topics).await })
+    }
+}
 
 /// Publishes to one stream.
 pub struct NatsSink {

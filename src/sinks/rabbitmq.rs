@@ -48,8 +48,9 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Failure, Outcome, Outcomes, Reason, Sink, Windows, message_limit};
-use crate::config::{RabbitMqSink as Settings, SinkName};
+use super::tools::{Check, TailOptions};
+use super::{Failure, Outcome, Outcomes, Reason, Sink, SinkType, Windows, message_limit};
+use crate::config::{self, RabbitMqSink as Settings, SinkName};
 use crate::message::Message;
 use address::Address;
 use connection::{Connection, connection_name};
@@ -68,6 +69,20 @@ const WINDOW_DEADLINE: Duration = Duration::from_secs(30);
 
 /// `max_message_size` of RabbitMQ 4 where nothing is set, in bytes; 3.8 to 3.13 have 128 MiB.
 const DEFAULT_MAX_MESSAGE_SIZE: usize = 16 << 20;
+
+impl SinkType for Settings {
+    fn build(&self, sink: &config::Sink, max_body: usize) -> Box<dyn Sink> {
+        Box::new(RabbitMqSink::new(&sink.name, self, max_body))
+    }
+
+    fn tail<'a>(&'a self, sink: &'a config::Sink, options: TailOptions) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(tail(&sink.name, self, sink.topic.prefix(), options))
+    }
+
+    fn probe<'a>(&'a self, sink: &'a config::Sink, max_body: usize, topics: &'a [String]) -> BoxFuture<'a, Vec<Check>> {
+        Box::pin(probe(&sink.name, self, max_body, topics))
+    }
+}
 
 /// Publishes to one exchange.
 pub struct RabbitMqSink {

@@ -1,4 +1,4 @@
-//! One table of the configuration, read key by key.
+//! Typed access to the keys of one table.
 
 mod secrets;
 
@@ -8,28 +8,28 @@ use std::time::Duration;
 
 use config::{Map, Value, ValueKind};
 
-use super::Walk;
 use super::values::{self, Expected, suggestion};
+use super::walk::Walk;
 
-/// A table, with the keys that were asked for; the rest is unknown.
-pub(super) struct Table {
+/// A table of the configuration. Keys that nobody asks for are unknown.
+pub(crate) struct Table {
     path: String,
     map: Map<String, Value>,
     known: Vec<String>,
 }
 
 impl Table {
-    pub(super) fn new(path: &str, map: Map<String, Value>) -> Self {
+    pub(crate) fn new(path: &str, map: Map<String, Value>) -> Self {
         Self { path: path.to_owned(), map, known: Vec::new() }
     }
 
-    /// The whole key of one of this table's.
-    pub(super) fn key(&self, name: &str) -> String {
+    /// The full key, such as `sinks.main.topic`.
+    pub(crate) fn key(&self, name: &str) -> String {
         if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
     }
 
-    /// Whether it is written at all.
-    pub(super) fn has(&self, name: &str) -> bool {
+    /// Whether the key is written at all.
+    pub(crate) fn has(&self, name: &str) -> bool {
         self.map.get(name).is_some_and(|value| value.kind != ValueKind::Nil)
     }
 
@@ -38,58 +38,48 @@ impl Table {
         self.map.remove(name).filter(|value| value.kind != ValueKind::Nil)
     }
 
-    /// A table within; empty where it is not written.
-    pub(super) fn table(&mut self, name: &str, walk: &mut Walk) -> Self {
+    /// A table in this one, empty if it is not written.
+    pub(crate) fn table(&mut self, name: &str, walk: &mut Walk) -> Self {
         self.table_if_written(name, walk).unwrap_or_else(|| Self::new(&self.key(name), Map::new()))
     }
 
-    /// A table within, where it is written.
-    pub(super) fn table_if_written(&mut self, name: &str, walk: &mut Walk) -> Option<Self> {
+    /// A table in this one, if it is written.
+    pub(crate) fn table_if_written(&mut self, name: &str, walk: &mut Walk) -> Option<Self> {
         let value = self.take(name)?;
-        let key = self.key(name);
-        if let ValueKind::Table(map) = value.kind {
-            return Some(Self::new(&key, map));
-        }
-        walk.error(&key, format!("found {}, expected a table", kind(&value)));
-        None
+        Self::of(&self.key(name), value, walk)
     }
 
-    /// The names and tables within, each its own.
-    pub(super) fn named_tables(&mut self, name: &str, walk: &mut Walk) -> Vec<(String, Self)> {
-        let table = self.table(name, walk);
-        let mut all = Vec::new();
-        for (name, value) in table.map {
-            let key = format!("{}.{name}", table.path);
-            match value.kind {
-                ValueKind::Table(map) => all.push((name, Self::new(&key, map))),
-                _ => walk.error(&key, format!("found {}, expected a table", kind(&value))),
-            }
-        }
-        all.sort_by(|(a, _), (b, _)| a.cmp(b));
-        all
+    /// The tables in a section whose tables are named by the operator, ordered by name.
+    pub(crate) fn named_tables(&mut self, name: &str, walk: &mut Walk) -> Vec<(String, Self)> {
+        let Self { path, map, .. } = self.table(name, walk);
+        let tables = map.into_iter().map(|(name, value)| (Self::of(&format!("{path}.{name}"), value, walk), name));
+        let mut tables: Vec<_> = tables.filter_map(|(table, name)| Some((name, table?))).collect();
+        tables.sort_by(|(a, _), (b, _)| a.cmp(b));
+        tables
     }
 
     /// A list of tables, such as `secrets`.
-    pub(super) fn list_of_tables(&mut self, name: &str, walk: &mut Walk) -> Option<Vec<Self>> {
+    pub(crate) fn list_of_tables(&mut self, name: &str, walk: &mut Walk) -> Option<Vec<Self>> {
         let value = self.take(name)?;
         let key = self.key(name);
         let ValueKind::Array(items) = value.kind else {
             walk.error(&key, format!("found {}, expected a list of tables", kind(&value)));
             return None;
         };
-        let mut tables = Vec::new();
-        for (index, item) in items.into_iter().enumerate() {
-            let key = format!("{key}[{index}]");
-            match item.kind {
-                ValueKind::Table(map) => tables.push(Self::new(&key, map)),
-                _ => walk.error(&key, format!("found {}, expected a table", kind(&item))),
-            }
+        let items = items.into_iter().enumerate();
+        Some(items.filter_map(|(index, item)| Self::of(&format!("{key}[{index}]"), item, walk)).collect())
+    }
+
+    fn of(key: &str, value: Value, walk: &mut Walk) -> Option<Self> {
+        if let ValueKind::Table(map) = value.kind {
+            return Some(Self::new(key, map));
         }
-        Some(tables)
+        walk.error(key, format!("found {}, expected a table", kind(&value)));
+        None
     }
 
     /// A value with a default, both written as in the file.
-    pub(super) fn value<T>(
+    pub(crate) fn value<T>(
         &mut self,
         name: &str,
         default: &str,
@@ -108,7 +98,7 @@ impl Table {
     }
 
     /// A value without a default.
-    pub(super) fn optional<T>(
+    pub(crate) fn optional<T>(
         &mut self,
         name: &str,
         walk: &mut Walk,
@@ -133,36 +123,36 @@ impl Table {
         }
     }
 
-    pub(super) fn size(&mut self, name: &str, default: &str, walk: &mut Walk) -> u64 {
+    pub(crate) fn size(&mut self, name: &str, default: &str, walk: &mut Walk) -> u64 {
         self.value(name, default, walk, values::size)
     }
 
-    pub(super) fn memory(&mut self, name: &str, default: &str, walk: &mut Walk) -> usize {
+    pub(crate) fn memory(&mut self, name: &str, default: &str, walk: &mut Walk) -> usize {
         usize::try_from(self.size(name, default, walk)).unwrap_or(usize::MAX)
     }
 
-    pub(super) fn duration(&mut self, name: &str, default: &str, walk: &mut Walk) -> Duration {
+    pub(crate) fn duration(&mut self, name: &str, default: &str, walk: &mut Walk) -> Duration {
         self.value(name, default, walk, values::duration)
     }
 
-    /// A time that must be longer than nothing.
-    pub(super) fn some_time(&mut self, name: &str, default: &str, walk: &mut Walk) -> Duration {
+    /// A duration above 0.
+    pub(crate) fn some_time(&mut self, name: &str, default: &str, walk: &mut Walk) -> Duration {
         self.value(name, default, walk, |text| match values::duration(text)? {
             Duration::ZERO => Err("expected a time above 0".to_owned()),
             time => Ok(time),
         })
     }
 
-    pub(super) fn boolean(&mut self, name: &str, default: bool, walk: &mut Walk) -> bool {
+    pub(crate) fn boolean(&mut self, name: &str, default: bool, walk: &mut Walk) -> bool {
         self.value(name, if default { "true" } else { "false" }, walk, values::boolean)
     }
 
-    pub(super) fn address(&mut self, name: &str, default: &str, walk: &mut Walk) -> SocketAddr {
+    pub(crate) fn address(&mut self, name: &str, default: &str, walk: &mut Walk) -> SocketAddr {
         self.value(name, default, walk, values::address)
     }
 
     /// A whole number within bounds.
-    pub(super) fn number(&mut self, name: &str, default: &str, bounds: (i64, i64), walk: &mut Walk) -> i64 {
+    pub(crate) fn number(&mut self, name: &str, default: &str, bounds: (i64, i64), walk: &mut Walk) -> i64 {
         let (low, high) = bounds;
         self.value(name, default, walk, |text| {
             let number = text.replace('_', "").parse().ok().filter(|number| (low..=high).contains(number));
@@ -173,42 +163,30 @@ impl Table {
         })
     }
 
-    pub(super) fn count(&mut self, name: &str, default: &str, low: i64, walk: &mut Walk) -> usize {
+    pub(crate) fn count(&mut self, name: &str, default: &str, low: i64, walk: &mut Walk) -> usize {
         usize::try_from(self.number(name, default, (low, i64::MAX), walk)).unwrap_or(usize::MAX)
     }
 
-    /// Text that must not be empty.
-    pub(super) fn text(&mut self, name: &str, default: &str, walk: &mut Walk) -> String {
+    /// A text that is not empty.
+    pub(crate) fn text(&mut self, name: &str, default: &str, walk: &mut Walk) -> String {
         self.value(name, default, walk, not_empty)
     }
 
-    pub(super) fn optional_text(&mut self, name: &str, walk: &mut Walk) -> Option<String> {
+    pub(crate) fn optional_text(&mut self, name: &str, walk: &mut Walk) -> Option<String> {
         self.optional(name, walk, not_empty)
     }
 
     /// One of several words.
-    pub(super) fn choice<T: Copy>(&mut self, name: &str, default: &str, words: &[(&str, T)], walk: &mut Walk) -> T {
-        self.value(name, default, walk, |text| {
-            words
-                .iter()
-                .find(|(word, _)| *word == text)
-                .map(|(_, value)| *value)
-                .ok_or_else(|| expected_word(text, words))
-        })
+    pub(crate) fn choice<T: Copy>(&mut self, name: &str, default: &str, words: &[(&str, T)], walk: &mut Walk) -> T {
+        self.value(name, default, walk, |text| word(text, words))
     }
 
-    pub(super) fn optional_choice<T: Copy>(&mut self, name: &str, words: &[(&str, T)], walk: &mut Walk) -> Option<T> {
-        self.optional(name, walk, |text| {
-            words
-                .iter()
-                .find(|(word, _)| *word == text)
-                .map(|(_, value)| *value)
-                .ok_or_else(|| expected_word(text, words))
-        })
+    pub(crate) fn optional_choice<T: Copy>(&mut self, name: &str, words: &[(&str, T)], walk: &mut Walk) -> Option<T> {
+        self.optional(name, walk, |text| word(text, words))
     }
 
-    /// A list of texts; in an environment variable separated by commas.
-    pub(super) fn list<T>(
+    /// A list of texts. In an environment variable, commas separate them.
+    pub(crate) fn list<T>(
         &mut self,
         name: &str,
         default: &[&str],
@@ -240,8 +218,8 @@ impl Table {
         parsed
     }
 
-    /// A table of texts under keys of any kind, such as `properties`.
-    pub(super) fn texts(&mut self, name: &str, walk: &mut Walk) -> Vec<(String, String)> {
+    /// A table with free keys, such as `properties`.
+    pub(crate) fn texts(&mut self, name: &str, walk: &mut Walk) -> Vec<(String, String)> {
         let Some(table) = self.table_if_written(name, walk) else { return Vec::new() };
         let mut all = Vec::new();
         for (name, value) in table.map {
@@ -255,19 +233,25 @@ impl Table {
         all
     }
 
-    /// A path, `{data_dir}` filled in.
-    pub(super) fn path(&mut self, name: &str, default: &str, walk: &mut Walk) -> PathBuf {
+    /// A path, with `{data_dir}` replaced.
+    pub(crate) fn path(&mut self, name: &str, default: &str, walk: &mut Walk) -> PathBuf {
         let text = self.text(name, default, walk);
         fill_data_dir(&text, walk.data_dir())
     }
 
-    pub(super) fn optional_path(&mut self, name: &str, walk: &mut Walk) -> Option<PathBuf> {
+    pub(crate) fn optional_path(&mut self, name: &str, walk: &mut Walk) -> Option<PathBuf> {
         let text = self.optional_text(name, walk)?;
         Some(fill_data_dir(&text, walk.data_dir()))
     }
 
-    /// Whatever is written and was not asked for is unknown. `elsewhere` tells of keys that belong to another place.
-    pub(super) fn finish(self, walk: &mut Walk, elsewhere: impl Fn(&str) -> Option<String>) {
+    /// Whether somebody asked for the key.
+    pub(crate) fn knows(&self, name: &str) -> bool {
+        self.known.iter().any(|known| known == name)
+    }
+
+    /// Notes an error for each key that is written but was not asked for. `elsewhere` returns a hint for keys that belong
+    /// elsewhere.
+    pub(crate) fn finish(self, walk: &mut Walk, elsewhere: impl Fn(&str) -> Option<String>) {
         let mut left: Vec<&String> = self.map.keys().collect();
         left.sort();
         for name in left {
@@ -285,9 +269,11 @@ fn not_empty(text: &str) -> Result<String, Expected> {
     if text.is_empty() { Err("expected a text that is not empty".to_owned()) } else { Ok(text.to_owned()) }
 }
 
-fn expected_word<T>(found: &str, words: &[(&str, T)]) -> Expected {
-    let all: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-    format!("expected one of {}{}", all.join(", "), suggestion(found, all.iter().copied()))
+fn word<T: Copy>(found: &str, words: &[(&str, T)]) -> Result<T, Expected> {
+    words.iter().find(|(word, _)| *word == found).map(|(_, value)| *value).ok_or_else(|| {
+        let all: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+        format!("expected one of {}{}", all.join(", "), suggestion(found, all.iter().copied()))
+    })
 }
 
 fn fill_data_dir(text: &str, data_dir: &Path) -> PathBuf {
@@ -297,7 +283,7 @@ fn fill_data_dir(text: &str, data_dir: &Path) -> PathBuf {
     }
 }
 
-/// A value as text; none for a table or a list.
+/// A value as text. `None` for a table or a list.
 fn scalar(value: &Value) -> Option<String> {
     match &value.kind {
         ValueKind::Table(_) | ValueKind::Array(_) | ValueKind::Nil => None,
@@ -313,7 +299,7 @@ fn texts(value: &Value) -> Option<Vec<String>> {
     }
 }
 
-/// What kind of value was found, for an error about a place where a secret may stand.
+/// What kind of value was found. For errors about keys whose value may be a secret.
 const fn kind(value: &Value) -> &'static str {
     match &value.kind {
         ValueKind::Nil => "nothing",
@@ -336,10 +322,10 @@ fn found(value: &Value) -> String {
     }
 }
 
-/// A text for an error; what stands before an @ may be a log-in.
+/// A text in quotes. What precedes an @ may be a login, and is hidden.
 fn quoted(text: &str) -> String {
     match text.rsplit_once('@') {
-        Some((_, behind)) => format!("\"…@{behind}\""),
+        Some((_, after)) => format!("\"…@{after}\""),
         None => format!("{text:?}"),
     }
 }

@@ -1,18 +1,17 @@
-//! Files that are read with the configuration, and what must not show: secrets, keys, credentials.
+//! Keys that name a file or hold a secret. The bridge watches every file that is read here.
 
 use std::path::PathBuf;
 
 use super::Table;
-use crate::config::secrets;
-use crate::config::settings::Walk;
-use crate::config::{Secret, SecretFrom};
+use crate::config::secrets::{self, BadSecret, Found, Secret, SecretFrom};
+use crate::config::settings::walk::Walk;
 
-/// In the place of what may be a secret.
+/// Shown instead of what may be a secret.
 const HIDDEN: &str = "…";
 
 impl Table {
-    /// A path to a file that must be there and readable.
-    pub(in crate::config::settings) fn readable_file(&mut self, name: &str, walk: &mut Walk) -> Option<PathBuf> {
+    /// The path of a file that must be readable.
+    pub(crate) fn readable_file(&mut self, name: &str, walk: &mut Walk) -> Option<PathBuf> {
         let path = self.optional_path(name, walk)?;
         if let Err(error) = std::fs::File::open(&path) {
             walk.error(&self.key(name), format!("{} can't be read: {error}", path.display()));
@@ -21,13 +20,9 @@ impl Table {
         Some(path)
     }
 
-    /// A path to a file that holds a private key or credentials, with what is in it: its mode is that of a secret, and
-    /// its path does not show unless it is one.
-    pub(in crate::config::settings) fn private_file(
-        &mut self,
-        name: &str,
-        walk: &mut Walk,
-    ) -> Option<(PathBuf, Secret)> {
+    /// The path of a file with a private key or credentials, and its content. The file must have the mode of a secret, and
+    /// the path shows only if it exists.
+    pub(crate) fn private_file(&mut self, name: &str, walk: &mut Walk) -> Option<(PathBuf, Secret)> {
         let path = self.secret_path(name, walk)?;
         let bytes = match secrets::bytes_of(&path) {
             Ok((bytes, warnings)) => {
@@ -44,22 +39,24 @@ impl Table {
         Some((path, Secret::new(bytes)))
     }
 
-    /// The file or the environment variable that a secret is read from.
-    pub(in crate::config::settings) fn secret_place(
-        &mut self,
-        file: &str,
-        env: &str,
-        walk: &mut Walk,
-    ) -> (Option<PathBuf>, Option<String>) {
-        let path = self.secret_path(file, walk);
-        let variable = self.optional_text(env, walk);
-        if variable.as_ref().is_some_and(|variable| !walk.env.contains_key(variable)) {
-            walk.note(&self.key(env), HIDDEN, true);
-        }
-        (path, variable)
+    /// Looks for a secret in the file and in the environment variable that these two keys name.
+    pub(crate) fn find_secrets(&mut self, file: &str, env: &str, walk: &mut Walk) -> Vec<FoundSecret> {
+        let in_file = self.secret_path(file, walk).map(|path| {
+            let found = secrets::from_file(&path);
+            FoundSecret { key: self.key(file), from: SecretFrom::File(path), found }
+        });
+        let in_variable = self.optional_text(env, walk).map(|variable| {
+            if !walk.env.contains_key(&variable) {
+                walk.note(&self.key(env), HIDDEN, true);
+            }
+            let found = secrets::from_variable(&variable, &walk.env);
+            FoundSecret { key: self.key(env), from: SecretFrom::Env(variable), found }
+        });
+        in_file.into_iter().chain(in_variable).collect()
     }
 
-    /// The path of a file that holds a secret. What is no file may be the secret itself, and is not shown.
+    /// The path of a file that holds a secret. If there is no such file, the value may be the secret itself and is not
+    /// shown.
     fn secret_path(&mut self, name: &str, walk: &mut Walk) -> Option<PathBuf> {
         let path = self.optional_path(name, walk)?;
         if !path.exists() {
@@ -69,42 +66,44 @@ impl Table {
         Some(path)
     }
 
-    /// A secret by `{name}_file` or `{name}_env`, at most one of them.
-    pub(in crate::config::settings) fn secret(&mut self, name: &str, walk: &mut Walk) -> Option<Secret> {
+    /// A secret from `{name}_file` or `{name}_env`. Having both is an error.
+    pub(crate) fn secret(&mut self, name: &str, walk: &mut Walk) -> Option<Secret> {
         self.secret_and_place(name, walk)?.0
     }
 
-    /// As [`Table::secret`], with where it comes from; the place without the secret where that can't be read.
-    pub(in crate::config::settings) fn secret_and_place(
-        &mut self,
-        name: &str,
-        walk: &mut Walk,
-    ) -> Option<(Option<Secret>, SecretFrom)> {
-        let (file_name, env_name) = (format!("{name}_file"), format!("{name}_env"));
-        let (key, from, found) = match self.secret_place(&file_name, &env_name, walk) {
-            (None, None) => return None,
-            (Some(_), Some(_)) => {
-                walk.error(&self.key(&file_name), format!("found beside {env_name}, expected one of the two"));
-                return None;
-            }
-            (Some(file), None) => {
-                let found = secrets::from_file(&file);
-                (self.key(&file_name), SecretFrom::File(file), found)
-            }
-            (None, Some(variable)) => {
-                let found = secrets::from_variable(&variable, &walk.env);
-                (self.key(&env_name), SecretFrom::Env(variable), found)
-            }
-        };
-        Some(match found {
+    /// Like [`Table::secret`], with the place where it comes from. The secret is `None` if it can't be read.
+    pub(crate) fn secret_and_place(&mut self, name: &str, walk: &mut Walk) -> Option<(Option<Secret>, SecretFrom)> {
+        let (file, env) = (format!("{name}_file"), format!("{name}_env"));
+        let mut found = self.find_secrets(&file, &env, walk);
+        if found.len() > 1 {
+            walk.error(&self.key(&file), format!("found beside {env}, expected one of the two"));
+            return None;
+        }
+        Some(found.pop()?.read(false, walk))
+    }
+}
+
+/// A place where a secret was looked for.
+pub(crate) struct FoundSecret {
+    key: String,
+    from: SecretFrom,
+    found: Result<Found, BadSecret>,
+}
+
+impl FoundSecret {
+    /// The secret and its place. Notes an error if the secret can't be read, unless it is optional and does not exist.
+    pub(crate) fn read(self, optional: bool, walk: &mut Walk) -> (Option<Secret>, SecretFrom) {
+        match self.found {
             Ok(found) => {
-                found.warnings.iter().for_each(|warning| walk.warn(&key, warning));
-                (Some(found.secret), from)
+                found.warnings.iter().for_each(|warning| walk.warn(&self.key, warning));
+                (Some(found.secret), self.from)
             }
             Err(problem) => {
-                walk.error(&key, problem.to_string());
-                (None, from)
+                if !(optional && problem.is_absent()) {
+                    walk.error(&self.key, problem.to_string());
+                }
+                (None, self.from)
             }
-        })
+        }
     }
 }

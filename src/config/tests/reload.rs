@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{Config, ConfigErrors, Loaded, SecretFrom, load, reload};
+use crate::config::{Config, ConfigErrors, Loaded, SecretFrom, load, reload};
 
 /// A folder with a configuration file.
 struct Bench {

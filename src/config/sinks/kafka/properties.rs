@@ -1,16 +1,15 @@
 //! librdkafka's own properties.
 //!
 //! Some of them switch off certificate checks, load code or hold a secret; others break what the bridge promises. A list
-//! of what is forbidden has a gap whenever librdkafka gets a new property, so this one lists what is allowed. The rest is
-//! here only so that the error can name the key to use, or the reason. Names: CONFIGURATION.md of librdkafka 2.12.
+//! of forbidden properties has a gap whenever librdkafka gets a new one, so this is a list of allowed ones. The others are
+//! here only for the error to name the reason, or the key to use. Names: CONFIGURATION.md of librdkafka 2.12.
 
 use std::collections::BTreeMap;
 
-use super::Walk;
-use super::table::Table;
-use super::values::suggestion;
+use crate::config::settings::values::suggestion;
+use crate::config::settings::{Table, Walk};
 
-/// Harmless: they neither touch the promise nor the security of the connection.
+/// They affect neither what the bridge promises nor the security of the connection.
 const ALLOWED: [&str; 33] = [
     "api.version.request.timeout.ms",
     "batch.num.messages",
@@ -51,13 +50,13 @@ const ALLOWED: [&str; 33] = [
 const SASL_MECHANISM: [&str; 2] = ["sasl.mechanism", "sasl.mechanisms"];
 const LINGER: [&str; 2] = ["linger.ms", "queue.buffering.max.ms"];
 
-/// What user and password can log in with.
+/// Mechanisms that log in with user and password.
 const MECHANISMS: [&str; 3] = ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"];
 
-/// Far below the 30 s that a delivery may take; librdkafka makes no producer with a longer wait than that.
+/// Far below the 30 s that a delivery may take. librdkafka creates no producer that lingers longer than that.
 const LONGEST_LINGER_MS: f64 = 5_000.0;
 
-/// Why the others are refused. A `*` at the end stands for any ending; the first entry that fits counts.
+/// Why the others are refused. A `*` at the end stands for any ending. The first entry that matches counts.
 const REFUSED: [(&str, &[&str]); 37] = [
     ("it is always all", &["acks", "request.required.acks"]),
     ("it is always true", &["enable.idempotence"]),
@@ -174,15 +173,15 @@ const REFUSED: [(&str, &[&str]); 37] = [
     ),
 ];
 
-/// `properties`: those that are allowed, with values that librdkafka takes.
+/// Reads `properties`: only allowed ones, with values that librdkafka accepts.
 ///
-/// No environment variable can have a dot in its name: in one, `COMPRESSION_TYPE` stands for `compression.type`. That is
-/// unambiguous, since no property that is allowed has an underscore.
+/// The name of an environment variable can't have a dot, so `COMPRESSION_TYPE` stands for `compression.type`. That is
+/// unambiguous, because no allowed property has an underscore.
 pub(super) fn read(table: &mut Table, walk: &mut Walk) -> BTreeMap<String, String> {
     let logs_in = table.has("username");
     let section = table.key("properties");
     let mut properties = BTreeMap::new();
-    // In their order `.` comes before `_`, so that a variable comes after what the file says.
+    // `.` sorts before `_`, so a variable comes after the same property in the file and overrides it.
     for (written, value) in table.texts("properties", walk) {
         let key = format!("{section}.{written}");
         let name = if walk.is_variable(&key) { written.replace('_', ".") } else { written };
@@ -197,7 +196,7 @@ pub(super) fn read(table: &mut Table, walk: &mut Walk) -> BTreeMap<String, Strin
     properties
 }
 
-/// What is wrong with a property. Shows no value of one that is not allowed: it may be a password.
+/// What is wrong with a property. The text never shows the value of one that is not allowed: it may be a password.
 fn problem(name: &str, value: &str, logs_in: bool) -> Option<String> {
     if !ALLOWED.contains(&name) {
         let refused = REFUSED.iter().find(|(_, names)| names.iter().any(|pattern| fits(pattern, name)));
@@ -230,7 +229,7 @@ fn fits(pattern: &str, name: &str) -> bool {
     pattern.strip_suffix('*').map_or(pattern == name, |beginning| name.starts_with(beginning))
 }
 
-/// librdkafka's own words, where it does not take the value. Only for what is allowed: of others, some act at once.
+/// librdkafka's own words, if it refuses the value. Only for allowed properties: some of the others act at once.
 #[cfg(feature = "kafka")]
 fn librdkafka_refuses(name: &str, value: &str) -> Option<String> {
     use rdkafka::error::KafkaError;

@@ -2,19 +2,46 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::time::Duration;
 
-use super::Walk;
-use super::table::Table;
-use super::values;
-use crate::config::names::NotAName;
-use crate::config::secrets::{self, MAX_SECRETS, built_in_sources};
-use crate::config::{BuiltIn, NamedSecret, SecretFrom, Source};
+use super::generated::previous_of;
+use super::names::{NotAName, SourceName};
+use super::secrets::{self, Secret, SecretFrom};
+use super::settings::{Expected, Table, Walk, values};
 
-/// All sources; the built-in one where none is named.
-pub(super) fn read(root: &mut Table, built_in: &mut BuiltIn, walk: &mut Walk) -> Vec<Source> {
+/// Secrets of one source. Each costs an HMAC for every request from a stranger.
+pub const MAX_SECRETS: usize = 4;
+
+/// One integration profile of Alma.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// The label of metrics, and the first part of the CloudEvents `source`.
+    pub name: SourceName,
+    /// The path of its listener URL, without a trailing slash (but `/` alone stays).
+    pub path: String,
+    /// One to [`MAX_SECRETS`]; the source accepts all of them.
+    pub secrets: Vec<NamedSecret>,
+    /// The institution code. An event that names another one is misdirected.
+    pub institution: Option<String>,
+    /// A person is needed after this long without a valid event. `None` if the source has no silence limit.
+    pub silence: Option<Duration>,
+}
+
+/// A secret under the name that metrics and `explain` use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedSecret {
+    /// `default` if the source has only one.
+    pub name: String,
+    /// Where the secret is read from.
+    pub from: SecretFrom,
+    /// `None` only for [`SecretFrom::Generated`] before the first start, and for an optional secret that is missing.
+    pub secret: Option<Secret>,
+}
+
+/// All sources, and whether they are the built-in one, because the configuration names none.
+pub(super) fn read(root: &mut Table, walk: &mut Walk) -> (Vec<Source>, bool) {
     let tables = root.named_tables("sources", walk);
-    built_in.sources = tables.is_empty();
-    if built_in.sources {
+    if tables.is_empty() {
         let sources = built_in_sources(walk.data_dir());
         for source in &sources {
             walk.note(&format!("sources.{}.path", source.name), &source.path, false);
@@ -22,7 +49,7 @@ pub(super) fn read(root: &mut Table, built_in: &mut BuiltIn, walk: &mut Walk) ->
             walk.files.extend(source.secrets.iter().filter_map(|secret| secret.from.file()).map(Path::to_owned));
             warn_of_short_secrets(source, walk);
         }
-        return sources;
+        return (sources, true);
     }
     let sources: Vec<Source> = tables.into_iter().filter_map(|(name, table)| source(&name, table, walk)).collect();
     let mut paths: HashMap<&str, &Source> = HashMap::new();
@@ -34,7 +61,25 @@ pub(super) fn read(root: &mut Table, built_in: &mut BuiltIn, walk: &mut Walk) ->
         }
         warn_of_short_secrets(source, walk);
     }
-    sources
+    (sources, false)
+}
+
+/// The source if the configuration names none: `alma` on `/webhooks`, with a secret generated at the first start.
+pub fn built_in_sources(data_dir: &Path) -> Vec<Source> {
+    let path = data_dir.join("webhook.secret");
+    let previous = previous_of(&path);
+    let read = |path: &Path| secrets::from_file(path).ok().map(|found| found.secret);
+    let secret = |name: &str, secret, from| NamedSecret { name: name.to_owned(), from, secret };
+    vec![Source {
+        name: "alma".parse().expect("keeps to the alphabet of names"),
+        path: "/webhooks".to_owned(),
+        secrets: vec![
+            secret("default", read(&path), SecretFrom::Generated(path)),
+            secret("previous", read(&previous), SecretFrom::File(previous)),
+        ],
+        institution: None,
+        silence: None,
+    }]
 }
 
 fn warn_of_short_secrets(source: &Source, walk: &mut Walk) {
@@ -49,7 +94,7 @@ fn source(name: &str, mut table: Table, walk: &mut Walk) -> Option<Source> {
     let key = table.key("").trim_end_matches('.').to_owned();
     let parsed =
         name.parse().map_err(|expected: NotAName| walk.error(&key, format!("found the name {name:?}, {expected}")));
-    let path = table.optional("path", walk, values::path_of_url);
+    let path = table.optional("path", walk, url_path);
     if path.is_none() && !walk.errors.iter().any(|error| error.key.as_deref() == Some(&*table.key("path"))) {
         walk.error(&table.key("path"), "missing, expected the path of the listener URL, such as \"/webhooks\"");
     }
@@ -85,11 +130,22 @@ fn named_secrets(table: &mut Table, walk: &mut Walk) -> Vec<NamedSecret> {
             walk.error(&key, format!("found the name {:?} twice, expected names of their own", secret.name));
         }
     }
-    // A source that has none would accept nothing; one that accepts all is not to be had.
+    // A source without a secret could only refuse everything. There is no source that accepts everything.
     if walk.errors.len() == before && !secrets.iter().any(|named| named.secret.is_some()) {
         walk.error(&table.key("secret_file"), "the source has no secret, expected secret_file, secret_env or secrets");
     }
     secrets
+}
+
+/// The path of a URL, without a trailing slash.
+fn url_path(text: &str) -> Result<String, Expected> {
+    let fits =
+        text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic() && !b"?#\"<>\\^`{|}".contains(&byte));
+    if !fits {
+        return Err("expected a path that begins with / and has no query, such as \"/webhooks\"".to_owned());
+    }
+    let trimmed = text.strip_suffix('/').unwrap_or(text);
+    Ok(if trimmed.is_empty() { "/".to_owned() } else { trimmed.to_owned() })
 }
 
 /// `secret_file` or `secret_env`.
@@ -98,39 +154,34 @@ fn single(table: &mut Table, walk: &mut Walk) -> Option<NamedSecret> {
     Some(NamedSecret { name: "default".to_owned(), from, secret })
 }
 
-/// `{ name, file | env, optional }`
+/// One of `secrets`: `{ name, file | env, optional }`.
 fn listed(mut table: Table, walk: &mut Walk) -> Option<NamedSecret> {
     let name = table.optional_text("name", walk);
-    let (file, env) = table.secret_place("file", "env", walk);
+    let mut found = table.find_secrets("file", "env", walk);
     let optional = table.boolean("optional", false, walk);
     if name.is_none() {
         walk.error(&table.key("name"), "missing, expected a name for metrics and explain");
     }
-    let (key, from, found) = match (file, env) {
-        (Some(file), None) => {
-            let found = secrets::from_file(&file);
-            (table.key("file"), SecretFrom::File(file), found)
-        }
-        (None, Some(variable)) => {
-            let found = secrets::from_variable(&variable, &walk.env);
-            (table.key("env"), SecretFrom::Env(variable), found)
-        }
-        _ => {
-            walk.error(&table.key("file"), "expected either file or env");
-            return None;
-        }
+    let (Some(found), None) = (found.pop(), found.pop()) else {
+        walk.error(&table.key("file"), "expected either file or env");
+        return None;
     };
     table.finish(walk, |_| None);
-    let secret = match found {
-        Ok(found) => {
-            found.warnings.iter().for_each(|warning| walk.warn(&key, warning));
-            Some(found.secret)
-        }
-        Err(problem) if optional && problem.is_absent() => None,
-        Err(problem) => {
-            walk.error(&key, problem.to_string());
-            None
-        }
-    };
+    // `None` if it can't be read, which is an error already unless the secret is optional.
+    let (secret, from) = found.read(optional, walk);
     Some(NamedSecret { name: name?, from, secret })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_loses_its_trailing_slash() {
+        assert_eq!(url_path("/a/b/").as_deref(), Ok("/a/b"));
+        assert_eq!(url_path("/").as_deref(), Ok("/"));
+        for bad in ["", "webhooks", "/a?b", "/a b", "/ä", "https://x/"] {
+            assert!(url_path(bad).is_err(), "{bad:?}");
+        }
+    }
 }

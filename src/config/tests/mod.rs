@@ -1,9 +1,15 @@
+//! What the configuration accepts, with which defaults, and what it says about the rest.
+
+mod environment;
+mod reload;
 mod secrets;
 
 use std::fs;
+use std::path::Path;
 
+use super::load::from_text;
+use super::settings::{Table, Walk};
 use super::*;
-use crate::config::{Changes, Format, NatsAuth, SinkKind, Start, Storage};
 
 fn load_text(text: &str) -> Result<Loaded, ConfigErrors> {
     load_with(text, &[])
@@ -215,18 +221,18 @@ fn the_shipped_default_is_the_same_as_no_file() {
     assert_eq!(from_file.values, without.values);
 }
 
-#[cfg(all(feature = "kafka", feature = "rabbitmq", feature = "nats"))]
+#[cfg(feature = "default")]
 #[test]
 fn the_shipped_examples_load() {
-    for name in ["kafka", "rabbitmq", "nats"] {
+    for name in SinkKind::NAMES.iter().filter(|name| **name != "file") {
         let (path, text) = shipped(&format!("{name}.toml"));
         let config = from_text(Some((&path, &text)), &[]).expect("valid").config;
-        assert_eq!(config.sinks[0].kind.as_str(), name);
+        assert_eq!(config.sinks[0].kind.as_str(), *name);
         assert!(text.lines().count() < 20, "{name} is to be short");
     }
 }
 
-#[cfg(all(feature = "kafka", feature = "rabbitmq", feature = "nats"))]
+#[cfg(feature = "default")]
 #[test]
 fn what_containers_are_given_loads_and_names_its_source_and_secret() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -249,7 +255,7 @@ fn what_containers_are_given_loads_and_names_its_source_and_secret() {
 }
 
 /// Keys by section, `sources.*` and `sinks.*` by their type, without the entries of free tables.
-#[cfg(all(feature = "kafka", feature = "rabbitmq", feature = "nats"))]
+#[cfg(feature = "default")]
 #[test]
 #[allow(clippy::too_many_lines, reason = "one walk through one file")]
 fn the_reference_names_every_key_and_no_other_with_its_default() {
@@ -306,7 +312,7 @@ fn the_reference_names_every_key_and_no_other_with_its_default() {
             assert_eq!(found.shown.replace('"', ""), value.shown.replace('"', ""), "{}", value.key);
         }
     }
-    for kind in ["kafka", "rabbitmq", "nats"] {
+    for kind in SinkKind::NAMES.iter().filter(|kind| **kind != "file") {
         let bare = load_text(&format!("[sinks.{kind}-example]\ntype = \"{kind}\"\n")).expect("valid");
         let of_type = format!("sinks.{kind}-example.");
         let general = ["topic", "format", "actions", "sources", "start", "setup_grace", "best_effort", "max_topics"];
@@ -314,7 +320,8 @@ fn the_reference_names_every_key_and_no_other_with_its_default() {
             if general.iter().any(|name| value.key == format!("{of_type}{name}")) {
                 continue;
             }
-            let found = loaded.values.iter().find(|found| found.key == value.key).expect("in the schema");
+            let found = loaded.values.iter().find(|found| found.key == value.key);
+            let found = found.unwrap_or_else(|| panic!("{} is not in the reference", value.key));
             assert_eq!(found.origin, path.display().to_string(), "{} is not in the reference", value.key);
             assert_eq!(found.shown, value.shown, "{}", value.key);
         }
@@ -349,28 +356,41 @@ fn the_reference_names_every_key_and_no_other_with_its_default() {
         alternatives.insert(name);
     }
 
-    // And none that the schema knows is left out.
-    let known = [
-        "tls",
-        "secret_env",
-        "secrets",
-        "institution",
-        "silence",
-        "continues",
-        "properties",
-        "username",
-        "password_file",
-        "password_env",
-        "url_file",
-        "url_env",
-        "token_file",
-        "token_env",
-        "nkey_file",
-        "nkey_env",
-        "creds_file",
-        "key_file",
-        "key_env",
-        "format",
-    ];
-    assert_eq!(alternatives, known.into_iter().map(str::to_owned).collect());
+    // And no key without a default is left out.
+    let mut walk = Walk::new(Some(&path), &env, None);
+    let root = settings::merge(Some((&path, &local(&text))), &env).expect("valid");
+    Config::read(Table::new("", root), &mut walk);
+    let is_table = |key: &str| walk.known.iter().any(|other| other.starts_with(&format!("{key}.")));
+    let has_default = |key: &str| walk.values.contains_key(key) && key != "log.format";
+    let left = walk.known.iter().filter(|key| !has_default(key) && !is_table(key));
+    let left = left.filter_map(|key| Some(key.rsplit_once('.')?.1.to_owned())).collect();
+    assert_eq!(alternatives, left);
+}
+
+#[test]
+fn data_dir_and_the_listener_are_found_around_what_is_broken() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("config.toml");
+    let read = |text: &str, env: &[(&str, &str)]| {
+        std::fs::write(&file, text).expect("written");
+        let env: Vec<_> = env.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        let config = salvage(Some(&file), &env);
+        (config.data_dir.display().to_string(), config.admin.listen.port())
+    };
+    let whole = "data_dir = \"here\"\n[admin]\nlisten = \"127.0.0.1:9\"\n";
+    for broken in [
+        format!("{whole}[sinks.main]\ntype = \"kafak\"\n"),
+        format!("{whole}[sinks.main\n"),
+        format!("what\n{whole}"),
+        format!("{whole}listen = \"127.0.0.1:10\"\n"),
+        format!("{whole}[ingress]\nlisten = \"127.0.0.1:\n"),
+    ] {
+        assert_eq!(read(&broken, &[]), ("here".to_owned(), 9), "{broken}");
+    }
+    assert_eq!(read("data_dir = \"here\n", &[]), ("data".to_owned(), 2563));
+    let variable = [("ALMA_BRIDGE__DATA_DIR", "there")];
+    assert_eq!(read("data_dir = \"here\n", &variable), ("there".to_owned(), 2563));
+    assert_eq!(read("data_dir = \"here\n", &[("STATE_DIRECTORY", "/state")]).0, "/state");
+    let missing = salvage(Some(&folder.path().join("missing")), &[]);
+    assert_eq!(missing.data_dir, Path::new("data"));
 }
