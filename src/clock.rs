@@ -32,6 +32,17 @@ impl Timestamp {
         Duration::from_micros(self.0.saturating_sub(earlier.0))
     }
 
+    /// This moment in RFC 3339 without a fraction: `2024-01-02T03:04:05Z`.
+    pub fn to_the_second(self) -> impl fmt::Display {
+        fmt::from_fn(move |f| {
+            match jiff::Timestamp::from_second(i64::try_from(self.0 / 1_000_000).unwrap_or(i64::MAX)) {
+                Ok(moment) => write!(f, "{moment}"),
+                // Past year 9999, as below.
+                Err(_) => write!(f, "{self}"),
+            }
+        })
+    }
+
     /// This moment moved back by `by`, not before the epoch.
     #[must_use]
     pub fn before(self, by: Duration) -> Self {

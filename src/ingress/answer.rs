@@ -6,10 +6,11 @@ use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RE
 use hyper::{Response, StatusCode};
 use serde_json::json;
 
-use crate::journal::Taken;
-
 /// How an event was taken.
 const OUTCOME: HeaderName = HeaderName::from_static("alma-bridge-outcome");
+
+/// When the first copy of a repeat was made durable.
+const FIRST_SEEN: HeaderName = HeaderName::from_static("alma-bridge-first-seen");
 
 /// Alma comes back after an hour whatever is said here; others may come sooner.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("30");
@@ -19,21 +20,28 @@ const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
 pub(super) type Answer = Response<Full<Bytes>>;
 
-/// 204, durable.
-pub(super) fn taken(taken: Taken) -> Answer {
+/// 204: the event is durable.
+pub(super) fn stored() -> Answer {
+    no_content("stored")
+}
+
+/// 204: the same event has been durable since `first_seen`, RFC 3339.
+pub(super) fn repeat(first_seen: &str) -> Answer {
+    let mut answer = no_content("repeat");
+    answer.headers_mut().extend(HeaderValue::from_str(first_seen).map(|moment| (FIRST_SEEN, moment)));
+    answer
+}
+
+fn no_content(outcome: &'static str) -> Answer {
     let mut answer = Response::new(Full::default());
     *answer.status_mut() = StatusCode::NO_CONTENT;
-    let outcome = match taken {
-        Taken::Stored => "stored",
-        Taken::Repeat => "repeat",
-    };
     answer.headers_mut().insert(OUTCOME, HeaderValue::from_static(outcome));
     answer
 }
 
 /// 200 with the challenge itself.
 pub(super) fn challenge(text: &str) -> Answer {
-    json_body(StatusCode::OK, json!({ "challenge": text }).to_string())
+    json_body(StatusCode::OK, json!({ "challenge": text }).to_string()).map(Full::from)
 }
 
 /// 401; the connection of a stranger is not kept.
@@ -43,9 +51,30 @@ pub(super) fn invalid_signature() -> Answer {
 
 /// 503: Alma comes again.
 pub(super) fn unavailable(message: &str) -> Answer {
-    let mut answer = error(StatusCode::SERVICE_UNAVAILABLE, message);
+    retry_later(message).map(Full::from)
+}
+
+fn retry_later(message: &str) -> Response<String> {
+    let mut answer = error_document(StatusCode::SERVICE_UNAVAILABLE, message);
     answer.headers_mut().insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
     answer
+}
+
+/// What replaces hyper's own answer to a head that it refused, and its status. A head that may be signed may be that of a
+/// good event: it gets 503 in place of `status`.
+pub(super) fn refused_head(may_be_signed: bool, status: StatusCode) -> (StatusCode, Vec<u8>) {
+    let answer = closing(if may_be_signed {
+        retry_later("the request's head can't be taken")
+    } else {
+        error_document(status, "malformed request")
+    });
+    let (parts, body) = answer.into_parts();
+    let mut bytes = format!("HTTP/1.1 {}\r\n", parts.status).into_bytes();
+    for (name, value) in &parts.headers {
+        bytes.extend_from_slice(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+    }
+    bytes.extend_from_slice(format!("content-length: {}\r\n\r\n{body}", body.len()).as_bytes());
+    (parts.status, bytes)
 }
 
 /// 405.
@@ -56,17 +85,21 @@ pub(super) fn method_not_allowed() -> Answer {
 }
 
 pub(super) fn error(status: StatusCode, message: &str) -> Answer {
+    error_document(status, message).map(Full::from)
+}
+
+fn error_document(status: StatusCode, message: &str) -> Response<String> {
     json_body(status, json!({ "errorMessage": message }).to_string())
 }
 
-/// The same, and the connection closed behind it.
-pub(super) fn closing(mut answer: Answer) -> Answer {
+/// The same answer, after which the connection closes.
+pub(super) fn closing<B>(mut answer: Response<B>) -> Response<B> {
     answer.headers_mut().insert(CONNECTION, CLOSE);
     answer
 }
 
-fn json_body(status: StatusCode, body: String) -> Answer {
-    let mut answer = Response::new(Full::from(body));
+fn json_body(status: StatusCode, body: String) -> Response<String> {
+    let mut answer = Response::new(body);
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_TYPE, JSON);
     answer

@@ -3,7 +3,6 @@
 use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use hyper::server::conn::http1;
@@ -18,9 +17,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Shared;
+use super::activity::Activity;
 use super::head::{HeadWatch, MAX_HEAD};
 use super::request;
-use crate::connections::{Connection, Limit, Place};
+use crate::connections::{Limit, Place};
 use crate::journal::Intake;
 use crate::telemetry::LineKind;
 
@@ -81,12 +81,12 @@ async fn serve<I: Intake>(
     let _ = stream.set_nodelay(true);
     let connection = place.connection();
     let served = async {
-        let state = Arc::new(State { turn: Arc::default(), connection: Arc::clone(connection) });
+        let activity = Arc::new(Activity::new(Arc::clone(connection)));
         match tls {
-            None => serve_http(stream, &shared, state, closed).await,
+            None => serve_http(stream, &shared, activity, closed).await,
             Some(tls) => {
                 if let Some(stream) = handshake(stream, &tls, &shared).await {
-                    serve_http(stream, &shared, state, closed).await;
+                    serve_http(stream, &shared, activity, closed).await;
                 }
             }
         }
@@ -114,16 +114,16 @@ async fn handshake<I>(stream: TcpStream, tls: &TlsAcceptor, shared: &Shared<I>) 
     None
 }
 
-async fn serve_http<I, S>(stream: S, shared: &Arc<Shared<I>>, state: Arc<State>, closed: CancellationToken)
+async fn serve_http<I, S>(stream: S, shared: &Arc<Shared<I>>, activity: Arc<Activity>, closed: CancellationToken)
 where
     I: Intake,
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let watched = HeadWatch::new(stream, shared.settings.header_timeout, Arc::clone(&state.turn));
+    let watched = HeadWatch::new(stream, shared.settings.header_timeout, activity.turn());
     let service = {
         let shared = Arc::clone(shared);
         // Boxed so that the connection can be taken apart at its end, for the stream to linger.
-        service_fn(move |request| Box::pin(request::answer(request, Arc::clone(&shared), Arc::clone(&state))))
+        service_fn(move |request| Box::pin(request::answer(request, Arc::clone(&shared), Arc::clone(&activity))))
     };
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -149,7 +149,7 @@ where
     }
     let watched = connection.into_parts().io.into_inner();
     if let Some(status) = watched.refused() {
-        request::tell_refused_head(shared, status);
+        request::log_refused_head(shared, status);
     }
     linger(watched.into_inner()).await;
 }
@@ -170,28 +170,4 @@ async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
     };
     // It is a courtesy.
     let _ = timeout(LINGER, read_on).await;
-}
-
-/// What the requests of one connection share.
-pub(super) struct State {
-    /// Odd while a request is being answered; see [`HeadWatch`].
-    turn: Arc<AtomicU32>,
-    connection: Arc<Connection>,
-}
-
-impl State {
-    /// The head of a request is there.
-    pub(super) fn request_begins(&self) {
-        self.turn.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Its answer is made.
-    pub(super) fn request_ends(&self) {
-        self.turn.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// It carried a proven event: it is Alma's, or its proxy's.
-    pub(super) fn proven(&self) {
-        self.connection.trust();
-    }
 }

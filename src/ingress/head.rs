@@ -15,9 +15,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use hyper::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
+use super::answer;
 use crate::alma::SignatureHeader;
 use crate::alma::signature::SIGNATURE_HEADER;
 
@@ -138,13 +140,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for HeadWatch<S> {
         if this.instead.is_empty() {
             let Some(status) = own_refusal(buf) else { return Pin::new(&mut this.stream).poll_write(cx, buf) };
             ready!(this.poll_rest_of_head(cx));
-            let (status, more, message) = if this.may_be_signed() {
-                ("503 Service Unavailable", "retry-after: 30\r\n", "the request's head can't be taken")
-            } else {
-                (status, "", "malformed request")
-            };
-            this.refused = status.get(..3).and_then(|code| code.parse().ok());
-            this.instead = refusal(status, more, message);
+            let (status, instead) = answer::refused_head(this.may_be_signed(), status);
+            this.refused = Some(status.as_u16());
+            this.instead = instead;
         }
         while this.written < this.instead.len() {
             let wrote = ready!(Pin::new(&mut this.stream).poll_write(cx, &this.instead[this.written..]))?;
@@ -166,19 +164,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for HeadWatch<S> {
     }
 }
 
-/// The status of a 4xx that hyper gives by itself; all of ours have a body.
-fn own_refusal(buf: &[u8]) -> Option<&str> {
+/// The status of a 4xx that hyper gives by itself. All of ours have a body.
+fn own_refusal(buf: &[u8]) -> Option<StatusCode> {
     let head = std::str::from_utf8(buf).ok()?;
-    let status = head.strip_prefix("HTTP/1.1 ").or_else(|| head.strip_prefix("HTTP/1.0 "))?.lines().next()?;
+    let status = head.strip_prefix("HTTP/1.1 ").or_else(|| head.strip_prefix("HTTP/1.0 "))?.get(..3)?;
     let empty = head.to_ascii_lowercase().contains("\r\ncontent-length: 0\r\n");
-    (status.starts_with('4') && empty).then_some(status)
-}
-
-fn refusal(status: &str, more: &str, message: &str) -> Vec<u8> {
-    let body = serde_json::json!({ "errorMessage": message }).to_string();
-    format!(
-        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\n{more}connection: close\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    )
-    .into_bytes()
+    (status.starts_with('4') && empty).then(|| status.parse().ok()).flatten()
 }

@@ -9,6 +9,7 @@
 //! - `body`: the bounded read; `memory`: the memory of all bodies
 //! - `sources`: paths and secrets; `health`: what a source's requests have shown; `metrics`: what is counted
 
+mod activity;
 mod answer;
 mod body;
 mod connection;

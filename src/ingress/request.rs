@@ -11,9 +11,9 @@ use hyper::{Method, Request, StatusCode};
 use tokio::time::{Instant, timeout_at};
 
 use super::Shared;
+use super::activity::Activity;
 use super::answer::{self, Answer};
 use super::body::{self, Unread};
-use super::connection::State;
 use super::metrics::RequestOutcome;
 use super::sources::Source;
 use crate::alma::signature::SIGNATURE_HEADER;
@@ -43,13 +43,15 @@ struct Judged {
     /// Of the body, where it was read.
     bytes: Option<usize>,
     digits: Option<String>,
+    /// When the first copy of a repeat was made durable.
+    first_seen: Option<String>,
     /// A secret fits: Alma sent it.
     proven: bool,
 }
 
 impl Judged {
     fn new(answer: Answer, outcome: RequestOutcome) -> Self {
-        Self { answer, outcome, path: None, reason: None, bytes: None, digits: None, proven: false }
+        Self { answer, outcome, path: None, reason: None, bytes: None, digits: None, first_seen: None, proven: false }
     }
 
     fn because(mut self, reason: impl Into<Cow<'static, str>>) -> Self {
@@ -73,7 +75,7 @@ impl Judged {
 pub(super) async fn answer<I: Intake>(
     request: Request<Incoming>,
     shared: Arc<Shared<I>>,
-    connection: Arc<State>,
+    connection: Arc<Activity>,
 ) -> Result<Answer, Infallible> {
     connection.request_begins();
     let head = Instant::now();
@@ -81,10 +83,10 @@ pub(super) async fn answer<I: Intake>(
     let source = shared.sources.find(request.uri().path());
     let judged = match &source {
         Some(source) => of_source(request, source, &shared, &connection, head, received).await,
-        None => of_nobody(&request),
+        None => unknown_path(&request),
     };
     let took = head.elapsed();
-    tell(&shared, source.as_deref(), &judged, took);
+    log_request(&shared, source.as_deref(), &judged, took);
     let mut answer = judged.answer;
     if shared.stop.announced.is_cancelled() {
         answer = answer::closing(answer);
@@ -94,7 +96,7 @@ pub(super) async fn answer<I: Intake>(
 }
 
 /// No source has this path. What may be a good event is not lost for a mistyped one.
-fn of_nobody(request: &Request<Incoming>) -> Judged {
+fn unknown_path(request: &Request<Incoming>) -> Judged {
     const REASON: &str = "no source has this path";
     let may_be_good = request.method() == Method::POST && signature(request.headers()).is_ok();
     let judged = if may_be_good {
@@ -116,7 +118,7 @@ async fn of_source<I: Intake>(
     request: Request<Incoming>,
     source: &Source,
     shared: &Shared<I>,
-    connection: &State,
+    connection: &Activity,
     head: Instant,
     received: Timestamp,
 ) -> Judged {
@@ -147,7 +149,7 @@ async fn event<I: Intake>(
     request: Request<Incoming>,
     source: &Source,
     shared: &Shared<I>,
-    connection: &State,
+    connection: &Activity,
     head: Instant,
     received: Timestamp,
 ) -> Judged {
@@ -185,8 +187,12 @@ async fn event<I: Intake>(
     }
     let (bytes, digits) = (verified.body().len(), verified.digest().hex(DIGITS));
     let judged = match timeout_at(answer_by, shared.intake.take(verified, received)).await {
-        Ok(Ok(Taken::Stored)) => Judged::new(answer::taken(Taken::Stored), RequestOutcome::Stored),
-        Ok(Ok(Taken::Repeat)) => Judged::new(answer::taken(Taken::Repeat), RequestOutcome::Repeat),
+        Ok(Ok(Taken::Stored)) => Judged::new(answer::stored(), RequestOutcome::Stored),
+        Ok(Ok(Taken::Repeat(first_seen))) => {
+            let first_seen = first_seen.to_the_second().to_string();
+            let judged = Judged::new(answer::repeat(&first_seen), RequestOutcome::Repeat);
+            Judged { first_seen: Some(first_seen), ..judged }
+        }
         Ok(Err(why)) => Judged::unavailable(why.to_string(), RequestOutcome::Unavailable),
         Err(_) => Judged::unavailable("not durable in time", RequestOutcome::Unavailable),
     };
@@ -211,7 +217,7 @@ fn not_read(unread: Unread) -> Judged {
 }
 
 /// One line, and the metrics. Lines that strangers can cause are limited.
-fn tell<I>(shared: &Shared<I>, source: Option<&Source>, judged: &Judged, took: Duration) {
+fn log_request<I>(shared: &Shared<I>, source: Option<&Source>, judged: &Judged, took: Duration) {
     let name = source.map(|source| &source.settings.name);
     shared.metrics.request(name, judged.outcome, took);
     let (outcome, status) = (judged.outcome.as_str(), judged.answer.status().as_u16());
@@ -224,16 +230,17 @@ fn tell<I>(shared: &Shared<I>, source: Option<&Source>, judged: &Judged, took: D
     }
     let source = name.map_or("none", |name| name.as_str());
     let (path, bytes, sha256) = (judged.path.as_deref(), judged.bytes, judged.digits.as_deref());
+    let first_seen = judged.first_seen.as_deref();
     // Rounded to microseconds: more digits are noise.
     let milliseconds = (took.as_secs_f64() * 1e6).round() / 1e3;
     match judged.reason.as_deref() {
-        None => tracing::info!(source, outcome, status, bytes, sha256, milliseconds, "{what}"),
+        None => tracing::info!(source, outcome, status, bytes, sha256, first_seen, milliseconds, "{what}"),
         Some(reason) => tracing::warn!(source, outcome, status, reason, path, bytes, sha256, milliseconds, "{what}"),
     }
 }
 
 /// Likewise of a head that hyper refused: a proxy's careless header can lose Alma's events.
-pub(super) fn tell_refused_head<I>(shared: &Shared<I>, status: u16) {
+pub(super) fn log_refused_head<I>(shared: &Shared<I>, status: u16) {
     const REASON: &str = "the head is malformed or too large";
     let outcome = RequestOutcome::BadRequest;
     shared.metrics.head_refused(outcome);

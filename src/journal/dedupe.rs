@@ -59,12 +59,14 @@ impl Dedupe {
         Self { ring: Vec::new(), next: 0, places: HashTable::new(), max, window }
     }
 
-    /// Whether the event was made durable within the window.
+    /// When the event was made durable, to the second, if that was within the window.
     ///
     /// The wall clock only makes it forget: an event from its future is known.
-    pub(super) fn knows(&self, key: &DedupeKey, now: Timestamp) -> bool {
-        let found = self.places.find(hash(key), |place| self.ring[*place as usize].key == *key);
-        found.is_some_and(|place| seconds(now).saturating_sub(self.ring[*place as usize].seconds) <= self.window)
+    pub(super) fn first_seen(&self, key: &DedupeKey, now: Timestamp) -> Option<Timestamp> {
+        let place = self.places.find(hash(key), |place| self.ring[*place as usize].key == *key)?;
+        let then = self.ring[*place as usize].seconds;
+        let known = seconds(now).saturating_sub(then) <= self.window;
+        known.then(|| Timestamp::from_micros(u64::from(then) * 1_000_000))
     }
 
     /// Remembers an event, in the place of the oldest where there are too many.
@@ -138,13 +140,13 @@ mod tests {
     fn the_clock_only_forgets() {
         let mut dedupe = Dedupe::new(10, Duration::from_mins(1));
         dedupe.insert(KnownEvent::new(key(1), at(1000)));
-        assert!(dedupe.knows(&key(1), at(1060)));
-        assert!(!dedupe.knows(&key(1), at(1061)));
-        assert!(dedupe.knows(&key(1), at(3)), "the clock went back");
-        assert!(!dedupe.knows(&key(2), at(1000)));
+        assert!(dedupe.first_seen(&key(1), at(1060)).is_some());
+        assert!(dedupe.first_seen(&key(1), at(1061)).is_none());
+        assert!(dedupe.first_seen(&key(1), at(3)).is_some(), "the clock went back");
+        assert!(dedupe.first_seen(&key(2), at(1000)).is_none());
         dedupe.insert(KnownEvent::new(key(1), at(2000)));
-        assert!(dedupe.knows(&key(1), at(2060)));
-        assert!(!Dedupe::new(0, Duration::MAX).knows(&key(1), at(0)));
+        assert!(dedupe.first_seen(&key(1), at(2060)).is_some());
+        assert!(Dedupe::new(0, Duration::MAX).first_seen(&key(1), at(0)).is_none());
     }
 
     /// Against a plain queue, with keys that come again.
@@ -163,7 +165,7 @@ mod tests {
             let newest: Vec<_> = model.iter().skip(model.len().saturating_sub(7)).map(|n| key(*n)).collect();
             assert_eq!(dedupe.newest(7).iter().map(|known| known.key).collect::<Vec<_>>(), newest);
             let probe = random.u64(0..80);
-            assert_eq!(dedupe.knows(&key(probe), at(5)), model.contains(&probe), "{probe}");
+            assert_eq!(dedupe.first_seen(&key(probe), at(5)).is_some(), model.contains(&probe), "{probe}");
             assert!(dedupe.places.len() <= 50);
         }
     }

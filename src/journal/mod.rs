@@ -163,8 +163,8 @@ pub trait Intake: Send + Sync + 'static {
 pub enum Taken {
     /// It is durable.
     Stored,
-    /// The same bytes at the same source are durable already.
-    Repeat,
+    /// The same bytes at the same source are durable already: since this moment, to the second.
+    Repeat(Timestamp),
 }
 
 /// Why an event was not taken: a 503, for Alma to come again.

@@ -199,8 +199,8 @@ impl Writer {
 
     /// Puts an event into the group, or answers why not.
     fn admit(&mut self, append: Append, group: &mut Group, room: &mut Room, now: Timestamp) {
-        if self.dedupe.knows(&append.key, now) {
-            answer(append.answer, Ok(Taken::Repeat));
+        if let Some(first_seen) = self.dedupe.first_seen(&append.key, now) {
+            answer(append.answer, Ok(Taken::Repeat(first_seen)));
         } else if group.keys.contains(&append.key) {
             group.repeats.push(append.answer);
         } else {
@@ -292,19 +292,19 @@ impl Writer {
             self.remember(&group.stored, now);
             self.publish(now);
         }
-        self.tell(group, outcome);
+        self.tell(group, outcome, now);
     }
 
     /// Answers all events of a group. By one hand-over to the runtime: each wake from outside it costs its lock, and
     /// may wake a worker.
-    fn tell(&self, group: Group, outcome: Result<(), NotTaken>) {
+    fn tell(&self, group: Group, outcome: Result<(), NotTaken>, recorded: Timestamp) {
         let many = group.stored.len() + group.repeats.len() > 1;
         let tell = move || {
             for append in group.stored {
                 answer(append.answer, outcome.clone().map(|()| Taken::Stored));
             }
             for repeat in group.repeats {
-                answer(repeat, outcome.clone().map(|()| Taken::Repeat));
+                answer(repeat, outcome.clone().map(|()| Taken::Repeat(recorded)));
             }
         };
         match &self.runtime {

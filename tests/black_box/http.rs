@@ -38,10 +38,16 @@ fn an_event_is_stored_once_and_lands_byte_for_byte() {
     assert_eq!((first.status, first.outcome()), (204, Some("stored")));
     let again = bridge.post(body);
     assert_eq!((again.status, again.outcome()), (204, Some("repeat")));
+    assert_eq!(first.header("alma-bridge-first-seen"), None);
+    let first_seen = again.header("alma-bridge-first-seen").expect("when the first copy was recorded").to_owned();
     wait_for("the event to land", || (!setup.landed("alma.bib").is_empty()).then_some(()));
     let raw = std::fs::read(setup.data().join("topics/alma.bib.jsonl")).expect("a topic file");
     assert!(raw.windows(body.len()).any(|window| window == body), "data is not byte for byte");
     assert_eq!(raw.split_inclusive(|byte| *byte == b'\n').count(), 1, "the repeat was published");
+    // To the second: 2024-01-02T03:04:05.678Z in the event, 2024-01-02T03:04:05Z in the header.
+    let recorded = setup.landed("alma.bib")[0]["recordedtime"].as_str().expect("a time").to_owned();
+    assert_eq!(Some(&*first_seen), recorded.get(..19).map(|seconds| format!("{seconds}Z")).as_deref());
+    assert!(bridge.log().contains(&format!(r#""first_seen":"{first_seen}""#)), "the log says so, too");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::super::{Feed as _, FeedClosed, Intake as _, Journal, NotTaken, Offset, Taken};
 use super::ram::RamDisk;
 use super::read_all;
-use super::{body, number, options, real, sink, soon, take};
+use super::{body, is_repeat, number, options, real, sink, soon, take};
 use crate::testing::TestClock;
 
 #[tokio::test]
@@ -21,7 +21,7 @@ async fn what_is_stored_comes_back_in_order_on_a_real_disk() {
     for n in 0..20 {
         assert_eq!(take(&journal, body(n, 1000)).await, Ok(Taken::Stored));
     }
-    assert_eq!(take(&journal, body(3, 1000)).await, Ok(Taken::Repeat));
+    assert!(is_repeat(&take(&journal, body(3, 1000)).await));
     let window = soon(reader.next_window(7, 1 << 20)).await.expect("open");
     assert_eq!(
         window.events.iter().map(|(_, event)| number(&event.body)).collect::<Vec<_>>(),
@@ -48,7 +48,7 @@ async fn what_is_stored_comes_back_in_order_on_a_real_disk() {
     let mut reader = journal.reader(&sink("main")).expect("known");
     let read = read_all(&mut reader).await;
     assert_eq!(read.values().copied().collect::<Vec<_>>(), (7..21).collect::<Vec<_>>());
-    assert_eq!(take(&journal, body(3, 1000)).await, Ok(Taken::Repeat), "known after a restart");
+    assert!(is_repeat(&take(&journal, body(3, 1000)).await), "known after a restart");
     assert_eq!(take(&journal, body(99, 0)).await, Ok(Taken::Stored));
     let next = soon(reader.next_window(9, 9)).await.expect("open");
     assert!(next.events[0].0 > *read.last_key_value().expect("some").0);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::super::{Feed as _, Intake as _, Journal, JournalOptions, Limits, NotTaken, Taken};
 use super::ram::RamDisk;
 use super::read_all;
-use super::{body, options, registration, sink, soon, take, until};
+use super::{body, is_repeat, options, registration, sink, soon, take, until};
 use crate::testing::TestClock;
 
 const MIN_FREE: u64 = 1 << 20;
@@ -40,7 +40,7 @@ async fn a_failed_sync_ends_the_segment_and_is_forgotten() {
     assert!(matches!(failing, Err(NotTaken::DiskFailing(_))), "{failing:?}");
     // The next append opens another file; dedupe does not know what failed.
     assert_eq!(take(&journal, body(2, 0)).await, Ok(Taken::Stored));
-    assert_eq!(take(&journal, body(1, 0)).await, Ok(Taken::Repeat));
+    assert!(is_repeat(&take(&journal, body(1, 0)).await));
     assert_eq!(journal.ready(), Ok(()));
     assert_eq!(disk.files("/journal/segments").len(), 2);
     let mut reader = journal.reader(&sink("main")).expect("known");
@@ -106,7 +106,7 @@ async fn repeats_in_flight_share_the_fate_of_the_first() {
     assert!(!failed.is_empty());
     assert!(taken.iter().filter(|taken| **taken == Ok(Taken::Stored)).count() <= 1);
     drop(burst().await);
-    assert!(burst().await.iter().all(|taken| *taken == Ok(Taken::Repeat)));
+    assert!(burst().await.iter().all(|taken| is_repeat(taken)));
     let mut reader = journal.reader(&sink("main")).expect("known");
     assert_eq!(read_all(&mut reader).await.len(), 1);
 }
@@ -122,7 +122,7 @@ async fn it_recovers_by_itself_and_a_full_disk_does_not_keep_it_from_starting() 
     let journal = Journal::open(options(disk.shared(), clock)).expect("opened on a full disk");
     let failed = take(&journal, body(2, 0)).await;
     assert!(matches!(failed, Err(NotTaken::DiskFailing(_))), "{failed:?}");
-    assert_eq!(take(&journal, body(1, 0)).await, Ok(Taken::Repeat), "what is durable is durable");
+    assert!(is_repeat(&take(&journal, body(1, 0)).await), "what is durable is durable");
     settle_all(&journal, "main").await;
     disk.faults(|faults| faults.full = false);
     until("the journal is ready without an event", || journal.ready() == Ok(())).await;
@@ -217,7 +217,7 @@ async fn delivered_events_go_before_a_503_for_min_free() {
     assert!(matches!(journal.ready(), Err(NotTaken::DiskFull { .. })));
     disk.faults(|faults| faults.free = 0);
     assert_eq!(take(&journal, body(100, 900)).await, Ok(Taken::Stored));
-    assert_eq!(take(&journal, body(3, 900)).await, Ok(Taken::Repeat), "digests outlive their segment");
+    assert!(is_repeat(&take(&journal, body(3, 900)).await), "digests outlive their segment");
 }
 
 #[tokio::test]

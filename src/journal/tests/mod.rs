@@ -99,6 +99,10 @@ async fn take(journal: &Journal, body: Bytes) -> Result<Taken, NotTaken> {
     journal.take(verified("alma", &body), now).await
 }
 
+fn is_repeat(taken: &Result<Taken, NotTaken>) -> bool {
+    matches!(taken, Ok(Taken::Repeat(_)))
+}
+
 /// Reads all that is there without moving the cursor: numbers by offset.
 async fn read_all(reader: &mut Reader) -> BTreeMap<Offset, u64> {
     let mut read = BTreeMap::new();

@@ -212,7 +212,7 @@ impl Bench {
                     *self.model.stored.entry(*n).or_default() += 1;
                     self.model.known.insert(*n, Some(now));
                 }
-                Ok(Taken::Repeat) => {
+                Ok(Taken::Repeat(_)) => {
                     assert!(known.is_some(), "{n} was never taken");
                     // It is durable now: 204. Where there was harm, its record may be gone and its digest not.
                     let tried = self.model.unproven.remove(n);

@@ -192,7 +192,7 @@ impl Known {
     pub(super) fn acknowledges(&mut self, number: u64, how: Taken) {
         let is_new = self.acknowledged.insert(number);
         self.tally.acknowledged += u64::from(is_new);
-        self.tally.repeats += u64::from(how == Taken::Repeat);
+        self.tally.repeats += u64::from(matches!(how, Taken::Repeat(_)));
         if !is_new && how == Taken::Stored && !self.forgetful {
             self.breaks(|| format!("event {number} was taken before, and is stored again"));
         }
