@@ -23,7 +23,7 @@
 //! - [`clock`]: the wall clock, handed in from outside.
 //! - `printable`: text from outside, made safe to print. `units`: sizes, durations and ages, as people write them.
 //!
-//! Imports run downwards only: commands → bridge → admin, ingress → delivery → dead_letters → sinks, journal → message,
+//! Imports run downwards only: commands → bridge → admin, ingress → delivery → `dead_letters` → sinks, journal → message,
 //! storage → alma.
 
 pub mod admin;
