@@ -92,12 +92,11 @@ pub(super) fn run(file: Option<&Path>, args: Args) -> Result<(), Failure> {
     let config = load(file)?;
     let source = pick_source(&config, args.source.as_ref())?;
     let secret = signing_secret(source)?.clone();
-    let (url, listener, certificate_name) = match args.url {
-        Some(url) => (url, None, None),
-        None => {
-            let certificate_name = config.ingress.tls.as_ref().and_then(tls::name_of);
-            (listener_url(&config, source)?, Some(Listener::Ingress), certificate_name)
-        }
+    let (url, listener, certificate_name) = if let Some(url) = args.url {
+        (url, None, None)
+    } else {
+        let certificate_name = config.ingress.tls.as_ref().and_then(tls::name_of);
+        (listener_url(&config, source)?, Some(Listener::Ingress), certificate_name)
     };
     let events = args.what.iter().map(|what| Template::find(what)).collect::<Result<Vec<_>, _>>()?;
     let events = if events.is_empty() { Template::all() } else { events };

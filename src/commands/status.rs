@@ -172,14 +172,13 @@ fn write_status(text: &mut String, status: &Status, outside: Outside) -> std::fm
 }
 
 fn add_source(table: &mut Table<3>, source: &SourceStatus, now: &str) {
-    let mut last = match &source.last_event {
+    let last = match &source.last_event {
         Some(last) => format!("last event: {}", units::with_age(last, now)),
         None => "last event: none yet".to_owned(),
     };
-    if let Some(refused) = &source.refused {
-        let since = if source.last_event.is_some() { " since" } else { "" };
-        last.push_str(&format!(", {} refused{since}", refused.events));
-    }
+    let since = if source.last_event.is_some() { " since" } else { "" };
+    let refused = source.refused.as_ref().map(|refused| format!(", {} refused{since}", refused.events));
+    let last = last + &refused.unwrap_or_default();
     table.row([format!("  {}", source.name), source.path.clone(), last]);
 }
 

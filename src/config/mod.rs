@@ -1,6 +1,6 @@
 //! The configuration as the program uses it: complete, validated, typed.
 //!
-//! [`load`] merges what the operator wrote (built-in defaults, then the file, then `ALMA_BRIDGE__…` variables) and turns
+//! [`load()`] merges what the operator wrote (built-in defaults, then the file, then `ALMA_BRIDGE__…` variables) and turns
 //! it into a [`Config`], or lists everything that is wrong with it. No other module has to ask whether a value is set.
 //!
 //! Each section has a file with its type and its reader, and so has each type of sink (`sinks`). They read their keys

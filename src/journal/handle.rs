@@ -280,8 +280,8 @@ impl Journal {
         Retained::new(Arc::clone(&shared.disk), shared.paths.clone(), segments, from, to)
     }
 
-    /// When the newest event of each of these sources was made durable, as far as the newest files tell: about
-    /// [`LOOK_BACK`] bytes of them are read. Blocks.
+    /// When the newest event of each of these sources was made durable, as far as the newest files tell: about 64 MiB
+    /// of them is read. Blocks.
     pub fn newest_events(&self, sources: &[SourceName]) -> BTreeMap<SourceName, Timestamp> {
         let shared = &self.0.shared;
         let segments = shared.state().segments.clone();

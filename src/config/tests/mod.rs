@@ -261,45 +261,16 @@ fn what_containers_are_given_loads_and_names_its_source_and_secret() {
 fn the_reference_names_every_key_and_no_other_with_its_default() {
     let (path, text) = shipped("reference.toml");
     let folder = tempfile::tempdir().expect("a folder");
-    // What it names of the host is made here.
-    let local = |text: &str| {
-        let mut text = text.to_owned();
-        for dir in ["/run/secrets/", "/etc/ssl/", "/etc/alma-bridge/"] {
-            text = text.replace(dir, &format!("{}/", folder.path().display()));
-        }
-        text
-    };
-    for name in [
-        "alma",
-        "kafka",
-        "rabbitmq",
-        "nats",
-        "nats-token",
-        "nats.nk",
-        "nats.creds",
-        "pseudonyms",
-        "ca.pem",
-        "client.pem",
-        "client.key",
-        "tls.crt",
-        "tls.key",
-    ] {
-        fs::write(folder.path().join(name), "made up").expect("written");
+    // The files and variables that it names are made here. Their content serves as a secret and as a URL.
+    let made_up = "amqp://user:made-up@x/";
+    let dirs = ["/run/secrets/", "/etc/ssl/", "/etc/alma-bridge/"];
+    let here = format!("{}/", folder.path().display());
+    let local = |text: &str| dirs.iter().fold(text.to_owned(), |text, dir| text.replace(dir, &here));
+    for name in text.split('"').filter_map(|quoted| dirs.iter().find_map(|dir| quoted.strip_prefix(dir))) {
+        fs::write(folder.path().join(name), made_up).expect("written");
     }
-    fs::write(folder.path().join("amqp-url"), "amqp://u:p@x/").expect("written");
-    let env: Vec<(String, String)> = [
-        "ALMA_SECRET",
-        "KAFKA_PASSWORD",
-        "RABBITMQ_PASSWORD",
-        "NATS_PASSWORD",
-        "NATS_TOKEN",
-        "NATS_NKEY_SEED",
-        "PSEUDONYM_KEY",
-    ]
-    .into_iter()
-    .map(|name| (name.to_owned(), "made up".to_owned()))
-    .chain([("AMQP_URL".to_owned(), "amqp://u:p@x/".to_owned())])
-    .collect();
+    let is_variable = |quoted: &&str| quoted.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
+    let env: Vec<_> = text.split('"').filter(is_variable).map(|name| (name.to_owned(), made_up.to_owned())).collect();
 
     // As it stands it is the default, but for the sinks it adds and the source's secret.
     let loaded = from_text(Some((&path, &local(&text))), &env).expect("valid");

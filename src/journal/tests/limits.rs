@@ -106,7 +106,7 @@ async fn repeats_in_flight_share_the_fate_of_the_first() {
     assert!(!failed.is_empty());
     assert!(taken.iter().filter(|taken| **taken == Ok(Taken::Stored)).count() <= 1);
     drop(burst().await);
-    assert!(burst().await.iter().all(|taken| is_repeat(taken)));
+    assert!(burst().await.iter().all(is_repeat));
     let mut reader = journal.reader(&sink("main")).expect("known");
     assert_eq!(read_all(&mut reader).await.len(), 1);
 }
