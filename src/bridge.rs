@@ -8,6 +8,7 @@
 mod attention;
 mod drain;
 mod engine;
+mod error;
 mod listeners;
 pub(crate) mod metrics;
 pub(crate) mod pumps;
@@ -34,7 +35,8 @@ use crate::ingress::{self, Sources};
 use crate::ownership::explain;
 
 pub use drain::Drain;
-pub use engine::{Engine, OpenError};
+pub use engine::Engine;
+pub use error::OpenError;
 pub use listeners::Listeners;
 use metrics::Metrics;
 use reload::Reloads;

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::engine::{Engine, Open, OpenError};
+use super::engine::{Engine, Open};
+use super::error::OpenError;
 use super::metrics::Metrics;
 use crate::config::Config;
 use crate::delivery::PumpHandle;

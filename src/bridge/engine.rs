@@ -1,7 +1,7 @@
 //! What stands behind the ingress: the journal and its pumps, or with `storage = "none"` the pumps alone.
 
 use std::collections::BTreeMap;
-use std::io;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::error::OpenError;
 use super::listeners::{Listeners, Published};
 use super::metrics::Metrics;
 use super::pumps::{self, Pumps};
@@ -16,53 +17,16 @@ use crate::alma::Verified;
 use crate::clock::{SystemClock, Timestamp};
 use crate::config::{Config, SinkName, Storage};
 use crate::dead_letters::{DeadLetterStores, LetterSummary};
-use crate::delivery::{DeliveryError, Direct, SinkSetup};
-use crate::journal::{
-    self, Intake, Journal, JournalLock, JournalMetrics, JournalOptions, NotTaken, Registration, Taken,
-};
+use crate::delivery::{Direct, SinkSetup};
+use crate::journal::{Intake, Journal, JournalLock, JournalMetrics, JournalOptions, NotTaken, Registration, Taken};
 use crate::operator::Operator;
 use crate::ownership::explain;
-use crate::sinks::NotBuiltIn;
 
 /// How long a second process waits for the journal's lock.
 const LOCK_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Between two attempts at the lock.
 const LOCK_RETRY: Duration = Duration::from_millis(200);
-
-/// Why events can't be taken at all.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Another process writes the same journal.
-    #[error("another process has held the journal {0} for 30 s: one bridge per data_dir")]
-    Locked(PathBuf),
-    /// The journal can't be opened.
-    #[error(transparent)]
-    Journal(#[from] journal::OpenError),
-    /// The addresses can't be written down for the commands.
-    #[error("{path}: {error}")]
-    Publish {
-        /// The folder.
-        path: String,
-        /// The system's word.
-        error: io::Error,
-    },
-    /// A sink can't be started.
-    #[error(transparent)]
-    Delivery(#[from] DeliveryError),
-    /// The journal can't write down a sink's name.
-    #[error("the journal can't write its list of sinks: {0}")]
-    Register(io::Error),
-    /// A sink's type is not in this binary.
-    #[error(transparent)]
-    NotBuiltIn(#[from] NotBuiltIn),
-    /// The journal gave no place to a sink that it was opened with.
-    #[error("the journal has no place for sink {0}, or it is read already")]
-    NoPlace(SinkName),
-    /// Opening panicked; the log says where.
-    #[error("a panic, see the log")]
-    Panicked,
-}
 
 /// Takes events once it is open; before and after that it says so.
 #[derive(Default)]

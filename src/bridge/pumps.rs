@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout_at};
 
-use super::engine::OpenError;
+use super::error::OpenError;
 use crate::clock::SystemClock;
 use crate::config::{Config, Privacy, Sink, SinkName, SourceName};
 use crate::dead_letters::DeadLetterStores;

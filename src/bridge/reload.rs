@@ -14,7 +14,8 @@ use std::time::Duration;
 use tokio::sync::{Mutex, Notify};
 use tokio::time::sleep;
 
-use super::engine::{Open, OpenError};
+use super::engine::Open;
+use super::error::OpenError;
 use super::view::View;
 use crate::config::{Config, SinkName, Source};
 use crate::ingress::Sources;

@@ -8,7 +8,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 
-use super::handle::JournalStats;
+use super::stats::JournalStats;
 use crate::config::{Sink, SinkName};
 use crate::telemetry::{Label, Registry, gauge_value, latency_histogram};
 

@@ -40,6 +40,7 @@ mod retained;
 mod scan;
 mod segment;
 mod state;
+mod stats;
 #[cfg(test)]
 mod steps;
 #[cfg(test)]
@@ -53,11 +54,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use error::OpenError;
-pub use handle::{ForgetError, Journal, JournalStats, SinkBacklog};
+pub use handle::{ForgetError, Journal, SinkBacklog};
 pub use lock::JournalLock;
 pub use metrics::JournalMetrics;
 pub use reader::Reader;
 pub use retained::{Retained, Snapshot};
+pub use stats::JournalStats;
 #[cfg(test)]
 pub(crate) use steps::Steps;
 
