@@ -107,11 +107,12 @@ async fn until_asked_to_stop(
 /// Says once that the bridge is ready; before that, if it is open but takes no events, why not.
 async fn tell_readiness(bridge: &Bridge) -> Result<(), Failure> {
     bridge.opened().await.map_err(Failure::failed)?;
-    let mut told = false;
+    let mut looks = 0_u64;
     while let Err(why) = bridge.ready() {
-        if !told {
+        looks += 1;
+        // Without a journal, the bridge is ready only when its sinks have connected, usually before the second look.
+        if looks == 2 {
             tracing::warn!(reason = %why, "not ready");
-            told = true;
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
