@@ -32,6 +32,7 @@ use crate::admin::{self, Operated as _, Reloaded, Status};
 use crate::clock::{SystemClock, Timestamp};
 use crate::config::{Config, Secret, Storage};
 use crate::ingress::{self, Sources};
+use crate::journal::NotTaken;
 use crate::ownership::explain;
 
 pub use drain::Drain;
@@ -161,6 +162,11 @@ impl Bridge {
         self.listeners.admin
     }
 
+    /// Whether it takes events, or why not.
+    pub fn ready(&self) -> Result<(), NotTaken> {
+        self.view.ready()
+    }
+
     /// What it is doing.
     pub fn status(&self) -> Status {
         self.view.status()
@@ -224,6 +230,10 @@ async fn open(reloads: Arc<Reloads>, tell: watch::Sender<Opened>) {
 }
 
 fn listen_error(listener: &'static str, address: SocketAddr, error: io::Error) -> StartError {
+    let error = match error.kind() {
+        kind @ io::ErrorKind::AddrInUse => io::Error::new(kind, format!("{error}; is another alma-bridge running?")),
+        _ => error,
+    };
     StartError::Listen { listener, address, error }
 }
 

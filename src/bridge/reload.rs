@@ -18,7 +18,7 @@ use super::engine::Open;
 use super::error::OpenError;
 use super::view::View;
 use crate::config::{Config, SinkName, Source};
-use crate::ingress::Sources;
+use crate::ingress::{Sources, tls};
 use crate::storage::blocking;
 
 /// Between two tries of what is not in effect yet.
@@ -97,6 +97,10 @@ impl Reloads {
                 .iter()
                 .map(|source| format!("source {}: takes no event until every sink is in effect", source.name)),
         );
+        // Renewed in part, perhaps: the listener keeps the certificate that it has.
+        if let Some(Err(error)) = config.ingress.tls.as_ref().map(tls::check) {
+            problems.push(format!("{error}; the certificate before it stays in effect"));
+        }
         *in_effect = live.into_iter().cloned().collect();
         self.sources.replace(in_effect);
         self.view.in_effect(problems.clone());

@@ -6,7 +6,7 @@ mod disk;
 use std::path::Path;
 
 use super::outside::Outside;
-use super::{Failure, block_on, load_silently};
+use super::{Failure, block_on, load_with_certificate};
 use crate::config::{Effective, Loaded};
 
 const EXAMPLES: &str = "\
@@ -35,7 +35,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
-    let loaded = load_silently(file)?;
+    let loaded = load_with_certificate(file)?;
     for warning in &loaded.warnings {
         errln!("warning: {}", args.outside.line(warning));
     }

@@ -16,7 +16,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::bridge::Listeners;
-use crate::config::{self, Config, ConfigErrors, Loaded, Source, SourceName, Storage};
+use crate::config::{self, Config, ConfigError, ConfigErrors, Loaded, Source, SourceName, Storage};
+use crate::ingress::tls::{self, CertificateError};
 use crate::printable::Printable;
 use crate::telemetry::logs::{self, FlushAtEnd};
 
@@ -176,6 +177,17 @@ fn load(file: Option<&Path>) -> Result<Config, Failure> {
 /// The configuration in effect, with where each value comes from.
 fn load_silently(file: Option<&Path>) -> Result<Loaded, Failure> {
     config::load(file, &environment()).map_err(Failure::Config)
+}
+
+/// The same for whoever serves TLS or checks that the bridge can: the certificate and its key are read, too.
+fn load_with_certificate(file: Option<&Path>) -> Result<Loaded, Failure> {
+    let loaded = load_silently(file)?;
+    let Some(Err(CertificateError { key, problem })) = loaded.config.ingress.tls.as_ref().map(tls::check) else {
+        return Ok(loaded);
+    };
+    let origin = loaded.values.iter().find(|value| value.key == key).map(|value| value.origin.clone());
+    let error = ConfigError { key: Some(key.to_owned()), origin: origin.unwrap_or_default(), problem };
+    Err(Failure::Config(ConfigErrors { errors: vec![error], warnings: loaded.warnings }))
 }
 
 /// The process's environment; variables that are not UTF-8 are none of ours.

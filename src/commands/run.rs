@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{Failure, environment, load_silently};
+use super::{Failure, environment, load_with_certificate};
 use crate::admin::{ReloadOutcome, Reloaded};
 use crate::bridge::Bridge;
 use crate::clock::{Clock as _, SystemClock};
@@ -26,7 +27,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
-    let loaded = load_silently(file)?;
+    let loaded = load_with_certificate(file)?;
     let mut config = loaded.config;
     let level = logs::init(&config.log).map_err(Failure::failed)?;
     for warning in &loaded.warnings {
@@ -84,16 +85,13 @@ async fn until_asked_to_stop(
     watch: &mut Watch,
     (terminate, interrupt, hang_up): (&mut Signal, &mut Signal, &mut Signal),
 ) -> Result<(), Failure> {
-    let mut open = false;
+    let (mut readiness, mut told) = (pin!(tell_readiness(bridge)), false);
     loop {
         tokio::select! {
-            result = bridge.opened(), if !open => match result {
-                Ok(()) => {
-                    open = true;
-                    tracing::info!("ready");
-                }
-                Err(error) => return Err(Failure::failed(error)),
-            },
+            result = &mut readiness, if !told => {
+                result?;
+                told = true;
+            }
             _ = hang_up.recv() => drop(reload(bridge, file, level, Cause::LoggedRequest, watch).await),
             reply = bridge.reload_asked() => {
                 // Whoever asked may have gone.
@@ -104,6 +102,22 @@ async fn until_asked_to_stop(
             _ = interrupt.recv() => return Ok(()),
         }
     }
+}
+
+/// Says once that the bridge is ready; before that, if it is open but takes no events, why not.
+async fn tell_readiness(bridge: &Bridge) -> Result<(), Failure> {
+    bridge.opened().await.map_err(Failure::failed)?;
+    let mut looks = 0_u64;
+    while let Err(why) = bridge.ready() {
+        looks += 1;
+        // Without a journal, the bridge is ready only when its sinks have connected, usually before the second look.
+        if looks == 2 {
+            tracing::warn!(reason = %why, "not ready");
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    tracing::info!("ready");
+    Ok(())
 }
 
 fn listen(kind: SignalKind) -> Result<Signal, Failure> {

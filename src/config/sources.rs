@@ -47,7 +47,7 @@ pub(super) fn read(root: &mut Table, walk: &mut Walk) -> (Vec<Source>, bool) {
             walk.note(&format!("sources.{}.path", source.name), &source.path, false);
             walk.note(&format!("sources.{}.secret_file", source.name), "{data_dir}/webhook.secret", false);
             walk.files.extend(source.secrets.iter().filter_map(|secret| secret.from.file()).map(Path::to_owned));
-            warn_of_short_secrets(source, walk);
+            warn_of_short_secrets(source.name.as_str(), &source.secrets, walk);
         }
         return (sources, true);
     }
@@ -59,7 +59,6 @@ pub(super) fn read(root: &mut Table, walk: &mut Walk) -> (Vec<Source>, bool) {
                 format!("found {:?}, which source {} has too, expected one of its own", source.path, other.name);
             walk.error(&format!("sources.{}.path", source.name), problem);
         }
-        warn_of_short_secrets(source, walk);
     }
     (sources, false)
 }
@@ -82,10 +81,10 @@ pub fn built_in_sources(data_dir: &Path) -> Vec<Source> {
     }]
 }
 
-fn warn_of_short_secrets(source: &Source, walk: &mut Walk) {
-    for named in &source.secrets {
+fn warn_of_short_secrets(source: &str, secrets: &[NamedSecret], walk: &mut Walk) {
+    for named in secrets {
         if let Some(warning) = named.secret.as_ref().and_then(secrets::too_short) {
-            walk.warn(&format!("sources.{}", source.name), format!("{}: {warning}", named.name));
+            walk.warn(&format!("sources.{source}"), format!("{}: {warning}", named.name));
         }
     }
 }
@@ -99,6 +98,7 @@ fn source(name: &str, mut table: Table, walk: &mut Walk) -> Option<Source> {
         walk.error(&table.key("path"), "missing, expected the path of the listener URL, such as \"/webhooks\"");
     }
     let secrets = named_secrets(&mut table, walk);
+    warn_of_short_secrets(name, &secrets, walk);
     let institution = table.optional_text("institution", walk);
     let silence = table.optional("silence", walk, values::duration);
     table.finish(walk, |name| {

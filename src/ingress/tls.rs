@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
@@ -24,20 +24,14 @@ pub fn install_provider() {
     let _ = aws_lc_rs::default_provider().install_default();
 }
 
-/// Why a certificate can't be used.
+/// Why a certificate and its key can't be used.
 #[derive(Debug, thiserror::Error)]
-pub enum CertificateError {
-    /// A file is missing, not PEM, or holds something else.
-    #[error("ingress.tls: {path}: {problem}")]
-    File {
-        /// Which.
-        path: String,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// The key is not the certificate's, or of a kind that is not supported.
-    #[error("ingress.tls: certificate and key: {0}")]
-    Pair(rustls::Error),
+#[error("{key}: {problem}")]
+pub struct CertificateError {
+    /// The key of the configuration that names the file.
+    pub key: &'static str,
+    /// The file, and what is wrong with it.
+    pub problem: String,
 }
 
 /// What accepts TLS connections with this certificate, and with those that come after it.
@@ -45,7 +39,7 @@ pub fn acceptor(files: &ServerTls) -> Result<TlsAcceptor, CertificateError> {
     let resolver = Reloading::new(files.clone())?;
     let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
-        .map_err(CertificateError::Pair)?
+        .expect("the provider has cipher suites for these versions")
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(resolver));
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
@@ -109,15 +103,31 @@ fn changed(files: &ServerTls) -> [Option<SystemTime>; 2] {
     [&files.cert_file, &files.key_file].map(|path| std::fs::metadata(path).and_then(|file| file.modified()).ok())
 }
 
+/// Whether the files hold a certificate and its key by now.
+pub fn check(files: &ServerTls) -> Result<(), CertificateError> {
+    read(files).map(drop)
+}
+
 fn read(files: &ServerTls) -> Result<CertifiedKey, CertificateError> {
+    let bad_certificate = |problem: &dyn fmt::Display| bad_file("ingress.tls.cert_file", &files.cert_file, problem);
+    let bad_key = |problem: &dyn fmt::Display| bad_file("ingress.tls.key_file", &files.key_file, problem);
     let chain: Vec<_> = CertificateDer::pem_file_iter(&files.cert_file)
         .and_then(Iterator::collect)
-        .map_err(|error| bad_file(&files.cert_file, error))?;
+        .map_err(|error| bad_certificate(&error))?;
     if chain.is_empty() {
-        return Err(bad_file(&files.cert_file, "found no certificate, expected PEM"));
+        return Err(bad_certificate(&"found no certificate, expected PEM"));
     }
-    let key = PrivateKeyDer::from_pem_file(&files.key_file).map_err(|error| bad_file(&files.key_file, error))?;
-    CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider()).map_err(CertificateError::Pair)
+    let key = PrivateKeyDer::from_pem_file(&files.key_file).map_err(|error| match error {
+        pem::Error::NoItemsFound => bad_key(&"found no private key, expected PEM without a passphrase"),
+        error => bad_key(&error),
+    })?;
+    CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider()).map_err(|error| match error {
+        rustls::Error::InconsistentKeys(_) => {
+            bad_key(&format_args!("the key does not belong to the certificate in {}", files.cert_file.display()))
+        }
+        rustls::Error::InvalidCertificate(_) => bad_certificate(&error),
+        error => bad_key(&error),
+    })
 }
 
 /// A host name that the certificate is for. `None` if it has none, or can't be read.
@@ -129,6 +139,6 @@ pub fn name_of(files: &ServerTls) -> Option<ServerName<'static>> {
     ServerName::try_from(name.replacen('*', "alma-bridge", 1)).ok()
 }
 
-fn bad_file(path: &Path, problem: impl fmt::Display) -> CertificateError {
-    CertificateError::File { path: path.display().to_string(), problem: problem.to_string() }
+fn bad_file(key: &'static str, path: &Path, problem: &dyn fmt::Display) -> CertificateError {
+    CertificateError { key, problem: format!("{}: {problem}", path.display()) }
 }

@@ -200,3 +200,26 @@ fn a_property_in_a_variable_is_in_effect_or_refused() {
     let (code, said) = check("COMPRESSION_TIPE", "zstd");
     assert!(code == Some(78) && said.contains("ALMA_BRIDGE__SINKS__MAIN__PROPERTIES__COMPRESSION_TIPE"), "{said}");
 }
+
+#[test]
+fn a_short_secret_is_warned_of_beside_errors_and_a_long_name_is_counted() {
+    let long = "a".repeat(68);
+    let setup = Setup::new(&format!(
+        "[sources.alma]\npath = \"/webhooks\"\nsecret_file = \"DIR/short\"\nsilense = \"1h\"\n\
+         [sinks.{long}]\ntype = \"file\"\ndir = \"DIR/topics\"\n"
+    ));
+    setup.write_secret("short", "12345");
+    let said = setup.fails(78, &["check"]);
+    assert!(said.contains("sources.alma.silense: unknown key"), "{said}");
+    assert!(said.contains("warning: sources.alma: default: the secret is shorter than 14 bytes"), "{said}");
+    assert!(said.contains("expected 1 to 64 of a-z, 0-9 and -, but it has 68 characters"), "{said}");
+}
+
+#[test]
+fn an_address_in_use_hints_at_another_bridge() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+    let address = taken.local_addr().expect("bound");
+    let setup = Setup::new(&format!("[ingress]\nlisten = \"{address}\"\n"));
+    let said = setup.fails(1, &["run"]);
+    assert!(said.contains("(os error 98); is another alma-bridge running?"), "{said}");
+}

@@ -173,13 +173,14 @@ fn a_refused_log_in_needs_a_person_at_once() {
 fn a_disk_that_is_nearly_full_says_how_full() {
     let setup = Setup::new("[journal]\nmin_free = \"1000000GiB\"\n");
     let bridge = setup.start_unready(&[]);
-    wait_for("the journal to be open", || bridge.log().contains("\"ready\"").then_some(()));
+    wait_for("the journal to be open", || bridge.log().contains("\"not ready\"").then_some(()));
     let answer = bridge.post(&loan(1));
     let said = answer.text();
     assert_eq!(answer.status, 503);
     assert!(said.contains("disk nearly full: ") && said.contains("iB free, min_free is 976.6 TiB; free some space"));
     assert!(attention(&bridge).iter().any(|line| line.contains("free some space")));
     assert_eq!(page(&bridge).matches("free some space").count(), 1);
+    assert!(!bridge.log().contains("\"ready\""), "the log agrees with /readyz");
     assert_eq!(bridge.metric("alma_bridge_journal_min_free_bytes"), Some(1_000_000.0 * f64::from(1 << 30)));
 }
 

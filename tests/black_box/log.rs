@@ -101,7 +101,7 @@ fn challenges_and_unknown_paths_are_summed_up_too() {
 fn a_flood_of_401s_hides_no_503_of_a_good_event() {
     let setup = Setup::new("[journal]\nmin_free = \"1000000GiB\"\n");
     let bridge = setup.start_unready(&[]);
-    wait_for("the journal to be open", || bridge.log().contains("\"ready\"").then_some(()));
+    wait_for("the journal to be open", || bridge.log().contains("\"not ready\"").then_some(()));
     let flood = wrongly_signed(&loan(1));
     let mut refused = 0;
     for number in 0..5 {

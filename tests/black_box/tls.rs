@@ -93,14 +93,47 @@ fn send_says_why_a_certificate_is_not_trusted() {
 }
 
 #[test]
-fn a_certificate_that_can_not_be_used_is_said_at_the_start() {
+fn a_certificate_that_can_not_be_used_is_an_error_of_the_configuration() {
     let setup = Setup::unwritten();
     write_certificate(&setup);
-    fs::write(setup.path("tls.key"), "no key").expect("written");
+    fs::copy(setup.path("tls.key"), setup.path("other.key")).expect("copied");
     setup.configure(TLS);
-    let output = setup.command(&["run"]);
-    assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output.stderr).contains("tls.key"), "{}", text(&output.stderr));
+    let refused = |words: [&str; 3]| {
+        for command in ["check", "run"] {
+            let said = setup.fails(78, &[command]);
+            assert!(words.iter().all(|word| said.contains(word)), "{command}: {said}");
+        }
+    };
+    write_certificate(&setup);
+    setup.done(&["check"]);
+    fs::copy(setup.path("other.key"), setup.path("tls.key")).expect("copied");
+    refused(["config.toml: ingress.tls.key_file: ", "/tls.key: ", "the key does not belong to the certificate in "]);
+    fs::write(setup.path("tls.key"), "no key").expect("written");
+    refused(["ingress.tls.key_file: ", "/tls.key: ", "found no private key, expected PEM"]);
+    fs::write(setup.path("tls.crt"), "").expect("written");
+    refused(["ingress.tls.cert_file: ", "/tls.crt: ", "found no certificate, expected PEM"]);
+}
+
+#[test]
+fn a_reload_says_that_a_renewed_certificate_can_not_be_used() {
+    let setup = Setup::unwritten();
+    write_certificate(&setup);
+    setup.configure(TLS);
+    let bridge = setup.start();
+    fs::copy(setup.path("tls.crt"), setup.path("old.crt")).expect("copied");
+    fs::copy(setup.path("tls.key"), setup.path("old.key")).expect("copied");
+    write_certificate(&setup);
+    fs::copy(setup.path("old.key"), setup.path("tls.key")).expect("copied");
+    let word = "the key does not belong to the certificate";
+    let said = setup.fails(1, &["reload"]);
+    assert!(said.contains("only in part") && said.contains(word), "{said}");
+    assert!(bridge.status()["config"]["not_in_effect"][0].as_str().expect("a text").contains(word));
+    let sent = send(&setup, "old.crt");
+    assert!(sent.status.success(), "the certificate before it stays: {sent:?}");
+    // Good by itself once the pair is whole.
+    write_certificate(&setup);
+    wait_for("the renewal", || bridge.status()["config"]["not_in_effect"][0].is_null().then_some(()));
+    setup.done(&["reload"]);
 }
 
 #[test]
