@@ -22,7 +22,7 @@ use crate::operator::{
 const EXAMPLES: &str = "\
 Examples:
   alma-bridge dead-letters list                       numbers, topics, reasons, sizes, event ids
-  alma-bridge dead-letters show 1042                  why it died, and its event
+  alma-bridge dead-letters show 1042                  why the sink refused it, and its event
   alma-bridge dead-letters show 1042 --body > x.json  what Alma signed, byte for byte
   alma-bridge dead-letters retry 1042 1043            publish these two again, same ids
   alma-bridge dead-letters retry --all --reason too_large
@@ -30,8 +30,8 @@ Examples:
   alma-bridge dead-letters drop --all --topic alma.bib
 
 An ID is a letter's number or the id of its event. A letter leaves only when its sink took it,
-or by drop. Only show prints personal data. At the running bridge, or where none runs on its
-journal directly.";
+or by drop. Only show prints personal data. The command asks the running bridge; if none runs,
+it works on the journal directly.";
 
 /// Show the events that a sink could not take, publish them again, or drop them
 #[derive(Debug, clap::Args)]
@@ -56,14 +56,14 @@ enum What {
         #[command(flatten)]
         outside: Outside,
     },
-    /// Show one letter whole: why it died, and the event (personal data)
+    /// Show one whole letter: why the sink refused it, and the event (personal data)
     #[command(after_help = EXAMPLES)]
     Show {
         /// The letter, by its number or by the id of its event
         #[arg(value_name = "ID")]
         id: Name,
 
-        /// The sink; needed where there are several
+        /// The sink; required if there are several
         #[arg(long, value_name = "NAME")]
         sink: Option<SinkName>,
 
@@ -245,7 +245,7 @@ async fn list(operator: &mut OperatorClient, filter: &Filter, json: bool, outsid
 
 /// What is shown of a letter.
 enum Shown {
-    /// Why it died, and its event.
+    /// Why the sink refused it, and its event.
     Whole,
     /// The same as JSON.
     Json,
@@ -261,10 +261,14 @@ async fn show(
     outside: Outside,
 ) -> Result<(), Failure> {
     let sink = pick_sink(operator, sink).await?;
-    let ids = numbers(operator, &sink, std::slice::from_ref(name)).await?;
+    // A number needs no search through all letters.
+    let ids = match name {
+        Name::Letter(id) => vec![*id],
+        Name::Event(_) => numbers(operator, &sink, std::slice::from_ref(name)).await?,
+    };
     let [id] = ids[..] else {
         let all: Vec<String> = ids.iter().map(u64::to_string).collect();
-        let why = format!("sink {sink} has several letters of this event, name one of them: {}", all.join(", "));
+        let why = format!("sink {sink} has several letters of this event, choose one of them: {}", all.join(", "));
         return Err(Failure::failed(why));
     };
     let letter: Letter = operator.ask(&OperatorRequest::Letter { sink, id }).await?;
@@ -291,29 +295,27 @@ async fn show(
     }
 }
 
-/// The numbers of the letters that are named. An event may have several; one without any is an error.
+/// The numbers of the letters that are named. An event may have several. A name that no letter has is an error.
 async fn numbers(operator: &mut OperatorClient, sink: &SinkName, names: &[Name]) -> Result<Vec<u64>, Failure> {
-    let (mut ids, mut events) = (BTreeSet::new(), BTreeMap::new());
-    for name in names {
-        match name {
-            Name::Letter(id) => drop(ids.insert(*id)),
-            Name::Event(event) => drop(events.insert(event.as_str(), false)),
-        }
-    }
-    if !events.is_empty() {
-        letters(operator, sink, &Filter::default(), |page| {
-            for letter in page {
-                if let Some(found) = events.get_mut(letter.event.as_str()) {
+    let mut found: BTreeMap<&Name, bool> = names.iter().map(|name| (name, false)).collect();
+    let mut ids = BTreeSet::new();
+    letters(operator, sink, &Filter::default(), |page| {
+        for letter in page {
+            for name in [Name::Letter(letter.id), Name::Event(letter.event)] {
+                if let Some(found) = found.get_mut(&name) {
                     *found = true;
                     ids.insert(letter.id);
                 }
             }
-            Ok(())
-        })
-        .await?;
-    }
-    match events.iter().find(|(_, found)| !**found) {
-        Some((event, _)) => Err(Failure::failed(format!("sink {sink} has no dead letter of event {event}"))),
+        }
+        Ok(())
+    })
+    .await?;
+    match found.into_iter().find(|(_, found)| !found) {
+        Some((Name::Letter(id), _)) => Err(Failure::failed(format!("sink {sink} has no dead letter {id}"))),
+        Some((Name::Event(event), _)) => {
+            Err(Failure::failed(format!("sink {sink} has no dead letter of event {event}")))
+        }
         None => Ok(ids.into_iter().collect()),
     }
 }
@@ -340,6 +342,9 @@ async fn retry(
 ) -> Result<(), Failure> {
     let sink = pick_sink(operator, which.filter.sink.as_ref()).await?;
     let ids = ids_of(operator, &sink, which).await?;
+    if ids.is_empty() {
+        return outln!("sink {sink}: no dead letters to retry");
+    }
     let (mut taken, mut gone, mut kept) = (0, 0, 0);
     for batch in ids.chunks(MAX_RETRIES) {
         let request = OperatorRequest::Retry { sink: sink.clone(), ids: batch.to_vec(), to: to.clone() };

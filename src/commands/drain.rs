@@ -14,10 +14,10 @@ use crate::telemetry::logs;
 const EXAMPLES: &str = "\
 Examples:
   alma-bridge drain                      until nothing waits any more
-  alma-bridge drain --timeout 10m        exit 1 where something still waits by then
+  alma-bridge drain --timeout 10m        exit 1 if something still waits by then
   alma-bridge drain && rm -r data        only what is delivered, or was given up by hand, is deleted
 
-Exit 1, too, where what is left needs a person: dead letters, or events for a sink that was
+Exit 1, too, if what is left needs attention: dead letters, or events for a sink that was
 taken out. The bridge must be stopped.";
 
 /// Deliver what waits in a stopped bridge's journal, without taking events, and exit 0

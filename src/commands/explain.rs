@@ -1,4 +1,4 @@
-//! `explain`: what the bridge makes of a body, and why a signature does not fit.
+//! `explain`: how the bridge reads a body, and why a signature does not fit.
 
 mod signature;
 
@@ -18,13 +18,14 @@ Examples:
   alma-bridge explain event.json --signature '8+UzOnrucsAuj09Sb5liIZBeYY5FwAsjfb2ZTcnXHR4='
   curl -s … | alma-bridge explain -
 
-Exit code 1 where a signature is given that does not fit.";
+Exit code 1 if a signature is given that does not fit.";
 
-/// Say what the bridge makes of a body, and why a signature does not fit
+/// Show how the bridge reads a body, and why a signature does not fit
 ///
-/// Shows verdict, topic, key and attributes at every sink. With a signature, first of all which secret fits. If none does,
-/// it looks for the usual mistakes: a secret with blanks or line ends too many, a body that lost or won a line end or was
-/// re-formatted on its way, a signature over JSON.stringify(body) as Ex Libris's sample makes it, or one in hex.
+/// Shows the verdict, and the topic, key and attributes at every sink. With a signature, it first shows which secret fits.
+/// If none does, it looks for the usual mistakes: a secret with extra blanks, line ends or quotes; a body with a line end
+/// added or removed, or that was re-formatted on its way; a signature over JSON.stringify(body), as the sample of Ex Libris
+/// makes it; or one in hex or URL-safe Base64, or with a sha256= prefix.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
@@ -36,7 +37,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "S")]
     signature: Option<String>,
 
-    /// The source it came to; needed where there are several
+    /// The source it came to; required if there are several
     #[arg(long, value_name = "NAME")]
     source: Option<SourceName>,
 
@@ -75,7 +76,11 @@ fn read(path: &Path) -> Result<Vec<u8>, Failure> {
 
 fn explain_event(config: &Config, source: &Source, body: &[u8], outside: Outside) -> Result<(), Failure> {
     let event = Event::parse(body);
-    outln!("verdict    {}", outside.line(&event.verdict().to_string()))?;
+    if body.is_empty() {
+        outln!("verdict    the body is empty")?;
+    } else {
+        outln!("verdict    {}", outside.line(&event.verdict().to_string()))?;
+    }
     outln!("body       {}, SHA-256 {}", counted(body.len() as u64, "byte"), BodyDigest::of(body).hex(64))?;
     let now = SystemClock.now();
     let stored = StoredEvent { source: source.name.clone(), received: now, recorded: now, body: body.to_vec().into() };

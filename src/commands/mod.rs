@@ -65,7 +65,7 @@ On a bad day:
   alma-bridge reload               put an edit of the configuration in effect
   alma-bridge dead-letters list    what a sink could not take
   alma-bridge replay --help        publish again what the journal retains
-  alma-bridge sinks list           what waits for whom
+  alma-bridge sinks list           how many events wait for each sink
   alma-bridge drain                deliver what waits, take nothing new
 
 Exit codes: 0 success, 1 failure, 2 usage, 78 configuration.";
@@ -208,7 +208,7 @@ fn pick_source<'a>(config: &'a Config, name: Option<&SourceName>) -> Result<&'a 
             .ok_or_else(|| Failure::Usage(format!("no source is named {name}; there are: {}", names()))),
         None => match config.sources.as_slice() {
             [only] => Ok(only),
-            _ => Err(Failure::Usage(format!("there are several sources, name one by --source: {}", names()))),
+            _ => Err(Failure::Usage(format!("there are several sources, choose one with --source: {}", names()))),
         },
     }
 }

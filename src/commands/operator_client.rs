@@ -44,7 +44,7 @@ impl OperatorClient {
             if !runs {
                 return Err(bridge.not_found(Failure::Silent));
             }
-            errln!("warning: {}; the bridge runs on with the one before", Printable::line(&broken));
+            errln!("warning: {}; the bridge keeps running with the previous one", Printable::line(&broken));
         }
         let config = &bridge.config;
         let dir = config.journal_dir();
@@ -145,7 +145,7 @@ pub(super) async fn pick_sink(operator: &mut OperatorClient, name: Option<&SinkN
         Ok(only.name.clone())
     } else {
         let names: Vec<&str> = places.iter().map(|place| place.name.as_str()).collect();
-        Err(Failure::Usage(format!("there are several sinks, name one by --sink: {}", names.join(", "))))
+        Err(Failure::Usage(format!("there are several sinks, choose one with --sink: {}", names.join(", "))))
     }
 }
 

@@ -6,8 +6,14 @@
 
 use std::fmt;
 use std::io::{self, Write as _};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::Failure;
+
+/// Between two looks at whether somebody still reads stdout.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Prints a line on stdout: `outln!("{count} events")?`.
 macro_rules! outln {
@@ -38,6 +44,26 @@ pub(super) fn bytes(bytes: &[u8]) -> Result<(), Failure> {
 pub(super) fn note(text: fmt::Arguments<'_>) {
     // There is no better place to say that it failed.
     let _ = io::stderr().lock().write_all(format!("{text}\n").as_bytes());
+}
+
+/// Returns once nobody reads stdout any more. A command that waits for the next thing to print would notice that only
+/// when it prints, and `tail | head -1` would hang until then.
+pub(super) async fn unread() -> Failure {
+    loop {
+        if has_no_reader() {
+            return Failure::Unread;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Whether stdout is a pipe or socket whose other end is closed. A file never is.
+fn has_no_reader() -> bool {
+    let stdout = io::stdout();
+    // Errors and hang-ups are reported without being asked for.
+    let mut looked = [PollFd::new(&stdout, PollFlags::empty())];
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut looked, Some(&at_once)).is_ok() && looked[0].revents().intersects(PollFlags::ERR | PollFlags::HUP)
 }
 
 /// How a command ends that has shown its verdict: a bad one is not forgotten because nobody read it to its end.

@@ -22,7 +22,7 @@ Examples:
 
 Exit code 1 if the bridge refuses the configuration or can't put all of it in effect.";
 
-/// Have the running bridge load its configuration again, and say what became of it
+/// Have the running bridge load its configuration again, and report the result
 ///
 /// The bridge reads its own file. If anything is wrong with it, the bridge says so and changes nothing. An edit that
 /// takes away a source or a sink takes effect, too: the bridge does not do that by itself.

@@ -24,10 +24,11 @@ Examples:
   alma-bridge replay --sink main --from 2026-01-02T03:00:00Z --to 2026-01-02T04:00:00Z
   alma-bridge replay --sink nats --from 1h --repair             JetStream lost data
 
-Consumers that drop repeats by id see nothing of it; all others get the events once more.
-Every event keeps its id, and says by the attribute replayed that it comes again. What still
-waits for the sink is left out. Exit 1 if no event matches, if the sink did not take all, or
-if some are gone or damaged. At the running bridge, or where none runs on its journal directly.";
+Consumers that deduplicate by id ignore the repeats; all others get the events once more.
+Every event keeps its id and has the attribute replayed. Events that still wait for the sink
+are left out, because they are delivered in their turn. Exit 0 even if all that match still
+wait. Exit 1 if no event matches, if the sink did not take all, or if some are gone or damaged.
+The command asks the running bridge; if none runs, it works on the journal directly.";
 
 /// Publish events that the journal retains to a sink again
 #[derive(Debug, clap::Args)]
@@ -41,7 +42,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "TIME", value_parser = moment)]
     from: Timestamp,
 
-    /// To what was made durable before this moment; else to the newest
+    /// To what was made durable before this moment; default: up to the newest event
     #[arg(long, value_name = "TIME", value_parser = moment)]
     to: Option<Timestamp>,
 
@@ -53,7 +54,7 @@ pub(super) struct Args {
     #[arg(long)]
     dry_run: bool,
 
-    /// For a broker that lost data: keep the message ids of the first time
+    /// For a broker that lost data: publish with the original message ids
     ///
     /// JetStream takes only what it lost, as long as it is asked within the stream's duplicate window. Without it a
     /// replay has message ids of its own (`…/replay-{run}`), since JetStream drops an id that it knows even where the
@@ -160,12 +161,16 @@ fn tell(sink: &SinkName, from: Timestamp, dry_run: bool, ended: &Progress, outsi
         Some(_) => {}
     }
     let events = counted(ended.selected, "event");
+    let only_waiting = ended.state == RunState::Done && ended.selected == 0 && ended.waiting > 0;
     if matches_nothing(ended) {
         outln!("sink {sink}: no event matches; nothing published")?;
         if !ended.other_actions.is_empty() {
             let actions: Vec<String> = ended.other_actions.iter().map(|it| outside.line(it).to_string()).collect();
-            outln!("in this time there are events of: {}", actions.join(", "))?;
+            outln!("actions in this period: {}", actions.join(", "))?;
         }
+    } else if only_waiting {
+        let nothing = if dry_run { "nothing would be published" } else { "nothing published" };
+        outln!("sink {sink}: {nothing}: {}", still_waiting(ended.waiting))?;
     } else if dry_run {
         outln!("sink {sink}: {events} would be published, of {} in this time", ended.read)?;
     } else {
@@ -175,10 +180,8 @@ fn tell(sink: &SinkName, from: Timestamp, dry_run: bool, ended: &Progress, outsi
         };
         outln!("sink {sink}: {} of {events} confirmed{known}, run {}", ended.published, ended.run)?;
     }
-    match ended.waiting {
-        0 => {}
-        1 => outln!("1 still waits for the sink and is delivered in its turn")?,
-        many => outln!("{many} still wait for the sink and are delivered in their turn")?,
+    if ended.waiting > 0 && !only_waiting {
+        outln!("{}", still_waiting(ended.waiting))?;
     }
     match ended.damaged {
         0 => {}
@@ -194,6 +197,14 @@ fn tell(sink: &SinkName, from: Timestamp, dry_run: bool, ended: &Progress, outsi
         outln!("{count} {} not taken: {}", if *count == 1 { "was" } else { "were" }, outside.line(reason))?;
     }
     Ok(())
+}
+
+/// `1 event still waits for the sink and is delivered in its turn`.
+fn still_waiting(count: u64) -> String {
+    match count {
+        1 => "1 event still waits for the sink and is delivered in its turn".to_owned(),
+        many => format!("{many} events still wait for the sink and are delivered in their turn"),
+    }
 }
 
 /// Whether there is nothing to publish, now or in its turn.

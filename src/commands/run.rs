@@ -21,7 +21,7 @@ use crate::telemetry::logs::{self, LevelHandle};
 /// SIGHUP loads the configuration again; a changed file does so by itself. A second SIGTERM or SIGINT ends at once.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// At a stop: not ready, but still taking events for so long, as for endpoints that are withdrawn late
+    /// When stopping: report not ready, but take events for this long, for load balancers that react late
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration)]
     stop_delay: Duration,
 }

@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::operator_client::confirmed;
 use super::running::Running;
 use super::{Failure, block_on, load, output, pick_source, reload, status};
 use crate::admin::status::{ReloadOutcome, SourceStatus, Status};
@@ -14,8 +15,8 @@ const EXAMPLES: &str = "\
 Examples:
   alma-bridge secret                     of the only source
   alma-bridge secret --source alma-prod  of one of several
-  alma-bridge secret --new               a fresh one; the bridge accepts it and the last one
-  alma-bridge secret --revoke            the last one is no longer accepted";
+  alma-bridge secret --new               a fresh one; the bridge accepts it and the previous one
+  alma-bridge secret --revoke            the previous one is no longer accepted";
 
 /// Print a source's secret, to paste into Alma's integration profile
 ///
@@ -24,7 +25,7 @@ Examples:
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
-    /// The source; needed where there are several
+    /// The source; required if there are several
     #[arg(long, value_name = "NAME")]
     source: Option<SourceName>,
 
@@ -36,11 +37,16 @@ pub(super) struct Args {
     #[arg(long)]
     new: bool,
 
-    /// End the secret before the present one at once, as after a leak
+    /// End the previous secret at once, as after a leak
     ///
-    /// For the built-in source, whose secret before the last --new is accepted until then. Prints no secret.
+    /// Only for the built-in source: it accepts the secret from before the last --new until the next --new or --revoke. If
+    /// Alma still uses that secret or may use it, --revoke says so and asks first. Prints no secret.
     #[arg(long, conflicts_with = "new")]
     revoke: bool,
+
+    /// With --revoke: do not ask
+    #[arg(long, requires = "revoke")]
+    yes: bool,
 }
 
 pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
@@ -53,7 +59,7 @@ pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
         _ => None,
     });
     if args.revoke {
-        return revoke(&config, source, generated);
+        return revoke(&config, source, generated, args.yes);
     }
     let shown = match (args.new, generated, current) {
         // One that was made a moment ago is fresh, and nobody uses another.
@@ -68,14 +74,14 @@ pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
     output::bytes(&[shown.expose(), b"\n"].concat())
 }
 
+const NO_BRIDGE: &str = "no bridge runs, and only a running one knows whether Alma still uses the older secret";
+
 /// Replaces the generated secret, and has the running bridge accept both before anybody is told of it.
 fn renew(config: &Config, source: &Source, path: &Path) -> Result<Secret, Failure> {
     let bridge = Running::of(config.clone());
     if !bridge.is_listening() {
         if config::has_previous(path) {
-            return Err(not_yet(
-                "no bridge runs, and only a running one knows whether Alma still uses the older secret",
-            ));
+            return Err(not_yet(NO_BRIDGE));
         }
         let renewed = config::renew_generated(path).map_err(Failure::failed)?;
         errln!(
@@ -148,7 +154,7 @@ fn unchanged(why: &str) -> Failure {
 /// A fresh secret would end one that Alma may use.
 fn not_yet(why: &str) -> Failure {
     Failure::failed(format!(
-        "no new secret: {why}, and a new one would end it\npaste the present secret (\"alma-bridge secret\" shows it) into \
+        "no new secret: {why}, and a new one would end it\npaste the current secret (\"alma-bridge secret\" shows it) into \
          Alma, and make a new one after its first event; or end the older one yourself: \"alma-bridge secret --revoke\""
     ))
 }
@@ -162,8 +168,11 @@ fn why_not_yet(status: &Status, source: &Source) -> Option<String> {
         (None, Some(_)) => None,
         (Some(older), Some(newer)) if older <= newer => None,
         (Some(older), newer) => {
-            let newer = newer.map_or_else(|| format!("never since the start at {started}"), |at| format!("at {at}"));
-            Some(format!("Alma still uses the older secret (last used at {older}, the present one {newer})"))
+            let newer = newer.map_or_else(
+                || format!("has not been used since the bridge started at {started}"),
+                |at| format!("at {at}"),
+            );
+            Some(format!("Alma still uses the older secret (last used at {older}; the current one {newer})"))
         }
         (None, None) => Some(format!(
             "no event has come since the bridge started at {started}, so that it can't tell whether Alma still uses the \
@@ -182,7 +191,7 @@ fn what_to_do(source: &Source) -> Result<String, Failure> {
         )));
     }
     Ok(format!(
-        "not stored anywhere: put it where a second secret of source {} is read from,\n\
+        "not stored anywhere: add it to source {}:\n\
          \x20 {}\n\
          run \"alma-bridge reload\" (a new environment variable needs a restart), and only then paste it into Alma.\n\
          Take the old one out once secret_last_used_timestamp_seconds shows that Alma uses the new one",
@@ -226,7 +235,7 @@ fn item(name: &str, from: &SecretFrom, is_optional: bool) -> String {
     format!("{{ name = {}, {place}{optional} }}", quoted(name))
 }
 
-fn revoke(config: &Config, source: &Source, generated: Option<&PathBuf>) -> Result<(), Failure> {
+fn revoke(config: &Config, source: &Source, generated: Option<&PathBuf>, yes: bool) -> Result<(), Failure> {
     let Some(path) = generated else {
         return Err(Failure::Usage(format!(
             "source {} has secrets of its own: take the old one out of the configuration, and a running bridge no \
@@ -234,30 +243,49 @@ fn revoke(config: &Config, source: &Source, generated: Option<&PathBuf>) -> Resu
             source.name
         )));
     };
-    if !config::revoke_previous(path).map_err(|error| Failure::failed(format!("can't revoke it: {error}")))? {
-        errln!("there is no secret before the present one");
+    if !config::has_previous(path) {
+        errln!("there is no previous secret");
         return Ok(());
     }
-    errln!("the secret before the present one is removed");
     let bridge = Running::of(config.clone());
-    if !bridge.is_listening() {
+    let runs = bridge.is_listening();
+    let in_use =
+        if runs { block_on(async { Ok(may_be_in_use(&bridge, source).await) })? } else { Some(NO_BRIDGE.to_owned()) };
+    if let Some(why) = in_use {
+        confirmed(
+            &format!(
+                "{why}. If Alma's profile has the older secret, Alma gets a 401 for every event from now on, and those \
+                 events are lost: paste the current secret (\"alma-bridge secret\" shows it) into Alma first"
+            ),
+            yes,
+        )?;
+    }
+    config::revoke_previous(path).map_err(|error| Failure::failed(format!("can't revoke it: {error}")))?;
+    errln!("the previous secret is removed");
+    if !runs {
         errln!("no bridge runs; the next one will not accept it");
         return Ok(());
     }
     block_on(async {
-        // From before the reload, which forgets the secret that is gone.
-        let status = status_of(&bridge).await.ok();
         reloaded(&bridge)
             .await
             .map_err(|why| Failure::failed(format!("the running bridge still accepts it: {why}")))?;
         errln!("the running bridge no longer accepts it");
-        if let Some(why) = status.and_then(|status| why_not_yet(&status, source)) {
-            errln!(
-                "warning: {why}: paste the present one (\"alma-bridge secret\") into Alma now, or its events are lost"
-            );
-        }
         Ok(())
     })
+}
+
+/// Why Alma may still use the older secret, as far as the running bridge can tell.
+async fn may_be_in_use(bridge: &Running, source: &Source) -> Option<String> {
+    let asked = async {
+        // First as things are: then the bridge knows these files, and its word about them can be relied on.
+        reloaded(bridge).await?;
+        status_of(bridge).await
+    };
+    match asked.await {
+        Ok(status) => why_not_yet(&status, source),
+        Err(why) => Some(format!("the running bridge can't tell whether Alma still uses the older secret: {why}")),
+    }
 }
 
 #[cfg(test)]

@@ -43,13 +43,13 @@ Examples:
   alma-bridge send --same --count 2 loan    the same event twice: stored, then repeat
   alma-bridge send --url https://bridge.example.org/webhooks
 
-Exit code 1 where anything was answered other than 2xx.";
+Exit code 1 if anything was answered other than 2xx.";
 
 /// Play Alma: send the challenge, then signed samples or files
 ///
 /// The bridge publishes these made-up events like any others, and subscribers will act on them. Secret and address come
-/// from the same configuration as the bridge's. Every event gets a fresh id, but for --same and for files, which are sent
-/// byte for byte.
+/// from the same configuration as the bridge's. Every event gets a fresh id, except with --same and for files, which are
+/// sent byte for byte.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
@@ -72,7 +72,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "URL")]
     url: Option<Uri>,
 
-    /// The source to play; needed where there are several
+    /// The source to play; required if there are several
     #[arg(long, value_name = "NAME")]
     source: Option<SourceName>,
 

@@ -17,7 +17,7 @@ Examples:
   alma-bridge sinks list --json        for programs
   alma-bridge sinks forget old-kafka   let go of one that was taken out, and of what waits
 
-At the running bridge, or where none runs on its journal directly.";
+The command asks the running bridge; if none runs, it works on the journal directly.";
 
 /// Show the sinks that the journal keeps a place for; let go of one that was taken out
 #[derive(Debug, clap::Args)]

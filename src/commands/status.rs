@@ -22,11 +22,11 @@ use crate::units;
 
 const EXAMPLES: &str = "\
 Examples:
-  alma-bridge status            for people; exit 1 where something needs one
+  alma-bridge status            for people; exit 1 if something needs attention
   alma-bridge status --watch    again every two seconds
   alma-bridge status --json     for programs";
 
-/// Show what the running bridge is doing; exit 1 where something needs a person
+/// Show what the running bridge is doing; exit 1 if something needs attention
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
@@ -38,7 +38,7 @@ pub(super) struct Args {
     #[arg(long)]
     watch: bool,
 
-    /// Print nothing; exit 1 only where no event can be taken (for health checks)
+    /// Print nothing; exit 1 only if no event can be taken (for health checks)
     #[arg(long, conflicts_with_all = ["json", "watch"])]
     ready: bool,
 
@@ -53,7 +53,10 @@ pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
     let mut bridge = Running::find(file)?;
     block_on(async {
         if args.watch {
-            return watch(&bridge, args.outside).await;
+            return tokio::select! {
+                ended = watch(&bridge, args.outside) => ended,
+                unread = output::unread() => Err(unread),
+            };
         }
         let (document, status) = look(&bridge).await.map_err(|failure| bridge.not_found(failure))?;
         if args.ready {

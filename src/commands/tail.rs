@@ -2,6 +2,7 @@
 //!
 //! How a sink is read back stands beside the sink ([`crate::sinks::tail`]).
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use tokio::sync::{mpsc, oneshot};
@@ -9,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::outside::Outside;
 use super::{Failure, block_on, load, output};
 use crate::config::{Config, Sink, SinkName};
-use crate::message::known_topics;
+use crate::message::{Topic, known_topics};
 use crate::sinks;
 use crate::sinks::tools::{Patterns, TailOptions, can_fit};
 
@@ -38,7 +39,7 @@ pub(super) struct Args {
     #[arg(value_name = "TOPIC")]
     topics: Vec<String>,
 
-    /// The sink to read back from; needed where there are several
+    /// The sink to read back from; required if there are several
     #[arg(long, value_name = "NAME")]
     sink: Option<SinkName>,
 
@@ -61,6 +62,7 @@ pub(super) fn run(file: Option<&Path>, args: Args) -> Result<(), Failure> {
         tokio::select! {
             ended = print(&config, sink, args) => ended,
             _ = tokio::signal::ctrl_c() => Ok(()),
+            unread = output::unread() => Err(unread),
         }
     })
 }
@@ -107,14 +109,27 @@ fn refuse_foreign(config: &Config, sink: &Sink, asked: &Patterns, there: &[Strin
     let more = topics.len().saturating_sub(MAX_NAMED);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     let named = topics.into_iter().take(MAX_NAMED).collect::<Vec<_>>().join(", ");
-    Err(Failure::Usage(format!("no topic {pattern:?}; {what}: {named}{more}")))
+    let meant = similar(sink, pattern, &known_topics(sink, &config.sources));
+    let meant = meant.map(|topic| format!("; did you mean {topic}?")).unwrap_or_default();
+    Err(Failure::Usage(format!("no topic {pattern:?}; {what}: {named}{more}{meant}")))
+}
+
+/// The topic that was most likely meant: `alma.job_end` for `job_end` or `alma.JOB_END`, with `alma.{action}`.
+fn similar(sink: &Sink, pattern: &str, known: &BTreeSet<Topic>) -> Option<String> {
+    let lower = pattern.to_ascii_lowercase();
+    let prefixed = format!("{}.{lower}", sink.topic.literal_prefix());
+    let exists = |topic: &String| {
+        let asked = Patterns(vec![topic.clone()]);
+        can_fit(topic, &sink.topic) && (known.is_empty() || known.iter().any(|known| asked.ask_for(known.as_str())))
+    };
+    [lower, prefixed].into_iter().find(exists)
 }
 
 fn pick_sink<'a>(config: &'a Config, name: Option<&SinkName>) -> Result<&'a Sink, Failure> {
     let names = || config.sinks.iter().map(|sink| sink.name.as_str()).collect::<Vec<_>>().join(", ");
     match (name, config.sinks.as_slice()) {
         (None, [only]) => Ok(only),
-        (None, _) => Err(Failure::Usage(format!("there are several sinks, name one by --sink: {}", names()))),
+        (None, _) => Err(Failure::Usage(format!("there are several sinks, choose one with --sink: {}", names()))),
         (Some(name), sinks) => sinks
             .iter()
             .find(|sink| sink.name == *name)

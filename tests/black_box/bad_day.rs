@@ -67,8 +67,13 @@ fn use_the_letters(setup: &Setup, ids: &[String]) {
     }
     setup.fails(2, &["dead-letters", "show", "nonsense"]);
 
-    let told = setup.done(&["dead-letters", "retry", &events[2], "999999"]);
-    assert!(told.contains("1 letter published, 0 left, 1 not there any more"), "{told}");
+    for command in [&["retry"][..], &["drop"], &["drop", "--yes"]] {
+        let said = setup.fails(1, &[&["dead-letters"], command, &[&events[2], "999999"]].concat());
+        assert!(said.contains("error: sink main has no dead letter 999999"), "{command:?}: {said}");
+        assert!(!said.contains("dropping") && !said.contains("published"), "{command:?}: {said}");
+    }
+    let told = setup.done(&["dead-letters", "retry", &events[2]]);
+    assert!(told.contains("1 letter published, 0 left"), "{told}");
     let bibs = setup.landed("alma.bib");
     assert_eq!(bibs.len(), 1, "it landed once it is confirmed");
     assert_eq!((&bibs[0]["data"]["bib"]["mms_id"], &bibs[0]["id"]), (&"2".into(), &events[2].as_str().into()));
@@ -78,12 +83,13 @@ fn use_the_letters(setup: &Setup, ids: &[String]) {
     assert!(why.contains("this can't be undone; add --yes to confirm"), "{why}");
     assert_eq!(letters(setup).len(), 3, "nothing was dropped");
     assert!(setup.done(&["dead-letters", "drop", &events[0], "--yes"]).contains("1 letter dropped"));
-    assert!(setup.fails(1, &["dead-letters", "drop", &ids[0], "--yes"]).contains("1 was not there"));
+    assert!(setup.fails(1, &["dead-letters", "drop", &ids[0], "--yes"]).contains("no dead letter"));
     assert_eq!(letters(setup).len(), 2);
     let told = setup.done(&["dead-letters", "retry", "--all"]);
     assert!(told.contains("2 letters published, 0 left"), "{told}");
     assert_eq!(setup.landed("alma.bib").len(), 3);
     assert!(letters(setup).is_empty());
+    assert_eq!(setup.done(&["dead-letters", "retry", "--all"]), "sink main: no dead letters to retry\n");
     assert!(setup.done(&["dead-letters", "drop", "--all"]).contains("no dead letters to drop"), "and nothing is asked");
 }
 

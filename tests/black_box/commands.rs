@@ -166,14 +166,22 @@ fn tail_waits_for_no_topic_that_can_not_come() {
         text(&output.stderr)
     };
     let none = refused("job_end");
-    assert!(none.contains("no topic \"job_end\"; topics of this sink: ") && none.contains("alma.job_end"), "{none}");
+    assert!(
+        none.contains("no topic \"job_end\"; topics of this sink: ") && none.contains("; did you mean alma.job_end?"),
+        "{none}"
+    );
     stdout(&setup.command(&["send", "loan", "job_end"]));
     wait_for("both to land", || {
         (!setup.landed("alma.loan").is_empty() && !setup.landed("alma.job_end").is_empty()).then_some(())
     });
-    for wrong in ["job_end", "alma.JOB_END", "job*"] {
+    for (wrong, meant) in [
+        ("job_end", "; did you mean alma.job_end?"),
+        ("alma.JOB_END", "; did you mean alma.job_end?"),
+        ("job*", "; did you mean alma.job*?"),
+        ("nonsense", ""),
+    ] {
         let why = refused(wrong);
-        let named = format!("no topic \"{wrong}\"; topics here: alma.job_end, alma.loan\n");
+        let named = format!("no topic \"{wrong}\"; topics here: alma.job_end, alma.loan{meant}\n");
         assert!(why.contains(&named), "{why}");
     }
     // One that is there though no event can be on it any more, and one that is still to come.

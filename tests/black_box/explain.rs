@@ -70,6 +70,23 @@ fn a_secret_with_something_added_in_alma_is_found() {
             assert!(line.contains(&expected), "{line}");
         }
     }
+    for (what, before, after) in [
+        ("two blanks added at the secret's end", "", "  "),
+        ("a blank added at both ends of the secret", " ", " "),
+        ("a line end added at both ends of the secret", "\n", "\n"),
+        ("double quotes around the secret", "\"", "\""),
+        ("single quotes around the secret", "'", "'"),
+    ] {
+        let line = why(&setup, RAW, &sign(&format!("{before}{SECRET}{after}"), RAW));
+        assert!(line.contains(&format!("with {what}: paste the secret into Alma's profile again")), "{line}");
+    }
+}
+
+#[test]
+fn an_empty_body_is_named() {
+    let setup = Setup::new("");
+    std::fs::write(setup.path("empty"), "").expect("written");
+    assert!(setup.done(&["explain", "empty"]).starts_with("verdict    the body is empty\n"));
 }
 
 #[test]
@@ -125,11 +142,26 @@ fn what_is_no_signature_of_alma_is_told() {
         let bytes = base64::engine::general_purpose::STANDARD.decode(base64).expect("Base64");
         bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
     };
-    let expected = format!("{expected}; it is hex, Alma sends Base64. In Base64 it would fit ");
+    let expected = format!("{expected}; it is hex, not Base64. Written as Alma does, it would fit ");
     for digits in [hex(&whole), hex(&whole).to_uppercase()] {
         let line = why(&setup, RAW, &digits);
         assert_eq!(line, format!("{expected}secret \"default\" of source alma"));
     }
+    let url_safe = whole.replace('+', "-").replace('/', "_");
+    assert_ne!(url_safe, whole, "the sample has such a character");
+    for (written, oddity) in [
+        (format!(" {whole}\n"), "has blanks around it"),
+        (format!("sha256={whole}"), "begins with sha256="),
+        (format!("sha256={}", hex(&whole)), "begins with sha256= and is hex, not Base64"),
+        (url_safe.clone(), "is URL-safe Base64 (- and _ in place of + and /)"),
+        (url_safe.trim_end_matches('=').to_owned(), "is URL-safe Base64 (- and _ in place of + and /)"),
+    ] {
+        let line = why(&setup, RAW, &written);
+        let told = format!("it {oddity}. Written as Alma does, it would fit secret \"default\" of source alma");
+        assert!(line.ends_with(&told), "{line}");
+    }
+    let line = why(&setup, RAW, &format!("!{}", &whole[1..]));
+    assert!(line.ends_with("found some that are not Base64 of 32 bytes (not_base64)"), "{line}");
     let line = why(&setup, RAW, &hex(&sign(SECRET, STRINGIFIED)));
     assert!(line.starts_with(&expected) && line.contains("JSON.stringify"), "{line}");
     let line = why(&setup, RAW, &hex(&sign("another", RAW)));

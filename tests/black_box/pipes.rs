@@ -73,6 +73,26 @@ fn a_closed_pipe_ends_every_command_quietly() {
 }
 
 #[test]
+fn a_command_that_waits_ends_when_its_reader_goes() {
+    let setup = Setup::new("");
+    let bridge = setup.start();
+    assert_eq!(bridge.post(&loan(1)).status, 204);
+    // Far from its next line: nothing else is published.
+    for arguments in [&["tail", "--from-start"][..], &["status", "--watch"]] {
+        let mut command = setup.prepared(arguments);
+        let mut waiting = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+        let mut line = String::new();
+        // The reader goes with the statement, as head -1 does.
+        BufReader::new(waiting.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
+        assert!(!line.is_empty(), "{arguments:?}");
+        let ended = wait_for("it to end", || waiting.try_wait().expect("waits"));
+        let said = std::io::read_to_string(waiting.stderr.take().expect("piped")).expect("text");
+        assert_eq!(ended.code(), Some(0), "{said}");
+        assert!(!said.contains("error"), "{said}");
+    }
+}
+
+#[test]
 fn without_a_command_a_closed_pipe_is_quiet_too() {
     ends_quietly(binary(), 0);
     let mut version = binary();

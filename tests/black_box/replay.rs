@@ -92,7 +92,7 @@ fn replay_all(setup: &Setup) {
     ] {
         let said = setup.fails(1, nothing);
         assert!(said.contains("no event matches; nothing published"), "{nothing:?}: {said}");
-        assert_eq!(said.contains("there are events of: job_end, loan"), nothing.contains(&"lona"), "{said}");
+        assert_eq!(said.contains("actions in this period: job_end, loan"), nothing.contains(&"lona"), "{said}");
     }
     assert_eq!(setup.landed("alma.loan").len(), 15);
 }
@@ -136,16 +136,22 @@ fn what_still_waits_is_left_to_its_turn() {
     fs::rename(setup.path("blocked"), setup.path("aside")).expect("moved");
     fs::write(setup.path("blocked"), "in the way").expect("written");
     let bridge = setup.start();
+    let first_that_waits = jiff::Timestamp::now().to_string();
     for number in 1..4 {
         bridge.post(&loan(number));
     }
     let told = setup.done(&["replay", "--sink", "main", "--from", "1h", "--dry-run"]);
-    assert!(told.contains("1 event would be published, of 4") && told.contains("3 still wait"), "{told}");
+    assert!(told.contains("1 event would be published, of 4") && told.contains("3 events still wait"), "{told}");
+    let waiting = "3 events still wait for the sink and are delivered in their turn\n";
+    for (dry_run, nothing) in [(&["--dry-run"][..], "nothing would be published"), (&[], "nothing published")] {
+        let told = setup.done(&[&["replay", "--sink", "main", "--from", &first_that_waits][..], dry_run].concat());
+        assert_eq!(told, format!("sink main: {nothing}: {waiting}"));
+    }
     drop(bridge);
     fs::remove_file(setup.path("blocked")).expect("removed");
     fs::rename(setup.path("aside"), setup.path("blocked")).expect("moved");
     let told = setup.done(&["replay", "--sink", "main", "--from", "1h"]);
-    assert!(told.contains("1 of 1 event confirmed") && told.contains("3 still wait"), "{told}");
+    assert!(told.contains("1 of 1 event confirmed") && told.contains("3 events still wait"), "{told}");
     assert_eq!(landed(&topics, "alma.loan").len(), 2);
     let _bridge = setup.start();
     wait_for("what waited", || (landed(&topics, "alma.loan").len() == 5).then_some(()));

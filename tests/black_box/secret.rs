@@ -104,14 +104,20 @@ fn what_can_not_be_known_ends_no_secret_either() {
     let said = setup.fails(1, &["secret", "--new"]);
     assert!(said.contains("no event has come since the bridge started"), "{said}");
     assert_eq!((alma.post(&first), alma.post(&second)), (204, 204));
-    // The way out ends the older one at once, and says so if Alma uses it.
+    // The way out ends the older one at once, but asks first if Alma uses it.
     assert_eq!(alma.post(&first), 204);
-    let output = setup.command(&["secret", "--revoke"]);
+    for _ in 0..2 {
+        let said = setup.fails(2, &["secret", "--revoke"]);
+        assert!(said.contains("Alma still uses the older secret") && said.contains("add --yes"), "{said}");
+        assert!(!said.contains("is removed"), "{said}");
+        assert_eq!((alma.post(&first), alma.post(&second), alma.post(&first)), (204, 204, 204), "nothing changed");
+    }
+    let output = setup.command(&["secret", "--revoke", "--yes"]);
     let said = text(&output.stderr);
     assert_eq!((alma.post(&first), alma.post(&second)), (401, 204), "{said}");
     assert!(output.status.success() && output.stdout.is_empty(), "{output:?}");
     assert!(said.contains("the running bridge no longer accepts it"), "{said}");
-    assert!(said.contains("warning: Alma still uses the older secret"), "{said}");
+    assert!(said.contains("Alma still uses the older secret") && said.contains("previous secret is removed"), "{said}");
     let third = secret(&setup, &["--new"]);
     assert_eq!((alma.post(&second), alma.post(&third)), (204, 204));
 }
@@ -169,7 +175,7 @@ fn a_source_with_its_own_secrets_gets_the_line_to_write() {
     let line = format!(
         "secrets = [{{ name = \"current\", file = \"{file}\" }}, {{ name = \"next\", file = \"{file}.next\" }}]"
     );
-    assert!(said.contains("put it where a second secret of source alma is read from"), "{said}");
+    assert!(said.contains("not stored anywhere: add it to source alma:"), "{said}");
     assert!(said.contains(&line), "{said}");
     // It does what it says.
     let bridge = setup.start();

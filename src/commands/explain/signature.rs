@@ -22,10 +22,9 @@ pub(super) struct Judged {
 
 pub(super) fn judge(source: &Source, body: &[u8], signature: &str) -> Judged {
     let refused = |words| Judged { fits: false, words };
-    let (header, hex) = match (SignatureHeader::parse([signature.as_bytes()]), from_hex(signature)) {
-        (_, Some(header)) => (header, true),
-        (Ok(header), None) => (header, false),
-        (Err(failure), None) => return refused(malformed(signature, failure)),
+    let (header, oddities) = match read(signature) {
+        Ok(read) => read,
+        Err(why) => return refused(why),
     };
     let keys = keys(source);
     if keys.is_empty() {
@@ -33,9 +32,10 @@ pub(super) fn judge(source: &Source, body: &[u8], signature: &str) -> Judged {
     }
     let bodies = bodies(body);
     let found = find(&keys, &bodies, header);
-    if hex {
+    if !oddities.is_empty() {
         let fitting = found.map_or(format!("no secret of source {} either", source.name), |found| found.words(source));
-        return refused(format!("{EXPECTED}; it is hex, Alma sends Base64. In Base64 it would fit {fitting}"));
+        let oddities = oddities.join(" and ");
+        return refused(format!("{EXPECTED}; it {oddities}. Written as Alma does, it would fit {fitting}"));
     }
     match found {
         Some(found) if found.changes() == 0 => Judged { fits: true, words: format!("fits {}", found.words(source)) },
@@ -50,17 +50,52 @@ pub(super) fn judge(source: &Source, body: &[u8], signature: &str) -> Judged {
 
 const EXPECTED: &str = "not an Alma signature: expected 44 characters of Base64";
 
+/// The signature, and how it is written otherwise than Alma does; or what is wrong with it.
+fn read(signature: &str) -> Result<(SignatureHeader, Vec<&'static str>), String> {
+    let mut oddities = Vec::new();
+    let mut text = Cow::Borrowed(signature.trim());
+    if text != signature {
+        oddities.push("has blanks around it");
+    }
+    if let Some(without) = text.strip_prefix("sha256=") {
+        oddities.push("begins with sha256=");
+        text = without.to_owned().into();
+    }
+    if let Some(header) = from_hex(&text) {
+        oddities.push("is hex, not Base64");
+        return Ok((header, oddities));
+    }
+    if text.contains(['-', '_']) {
+        oddities.push("is URL-safe Base64 (- and _ in place of + and /)");
+        text = text.replace('-', "+").replace('_', "/").into();
+        // This kind is most often written without padding.
+        if text.len() == LENGTH - 1 {
+            text.to_mut().push('=');
+        }
+    }
+    match SignatureHeader::parse([text.as_bytes()]) {
+        Ok(header) => Ok((header, oddities)),
+        Err(failure) => Err(malformed(signature.trim(), failure)),
+    }
+}
+
+/// Characters of a signature.
+const LENGTH: usize = 44;
+
 /// `failure`: what the log calls it.
 fn malformed(signature: &str, failure: SignatureFailure) -> String {
-    let found = counted(signature.chars().count() as u64, "character");
+    let characters = signature.chars().count();
+    if characters == LENGTH {
+        return format!("{EXPECTED}, found some that are not Base64 of 32 bytes ({failure})");
+    }
+    let found = counted(characters as u64, "character");
     let cut = SignatureHeader::parse([format!("{signature}=").as_bytes()]).is_ok();
     let cut = if cut { "; the = at its end is missing" } else { "" };
     format!("{EXPECTED}, found {found} ({failure}){cut}")
 }
 
 /// From 64 hex digits, as most other senders of webhooks write a signature.
-fn from_hex(signature: &str) -> Option<SignatureHeader> {
-    let digits = signature.trim();
+fn from_hex(digits: &str) -> Option<SignatureHeader> {
     if digits.len() != 64 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
         return None;
     }
@@ -88,7 +123,28 @@ struct Key<'a> {
     bytes: Vec<u8>,
 }
 
-/// Each secret as it is, without blanks at its ends, and as it would be had it been pasted into Alma with one.
+/// What may be pasted into Alma around a secret: what it is called, and what comes before and after the secret.
+const PASTED: [(&str, &str, &str); 17] = [
+    ("a blank added at the secret's end", "", " "),
+    ("a blank added at the secret's beginning", " ", ""),
+    ("a blank added at both ends of the secret", " ", " "),
+    ("two blanks added at the secret's end", "", "  "),
+    ("two blanks added at the secret's beginning", "  ", ""),
+    ("two blanks added at both ends of the secret", "  ", "  "),
+    ("a tab added at the secret's end", "", "\t"),
+    ("a tab added at the secret's beginning", "\t", ""),
+    ("a tab added at both ends of the secret", "\t", "\t"),
+    ("a line end added at the secret's end", "", "\n"),
+    ("a line end added at the secret's beginning", "\n", ""),
+    ("a line end added at both ends of the secret", "\n", "\n"),
+    ("a CR LF line end added at the secret's end", "", "\r\n"),
+    ("a CR LF line end added at the secret's beginning", "\r\n", ""),
+    ("a CR LF line end added at both ends of the secret", "\r\n", "\r\n"),
+    ("double quotes around the secret", "\"", "\""),
+    ("single quotes around the secret", "'", "'"),
+];
+
+/// Each secret as it is, without blanks at its ends, and as it would be had it been pasted into Alma with something else.
 fn keys(source: &Source) -> Vec<Key<'_>> {
     let mut keys = Vec::new();
     for named in &source.secrets {
@@ -104,13 +160,9 @@ fn keys(source: &Source) -> Vec<Key<'_>> {
             let means = format!("take them out of {place}: Alma's profile has the secret without them");
             add(Change::new("without the blanks at the secret's ends", means), trimmed.to_vec());
         }
-        for (name, blank) in [("blank", " "), ("tab", "\t"), ("line end", "\n"), ("CR LF line end", "\r\n")] {
-            for (end, bytes) in
-                [("end", [secret, blank.as_bytes()].concat()), ("beginning", [blank.as_bytes(), secret].concat())]
-            {
-                let means = "paste the secret into Alma's profile again, without it";
-                add(Change::new(format!("with a {name} added at the secret's {end}"), means), bytes);
-            }
+        for (what, before, after) in PASTED {
+            let means = "paste the secret into Alma's profile again, without anything around it";
+            add(Change::new(format!("with {what}"), means), [before.as_bytes(), secret, after.as_bytes()].concat());
         }
     }
     keys
