@@ -25,6 +25,9 @@ pub struct Status {
     pub config: ConfigStatus,
     /// Alma's integration profiles.
     pub sources: Vec<SourceStatus>,
+    /// Requests with a well-formed signature to paths that no source has, if one came in the last 24 hours.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub wrong_paths: Option<TurnedAwayStatus>,
     /// The durable log; none with `storage = "none"` or before it is open.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub journal: Option<JournalStatus>,
@@ -105,6 +108,9 @@ pub struct SourceStatus {
     /// Requests that were refused for their signature since then.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub refused: Option<RefusedStatus>,
+    /// Requests with a well-formed signature that were larger than `max_body`, if one came in the last 24 hours.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub too_large: Option<TurnedAwayStatus>,
     /// After how long without a valid event it needs a person.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub silence: Option<String>,
@@ -129,6 +135,19 @@ pub struct RefusedStatus {
     pub reasons: BTreeMap<String, u64>,
     /// The likeliest cause.
     pub cause: String,
+    /// What to do about it.
+    pub next_step: String,
+}
+
+/// Requests that may be Alma's events and were answered 503: Alma sends each four times within ten hours.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TurnedAwayStatus {
+    /// How many.
+    pub requests: u64,
+    /// When the last was.
+    pub last: String,
+    /// The path of the last, escaped and without its query.
+    pub path: String,
     /// What to do about it.
     pub next_step: String,
 }
@@ -160,7 +179,7 @@ pub struct JournalStatus {
 pub struct SinkStatus {
     /// Its name.
     pub name: String,
-    /// `file`, `kafka`, `rabbitmq` or `nats`; none for one that was taken out of the configuration.
+    /// `file`, `kafka`, `rabbitmq` or `nats`; none for one that was removed from the configuration.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none", default)]
     pub kind: Option<String>,
     /// `connecting`, `up`, `retrying` (`why` says for what reason), `stopped`, `removed` (not in the configuration: it keeps

@@ -5,18 +5,21 @@
 use std::time::Duration;
 
 use crate::admin::Status;
-use crate::admin::status::{RefusedStatus, SinkStatus, SourceStatus};
+use crate::admin::status::{RefusedStatus, SinkStatus, SourceStatus, TurnedAwayStatus};
 use crate::alma::SignatureFailure;
 use crate::clock::Timestamp;
-use crate::config::SourceName;
+use crate::config::{self, SourceName};
 use crate::delivery::{self, SinkState};
-use crate::ingress::Refused;
+use crate::ingress::{Refused, TurnedAway};
 use crate::sinks::{Class, Reason};
 use crate::units;
 
 /// After this long a sink that can't reach its broker needs a person, and so does one whose oldest event has waited for
 /// this long. The bridge rides out anything shorter by itself.
 const SINK_PATIENCE: Duration = Duration::from_mins(5);
+
+/// Paths of sources that are named where a request had none of them.
+const SHOWN_PATHS: usize = 8;
 
 /// Whether a sink has been retrying for so long that somebody must look. A broker that is down may come back; a refused
 /// log-in does not mend itself, nor does a folder. What may be missing only because a deployment is not done has its
@@ -41,25 +44,25 @@ pub(super) fn refused_status(source: &SourceName, refused: &Refused) -> RefusedS
         (
             "the signature fits no secret of this source, so Alma's profile has another secret, or a proxy changes the body",
             format!(
-                "paste what \"alma-bridge secret --source {source}\" prints into Alma's profile; \"alma-bridge explain\" \
+                "Paste what \"alma-bridge secret --source {source}\" prints into Alma's profile; \"alma-bridge explain\" \
                  tells more about one event"
             ),
         )
     } else if any(&[NotBase64, WrongLength]) {
         (
             "the signature does not have Alma's form, so something other than Alma sent it, or a proxy changes the header",
-            "compare the header X-Exl-Signature as the proxy gets it and as it passes it on".to_owned(),
+            "Compare the header X-Exl-Signature as the proxy gets it and as it passes it on".to_owned(),
         )
     } else if any(&[Repeated]) {
         (
             "the header X-Exl-Signature came more than once, so a proxy adds a second one",
-            "let the proxy pass the header on as it came".to_owned(),
+            "Let the proxy pass the header on as it came".to_owned(),
         )
     } else {
         debug_assert!(any(&[Missing]), "something was refused");
         (
             "the header X-Exl-Signature is missing, so Alma did not send this, or a proxy strips the header",
-            "if Alma has sent events, let the proxy pass the header on; if not, nothing is lost".to_owned(),
+            "If Alma has sent events, let the proxy pass the header on; if not, nothing is lost".to_owned(),
         )
     };
     RefusedStatus {
@@ -72,6 +75,32 @@ pub(super) fn refused_status(source: &SourceName, refused: &Refused) -> RefusedS
     }
 }
 
+/// Signed requests to paths that no source has: the URL in Alma is mistyped, or a proxy changes the path.
+pub(super) fn wrong_paths_status(seen: TurnedAway, sources: &[config::Source]) -> TurnedAwayStatus {
+    let more = if sources.len() > SHOWN_PATHS { ", …" } else { "" };
+    let paths: Vec<&str> = sources.iter().take(SHOWN_PATHS).map(|source| source.path.as_str()).collect();
+    let next_step = format!(
+        "Correct the URL in Alma's profile (the paths of the sources: {}{more}), or add a source with this path",
+        paths.join(", ")
+    );
+    turned_away_status(seen, next_step)
+}
+
+/// Signed requests that were larger than `max_body`.
+pub(super) fn too_large_status(seen: TurnedAway, max_body: usize) -> TurnedAwayStatus {
+    let max_body = units::size(max_body as u64);
+    turned_away_status(seen, format!("Raise ingress.max_body ({max_body}) and restart the bridge"))
+}
+
+fn turned_away_status(seen: TurnedAway, next_step: String) -> TurnedAwayStatus {
+    TurnedAwayStatus { requests: seen.requests, last: seen.last.to_string(), path: seen.path, next_step }
+}
+
+/// `1 event`, `2 events`.
+fn counted(count: u64, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
 /// What needs a person, most urgent first. Marks the sources and sinks that it names.
 pub(super) fn attention(status: &mut Status) -> Vec<String> {
     let mut lines = Vec::new();
@@ -79,6 +108,16 @@ pub(super) fn attention(status: &mut Status) -> Vec<String> {
         lines.push(format!("no event can be taken: {why}"));
     }
     let now = &status.now;
+    if let Some(wrong) = &status.wrong_paths {
+        lines.push(format!(
+            "{} came to paths that no source has, the last at {} to \"{}\". Alma gives each event up after four tries \
+             within 10 h. {}",
+            counted(wrong.requests, "signed request"),
+            units::with_age(&wrong.last, now),
+            wrong.path,
+            wrong.next_step
+        ));
+    }
     for source in &mut status.sources {
         let about = about_source(source, now);
         source.needs_person = !about.is_empty();
@@ -122,14 +161,24 @@ fn about_source(source: &SourceStatus, now: &str) -> Vec<String> {
             None => "no valid event has come yet".to_owned(),
         };
         lines.push(format!(
-            "source {name}: {requests} refused (401) since {}, and {before}: {}; {}",
+            "source {name}: {requests} refused (401) since {}, and {before}: {}. {}",
             units::with_age(&refused.since, now),
             refused.cause,
             refused.next_step
         ));
-    }
-    if let Some(silence) = source.silence.as_ref().filter(|_| source.silent) {
+    } else if let Some(silence) = source.silence.as_ref().filter(|_| source.silent) {
+        // What was refused says already why no valid event comes.
         lines.push(format!("source {name}: no valid event for {silence} (silence): is Alma's profile active?"));
+    }
+    if let Some(large) = &source.too_large {
+        let were = if large.requests == 1 { "was" } else { "were" };
+        lines.push(format!(
+            "source {name}: {} {were} larger than ingress.max_body, the last at {}. Alma gives each event up after four \
+             tries within 10 h. {}",
+            counted(large.requests, "signed request"),
+            units::with_age(&large.last, now),
+            large.next_step
+        ));
     }
     lines
 }

@@ -135,7 +135,7 @@ impl View {
         asked.expect("the sender lives as long as the receiver")
     }
 
-    fn sources(&self, config: &Config) -> Vec<SourceStatus> {
+    fn sources(&self, config: &Config, now: Timestamp) -> Vec<SourceStatus> {
         let status = |source: &config::Source| {
             let health = self.sources.health(&source.name);
             SourceStatus {
@@ -145,6 +145,10 @@ impl View {
                 secrets_last_used: self.secrets_last_used(source),
                 last_event: health.last_event.map(|moment| moment.to_string()),
                 refused: health.refused.map(|refused| attention::refused_status(&source.name, &refused)),
+                too_large: self
+                    .sources
+                    .too_large(&source.name, now)
+                    .map(|seen| attention::too_large_status(seen, config.ingress.max_body)),
                 silence: source.silence.map(units::duration),
                 silent: health.silent,
                 needs_person: health.needs_person,
@@ -321,7 +325,8 @@ impl Operated for View {
                 refused: last.refused,
                 not_in_effect: last.not_in_effect,
             },
-            sources: self.sources(&config),
+            sources: self.sources(&config, now),
+            wrong_paths: self.sources.wrong_paths(now).map(|seen| attention::wrong_paths_status(seen, &config.sources)),
             journal: open.and_then(Open::journal).map(|journal| Self::journal(&config, journal)),
             sinks: open.map(|open| self.sinks(open, &config, now)).unwrap_or_default(),
             attention: Vec::new(),

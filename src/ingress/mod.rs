@@ -8,6 +8,7 @@
 //! - `request`: the order of judgement; `answer`: what is answered
 //! - `body`: the bounded read; `memory`: the memory of all bodies
 //! - `sources`: paths and secrets; `health`: what a source's requests have shown; `metrics`: what is counted
+//! - `turned_away`: what may be events and got 503, for a wrong path or its size
 
 mod activity;
 mod answer;
@@ -22,6 +23,7 @@ mod sources;
 #[cfg(test)]
 mod tests;
 pub mod tls;
+mod turned_away;
 
 use std::io;
 use std::net::SocketAddr;
@@ -41,6 +43,7 @@ use crate::telemetry::StrangersLines;
 pub use health::{Refused, SourceHealth};
 pub use metrics::IngressMetrics;
 pub use sources::Sources;
+pub use turned_away::TurnedAway;
 
 /// Files that the rest of the process may need open at once: journal, topic files, brokers, operators.
 const FILES_FOR_THE_REST: u64 = 256;

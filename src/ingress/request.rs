@@ -15,7 +15,7 @@ use super::activity::Activity;
 use super::answer::{self, Answer};
 use super::body::{self, Unread};
 use super::metrics::RequestOutcome;
-use super::sources::Source;
+use super::sources::{Source, Sources};
 use crate::alma::signature::SIGNATURE_HEADER;
 use crate::alma::{SignatureFailure, SignatureHeader, Unverified};
 use crate::clock::Timestamp;
@@ -29,7 +29,7 @@ const MAX_CHALLENGE: usize = 1_024;
 /// Hex digits of a body's digest in the log; they end the event's id.
 const DIGITS: usize = 16;
 
-/// Bytes of a wrong path that are shown in the log.
+/// Bytes of a wrong path that are shown.
 const MAX_PATH: usize = 256;
 
 /// What was judged, for log and metrics.
@@ -83,7 +83,7 @@ pub(super) async fn answer<I: Intake>(
     let source = shared.sources.find(request.uri().path());
     let judged = match &source {
         Some(source) => of_source(request, source, &shared, &connection, head, received).await,
-        None => unknown_path(&request),
+        None => unknown_path(&request, &shared.sources, received),
     };
     let took = head.elapsed();
     log_request(&shared, source.as_deref(), &judged, took);
@@ -96,18 +96,20 @@ pub(super) async fn answer<I: Intake>(
 }
 
 /// No source has this path. What may be a good event is not lost for a mistyped one.
-fn unknown_path(request: &Request<Incoming>) -> Judged {
+fn unknown_path(request: &Request<Incoming>, sources: &Sources, received: Timestamp) -> Judged {
     const REASON: &str = "no source has this path";
     let may_be_good = request.method() == Method::POST && signature(request.headers()).is_ok();
+    let path = shown_path(request.uri().path());
     let judged = if may_be_good {
+        sources.wrong_path(path.clone(), received);
         Judged::unavailable(REASON, RequestOutcome::NotFound)
     } else {
         Judged::new(answer::error(StatusCode::NOT_FOUND, REASON), RequestOutcome::NotFound).because(REASON)
     };
-    Judged { path: Some(shown_path(request.uri().path())), ..judged }
+    Judged { path: Some(path), ..judged }
 }
 
-/// A path for the log: escaped, bounded, and without the query, which may hold what is nobody's business.
+/// A path for log and status: escaped, bounded, and without the query, which may hold what is nobody's business.
 fn shown_path(path: &str) -> String {
     let shown = &path[..path.floor_char_boundary(MAX_PATH)];
     let cut = if shown.len() < path.len() { "…" } else { "" };
@@ -167,7 +169,12 @@ async fn event<I: Intake>(
     let read_by = (head + settings.body_timeout).min(answer_by);
     let read = match body::read(request.into_body(), settings.max_body, &shared.memory, read_by).await {
         Ok(read) => read,
-        Err(unread) => return not_read(unread),
+        Err(unread) => {
+            if matches!(unread, Unread::TooLarge) {
+                source.too_large.count(source.settings.path.clone(), received);
+            }
+            return not_read(unread);
+        }
     };
     let verified =
         match Unverified::new(signature, read.bytes).holding(read.memory).verify(name, &source.settings.secrets) {

@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use tokio::sync::Notify;
 
 use super::health::{Health, SourceHealth};
+use super::turned_away::{TurnedAway, TurnedAwayRecord};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::config::{self, SourceName};
 
@@ -17,6 +18,7 @@ pub struct Sources(Arc<Inner>);
 struct Inner {
     by_path: RwLock<Arc<HashMap<String, Arc<Source>>>>,
     changed: Notify,
+    wrong_paths: TurnedAwayRecord,
 }
 
 /// One source, and what its requests have shown.
@@ -24,12 +26,17 @@ struct Inner {
 pub(super) struct Source {
     pub(super) settings: config::Source,
     pub(super) health: Arc<Health>,
+    pub(super) too_large: Arc<TurnedAwayRecord>,
 }
 
 impl Sources {
     /// Of a configuration.
     pub fn new(sources: &[config::Source]) -> Self {
-        let this = Self(Arc::new(Inner { by_path: RwLock::default(), changed: Notify::new() }));
+        let this = Self(Arc::new(Inner {
+            by_path: RwLock::default(),
+            changed: Notify::new(),
+            wrong_paths: TurnedAwayRecord::default(),
+        }));
         this.replace(sources);
         this
     }
@@ -42,7 +49,8 @@ impl Sources {
             let known = old.values().find(|source| source.settings.name == settings.name);
             // Shared, since requests that have begun still find the old one.
             let health = known.map_or_else(|| Arc::new(Health::new()), |known| Arc::clone(&known.health));
-            let source = Source { settings: settings.clone(), health };
+            let too_large = known.map(|known| Arc::clone(&known.too_large)).unwrap_or_default();
+            let source = Source { settings: settings.clone(), health, too_large };
             by_path.insert(settings.path.clone(), Arc::new(source));
         }
         *self.0.by_path.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(by_path);
@@ -60,6 +68,22 @@ impl Sources {
     /// What a source's requests have shown; nothing of one that is not in effect.
     pub fn health(&self, name: &SourceName) -> SourceHealth {
         self.by_name(name).map(|source| source.health.seen(&source.settings)).unwrap_or_default()
+    }
+
+    /// Requests that may be events and were larger than `max_body`, of late.
+    pub fn too_large(&self, name: &SourceName, now: Timestamp) -> Option<TurnedAway> {
+        self.by_name(name)?.too_large.seen(now)
+    }
+
+    /// A request that may be an event came to this path, which no source has.
+    pub(super) fn wrong_path(&self, shown: String, at: Timestamp) {
+        self.0.wrong_paths.count(shown, at);
+    }
+
+    /// Requests that may be events and came to paths that no source has, of late. Once a source has the last of these
+    /// paths, the fault is mended.
+    pub fn wrong_paths(&self, now: Timestamp) -> Option<TurnedAway> {
+        self.0.wrong_paths.seen(now).filter(|seen| self.find(&seen.path).is_none())
     }
 
     /// A source's last event of before the start was made durable at this time; whether none came since.
