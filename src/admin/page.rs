@@ -54,7 +54,7 @@ fn body(page: &mut String, status: &Status) -> std::fmt::Result {
     if let Some(journal) = &status.journal {
         writeln!(
             page,
-            "<h2>Journal</h2><p>{} of {} waiting, {} delivered and kept, {} free on the disk (503 under {})</p>",
+            "<h2>Journal</h2><p>{} of {} waiting, {} kept for replay, {} free on the disk (503 under {})</p>",
             units::size(journal.waiting_bytes),
             units::size(journal.max_size),
             units::size(journal.delivered_bytes),
@@ -67,7 +67,7 @@ fn body(page: &mut String, status: &Status) -> std::fmt::Result {
 
 fn sources(page: &mut String, status: &Status) -> std::fmt::Result {
     page.push_str("<h2>Sources</h2>");
-    table(page, &["name", "path", "secrets", "last event", "refused since"], &status.sources, |source| {
+    table(page, &["name", "path", "secrets", "last event", "refused"], &status.sources, |source| {
         let last = match &source.last_event {
             Some(last) => units::with_age(last, &status.now),
             None => "none yet".to_owned(),

@@ -96,9 +96,9 @@ fn turned_away_status(seen: TurnedAway, next_step: String) -> TurnedAwayStatus {
     TurnedAwayStatus { requests: seen.requests, last: seen.last.to_string(), path: seen.path, next_step }
 }
 
-/// `1 event`, `2 events`.
-fn counted(count: u64, noun: &str) -> String {
-    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+/// `1 event waits`, `2 events wait`.
+fn counted(count: u64, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
 }
 
 /// What needs a person, most urgent first. Marks the sources and sinks that it names.
@@ -112,7 +112,7 @@ pub(super) fn attention(status: &mut Status) -> Vec<String> {
         lines.push(format!(
             "{} came to paths that no source has, the last at {} to \"{}\". Alma gives each event up after four tries \
              within 10 h. {}",
-            counted(wrong.requests, "signed request"),
+            counted(wrong.requests, "signed request", "signed requests"),
             units::with_age(&wrong.last, now),
             wrong.path,
             wrong.next_step
@@ -126,7 +126,10 @@ pub(super) fn attention(status: &mut Status) -> Vec<String> {
     if let Some(journal) = &status.journal {
         if journal.damaged_records > 0 {
             let (count, dir) = (journal.damaged_records, &journal.dir);
-            lines.push(format!("journal: {count} records were damaged on disk; their bytes are in {dir}/damaged"));
+            lines.push(format!(
+                "journal: {} damaged on disk; the bytes are in {dir}/damaged",
+                counted(count, "record was", "records were")
+            ));
         }
         lines.extend(journal.set_aside.iter().map(|file| format!("journal: {file}")));
     }
@@ -155,7 +158,7 @@ fn about_source(source: &SourceStatus, now: &str) -> Vec<String> {
     let mut lines = Vec::new();
     let name = &source.name;
     if let Some(refused) = source.refused.as_ref().filter(|_| source.needs_person) {
-        let requests = if refused.events == 1 { "1 request was" } else { &format!("{} requests were", refused.events) };
+        let requests = counted(refused.events, "request was", "requests were");
         let before = match &source.last_event {
             Some(last) => format!("the last valid event came at {}", units::with_age(last, now)),
             None => "no valid event has come yet".to_owned(),
@@ -171,11 +174,10 @@ fn about_source(source: &SourceStatus, now: &str) -> Vec<String> {
         lines.push(format!("source {name}: no valid event for {silence} (silence): is Alma's profile active?"));
     }
     if let Some(large) = &source.too_large {
-        let were = if large.requests == 1 { "was" } else { "were" };
         lines.push(format!(
-            "source {name}: {} {were} larger than ingress.max_body, the last at {}. Alma gives each event up after four \
+            "source {name}: {} larger than ingress.max_body, the last at {}. Alma gives each event up after four \
              tries within 10 h. {}",
-            counted(large.requests, "signed request"),
+            counted(large.requests, "signed request was", "signed requests were"),
             units::with_age(&large.last, now),
             large.next_step
         ));
@@ -189,28 +191,49 @@ fn about_sink(sink: &SinkStatus, now: &str) -> Vec<String> {
     let name = &sink.name;
     match (sink.state.as_str(), &sink.why) {
         ("forgotten", _) => {}
-        ("removed", _) => lines.push(format!(
-            "sink {name} was taken out, {} events wait for it: let it return, or alma-bridge sinks forget {name}",
-            sink.waiting_events
-        )),
+        ("removed", _) => match sink.waiting_events {
+            0 => {}
+            waiting => lines.push(format!(
+                "sink {name} was removed from the configuration, and {} for it. Configure it again, or let go of \
+                 what waits: alma-bridge sinks forget {name}",
+                counted(waiting, "event waits", "events wait")
+            )),
+        },
         (_, Some(why)) if sink.needs_person => {
-            lines.push(format!("sink {name} has been retrying since {}: {why}", units::with_age(&sink.since, now)));
+            let since = units::with_age(&sink.since, now);
+            lines.push(format!("sink {name} has been retrying since {since}: {why}. {}", next_step(sink, why)));
         }
-        _ if sink.oldest_waiting_seconds > SINK_PATIENCE.as_secs_f64() => {
+        (_, why) if sink.oldest_waiting_seconds > SINK_PATIENCE.as_secs_f64() => {
             lines.push(format!(
-                "sink {name} is behind: its oldest event has waited for {}",
-                units::age(Duration::from_secs_f64(sink.oldest_waiting_seconds))
+                "sink {name} is behind: its oldest event has waited for {}. {}",
+                units::age(Duration::from_secs_f64(sink.oldest_waiting_seconds)),
+                next_step(sink, why.as_deref().unwrap_or_default())
             ));
         }
         _ => {}
     }
-    lines.extend(
-        sink.parked_topics.iter().map(|parked| {
-            format!("sink {name}: topic {} is parked ({}): {}", parked.topic, parked.reason, parked.detail)
-        }),
-    );
+    lines.extend(sink.parked_topics.iter().map(|parked| {
+        let (topic, reason, since) = (&parked.topic, &parked.reason, units::with_age(&parked.since, now));
+        format!("sink {name}: topic {topic} is parked since {since} ({reason}): {}", parked.detail)
+    }));
     lines.extend(about_letters(sink));
     lines
+}
+
+/// What to do about a sink that does not take events; `why` begins with the [`Reason`], where there is one.
+fn next_step(sink: &SinkStatus, why: &str) -> &'static str {
+    let is = |reason: Reason| why.split(':').next() == Some(reason.as_str());
+    if sink.kind.as_deref() == Some("file") {
+        "Check that its folder exists, has room, and that the bridge may write there"
+    } else if is(Reason::Login) {
+        "Correct the user, the password or the certificate, and see alma-bridge check --connect"
+    } else if is(Reason::Busy) {
+        "Make room at the broker"
+    } else if [Reason::Rights, Reason::Missing, Reason::Unroutable, Reason::Nacked, Reason::Clock].into_iter().any(is) {
+        "Correct this at the broker, and see alma-bridge check --connect"
+    } else {
+        "Check that the broker runs and that this machine reaches it: alma-bridge check --connect"
+    }
 }
 
 fn about_letters(sink: &SinkStatus) -> Vec<String> {
@@ -218,13 +241,23 @@ fn about_letters(sink: &SinkStatus) -> Vec<String> {
     let name = &sink.name;
     let letters: u64 = sink.dead_letters.values().sum();
     if letters > 0 {
-        let is_absent = matches!(sink.state.as_str(), "removed" | "forgotten");
-        let to = if is_absent {
-            format!("; publish them to another sink: alma-bridge dead-letters retry --all --sink {name} --to NAME")
+        let reasons: Vec<String> =
+            sink.dead_letters.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+        let next_step = if matches!(sink.state.as_str(), "removed" | "forgotten") {
+            format!(". Publish them to another sink: alma-bridge dead-letters retry --all --sink {name} --to NAME")
+        } else if sink.dead_letters.contains_key(Reason::TooManyTopics.as_str()) {
+            format!(
+                ". For too_many_topics raise max_topics, reload, then \"alma-bridge dead-letters retry --all --sink {name} \
+                 --reason too_many_topics\""
+            )
         } else {
             String::new()
         };
-        lines.push(format!("sink {name}: {letters} dead letters, see alma-bridge dead-letters list --sink {name}{to}"));
+        lines.push(format!(
+            "sink {name}: {} ({}), see alma-bridge dead-letters list --sink {name}{next_step}",
+            counted(letters, "dead letter", "dead letters"),
+            reasons.join(", ")
+        ));
     }
     if sink.unreadable_dead_letters > 0 {
         let count = sink.unreadable_dead_letters;
@@ -233,7 +266,8 @@ fn about_letters(sink: &SinkStatus) -> Vec<String> {
     if sink.damaged_dead_letters > 0 {
         let count = sink.damaged_dead_letters;
         lines.push(format!(
-            "sink {name}: {count} dead letters were damaged on disk; their bytes are in journal/dead/{name}"
+            "sink {name}: {} damaged on disk; the bytes are in journal/dead/{name}",
+            counted(count, "dead letter was", "dead letters were")
         ));
     }
     lines
@@ -306,10 +340,51 @@ mod tests {
             lines
         };
         assert!(said(sink(false, 299.0)).is_empty());
-        assert_eq!(said(sink(false, 301.0)), ["sink main is behind: its oldest event has waited for 5 min"]);
+        assert_eq!(
+            said(sink(false, 301.0)),
+            [
+                "sink main is behind: its oldest event has waited for 5 min. Check that the broker runs and that this machine \
+              reaches it: alma-bridge check --connect"
+            ]
+        );
         assert_eq!(
             said(sink(true, 299.0)),
-            ["sink main has been retrying since 2024-01-02T03:04:05.678Z (6 min ago): unreachable: refused"]
+            [
+                "sink main has been retrying since 2024-01-02T03:04:05.678Z (6 min ago): unreachable: refused. Check that the \
+              broker runs and that this machine reaches it: alma-bridge check --connect"
+            ]
         );
+    }
+
+    #[test]
+    fn one_is_singular_and_a_removed_sink_with_nothing_left_needs_nobody() {
+        let said = |waiting_events, letters: &[(&str, u64)]| {
+            let dead_letters = letters.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect();
+            let state = if waiting_events < 9 { "removed" } else { "up" }.to_owned();
+            let sink = SinkStatus { name: "main".into(), state, waiting_events, dead_letters, ..SinkStatus::default() };
+            about_sink(&sink, "").join("\n")
+        };
+        assert_eq!(said(0, &[]), "");
+        assert!(said(1, &[]).starts_with("sink main was removed from the configuration, and 1 event waits for it. "));
+        assert!(said(2, &[]).contains(" and 2 events wait for it. "));
+        assert!(said(0, &[("rights", 1)]).starts_with("sink main: 1 dead letter (1 rights), see "));
+        let letters = said(9, &[("too_large", 1), ("too_many_topics", 2)]);
+        assert!(letters.starts_with("sink main: 3 dead letters (1 too_large, 2 too_many_topics), see "), "{letters}");
+        assert!(letters.contains("raise max_topics, reload, then"), "{letters}");
+    }
+
+    #[test]
+    fn a_silent_source_that_refuses_events_is_not_said_to_have_no_profile() {
+        let refused = RefusedStatus { events: 1, ..RefusedStatus::default() };
+        let mut source = SourceStatus {
+            silence: Some("24h".into()),
+            silent: true,
+            needs_person: true,
+            refused: Some(refused),
+            ..SourceStatus::default()
+        };
+        assert!(matches!(about_source(&source, "").as_slice(), [line] if line.contains("1 request was refused")));
+        source.refused = None;
+        assert!(matches!(about_source(&source, "").as_slice(), [line] if line.contains("is Alma's profile active?")));
     }
 }

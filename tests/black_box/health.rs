@@ -196,3 +196,36 @@ fn a_wrong_path_is_named_in_the_log_without_its_query() {
     bridge.wait_for_log(&["\"path\":\"/webhook\"", "\"path\":\"/a%1b%5bb\"", "x…\""]);
     assert!(!bridge.log().contains("abc123") && !bridge.log().contains(&long));
 }
+
+#[test]
+fn signed_events_that_get_503_for_a_wrong_path_or_their_size_need_a_person() {
+    let setup = Setup::new("[ingress]\nmax_body = \"64KiB\"\nbody_memory = \"1MiB\"\n");
+    let bridge = setup.start();
+    // Strangers without a signature alarm nobody.
+    let unsigned = b"POST /nowhere HTTP/1.1\r\nHost: b\r\nContent-Length: 0\r\n\r\n";
+    assert_eq!(bridge.client().send(unsigned).status, 404);
+    assert_eq!(attention(&bridge), [""; 0]);
+
+    for path in ["/webhook", "/webhook?token=abc123"] {
+        assert_eq!(bridge.client().post(path, &loan(1)).status, 503);
+    }
+    let said = attention(&bridge);
+    for words in
+        ["2 signed requests came to paths that no source has", "to \"/webhook\".", "after four tries", ": /webhooks)"]
+    {
+        assert!(said.len() == 1 && said[0].contains(words), "{words}: {said:?}");
+    }
+    assert!(setup.fails(1, &["status"]).contains("  ! 2 signed requests came to paths"));
+    assert!(page(&bridge).contains("needs a person") && page(&bridge).contains("2 signed requests came to paths"));
+    assert_eq!(bridge.status()["wrong_paths"]["requests"], 2);
+
+    assert_eq!(bridge.post(&vec![b' '; 70_000]).status, 503);
+    let said = attention(&bridge);
+    for words in ["source alma: 1 signed request was larger than ingress.max_body", "(64 KiB)", "restart"] {
+        assert!(said.len() == 2 && said[1].contains(words), "{words}: {said:?}");
+    }
+    let source = &bridge.status()["sources"][0];
+    assert_eq!((&source["too_large"]["requests"], &source["needs_person"]), (&json!(1), &json!(true)));
+    assert_eq!(bridge.post(&loan(2)).status, 204);
+    assert_eq!(attention(&bridge).len(), 2, "other events do not bring back those that are lost");
+}
