@@ -8,7 +8,7 @@ use alma_bridge::config::{self, Format};
 use alma_bridge::sinks::kafka::KafkaSink;
 use alma_bridge::sinks::{Outcome, Reason, Sink};
 
-use crate::support::{BROKER, MAX_BODY, connected, deliver, event, events, kcat, prefix, reason, settings};
+use crate::support::{BROKER, MAX_BODY, connected, deliver, event, events, kcat, kcat_all, prefix, reason, settings};
 
 #[tokio::test]
 async fn two_thousand_events_are_confirmed_and_read_back() {
@@ -152,7 +152,7 @@ async fn a_topic_that_vanished_is_made_again() {
     assert_eq!(sink.publish(&events(&topic, 1)).await, [Outcome::CONFIRMED]);
     crate::support::brokers(&["kafka-topics", "--delete", "--topic", &topic]);
     crate::support::deliver(&mut sink, &events(&topic, 20), &AtomicUsize::new(0)).await;
-    assert_eq!(kcat(&topic, "%k").len(), 20);
+    assert_eq!(kcat_all(&topic, "%k", 20).len(), 20);
 }
 
 #[tokio::test]

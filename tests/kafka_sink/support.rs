@@ -119,3 +119,15 @@ pub(crate) fn kcat(topic: &str, format: &str) -> Vec<String> {
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     String::from_utf8(done.stdout).expect("UTF-8").lines().map(str::to_owned).collect()
 }
+
+/// The same, once there are this many records: a busy broker may show a consumer the end of a new partition before the
+/// records that it has confirmed.
+pub(crate) fn kcat_all(topic: &str, format: &str, count: usize) -> Vec<String> {
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        let records = kcat(topic, format);
+        if records.len() >= count || std::time::Instant::now() >= deadline {
+            return records;
+        }
+    }
+}

@@ -9,7 +9,7 @@ use alma_bridge::sinks::tools::{Check, Landed, Patterns, TailOptions, Verdict};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::forward::by_another_address;
-use crate::support::{BROKER, MAX_BODY, Rights, connected, event, events, kcat, prefix, sasl, settings, sink, var};
+use crate::support::{BROKER, MAX_BODY, Rights, connected, event, events, kcat_all, prefix, sasl, settings, sink, var};
 
 fn verdict<'a>(checks: &'a [Check], what: &str) -> &'a Verdict {
     let found = checks.iter().find(|check| check.what.contains(what));
@@ -32,7 +32,7 @@ async fn the_checklist_finds_what_is_there_and_writes_nothing() {
     assert!(matches!(verdict(&checks, &format!("max.message.bytes of {there}")), Verdict::Good(_)), "{checks:#?}");
     assert!(matches!(verdict(&checks, &format!("replication of {there}")), Verdict::Warning(..)), "{checks:#?}");
     assert!(matches!(verdict(&checks, "message.max.bytes of the brokers"), Verdict::Warning(..)), "{checks:#?}");
-    assert_eq!(kcat(&there, "%k").len(), 1, "nothing was published");
+    assert_eq!(kcat_all(&there, "%k", 1).len(), 1, "nothing was published");
     let checks =
         probe(&config::KafkaSink { create_topics: false, ..settings() }, MAX_BODY, std::slice::from_ref(&missing))
             .await;
