@@ -206,7 +206,7 @@ impl Running {
         journal.retire(name);
         tracing::warn!(
             sink = %name,
-            "taken out: it keeps its place and what waits for it, until it returns or is forgotten"
+            "removed from the configuration: it keeps its place and what waits for it until it returns or is forgotten"
         );
     }
 }

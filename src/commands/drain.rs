@@ -18,7 +18,7 @@ Examples:
   alma-bridge drain && rm -r data        only what is delivered, or was given up by hand, is deleted
 
 Exit 1, too, if what is left needs attention: dead letters, or events for a sink that was
-taken out. The bridge must be stopped.";
+removed. The bridge must be stopped.";
 
 /// Deliver what waits in a stopped bridge's journal, without taking events, and exit 0
 #[derive(Debug, clap::Args)]
@@ -86,7 +86,7 @@ async fn drain(config: &Config, timeout: Option<Duration>) -> Result<(), Failure
 fn tell(left: &[ListedSink]) -> Result<(), Failure> {
     for place in left {
         if place.waiting_events > 0 {
-            let why = if place.state == "removed" { ", which was taken out of the configuration" } else { "" };
+            let why = if place.state == "removed" { ", which was removed from the configuration" } else { "" };
             outln!("{} for sink {}{why}", waits(place.waiting_events), place.name)?;
         }
         if place.dead_letters > 0 {

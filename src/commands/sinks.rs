@@ -13,13 +13,13 @@ use crate::printable::Printable;
 
 const EXAMPLES: &str = "\
 Examples:
-  alma-bridge sinks list               every sink, also those taken out, and what waits
+  alma-bridge sinks list               every sink, also removed ones, and what waits
   alma-bridge sinks list --json        for programs
-  alma-bridge sinks forget old-kafka   let go of one that was taken out, and of what waits
+  alma-bridge sinks forget old-kafka   forget one that was removed, and what waits
 
 The command asks the running bridge; if none runs, it works on the journal directly.";
 
-/// Show the sinks that the journal keeps a place for; let go of one that was taken out
+/// Show the sinks that the journal keeps a place for, and forget those that were removed
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
@@ -36,7 +36,7 @@ enum What {
         #[arg(long)]
         json: bool,
     },
-    /// Let go of a sink that was taken out of the configuration
+    /// Forget a sink that was removed from the configuration
     ///
     /// The events that wait for it alone are lost to it for good. Its dead letters stay until `dead-letters drop`.
     #[command(after_help = EXAMPLES)]

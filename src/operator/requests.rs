@@ -27,7 +27,7 @@ const SHOWN: usize = 20;
 pub enum OperatorRequest {
     /// Every sink that the journal, the configuration or the dead letters know: a list of [`ListedSink`].
     Sinks {},
-    /// Let go of a sink that was taken out of the configuration, and of what waits for it alone: a [`Forgotten`].
+    /// Forget a sink that was removed from the configuration, and of what waits for it alone: a [`Forgotten`].
     Forget {
         /// Its name.
         sink: SinkName,
