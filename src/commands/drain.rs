@@ -17,7 +17,7 @@ Examples:
   alma-bridge drain --timeout 10m        exit 1 if something still waits by then
   alma-bridge drain && rm -r data        only what is delivered, or was given up by hand, is deleted
 
-Exit 1, too, if what is left needs attention: dead letters, or events for a sink that was
+Exit 1, too, if what is left needs a person: dead letters, or events for a sink that was
 removed. The bridge must be stopped.";
 
 /// Deliver what waits in a stopped bridge's journal, without taking events, and exit 0

@@ -22,11 +22,11 @@ use crate::units;
 
 const EXAMPLES: &str = "\
 Examples:
-  alma-bridge status            for people; exit 1 if something needs attention
+  alma-bridge status            for people; exit 1 if something needs a person
   alma-bridge status --watch    again every two seconds
   alma-bridge status --json     for programs";
 
-/// Show what the running bridge is doing; exit 1 if something needs attention
+/// Show what the running bridge is doing; exit 1 if something needs a person
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
