@@ -8,7 +8,6 @@ use std::fs;
 use std::path::Path;
 
 use super::load::from_text;
-use super::settings::{Table, Walk};
 use super::*;
 
 fn load_text(text: &str) -> Result<Loaded, ConfigErrors> {
@@ -328,9 +327,9 @@ fn the_reference_names_every_key_and_no_other_with_its_default() {
     }
 
     // And no key without a default is left out.
-    let mut walk = Walk::new(Some(&path), &env, None);
+    let mut walk = settings::Walk::new(Some(&path), &env, None);
     let root = settings::merge(Some((&path, &local(&text))), &env).expect("valid");
-    Config::read(Table::new("", root), &mut walk);
+    Config::read(settings::Table::new("", root), &mut walk);
     let is_table = |key: &str| walk.known.iter().any(|other| other.starts_with(&format!("{key}.")));
     let has_default = |key: &str| walk.values.contains_key(key) && key != "log.format";
     let left = walk.known.iter().filter(|key| !has_default(key) && !is_table(key));
