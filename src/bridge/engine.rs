@@ -197,5 +197,5 @@ fn publish(listeners: Listeners, dir: &Path, storage: Storage) -> Result<Option<
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, OpenError> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| OpenError::Panicked)
+    crate::storage::blocking(work).await.map_err(|_| OpenError::Panicked)
 }

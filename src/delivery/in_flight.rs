@@ -245,7 +245,7 @@ impl InFlight {
         }
     }
 
-    /// Ends the claim on what is not sent after all.
+    /// Ends the claims on events that the pump will not send now.
     pub(super) fn unclaim<F: Feed>(&self, batch: &Batch<SlotId>, reader: &mut Reader<F>) {
         reader.release(&[], &self.offsets(&batch.keys));
     }
