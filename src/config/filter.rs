@@ -120,9 +120,11 @@ fn action(written: &str) -> Result<Pattern, Expected> {
     let segment = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-*?".contains(&b));
     let parts: Vec<&str> = written.strip_prefix('!').unwrap_or(written).split('.').collect();
     if parts.len() > 2 || !parts.iter().all(|part| segment(part)) {
-        return Err("expected an action such as \"job_end\", an action and event such as \"loan.loan_returned\", or a \
+        return Err(
+            "expected an action such as \"job_end\", an action and event such as \"loan.loan_returned\", or a \
                     pattern such as \"*\", \"loan.*\" or \"!bib\""
-            .to_owned());
+                .to_owned(),
+        );
     }
     // An action with its event is one text with exactly one dot, so neither half of a pattern can match across it.
     Ok(Pattern::new(written, |text| if text.contains('.') { text.to_owned() } else { format!("{text}.*") }))

@@ -294,7 +294,8 @@ mod tests {
     #[test]
     fn requests_are_flat_documents() {
         let sink: SinkName = "main".parse().expect("a name");
-        let replay = ReplayRequest { sink, from: 1, to: None, actions: ActionFilter::default(), dry_run: true, repair: false };
+        let replay =
+            ReplayRequest { sink, from: 1, to: None, actions: ActionFilter::default(), dry_run: true, repair: false };
         let requests = [
             (OperatorRequest::Sinks {}, r#"{"do":"sinks"}"#),
             (

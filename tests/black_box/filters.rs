@@ -23,9 +23,7 @@ fn a_sink_gets_the_jobs_that_failed_and_nothing_else() {
     let setup = Setup::new(CONFIG);
     let bridge = setup.start();
     let wanted = job(1, "Export Bibs", "COMPLETED_FAILED");
-    for body in
-        [job(2, "Export Bibs", "COMPLETED_SUCCESS"), job(3, "A Test job", "COMPLETED_FAILED"), wanted.clone()]
-    {
+    for body in [job(2, "Export Bibs", "COMPLETED_SUCCESS"), job(3, "A Test job", "COMPLETED_FAILED"), wanted.clone()] {
         assert_eq!(bridge.post(body.as_bytes()).outcome(), Some("stored"), "{body}");
     }
     assert_eq!(bridge.post(&loan(4)).outcome(), Some("stored"));
@@ -35,7 +33,9 @@ fn a_sink_gets_the_jobs_that_failed_and_nothing_else() {
         (!events.is_empty()).then_some(events)
     });
     assert_eq!((&events[0]["almajob"], &events[0]["almastatus"]), (&"Export Bibs".into(), &"COMPLETED_FAILED".into()));
-    wait_for("three unwanted events", || (bridge.metric("alma_bridge_unwanted_events_total") == Some(3.0)).then_some(()));
+    wait_for("three unwanted events", || {
+        (bridge.metric("alma_bridge_unwanted_events_total") == Some(3.0)).then_some(())
+    });
     let files = std::fs::read_dir(setup.path("failures")).expect("a folder").filter_map(Result::ok);
     let topics: Vec<_> = files.map(|file| file.file_name()).filter(|name| name != "rotated").collect();
     assert!(topics.iter().filter(|name| name.to_string_lossy().ends_with(".jsonl")).count() == 1, "{topics:?}");

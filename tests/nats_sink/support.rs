@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use alma_bridge::clock::Timestamp;
 use alma_bridge::config::{
-    self, ActionFilter, Filter, Format, Login, NatsAuth, NatsSink as Settings, Privacy, Secret, SinkKind, Start, TopicPart,
-    TopicTemplate,
+    self, ActionFilter, Filter, Format, Login, NatsAuth, NatsSink as Settings, Privacy, Secret, SinkKind, Start,
+    TopicPart, TopicTemplate,
 };
 use alma_bridge::message::{Message, Messages, StoredEvent};
 use alma_bridge::sinks::nats::{NatsSink, Subjects};

@@ -215,8 +215,8 @@ fn sink(name: &str, mut table: Table, built_in: bool, sources: &[Source], walk: 
     let format = table.choice("format", "cloudevents", &formats, walk);
     let actions = table.list("actions", &["*"], walk, parse_action);
     let asked_sources = asked_sources(&mut table, sources, walk);
-    let [jobs, statuses, institutions] = ["jobs", "statuses", "institutions"]
-        .map(|name| Filter::new(&table.list(name, &["*"], walk, parse_pattern)));
+    let [jobs, statuses, institutions] =
+        ["jobs", "statuses", "institutions"].map(|name| Filter::new(&table.list(name, &["*"], walk, parse_pattern)));
     let start = table.choice("start", "next", &[("next", Start::Next), ("oldest", Start::Oldest)], walk);
     let continues =
         table.optional("continues", walk, |text| text.parse::<SinkName>().map_err(|expected| expected.to_string()));

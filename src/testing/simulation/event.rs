@@ -58,13 +58,11 @@ pub(super) fn is_wanted(sink: usize, number: u64) -> bool {
 
 /// The sink as it is configured.
 pub(super) fn configured(sink: usize, config: Sink) -> Sink {
-    match sink {
-        0 => config,
-        _ => {
-            let actions: Vec<_> = (0..TOPICS).map(|topic| format!("a{topic}.for_all")).collect();
-            Sink { actions: ActionFilter::new(&actions).expect("patterns"), ..config }
-        }
+    if sink == 0 {
+        return config;
     }
+    let actions: Vec<_> = (0..TOPICS).map(|topic| format!("a{topic}.for_all")).collect();
+    Sink { actions: ActionFilter::new(&actions).expect("patterns"), ..config }
 }
 
 /// What makes the sink's messages.
