@@ -17,6 +17,7 @@
 //!
 //! A GET shows no personal data.
 
+mod exposition;
 mod page;
 mod server;
 pub mod status;
@@ -28,6 +29,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::HeaderMap;
 use hyper::body::Body;
 use hyper::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use hyper::{Method, Request, Response, StatusCode};
@@ -97,7 +99,6 @@ const NO_TOKEN: &str = "there is no admin token: [admin] token_file does not exi
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 const HTML: &str = "text/html; charset=utf-8";
-const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 impl Routes {
     fn new(bridge: Arc<dyn Operated>, token: Option<Secret>, tools: ToolsFrom) -> Self {
@@ -110,7 +111,7 @@ impl Routes {
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
         match *request.method() {
-            Method::GET | Method::HEAD => self.show(request.uri().path()),
+            Method::GET | Method::HEAD => self.show(request.uri().path(), request.headers()),
             Method::POST => self.change(request, connection).await,
             _ => {
                 let mut answer = error(StatusCode::METHOD_NOT_ALLOWED, "expected GET, HEAD or POST");
@@ -120,14 +121,17 @@ impl Routes {
         }
     }
 
-    fn show(&self, path: &str) -> Response<Full<Bytes>> {
+    fn show(&self, path: &str, headers: &HeaderMap) -> Response<Full<Bytes>> {
         match path {
             "/livez" => text(StatusCode::OK, TEXT, "ok\n"),
             "/readyz" => match self.bridge.ready() {
                 Ok(()) => text(StatusCode::OK, TEXT, "ok\n"),
                 Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{why}\n")),
             },
-            "/metrics" => text(StatusCode::OK, OPEN_METRICS, self.bridge.metrics()),
+            "/metrics" => {
+                let (content_type, metrics) = exposition::negotiate(headers, self.bridge.metrics());
+                text(StatusCode::OK, content_type, metrics)
+            }
             "/status" => text(StatusCode::OK, JSON, self.bridge.status().to_json()),
             "/" => text(StatusCode::OK, HTML, page::render(&self.bridge.status())),
             _ => error(StatusCode::NOT_FOUND, "expected /livez, /readyz, /metrics, /status or /"),

@@ -68,6 +68,26 @@ struct Fields<'a> {
     institution: Option<Cow<'a, str>>,
     time: Option<Cow<'a, str>>,
     object: Option<ObjectId<'a>>,
+    job: Option<Job<'a>>,
+}
+
+/// The job that an event reports. Either field is `None` if it is absent, empty or not a string.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Job<'a> {
+    name: Option<Cow<'a, str>>,
+    status: Option<Cow<'a, str>>,
+}
+
+impl Job<'_> {
+    /// `job_instance.name`.
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_deref().filter(|name| !name.is_empty())
+    }
+
+    /// `job_instance.status.value`, or `job_instance.status` if it is a string.
+    pub fn status(&self) -> Option<&str> {
+        self.status.as_deref().filter(|status| !status.is_empty())
+    }
 }
 
 /// What an event is about.
@@ -151,6 +171,11 @@ impl<'a> Event<'a> {
     /// What it is about, where that is known.
     pub fn object(&self) -> Option<&ObjectId<'a>> {
         self.fields.object.as_ref()
+    }
+
+    /// The job, if the event has a `job_instance`.
+    pub fn job(&self) -> Option<&Job<'a>> {
+        self.fields.job.as_ref()
     }
 
     /// One line for a person: what it was read as, or why not.

@@ -88,7 +88,7 @@ fn explain_event(config: &Config, source: &Source, body: &[u8], outside: Outside
         outln!("\nsink {} ({})", sink.name, sink.kind.as_str())?;
         let messages = Messages::new(sink, &config.sources, &config.privacy);
         let Some(message) = messages.make(&stored, None) else {
-            outln!("  does not ask for it (actions, sources)")?;
+            outln!("  does not ask for it ({})", messages.unwanted_by(&stored).unwrap_or("its filters"))?;
             continue;
         };
         outln!("  topic      {}", outside.line(message.topic.as_str()))?;

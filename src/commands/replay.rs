@@ -13,7 +13,7 @@ use super::table::Column::Left;
 use super::table::Table;
 use super::{Failure, block_on, counted, output};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
-use crate::config::{self, SinkName};
+use crate::config::{self, ActionFilter, SinkName};
 use crate::operator::{OperatorRequest, Progress, ReplayRequest, RunState, Selected};
 
 const EXAMPLES: &str = "\
@@ -101,6 +101,7 @@ async fn replay(operator: &mut OperatorClient, args: Args) -> Result<(), Failure
     let Args { sink, from, to, action: actions, dry_run, repair, outside } = args;
     let until = to.map_or("now".to_owned(), |to| to.to_string());
     let (micros, to) = (from.as_micros(), to.map(Timestamp::as_micros));
+    let actions = ActionFilter::new(&actions).map_err(Failure::failed)?;
     let order = ReplayRequest { sink: sink.clone(), from: micros, to, actions, dry_run, repair };
     // Before it begins, so that no Ctrl-C leaves it going.
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::failed)?;

@@ -10,6 +10,7 @@
 
 mod admin;
 mod changes;
+mod filter;
 mod folders;
 mod generated;
 mod ingress;
@@ -29,6 +30,7 @@ mod tests;
 
 pub use admin::{Admin, ToolsFrom};
 pub use changes::Changes;
+pub use filter::{ActionFilter, Filter, parse_action};
 pub use generated::{Renewed, fresh_secret, has_previous, renew_generated, revoke_previous};
 pub use ingress::{Ingress, ServerTls};
 pub use journal::{Journal, Storage};

@@ -24,9 +24,11 @@ impl TopicTemplate {
                     "event" => TopicPart::Event,
                     "institution" => TopicPart::Institution,
                     "source" => TopicPart::Source,
+                    "job" => TopicPart::Job,
+                    "status" => TopicPart::Status,
                     _ => {
                         return expected(&format!(
-                            "{{{name}}} is none of {{action}} {{event}} {{institution}} {{source}}"
+                            "{{{name}}} is none of {{action}} {{event}} {{institution}} {{source}} {{job}} {{status}}"
                         ));
                     }
                 });
@@ -76,7 +78,8 @@ impl TopicTemplate {
     pub fn shapes(&self) -> Vec<String> {
         let segments = self.segments();
         let mut shapes = vec![segments.join(".")];
-        let can_be_empty = matches!(self.parts.last(), Some(TopicPart::Event | TopicPart::Institution));
+        let can_be_empty =
+            !matches!(self.parts.last(), None | Some(TopicPart::Literal(_) | TopicPart::Action | TopicPart::Source));
         let ends_with_a_dot =
             matches!(self.parts.iter().nth_back(1), Some(TopicPart::Literal(text)) if text.ends_with('.'));
         if can_be_empty && ends_with_a_dot {
@@ -111,6 +114,10 @@ pub enum TopicPart {
     Institution,
     /// `{source}`
     Source,
+    /// `{job}`: the name of the job.
+    Job,
+    /// `{status}`: the status of the job.
+    Status,
 }
 
 #[cfg(test)]
@@ -122,9 +129,17 @@ mod tests {
         let parsed = TopicTemplate::parse("alma.{action}.x-{event}").expect("fits");
         assert_eq!(parsed.prefix(), "alma");
         assert_eq!(parsed.parts.len(), 4);
-        for bad in
-            ["", "{action}", "a{action}.x", "alma..x", "alma.", "alma.{job}", "alma.{action", "Alma.{action}", "alma.*"]
-        {
+        for bad in [
+            "",
+            "{action}",
+            "a{action}.x",
+            "alma..x",
+            "alma.",
+            "alma.{jobs}",
+            "alma.{action",
+            "Alma.{action}",
+            "alma.*",
+        ] {
             assert!(TopicTemplate::parse(bad).is_err(), "{bad:?}");
         }
     }

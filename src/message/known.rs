@@ -18,30 +18,23 @@ pub fn known_topics(sink: &Sink, sources: &[Source]) -> BTreeSet<Topic> {
         return BTreeSet::new();
     }
     let can_misdirect = sources.iter().any(|source| source.institution.is_some());
-    let actions = sink.actions.iter().flat_map(|asked| named(asked));
+    let known = ACTIONS.iter().copied().chain([UNPARSED, MISDIRECTED]).chain(sink.actions.named());
+    let actions = known.filter(|action| sink.actions.may_want(action));
     let topic = |action: &str| {
         let special = [UNPARSED, MISDIRECTED].contains(&action);
-        Fill { action, event: "", institution: "", source: "", special }.topic(&sink.topic)
+        Fill { action, special, ..Fill::default() }.topic(&sink.topic)
     };
     actions.filter(|action| *action != MISDIRECTED || can_misdirect).map(topic).collect()
-}
-
-/// The actions that one entry of `actions` stands for.
-fn named(asked: &str) -> Vec<&str> {
-    match asked {
-        "*" => ACTIONS.iter().copied().chain([UNPARSED, MISDIRECTED]).collect(),
-        other => vec![other.split_once('.').map_or(other, |(action, _)| action)],
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::TopicTemplate;
+    use crate::config::{ActionFilter, TopicTemplate};
 
     fn known(actions: &[&str], parts: Vec<TopicPart>, institution: Option<&str>) -> Vec<String> {
         let mut sink = Sink::sample("main".parse().expect("a name"));
-        sink.actions = actions.iter().map(|&action| action.to_owned()).collect();
+        sink.actions = ActionFilter::new(actions).expect("patterns");
         sink.topic = TopicTemplate { parts };
         let source = Source {
             name: "alma".parse().expect("a name"),
@@ -61,6 +54,7 @@ mod tests {
         assert_eq!(all.len(), ACTIONS.len() + 1);
         assert!(known(&["*"], by_action(), Some("01TEST_INST")).contains(&"alma.misdirected".to_owned()));
         assert_eq!(known(&["fee", "loan.loan_returned"], by_action(), None), ["alma.fee", "alma.loan"]);
+        assert_eq!(known(&["lo*", "!fee", "fee"], by_action(), None), ["alma.loan"]);
         let by_event = [by_action(), vec![TopicPart::Literal(".".into()), TopicPart::Event]].concat();
         assert_eq!(known(&["*"], by_event, None), Vec::<String>::new());
     }

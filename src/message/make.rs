@@ -6,22 +6,25 @@ use sha2::{Digest as _, Sha256};
 
 use super::topic::{Fill, segment};
 use super::{ContentType, EventId, Message, StoredEvent};
-use crate::alma::event::{ObjectId, Syntax};
+use crate::alma::event::{Job, ObjectId, Syntax};
 use crate::alma::{BodyDigest, Event};
 use crate::clock::Timestamp;
-use crate::config::{Format, Privacy, Secret, Sink, Source, TopicTemplate};
+use crate::config::{ActionFilter, Filter, Format, Privacy, Secret, Sink, Source, TopicTemplate};
 
 /// Bytes of an attribute; a longer one is left out.
 const MAX_ATTRIBUTE: usize = 256;
 
 /// As many as a message can have.
-const MOST_ATTRIBUTES: usize = 13;
+const MOST_ATTRIBUTES: usize = 15;
 
 /// Hex digits of the body's digest that end an id, and that stand in the log.
 const ID_DIGITS: usize = 16;
 
 /// What stays as it is in a path segment of a URI: RFC 3986's unreserved characters.
 const PATH_SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// The action of an event that reports a job, as it stands in a topic.
+const JOB_END: &str = "job_end";
 
 /// In the place of `{action}` for what can't be read.
 pub(super) const UNPARSED: &str = "unparsed";
@@ -34,9 +37,13 @@ pub(super) const MISDIRECTED: &str = "misdirected";
 pub struct Messages {
     template: TopicTemplate,
     format: Format,
-    actions: Vec<String>,
-    sources: Vec<String>,
-    institutions: Vec<(String, String)>,
+    actions: ActionFilter,
+    sources: Filter,
+    jobs: Filter,
+    statuses: Filter,
+    institutions: Filter,
+    /// The institution that each source expects, if it expects one.
+    expected_institutions: Vec<(String, String)>,
     privacy_key: Option<Secret>,
 }
 
@@ -49,14 +56,17 @@ impl Messages {
             format: sink.format,
             actions: sink.actions.clone(),
             sources: sink.sources.clone(),
-            institutions: sources.iter().filter_map(expected).collect(),
+            jobs: sink.jobs.clone(),
+            statuses: sink.statuses.clone(),
+            institutions: sink.institutions.clone(),
+            expected_institutions: sources.iter().filter_map(expected).collect(),
             privacy_key: privacy.key.clone(),
         }
     }
 
     /// The message of an event, or none where the sink does not ask for it. `replayed`: when a replay was asked for.
     pub fn make(&self, stored: &StoredEvent, replayed: Option<Timestamp>) -> Option<Message> {
-        if !asks_for(&self.sources, stored.source.as_str()) {
+        if !self.sources.wants(stored.source.as_str()) {
             return None;
         }
         let event = Event::parse(&stored.body);
@@ -64,14 +74,18 @@ impl Messages {
         let own_action = segment(event.action());
         let action = word.unwrap_or(&own_action);
         let happened = event.event().map(segment).unwrap_or_default();
-        if !self.asks_for_action(action, word.is_none().then_some(happened.as_str())) {
+        if self.filtered_by(&event, word, &own_action, &happened).is_some() {
             return None;
         }
+        let (job, status) = (event.job().and_then(Job::name), event.job().and_then(Job::status));
+        let is_job_end = own_action == JOB_END;
         let fill = Fill {
             action,
             event: &happened,
             institution: &event.institution().map(segment).unwrap_or_default(),
             source: &segment(stored.source.as_str()),
+            job: &job.map(segment).unwrap_or_default(),
+            status: &status.map(segment).unwrap_or_default(),
             special: word.is_some(),
         };
         let topic = fill.topic(&self.template);
@@ -95,6 +109,8 @@ impl Messages {
             .maybe("almaaction", Some(event.action().to_owned()).filter(|action| !action.is_empty()))
             .maybe("almaevent", event.event().map(str::to_owned))
             .maybe("almainstitution", event.institution().map(str::to_owned))
+            .maybe("almajob", job.filter(|_| is_job_end).map(str::to_owned))
+            .maybe("almastatus", status.filter(|_| is_job_end).map(str::to_owned))
             .always("recordedtime", stored.recorded.to_string())
             .maybe("partitionkey", Some(partition_key.clone()))
             .maybe("replayed", replayed.map(|moment| moment.to_string()));
@@ -113,6 +129,41 @@ impl Messages {
         })
     }
 
+    /// The list of the sink that keeps an event out, such as `jobs`; `None` if the sink asks for the event.
+    pub fn unwanted_by(&self, stored: &StoredEvent) -> Option<&'static str> {
+        if !self.sources.wants(stored.source.as_str()) {
+            return Some("sources");
+        }
+        let event = Event::parse(&stored.body);
+        let happened = event.event().map(segment).unwrap_or_default();
+        self.filtered_by(&event, self.word(stored, &event), &segment(event.action()), &happened)
+    }
+
+    /// `word` stands in the place of the event's own action, and then there is no event to it.
+    fn filtered_by(
+        &self,
+        event: &Event<'_>,
+        word: Option<&str>,
+        own_action: &str,
+        happened: &str,
+    ) -> Option<&'static str> {
+        let (action, happened) = word.map_or((own_action, happened), |word| (word, ""));
+        // Neither list concerns an event without a job.
+        let job = event.job();
+        let wants_job = |filter: &Filter, text: Option<&str>| job.is_none() || filter.wants(text.unwrap_or_default());
+        if !self.actions.wants(action, happened) {
+            Some("actions")
+        } else if !self.institutions.wants(event.institution().unwrap_or_default()) {
+            Some("institutions")
+        } else if !wants_job(&self.jobs, job.and_then(Job::name)) {
+            Some("jobs")
+        } else if !wants_job(&self.statuses, job.and_then(Job::status)) {
+            Some("statuses")
+        } else {
+            None
+        }
+    }
+
     /// What `actions` names an event by.
     pub fn action(&self, stored: &StoredEvent) -> String {
         let event = Event::parse(&stored.body);
@@ -128,20 +179,11 @@ impl Messages {
     }
 
     fn is_misdirected(&self, stored: &StoredEvent, event: &Event<'_>) -> bool {
-        let expected = self.institutions.iter().find(|(source, _)| source == stored.source.as_str());
+        let expected = self.expected_institutions.iter().find(|(source, _)| source == stored.source.as_str());
         match (expected, event.institution()) {
             (Some((_, expected)), Some(found)) => expected != found,
             _ => false,
         }
-    }
-
-    /// `happened` is none for the words that stand in an action's place.
-    fn asks_for_action(&self, action: &str, happened: Option<&str>) -> bool {
-        self.actions.iter().any(|asked| {
-            asked == "*"
-                || asked == action
-                || asked.split_once('.').is_some_and(|(a, e)| a == action && happened.is_some_and(|h| h == e))
-        })
     }
 
     /// The object's id; of a user a pseudonym, where there is a key for it.
@@ -152,10 +194,6 @@ impl Messages {
         };
         fits(&subject).then_some(subject)
     }
-}
-
-fn asks_for(asked: &[String], name: &str) -> bool {
-    asked.iter().any(|asked| asked == "*" || asked == name)
 }
 
 /// The same for every sink and every publication.

@@ -22,11 +22,14 @@ pub(super) fn segment(text: &str) -> String {
 }
 
 /// What fills a template; each a [`segment`], an empty one where there is nothing.
+#[derive(Clone, Copy, Default)]
 pub(super) struct Fill<'a> {
     pub(super) action: &'a str,
     pub(super) event: &'a str,
     pub(super) institution: &'a str,
     pub(super) source: &'a str,
+    pub(super) job: &'a str,
+    pub(super) status: &'a str,
     /// `action` is not Alma's but `unparsed` or `misdirected`, which must show.
     pub(super) special: bool,
 }
@@ -43,6 +46,8 @@ impl Fill<'_> {
                 TopicPart::Event => self.event,
                 TopicPart::Institution => self.institution,
                 TopicPart::Source => self.source,
+                TopicPart::Job => self.job,
+                TopicPart::Status => self.status,
             };
             match (text, index) {
                 // Dropped with the dot before it.
@@ -76,8 +81,15 @@ mod tests {
         fill.topic(&TopicTemplate { parts: parts.to_vec() }).to_string()
     }
 
-    const JOB: Fill<'_> =
-        Fill { action: "job_end", event: "", institution: "01test_inst", source: "alma", special: false };
+    const JOB: Fill<'_> = Fill {
+        action: "job_end",
+        event: "",
+        institution: "01test_inst",
+        source: "alma",
+        job: "export_bibs",
+        status: "completed_success",
+        special: false,
+    };
 
     #[test]
     fn an_empty_placeholder_is_dropped_at_the_end_and_none_elsewhere() {
@@ -90,13 +102,17 @@ mod tests {
         assert_eq!(shapes(&[literal("alma.x-"), TopicPart::Event])[0], "alma.*");
         let of_event = shapes(&[a.clone(), TopicPart::Event]);
         assert!(["alma", "alma.*", "alma.unparsed"].iter().all(|shape| of_event.contains(&(*shape).to_owned())));
-        let loan = Fill { action: "loan", event: "loan_created", ..JOB };
+        let of_job = [a.clone(), TopicPart::Action, dot.clone(), TopicPart::Job, dot.clone(), TopicPart::Status];
+        assert_eq!(topic(&of_job, &JOB), "alma.job_end.export_bibs.completed_success");
+        assert_eq!(shapes(&of_job), ["alma.*.*.*", "alma.*.*"]);
+        let loan = Fill { action: "loan", event: "loan_created", job: "", status: "", ..JOB };
+        assert_eq!(topic(&of_job, &loan), "alma.loan.none");
         assert_eq!(topic(&[a, TopicPart::Action, dot, TopicPart::Event], &loan), "alma.loan.loan_created");
     }
 
     #[test]
     fn unparsed_and_misdirected_show_in_any_template() {
-        let unparsed = Fill { action: "unparsed", event: "", institution: "", source: "alma", special: true };
+        let unparsed = Fill { action: "unparsed", source: "alma", special: true, ..Fill::default() };
         let a = literal("alma.");
         assert_eq!(topic(&[a.clone(), TopicPart::Action], &unparsed), "alma.unparsed");
         assert_eq!(topic(&[a.clone(), TopicPart::Source], &unparsed), "alma.alma.unparsed");

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::config::SinkName;
+use crate::config::{ActionFilter, SinkName};
 
 /// Most letters of one [`OperatorRequest::Letters`] and most ids of one [`OperatorRequest::Drop`].
 pub const MAX_LETTERS: usize = 10_000;
@@ -122,7 +122,7 @@ pub struct ReplayRequest {
     /// To those made durable before this moment.
     pub to: Option<u64>,
     /// Only those that a sink with these `actions` would ask for; all that the sink asks for where it is empty.
-    pub actions: Vec<String>,
+    pub actions: ActionFilter,
     /// Count, publish nothing.
     pub dry_run: bool,
     /// Keep the broker's id of the first time.
@@ -294,7 +294,8 @@ mod tests {
     #[test]
     fn requests_are_flat_documents() {
         let sink: SinkName = "main".parse().expect("a name");
-        let replay = ReplayRequest { sink, from: 1, to: None, actions: Vec::new(), dry_run: true, repair: false };
+        let replay =
+            ReplayRequest { sink, from: 1, to: None, actions: ActionFilter::default(), dry_run: true, repair: false };
         let requests = [
             (OperatorRequest::Sinks {}, r#"{"do":"sinks"}"#),
             (

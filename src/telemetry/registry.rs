@@ -38,7 +38,7 @@ impl Registry {
         metric
     }
 
-    /// Returns the text that Prometheus reads.
+    /// Returns all metrics as OpenMetrics text.
     pub fn encode(&self) -> String {
         let mut text = String::new();
         let encoded = encode_registry(&mut text, &self.bridge)

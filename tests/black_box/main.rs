@@ -17,6 +17,7 @@
 //! - `bad_day`, `replay`: the tools for it, at a running bridge and on a stopped one's journal
 //! - `absent_sinks`: dead letters of sinks that were taken out, forgotten or renamed
 //! - `commands`: what a person types and reads; `columns`: of long names; `explain`: why a signature does not fit
+//! - `filters`: which events a sink gets
 //! - `pipes`: commands whose output nobody reads to its end
 //! - `outside`: what comes from outside reaches no terminal with control characters
 //! - `configuration`: errors and exit codes
@@ -34,6 +35,7 @@ mod configuration;
 mod disk;
 mod durability;
 mod explain;
+mod filters;
 mod finding;
 mod folders;
 mod half_written;

@@ -73,8 +73,15 @@ fn all_metrics_are_there_from_the_start_at_0() {
     wait_for("the sink to be up", || {
         (bridge.metric("alma_bridge_sink_up{sink=\"main\",type=\"file\"}") == Some(1.0)).then_some(())
     });
-    let text = String::from_utf8(bridge.admin_get("/metrics").body).expect("text");
-    assert!(text.contains("alma_bridge_build_info{"), "{text}");
+    let plain = bridge.admin_get("/metrics");
+    assert_eq!(plain.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
+    assert!(plain.text().contains("# TYPE alma_bridge_build_info gauge\nalma_bridge_build_info{"), "{}", plain.text());
+    assert!(!plain.text().contains("# EOF"), "{}", plain.text());
+    let asked = "GET /metrics HTTP/1.1\r\nhost: x\r\naccept: application/openmetrics-text;q=0.5,*/*;q=0.2\r\n\r\n";
+    let open_metrics = Client::connect(bridge.admin).send(asked.as_bytes());
+    let expected = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    assert_eq!(open_metrics.header("content-type"), Some(expected));
+    let text = open_metrics.text();
     assert!(text.ends_with("\n# EOF\n") && text.matches("# EOF").count() == 1, "{text}");
 }
 
@@ -87,15 +94,10 @@ fn every_metric_is_in_docs_operate_md() {
     let described: Vec<_> = metrics.text().lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
     assert!(described.len() > 30, "{described:?}");
     for line in described {
-        let (family, kind) = line.split_once(' ').expect("a name and a type");
-        let suffix = match kind {
-            "counter" => "_total",
-            "info" => "_info",
-            _ => "",
-        };
-        let name = format!("`{}{suffix}", family.trim_start_matches("alma_bridge_"));
+        let (metric, kind) = line.split_once(' ').expect("a name and a type");
+        let name = format!("`{}", metric.trim_start_matches("alma_bridge_"));
         let is_named = page.split(&name).skip(1).any(|after| after.starts_with(['`', '{']));
-        assert!(is_named, "{family} ({kind}) is not in docs/operate.md");
+        assert!(is_named, "{metric} ({kind}) is not in docs/operate.md");
     }
 }
 

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use alma_bridge::clock::Timestamp;
 use alma_bridge::config::{
-    self, Format, Login, NatsAuth, NatsSink as Settings, Privacy, Secret, SinkKind, Start, TopicPart, TopicTemplate,
+    self, ActionFilter, Filter, Format, Login, NatsAuth, NatsSink as Settings, Privacy, Secret, SinkKind, Start,
+    TopicPart, TopicTemplate,
 };
 use alma_bridge::message::{Message, Messages, StoredEvent};
 use alma_bridge::sinks::nats::{NatsSink, Subjects};
@@ -119,8 +120,11 @@ impl Place {
             kind: SinkKind::Nats(self.settings.clone()),
             topic: self.template(),
             format,
-            actions: vec!["*".into()],
-            sources: vec!["*".into()],
+            actions: ActionFilter::default(),
+            sources: Filter::default(),
+            jobs: Filter::default(),
+            statuses: Filter::default(),
+            institutions: Filter::default(),
             start: Start::Next,
             continues: None,
             setup_grace: Duration::ZERO,

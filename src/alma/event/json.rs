@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::{Fields, MAX_DEPTH, OBJECT_IDS, ObjectId, Unparsed};
+use super::{Fields, Job, MAX_DEPTH, OBJECT_IDS, ObjectId, Unparsed};
 
 /// The members of the envelope that are looked into.
 const MEMBERS: [&str; 11] = [
@@ -54,6 +54,10 @@ pub(super) fn read(text: &str) -> Result<Fields<'_>, Unparsed> {
         institution: once("institution").and_then(code),
         time: once("time").and_then(string),
         object,
+        job: once("job_instance").filter(|job| job.get().starts_with('{')).map(|job| Job {
+            name: member(job, "name").and_then(string),
+            status: member(job, "status").and_then(code),
+        }),
     })
 }
 

@@ -6,11 +6,21 @@ use quick_xml::Reader;
 use quick_xml::escape::resolve_xml_entity;
 use quick_xml::events::{BytesRef, Event as Xml};
 
-use super::{Fields, MAX_DEPTH, OBJECT_IDS, ObjectId, Unparsed};
+use super::{Fields, Job, MAX_DEPTH, OBJECT_IDS, ObjectId, Unparsed};
 
 /// Paths below the root, each with the place of what it is wanted for.
-const PATHS: [&[&str]; 7] =
-    [&["action"], &["id"], &["time"], &["event"], &["event", "value"], &["institution"], &["institution", "value"]];
+const PATHS: [&[&str]; 10] = [
+    &["action"],
+    &["id"],
+    &["time"],
+    &["event"],
+    &["event", "value"],
+    &["institution"],
+    &["institution", "value"],
+    &["job_instance", "name"],
+    &["job_instance", "status"],
+    &["job_instance", "status", "value"],
+];
 
 pub(super) fn read(text: &str) -> Result<Fields<'_>, Unparsed> {
     let mut walk = Walk::default();
@@ -104,15 +114,19 @@ impl Walk {
             1 => self.once(&["action"]).ok_or(Unparsed::ActionNotText)?,
             _ => return Err(Unparsed::ActionTwice),
         };
-        let code = |name| self.once(&[name, "value"]).or_else(|| self.once(&[name]));
+        let code = |path: &[&str]| self.once(&[path, &["value"]].concat()).or_else(|| self.once(path));
         let object = OBJECT_IDS.iter().find_map(|path| ObjectId::at(path, self.once(path)?));
+        let job = Job { name: self.once(&["job_instance", "name"]), status: code(&["job_instance", "status"]) };
+        // An unused slot can be an empty element.
+        let has_job = job != Job::default() || self.once(&["job_instance", "id"]).is_some();
         Ok(Fields {
             id: self.once(&["id"]),
             action,
-            event: code("event"),
-            institution: code("institution"),
+            event: code(&["event"]),
+            institution: code(&["institution"]),
             time: self.once(&["time"]),
             object,
+            job: has_job.then_some(job),
         })
     }
 }

@@ -12,9 +12,10 @@ use std::time::Duration;
 
 use config::Map;
 
+use super::filter::{ActionFilter, Filter, parse_action, parse_pattern};
 use super::names::{NotAName, SinkName};
 use super::settings::values::suggestion;
-use super::settings::{Expected, Table, Walk};
+use super::settings::{Table, Walk};
 use super::sources::Source;
 use super::template::TopicTemplate;
 pub use login::Login;
@@ -104,10 +105,16 @@ pub struct Sink {
     pub topic: TopicTemplate,
     /// How events are written.
     pub format: Format,
-    /// Actions (`job_end`), actions with event (`loan.loan_returned`), or `*`.
-    pub actions: Vec<String>,
-    /// Names of sources, or `*`.
-    pub sources: Vec<String>,
+    /// The actions that it asks for, `unparsed` and `misdirected` among them.
+    pub actions: ActionFilter,
+    /// The sources that it asks for.
+    pub sources: Filter,
+    /// Of the events that have a job, the names of the jobs that it asks for.
+    pub jobs: Filter,
+    /// Of the events that have a job, the statuses that it asks for.
+    pub statuses: Filter,
+    /// The codes of the institutions that it asks for. An event that names none has an empty code.
+    pub institutions: Filter,
     /// Where a new sink starts.
     pub start: Start,
     /// The removed sink whose place and dead letters this one takes over.
@@ -129,8 +136,11 @@ impl Sink {
             kind: SinkKind::File(FileSink { dir: "unused".into(), rotate: 1, keep: 1 }),
             topic: TopicTemplate::parse("alma.{action}").expect("a template"),
             format: Format::CloudEvents,
-            actions: vec!["*".into()],
-            sources: vec!["*".into()],
+            actions: ActionFilter::default(),
+            sources: Filter::default(),
+            jobs: Filter::default(),
+            statuses: Filter::default(),
+            institutions: Filter::default(),
             start: Start::Next,
             continues: None,
             setup_grace: Duration::from_mins(1),
@@ -205,6 +215,8 @@ fn sink(name: &str, mut table: Table, built_in: bool, sources: &[Source], walk: 
     let format = table.choice("format", "cloudevents", &formats, walk);
     let actions = table.list("actions", &["*"], walk, parse_action);
     let asked_sources = asked_sources(&mut table, sources, walk);
+    let [jobs, statuses, institutions] =
+        ["jobs", "statuses", "institutions"].map(|name| Filter::new(&table.list(name, &["*"], walk, parse_pattern)));
     let start = table.choice("start", "next", &[("next", Start::Next), ("oldest", Start::Oldest)], walk);
     let continues =
         table.optional("continues", walk, |text| text.parse::<SinkName>().map_err(|expected| expected.to_string()));
@@ -223,8 +235,12 @@ fn sink(name: &str, mut table: Table, built_in: bool, sources: &[Source], walk: 
         kind,
         topic,
         format,
-        actions,
-        sources: asked_sources,
+        // Only patterns that were read are in the list.
+        actions: ActionFilter::new(&actions).unwrap_or_default(),
+        sources: Filter::new(&asked_sources),
+        jobs,
+        statuses,
+        institutions,
         start,
         continues,
         setup_grace,
@@ -269,36 +285,13 @@ fn reader(table: &mut Table, built_in: bool, walk: &mut Walk) -> Option<&'static
 fn asked_sources(table: &mut Table, sources: &[Source], walk: &mut Walk) -> Vec<String> {
     let names: Vec<&str> = sources.iter().map(|source| source.name.as_str()).collect();
     table.list("sources", &["*"], walk, |text| {
-        if text == "*" || names.contains(&text) {
-            return Ok(text.to_owned());
+        let written = parse_pattern(text)?;
+        let pattern = text.strip_prefix('!').unwrap_or(text);
+        // A name that no source has would be a mistyped one.
+        if pattern == "*" || names.iter().any(|name| Filter::new(&[pattern.to_owned()]).wants(name)) {
+            return Ok(written);
         }
-        Err(format!("expected \"*\" or a source ({}){}", names.join(", "), suggestion(text, names.iter().copied())))
+        let near = suggestion(pattern, names.iter().copied());
+        Err(format!("expected \"*\", a source ({}), or a pattern that matches one{near}", names.join(", ")))
     })
-}
-
-/// Reads `job_end`, `loan.loan_returned` or `*`, in any case.
-pub fn parse_action(text: &str) -> Result<String, Expected> {
-    let lower = text.to_ascii_lowercase();
-    let segment = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b));
-    let parts: Vec<&str> = lower.split('.').collect();
-    if lower == "*" || (parts.len() <= 2 && parts.iter().all(|part| segment(part))) {
-        Ok(lower)
-    } else {
-        Err("expected \"*\", an action such as \"job_end\", or action and event such as \"loan.loan_returned\""
-            .to_owned())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn actions_are_taken_in_any_case() {
-        assert_eq!(parse_action("JOB_END").as_deref(), Ok("job_end"));
-        assert_eq!(parse_action("loan.LOAN_LOST").as_deref(), Ok("loan.loan_lost"));
-        for bad in ["", "a.b.c", "a.", "job end", "loan.*"] {
-            assert!(parse_action(bad).is_err(), "{bad:?}");
-        }
-    }
 }

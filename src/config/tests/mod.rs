@@ -64,7 +64,7 @@ fn the_environment_wins_over_the_file_key_by_key() {
     let config = &loaded.config;
     assert_eq!((config.journal.max_size, config.journal.retain.as_secs()), (2 << 30, 3_600));
     assert_eq!(config.ingress.max_connections, 7);
-    assert_eq!(config.sinks[0].actions, ["job_end", "loan.loan_lost"]);
+    assert_eq!(config.sinks[0].actions, ActionFilter::new(&["job_end", "loan.loan_lost"]).expect("patterns"));
     assert!(config.sinks[0].best_effort);
     let origin = |key: &str| loaded.values.iter().find(|value| value.key == key).expect("there").origin.as_str();
     assert_eq!(origin("journal.max_size"), "ALMA_BRIDGE__JOURNAL__MAX_SIZE");
@@ -121,6 +121,10 @@ fn each_bad_value_is_named_with_what_was_expected() {
             "it is for type kafka, this is file",
         ),
         ("[sinks.main]\ntype = \"file\"\nsources = [\"almas\"]", "sinks.main.sources", "did you mean `alma`"),
+        ("[sinks.main]\ntype = \"file\"\nsources = [\"!almas\"]", "sinks.main.sources", "did you mean `alma`"),
+        ("[sinks.main]\ntype = \"file\"\nsources = [\"test-*\"]", "sinks.main.sources", "pattern that matches one"),
+        ("[sinks.main]\ntype = \"file\"\njobs = [\"!\"]", "sinks.main.jobs", "expected a text, or a pattern"),
+        ("[sinks.main]\ntype = \"file\"\nactions = [\"a.b.c\"]", "sinks.main.actions", "loan.loan_returned"),
         ("[sinks.main]\ntype = \"file\"\nactions = []", "sinks.main.actions", "at least one"),
         ("[sinks.main]\ntype = \"file\"\ncontinues = \"main\"", "sinks.main.continues", "configured itself"),
         ("[sinks.main]\ntype = \"kafka\"\nbrokers = [\"a\"]", "sinks.main.brokers", "host:port"),
@@ -285,9 +289,10 @@ fn the_reference_names_every_key_and_no_other_with_its_default() {
     for kind in SinkKind::NAMES.iter().filter(|kind| **kind != "file") {
         let bare = load_text(&format!("[sinks.{kind}-example]\ntype = \"{kind}\"\n")).expect("valid");
         let of_type = format!("sinks.{kind}-example.");
-        let general = ["topic", "format", "actions", "sources", "start", "setup_grace", "best_effort", "max_topics"];
+        let lists = ["actions", "sources", "jobs", "statuses", "institutions"];
+        let general = ["topic", "format", "start", "setup_grace", "best_effort", "max_topics"].iter().chain(&lists);
         for value in bare.values.iter().filter(|value| value.key.starts_with(&of_type)) {
-            if general.iter().any(|name| value.key == format!("{of_type}{name}")) {
+            if general.clone().any(|name| value.key == format!("{of_type}{name}")) {
                 continue;
             }
             let found = loaded.values.iter().find(|found| found.key == value.key);

@@ -12,8 +12,11 @@ fn sink(actions: &[&str]) -> Sink {
         kind: SinkKind::File(FileSink { dir: "topics".into(), rotate: 0, keep: 0 }),
         topic: TopicTemplate { parts: vec![TopicPart::Literal("alma.".into()), TopicPart::Action] },
         format: Format::CloudEvents,
-        actions: actions.iter().map(ToString::to_string).collect(),
-        sources: vec!["*".into()],
+        actions: ActionFilter::new(actions).expect("patterns"),
+        sources: Filter::default(),
+        jobs: Filter::default(),
+        statuses: Filter::default(),
+        institutions: Filter::default(),
         start: Start::Next,
         continues: None,
         setup_grace: std::time::Duration::ZERO,
@@ -139,14 +142,89 @@ fn a_sink_gets_what_it_asks_for() {
         (&["loan.loan_created", "job_end"], [false, true, false]),
         (&["unparsed"], [false, false, true]),
         (&["unparsed.x", "nothing"], [false, false, false]),
-        (&[], [false, false, false]),
+        (&["lo*", "!loan.loan_created"], [true, false, false]),
+        (&["!unparsed"], [true, true, false]),
     ] {
         let messages = Messages::new(&sink(actions), &[source(None)], &Privacy::default());
         let made = [loan, job, broken].map(|body| messages.make(&stored(body), None).is_some());
         assert_eq!(made, expected, "{actions:?}");
     }
-    let other = Sink { sources: vec!["sandbox".into()], ..sink(&["*"]) };
+    let other = Sink { sources: filter("sandbox"), ..sink(&["*"]) };
     assert!(Messages::new(&other, &[source(None)], &Privacy::default()).make(&stored(job), None).is_none());
+}
+
+fn filter(pattern: &str) -> Filter {
+    Filter::new(&[pattern.to_owned()])
+}
+
+#[test]
+fn a_filter_that_keeps_an_event_out_is_named() {
+    let job = |name: &str, status: &str| {
+        format!(
+            r#"{{"action":"JOB_END","institution":{{"value":"01A"}},"job_instance":{{"name":"{name}","status":{{"value":"{status}"}}}}}}"#
+        )
+    };
+    let xml = "<webhook><action>JOB_END</action><institution>01A</institution><job_instance><name>Export Bibs</name>\
+               <status desc=\"x\">COMPLETED_FAILED</status></job_instance></webhook>";
+    let loan = r#"{"action":"LOAN","institution":{"value":"01B"},"job_instance":null}"#;
+    let nameless = r#"{"action":"JOB_END","institution":{"value":"01A"},"job_instance":{}}"#;
+    let unused_slot = "<webhook><action>LOAN</action><institution>01A</institution><job_instance/></webhook>";
+    let all = sink(&["*"]);
+    let exports = Sink { jobs: filter("export*"), ..all.clone() };
+    let failed = Sink { statuses: filter("*_failed"), ..all.clone() };
+    let unless_tests = Sink { jobs: filter("!*test*"), ..all.clone() };
+    let of_a = Sink { institutions: filter("01a"), ..all };
+    for (sink, body, expected) in [
+        (&exports, job("Export Bibs", "COMPLETED_FAILED"), None),
+        (&exports, job("Import", "COMPLETED_FAILED"), Some("jobs")),
+        (&exports, xml.to_owned(), None),
+        (&exports, loan.to_owned(), None),
+        (&exports, nameless.to_owned(), Some("jobs")),
+        (&exports, unused_slot.to_owned(), None),
+        (&exports, "unparsed".to_owned(), None),
+        (&failed, job("Import", "COMPLETED_FAILED"), None),
+        (&failed, job("Import", "COMPLETED_SUCCESS"), Some("statuses")),
+        (&failed, xml.to_owned(), None),
+        (&unless_tests, job("A Test job", ""), Some("jobs")),
+        (&unless_tests, nameless.to_owned(), None),
+        (&of_a, xml.to_owned(), None),
+        (&of_a, loan.to_owned(), Some("institutions")),
+        (&of_a, "unparsed".to_owned(), Some("institutions")),
+    ] {
+        let messages = Messages::new(sink, &[source(None)], &Privacy::default());
+        let stored = stored(body.clone());
+        assert_eq!(messages.unwanted_by(&stored), expected, "{body}");
+        assert_eq!(messages.make(&stored, None).is_some(), expected.is_none(), "{body}");
+    }
+    let sandbox = Sink { sources: filter("!alma"), ..sink(&["*"]) };
+    let messages = Messages::new(&sandbox, &[source(None)], &Privacy::default());
+    assert_eq!(messages.unwanted_by(&stored(loan)), Some("sources"));
+}
+
+#[test]
+fn a_job_is_named_in_attributes_and_topic() {
+    let parts = [TopicPart::Literal("alma.".into()), TopicPart::Action, TopicPart::Literal(".".into()), TopicPart::Job];
+    let template = TopicTemplate { parts: [&parts[..], &[TopicPart::Literal(".".into()), TopicPart::Status]].concat() };
+    let by_job = Sink { topic: template, ..sink(&["*"]) };
+    let messages = Messages::new(&by_job, &[], &Privacy::default());
+    let make = |name: &str| {
+        let body = samples::find(name).expect("a sample").render("77", "2024-01-02T03:04:05Z");
+        messages.make(&stored(body), None).expect("asked for")
+    };
+    let json = make("job_end");
+    assert_eq!(json.topic.as_str(), "alma.job_end.publishing_platform_job_example_profile.completed_failed");
+    assert_eq!(attribute(&json, "almajob"), Some("Publishing Platform Job Example Profile"));
+    assert_eq!(attribute(&json, "almastatus"), Some("COMPLETED_FAILED"));
+    let xml = make("job_end_xml");
+    assert_eq!(xml.topic.as_str(), "alma.job_end.none.completed_success");
+    assert_eq!((attribute(&xml, "almajob"), attribute(&xml, "almastatus")), (None, Some("COMPLETED_SUCCESS")));
+    let loan = make("loan");
+    assert_eq!(loan.topic.as_str(), "alma.loan.none");
+    assert_eq!((attribute(&loan, "almajob"), attribute(&loan, "almastatus")), (None, None));
+    let body = r#"{"action":"OTHER","job_instance":{"name":"A job","status":"DONE"}}"#;
+    let other = messages.make(&stored(body), None).expect("asked for");
+    assert_eq!(other.topic.as_str(), "alma.other.a_job.done");
+    assert_eq!(attribute(&other, "almajob"), None);
 }
 
 #[test]

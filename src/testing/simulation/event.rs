@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::schedule::TOPICS;
 use crate::alma::{BodyDigest, SignatureHeader, Unverified, Verified};
-use crate::config::{NamedSecret, Privacy, Secret, SecretFrom, Sink};
+use crate::config::{ActionFilter, NamedSecret, Privacy, Secret, SecretFrom, Sink};
 use crate::message::{Message, Messages};
 
 const SECRET: &[u8] = b"made-up";
@@ -58,10 +58,11 @@ pub(super) fn is_wanted(sink: usize, number: u64) -> bool {
 
 /// The sink as it is configured.
 pub(super) fn configured(sink: usize, config: Sink) -> Sink {
-    match sink {
-        0 => config,
-        _ => Sink { actions: (0..TOPICS).map(|topic| format!("a{topic}.for_all")).collect(), ..config },
+    if sink == 0 {
+        return config;
     }
+    let actions: Vec<_> = (0..TOPICS).map(|topic| format!("a{topic}.for_all")).collect();
+    Sink { actions: ActionFilter::new(&actions).expect("patterns"), ..config }
 }
 
 /// What makes the sink's messages.
