@@ -246,9 +246,10 @@ fn what_containers_are_given_loads_and_names_its_source_and_secret() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(format!("{name}.toml"));
         let text = fs::read_to_string(&path).expect("shipped");
         let local = text.replace("/run/secrets/", &format!("{}/", folder.path().display()));
-        let config =
-            from_text(Some((&path, &local)), &[("RABBITMQ_PASSWORD".into(), "x".into())]).expect("valid").config;
-        assert!(text.contains("[sources.alma]") && text.contains("secret_file"), "{name}");
+        let environment = [("ALMA_SECRET", "a secret that is long enough"), ("RABBITMQ_PASSWORD", "x")];
+        let environment = environment.map(|(name, value)| (name.into(), value.into()));
+        let config = from_text(Some((&path, &local)), &environment).expect("valid").config;
+        assert!(text.contains("[sources.alma]") && text.contains("secret_"), "{name}");
         assert_eq!(
             config.admin.listen.to_string(),
             "0.0.0.0:2563",
