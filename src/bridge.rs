@@ -11,7 +11,6 @@ mod engine;
 mod error;
 mod listeners;
 pub(crate) mod metrics;
-pub(crate) mod pumps;
 mod reload;
 mod view;
 
@@ -37,7 +36,7 @@ use crate::ownership::explain;
 
 pub use drain::Drain;
 pub use engine::Engine;
-pub use error::OpenError;
+pub use error::EngineError;
 pub use listeners::Listeners;
 use metrics::Metrics;
 use reload::Reloads;
@@ -88,7 +87,7 @@ enum Opened {
     #[default]
     Waiting,
     Open,
-    Failed(Arc<OpenError>),
+    Failed(Arc<EngineError>),
 }
 
 impl Bridge {
@@ -133,7 +132,7 @@ impl Bridge {
     }
 
     /// Resolves once the journal is open and the pumps run, or can't be.
-    pub async fn opened(&self) -> Result<(), Arc<OpenError>> {
+    pub async fn opened(&self) -> Result<(), Arc<EngineError>> {
         let mut opened = self.opened.clone();
         match opened.wait_for(|opened| !matches!(opened, Opened::Waiting)).await.as_deref() {
             Ok(Opened::Failed(error)) => Err(Arc::clone(error)),

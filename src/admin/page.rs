@@ -83,6 +83,9 @@ fn refused(source: &SourceStatus) -> String {
 }
 
 fn sinks(page: &mut String, status: &Status) -> std::fmt::Result {
+    if status.sinks.is_empty() {
+        return Ok(());
+    }
     page.push_str("<h2>Sinks</h2>");
     table(page, &["name", "type", "state", "waiting", "oldest", "dead letters"], &status.sinks, |sink| {
         let oldest = units::age(Duration::try_from_secs_f64(sink.oldest_waiting_seconds).unwrap_or_default());

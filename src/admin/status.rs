@@ -20,7 +20,7 @@ pub struct Status {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub unready_reason: Option<String>,
     /// Addresses of the two listeners.
-    pub listeners: Listeners,
+    pub listeners: ListenersStatus,
     /// The configuration's file and how its last reload went.
     pub config: ConfigStatus,
     /// Alma's integration profiles.
@@ -33,13 +33,60 @@ pub struct Status {
     pub journal: Option<JournalStatus>,
     /// The places where events are published.
     pub sinks: Vec<SinkStatus>,
-    /// What needs a person, one sentence each; empty where all is well.
+    /// What needs a person, most urgent first; empty if all is well.
     pub attention: Vec<String>,
+    /// The lines of `attention`, each with what it is about.
+    #[serde(default)]
+    pub problems: Vec<Problem>,
+}
+
+/// Something that needs a person.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// What kind of thing has the problem.
+    pub about: ProblemWith,
+    /// The source or sink that has it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub name: Option<String>,
+    /// The line for people.
+    pub text: String,
+}
+
+/// What has a [`Problem`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProblemWith {
+    /// The bridge can't take events.
+    Bridge,
+    /// Requests come to paths that no source has.
+    Paths,
+    /// One source.
+    Source,
+    /// The journal.
+    Journal,
+    /// One sink.
+    Sink,
+    /// A configuration that was refused, or is broken on disk.
+    ConfigRefused,
+    /// A configuration that is in effect only in part.
+    ConfigInPart,
+}
+
+impl Problem {
+    /// A problem of the whole bridge.
+    pub fn new(about: ProblemWith, text: String) -> Self {
+        Self { about, name: None, text }
+    }
+
+    /// A problem of one source or sink.
+    pub fn of(about: ProblemWith, name: &str, text: String) -> Self {
+        Self { about, name: Some(name.to_owned()), text }
+    }
 }
 
 /// Addresses in effect.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Listeners {
+pub struct ListenersStatus {
     /// For Alma.
     pub ingress: String,
     /// For operators.
@@ -188,7 +235,13 @@ pub struct SinkStatus {
     /// Why it is not up.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub why: Option<String>,
-    /// Since when it is in this state.
+    /// The reason alone, as in the metric `publish_errors_total`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub reason: Option<String>,
+    /// What to do if it needs a person.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub next_step: Option<String>,
+    /// When it entered this state.
     pub since: String,
     /// Whether `attention` names it.
     #[serde(default)]
@@ -204,7 +257,7 @@ pub struct SinkStatus {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub last_confirm: Option<String>,
     /// Topics whose events wait as dead letters for an operator.
-    pub parked_topics: Vec<ParkedTopic>,
+    pub parked_topics: Vec<ParkedTopicStatus>,
     /// Dead letters by reason.
     pub dead_letters: BTreeMap<String, u64>,
     /// Dead letters found damaged since the start. They are not among the others; their bytes are kept.
@@ -217,7 +270,7 @@ pub struct SinkStatus {
 
 /// A topic that an operator must mend.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ParkedTopic {
+pub struct ParkedTopicStatus {
     /// Its name.
     pub topic: String,
     /// `rights`, `missing` or `unroutable`.
@@ -234,6 +287,12 @@ const fn is_zero(count: &u64) -> bool {
 }
 
 impl Status {
+    /// Sets `problems`, and `attention` with them.
+    pub fn set_problems(&mut self, problems: Vec<Problem>) {
+        self.attention = problems.iter().map(|problem| problem.text.clone()).collect();
+        self.problems = problems;
+    }
+
     /// Whether `attention` has a fault already, so that it need not be shown twice.
     pub fn has_said(&self, fault: &str) -> bool {
         self.attention.iter().any(|line| line.contains(fault))

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::engine::{Engine, Open};
-use super::error::OpenError;
+use super::error::EngineError;
 use super::metrics::Metrics;
 use crate::config::Config;
 use crate::delivery::PumpHandle;
@@ -23,7 +23,7 @@ pub struct Drain {
 
 impl Drain {
     /// Opens the journal, which waits up to 30 s for its lock, and starts the sinks.
-    pub async fn start(config: &Config) -> Result<Self, OpenError> {
+    pub async fn start(config: &Config) -> Result<Self, EngineError> {
         let engine = Engine::default();
         let config = Arc::new(config.clone());
         let open = engine.prepare(|| Arc::clone(&config), &Metrics::new(), None).await?;
@@ -33,7 +33,7 @@ impl Drain {
 
     /// Resolves once no event waits for a configured sink and every parked topic was tried. Cancel-safe.
     pub async fn settled(&self) {
-        for pump in self.open().pumps.handles().all() {
+        for pump in self.open().sinks.handles().all() {
             settled(&pump).await;
         }
     }

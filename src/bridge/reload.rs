@@ -15,9 +15,9 @@ use tokio::sync::{Mutex, Notify};
 use tokio::time::sleep;
 
 use super::engine::Open;
-use super::error::OpenError;
+use super::error::EngineError;
 use super::view::View;
-use crate::config::{Config, SinkName, Source};
+use crate::config::{Config, Source};
 use crate::ingress::{Sources, tls};
 use crate::storage::blocking;
 
@@ -42,12 +42,12 @@ impl Reloads {
     }
 
     /// Opens the journal and starts the sinks of whatever configuration is the newest by then.
-    pub(super) async fn open(&self) -> Result<(), OpenError> {
+    pub(super) async fn open(&self) -> Result<(), EngineError> {
         let listeners = Some(self.view.listeners);
         let open = self.view.engine.prepare(|| self.view.config(), &self.view.metrics, listeners).await?;
         let mut in_effect = self.in_effect.lock().await;
         // A reload may have come while the journal was opened.
-        open.pumps.apply(&self.view.config()).await;
+        open.sinks.apply(&self.view.config()).await;
         self.view.engine.set(open);
         self.recall_events();
         self.finish(&mut in_effect).await;
@@ -76,7 +76,7 @@ impl Reloads {
         self.view.loaded(new);
         let problems = self.finish(&mut in_effect).await;
         if let Some(open) = self.view.engine.get() {
-            open.pumps.handles().retry_parked();
+            open.sinks.handles().retry_parked();
         }
         problems
     }
@@ -85,9 +85,9 @@ impl Reloads {
     async fn finish(&self, in_effect: &mut Vec<Source>) -> Vec<String> {
         let config = self.view.config();
         let failed = match self.view.engine.get() {
-            Some(open) => open.pumps.apply(&config).await,
+            Some(open) => open.sinks.apply(&config).await,
             // It is opened with the newest configuration, and takes no event before.
-            None => BTreeMap::<SinkName, String>::new(),
+            None => BTreeMap::new(),
         };
         let waits = |source: &&Source| !failed.is_empty() && !in_effect.iter().any(|known| known.name == source.name);
         let (waiting, live): (Vec<&Source>, Vec<&Source>) = config.sources.iter().partition(waits);

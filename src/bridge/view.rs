@@ -11,15 +11,15 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::Listeners;
-use super::attention::{self, attention};
+use super::attention;
 use super::engine::{Engine, Open};
 use super::metrics::Metrics;
-use crate::admin::status::{ConfigStatus, JournalStatus, ParkedTopic, SinkStatus, SourceStatus};
-use crate::admin::{self, Operated, ReloadError, Reloaded, Status};
+use crate::admin::status::{ConfigStatus, JournalStatus, ListenersStatus, ParkedTopicStatus, SinkStatus, SourceStatus};
+use crate::admin::{Operated, ReloadError, Reloaded, Status};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::config::{self, Config, SinkName};
 use crate::dead_letters::LetterSummary;
-use crate::delivery::{self, SinkState};
+use crate::delivery::{ParkedTopic, SinkSnapshot, SinkState};
 use crate::ingress::Sources;
 use crate::journal::{Backlog, Intake as _, Journal, NotTaken};
 use crate::operator::{OperatorError, OperatorRequest};
@@ -181,10 +181,10 @@ impl View {
     /// What waits comes fresh from the journal; a sink's own word of it may be a second old.
     fn set_journal_gauges(&self, open: &Open, journal: &Journal, now: Timestamp) {
         self.metrics.journal.set_sizes(&journal.stats());
-        let running = open.pumps.handles().statuses();
+        let running = open.sinks.handles().statuses();
         let mut letters = open.letters();
         for place in journal.sinks() {
-            let oldest = place.backlog.oldest.map(|oldest| now.since(oldest)).unwrap_or_default();
+            let oldest = age(place.backlog.oldest, now);
             let kept = letters.remove(&place.name);
             let parked = match running.iter().find(|sink| sink.name == place.name) {
                 Some(sink) => sink.parked.len(),
@@ -203,12 +203,12 @@ impl View {
     /// The sinks that run, and those that were taken out and have a place or dead letters left.
     fn sinks(&self, open: &Open, config: &Config, now: Timestamp) -> Vec<SinkStatus> {
         let places = open.journal().map(Journal::sinks).unwrap_or_default();
-        let backlog = |sink: &delivery::SinkStatus| {
+        let backlog = |sink: &SinkSnapshot| {
             let place = places.iter().find(|place| place.name == sink.name);
             place.map_or(sink.backlog, |place| place.backlog)
         };
-        let running = open.pumps.handles().statuses();
-        let status = |sink: &delivery::SinkStatus| {
+        let running = open.sinks.handles().statuses();
+        let status = |sink: &SinkSnapshot| {
             let settings = config.sinks.iter().find(|settings| settings.name == sink.name);
             SinkStatus {
                 needs_person: settings.is_some_and(|settings| attention::is_stuck(sink, settings.setup_grace, now)),
@@ -222,7 +222,7 @@ impl View {
             let kept = letters.remove(&place.name).unwrap_or_default();
             sinks.push(SinkStatus {
                 waiting_events: place.backlog.events,
-                oldest_waiting_seconds: age(place.backlog.oldest, now),
+                oldest_waiting_seconds: age(place.backlog.oldest, now).as_secs_f64(),
                 ..self.absent(&place.name, "removed", &kept)
             });
         }
@@ -233,7 +233,7 @@ impl View {
 
     /// A sink that is not in the configuration, with its dead letters.
     fn absent(&self, sink: &SinkName, state: &str, kept: &LetterSummary) -> SinkStatus {
-        let parked = |(topic, reason): (&Arc<str>, Reason)| ParkedTopic {
+        let parked = |(topic, reason): (&Arc<str>, Reason)| ParkedTopicStatus {
             topic: topic.to_string(),
             reason: reason.to_string(),
             detail: "the sink is not in the configuration".to_owned(),
@@ -266,16 +266,17 @@ fn with_letters(kept: &LetterSummary) -> SinkStatus {
     }
 }
 
-fn age(oldest: Option<Timestamp>, now: Timestamp) -> f64 {
-    oldest.map_or(0.0, |oldest| now.since(oldest).as_secs_f64())
+fn age(oldest: Option<Timestamp>, now: Timestamp) -> Duration {
+    oldest.map_or(Duration::ZERO, |oldest| now.since(oldest))
 }
 
-fn sink_status(sink: &delivery::SinkStatus, backlog: Backlog, now: Timestamp) -> SinkStatus {
+fn sink_status(sink: &SinkSnapshot, backlog: Backlog, now: Timestamp) -> SinkStatus {
     let why = match &sink.state {
         SinkState::BackingOff { why, next_try } => Some(format!("{why}; tries again at {next_try}")),
         _ => None,
     };
-    let parked = |topic: &delivery::ParkedTopic| ParkedTopic {
+    let oldest = age(backlog.oldest, now);
+    let parked = |topic: &ParkedTopic| ParkedTopicStatus {
         topic: topic.topic.to_string(),
         reason: topic.why.reason.to_string(),
         detail: topic.why.detail.clone(),
@@ -286,10 +287,12 @@ fn sink_status(sink: &delivery::SinkStatus, backlog: Backlog, now: Timestamp) ->
         kind: Some(sink.kind.to_owned()),
         state: sink.state.as_str().to_owned(),
         why,
+        reason: sink.state.failure().map(|why| why.reason.to_string()),
+        next_step: attention::next_step(sink, oldest).map(str::to_owned),
         since: sink.since.to_string(),
         warnings: sink.warnings.clone(),
         waiting_events: backlog.events,
-        oldest_waiting_seconds: age(backlog.oldest, now),
+        oldest_waiting_seconds: oldest.as_secs_f64(),
         last_confirm: sink.last_confirm.map(|moment| moment.to_string()),
         parked_topics: sink.parked.iter().map(parked).collect(),
         ..with_letters(&sink.dead_letters)
@@ -315,7 +318,7 @@ impl Operated for View {
             started: self.started.to_string(),
             ready: ready.is_ok(),
             unready_reason: ready.err().map(|why| why.to_string()),
-            listeners: admin::status::Listeners {
+            listeners: ListenersStatus {
                 ingress: self.listeners.ingress.to_string(),
                 admin: self.listeners.admin.to_string(),
             },
@@ -330,8 +333,10 @@ impl Operated for View {
             journal: open.and_then(Open::journal).map(|journal| Self::journal(&config, journal)),
             sinks: open.map(|open| self.sinks(open, &config, now)).unwrap_or_default(),
             attention: Vec::new(),
+            problems: Vec::new(),
         };
-        status.attention = attention(&mut status);
+        let problems = attention::problems(&mut status);
+        status.set_problems(problems);
         status
     }
 
@@ -343,7 +348,7 @@ impl Operated for View {
         }
         if let Some(open) = self.engine.get() {
             let now = SystemClock.now();
-            open.pumps.handles().set_gauges(&self.metrics.delivery, now);
+            open.sinks.handles().set_gauges(&self.metrics.delivery, now);
             if let Some(journal) = open.journal() {
                 self.set_journal_gauges(open, journal, now);
             }

@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use crate::config::SinkName;
 use crate::dead_letters::DeadLetterError;
-use crate::delivery::{DeliveryError, Stopped};
+use crate::delivery::{DeliveryError, PumpEnded};
 use crate::journal::ForgetError;
-use crate::sinks::NotBuiltIn;
 
 /// See the module.
 #[derive(Debug, thiserror::Error)]
@@ -64,11 +63,11 @@ pub enum OperatorError {
     Letters(#[from] DeadLetterError),
     /// The sink ended before it had tried all letters.
     #[error("sink {sink}: {error}")]
-    Stopped {
+    PumpEnded {
         /// The sink.
         sink: SinkName,
         /// What ended.
-        error: Stopped,
+        error: PumpEnded,
     },
     /// The sink did not answer in time.
     #[error("sink {sink} did not take the letters within {within:?}: {why}")]
@@ -96,9 +95,6 @@ pub enum OperatorError {
     #[error("can't read the journal: {0}")]
     Read(io::Error),
     /// The sink can't be started on a stopped bridge's journal.
-    #[error(transparent)]
-    NotBuiltIn(#[from] NotBuiltIn),
-    /// The same, by another cause.
     #[error(transparent)]
     Delivery(#[from] DeliveryError),
     /// A bug.

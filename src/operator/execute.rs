@@ -159,7 +159,7 @@ impl Operator {
         let ids = ids.iter().copied().map(LetterId).collect();
         let until = Instant::now() + RETRY_WITHIN;
         let told = if let Ok(told) = timeout_at(until + ANSWER_WITHIN, handle.retry(&letters, ids, until)).await {
-            told.map_err(|error| OperatorError::Stopped { sink: to.clone(), error })?
+            told.map_err(|error| OperatorError::PumpEnded { sink: to.clone(), error })?
         } else {
             let why = held(&handle).unwrap_or_else(|| "it is slow".to_owned());
             return Err(OperatorError::TookTooLong { sink: to.clone(), within: RETRY_WITHIN, why });
