@@ -1,6 +1,6 @@
 //! What needs a person: what is wrong, since when, the likeliest cause, and what to do.
 //!
-//! docs/operate.md has the same rules.
+//! `docs/operate.md` states the same rules. Change both together.
 
 use std::time::Duration;
 
@@ -16,16 +16,16 @@ use crate::ingress::{Refused, TurnedAway};
 use crate::sinks::{Class, Reason};
 use crate::units::{self, counted, counted_as};
 
-/// After this long a sink that can't reach its broker needs a person, and so does one whose oldest event has waited for
-/// this long. The bridge rides out anything shorter by itself.
+/// A sink that has not reached its broker for this long needs a person, and so does one whose oldest event has waited
+/// for this long. The bridge survives shorter outages by itself.
 const SINK_PATIENCE: Duration = Duration::from_mins(5);
 
-/// Paths of sources that are named where a request had none of them.
+/// How many paths of sources are listed if a request came to another path.
 const SHOWN_PATHS: usize = 8;
 
-/// Whether a sink has been retrying for so long that somebody must look. A broker that is down may come back; a refused
-/// log-in does not mend itself, nor does a folder. What may be missing only because a deployment is not done has its
-/// `grace`.
+/// Whether a sink has been retrying for so long that somebody must look. A broker that is down may come back, but a
+/// refused login or a missing folder does not repair itself. A right or a topic may be missing only because a
+/// deployment is not finished, so it has `grace`.
 pub(super) fn is_stuck(sink: &SinkSnapshot, grace: Duration, now: Timestamp) -> bool {
     let Some(why) = sink.state.failure() else { return false };
     let patience = match (why.reason, why.reason.class()) {
@@ -37,7 +37,7 @@ pub(super) fn is_stuck(sink: &SinkSnapshot, grace: Duration, now: Timestamp) -> 
     now.since(sink.since) >= patience
 }
 
-/// What to do about a sink that is not up or is behind, or `None` if it is neither.
+/// Returns what to do about a sink that is retrying or behind, or `None` if it is neither.
 pub(super) fn next_step(sink: &SinkSnapshot, oldest_waiting: Duration) -> Option<&'static str> {
     let failure = sink.state.failure();
     if failure.is_none() && oldest_waiting <= SINK_PATIENCE {
@@ -54,8 +54,8 @@ pub(super) fn next_step(sink: &SinkSnapshot, oldest_waiting: Duration) -> Option
     })
 }
 
-/// Requests that were refused, with the likeliest cause. Anybody can send a request without a signature; whoever sends
-/// one means this bridge, so that a single signature says more than many requests without one.
+/// Requests that were refused, with the likeliest cause. Anybody can send a request without a signature. A request
+/// with one is meant for this bridge, so a single signature says more than many requests without one.
 pub(super) fn refused_status(source: &SourceName, refused: &Refused) -> RefusedStatus {
     use SignatureFailure::{Missing, NotBase64, Repeated, WrongLength};
     let any = |reasons: &[SignatureFailure]| reasons.iter().any(|reason| refused.count(*reason) > 0);
@@ -94,7 +94,7 @@ pub(super) fn refused_status(source: &SourceName, refused: &Refused) -> RefusedS
     }
 }
 
-/// Signed requests to paths that no source has: the URL in Alma is mistyped, or a proxy changes the path.
+/// Signed requests to paths that no source has. The URL in Alma is mistyped, or a proxy changes the path.
 pub(super) fn wrong_paths_status(seen: TurnedAway, sources: &[config::Source]) -> TurnedAwayStatus {
     let more = if sources.len() > SHOWN_PATHS { ", …" } else { "" };
     let paths: Vec<&str> = sources.iter().take(SHOWN_PATHS).map(|source| source.path.as_str()).collect();
@@ -115,7 +115,7 @@ fn turned_away_status(seen: TurnedAway, next_step: String) -> TurnedAwayStatus {
     TurnedAwayStatus { requests: seen.requests, last: seen.last.to_string(), path: seen.path, next_step }
 }
 
-/// What needs a person, most urgent first. Marks the sources and sinks that have a problem.
+/// Returns what needs a person, most urgent first, and sets `needs_person` of the sources and sinks.
 pub(super) fn problems(status: &mut Status) -> Vec<Problem> {
     let mut problems = Vec::new();
     if let Some(why) = &status.unready_reason {
@@ -170,7 +170,7 @@ fn about_journal(journal: &JournalStatus) -> Vec<String> {
     lines
 }
 
-/// `needs_person` is so far what its refused requests call for.
+/// Expects in `needs_person` whether the source's refused requests need a person.
 fn about_source(source: &SourceStatus, now: &str) -> Vec<String> {
     let mut lines = Vec::new();
     let name = &source.name;
@@ -187,7 +187,7 @@ fn about_source(source: &SourceStatus, now: &str) -> Vec<String> {
             refused.next_step
         ));
     } else if let Some(silence) = source.silence.as_ref().filter(|_| source.silent) {
-        // What was refused says already why no valid event comes.
+        // Refused requests already explain why no valid event comes.
         lines.push(format!("source {name}: no valid event for {silence} (silence): is Alma's profile active?"));
     }
     if let Some(large) = &source.too_large {
@@ -202,7 +202,7 @@ fn about_source(source: &SourceStatus, now: &str) -> Vec<String> {
     lines
 }
 
-/// `needs_person` is so far whether it is stuck.
+/// Expects in `needs_person` whether the sink is stuck.
 fn about_sink(sink: &SinkStatus, now: &str) -> Vec<String> {
     let mut lines = Vec::new();
     let name = &sink.name;
@@ -306,7 +306,7 @@ mod tests {
         }
     }
 
-    /// When a sink that fails for this reason needs a person, in seconds after it began to retry.
+    /// Returns after how many seconds of retrying a sink that fails for this reason needs a person.
     fn needs_person_after(kind: &'static str, reason: Reason) -> Option<u64> {
         let sink = failing(kind, reason);
         (0..1_000).find(|seconds| is_stuck(&sink, GRACE, at(1_000 + seconds)))

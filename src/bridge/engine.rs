@@ -1,4 +1,4 @@
-//! What stands behind the ingress: the journal and its pumps, or with `storage = "none"` the pumps alone.
+//! What takes the events from the ingress: the journal with its sinks, or the sinks alone with `storage = "none"`.
 
 use std::collections::BTreeMap;
 
@@ -24,10 +24,10 @@ use crate::ownership::explain;
 /// How long a second process waits for the journal's lock.
 const LOCK_PATIENCE: Duration = Duration::from_secs(30);
 
-/// Between two attempts at the lock.
+/// The pause between two attempts to get the lock.
 const LOCK_RETRY: Duration = Duration::from_millis(200);
 
-/// Takes events once it is open; before and after that it says so.
+/// Takes events once it is open. Until then it says why it is not.
 #[derive(Default)]
 pub struct Engine {
     open: OnceLock<Open>,
@@ -45,7 +45,7 @@ pub(super) struct Open {
 }
 
 impl Open {
-    /// The journal, where there is one.
+    /// Returns the journal, or `None` with `storage = "none"`.
     pub(super) fn journal(&self) -> Option<&Journal> {
         match &self.way {
             Way::Journal(journal) => Some(journal),
@@ -53,15 +53,15 @@ impl Open {
         }
     }
 
-    /// How many dead letters each sink has, those that are not configured included.
+    /// How many dead letters each sink has, including sinks that are not configured.
     pub(super) fn letters(&self) -> BTreeMap<SinkName, LetterSummary> {
         self.operator.as_ref().map(Operator::letters).unwrap_or_default()
     }
 }
 
 impl Engine {
-    /// Opens the journal once no other process holds it, and starts the sinks. `config` is asked after the wait for the
-    /// journal's lock, because it may be newer by then. Whoever holds the lock writes `listeners` down for the commands.
+    /// Opens the journal once no other process holds it, and starts the sinks. Calls `config` again after the wait for
+    /// the lock, because a reload may have come meanwhile. Only the process that holds the lock publishes `listeners`.
     pub(super) async fn prepare(
         &self,
         config: impl Fn() -> Arc<Config>,
@@ -95,7 +95,7 @@ impl Engine {
         }
         let operator = match &way {
             Way::Journal(journal) => {
-                // Those of sinks that are not configured: `/status` and the gauges show them.
+                // `/status` and the gauges also show the letters of sinks that are not configured.
                 let all = letters.clone();
                 blocking(move || all.open_all()).await?;
                 Some(Operator::new(journal.clone(), sinks.handles().clone(), letters, metrics.delivery.clone()))
@@ -105,12 +105,12 @@ impl Engine {
         Ok(Open { way, sinks, operator, published: Mutex::new(published) })
     }
 
-    /// From now on events are taken. To be called once: a second call changes nothing.
+    /// Takes events from now on. A second call changes nothing.
     pub(super) fn set(&self, open: Open) {
         let _ = self.open.set(open);
     }
 
-    /// Where it is open.
+    /// Returns the open engine, or `None` if it is not open yet.
     pub(super) fn get(&self) -> Option<&Open> {
         self.open.get()
     }
@@ -137,13 +137,13 @@ impl Engine {
         if self.is_held.load(Ordering::Relaxed) { NotTaken::Held } else { NotTaken::NotRunning }
     }
 
-    /// Lets the sinks settle until `deadline`, then closes the journal in good order.
+    /// Lets the sinks settle until `deadline`, and then closes the journal.
     pub(super) async fn close(&self, deadline: Instant) {
         let Some(open) = self.get() else { return };
         for sink in open.sinks.stop(deadline).await {
             tracing::warn!(%sink, "did not settle in time; what waits is delivered after the next start");
         }
-        // While the journal is still ours: the next process that holds it writes its own.
+        // Removed while this process still holds the journal: the next one that holds it writes its own file.
         drop(open.published.lock().unwrap_or_else(PoisonError::into_inner).take());
         if let Some(journal) = open.journal() {
             journal.close().await;
@@ -173,9 +173,9 @@ async fn open_journal(config: &Config, metrics: &JournalMetrics, lock: JournalLo
     Ok(blocking(move || Journal::open(options)).await??)
 }
 
-/// Writes the addresses down for the commands, which find fixed ports without it. With `storage = "none"` there is no
-/// lock that says which of two bridges the commands are to find: the first one stays, and a folder that can't be written
-/// to is no reason not to run.
+/// Publishes the addresses for the commands, which can find fixed ports without them. With `storage = "none"`, no lock
+/// decides which of two bridges the commands find, so the first one keeps the file. A folder that can't be written
+/// does not keep such a bridge from running.
 fn publish(listeners: Listeners, dir: &Path, storage: Storage) -> Result<Option<Published>, EngineError> {
     let path = dir.display();
     if storage == Storage::None && Listeners::are_published(dir) {

@@ -1,4 +1,4 @@
-//! Why a bridge can't take events at all.
+//! Why a bridge can't take events.
 
 use std::io;
 use std::path::PathBuf;
@@ -6,27 +6,27 @@ use std::path::PathBuf;
 use crate::delivery::DeliveryError;
 use crate::journal;
 
-/// Why events can't be taken at all.
+/// Why a bridge can't take events.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    /// Another process writes the same journal.
+    /// Another process holds the journal.
     #[error("another process has held the journal {0} for 30 s: one bridge per data_dir")]
     Locked(PathBuf),
     /// The journal can't be opened.
     #[error(transparent)]
     Journal(#[from] journal::OpenError),
-    /// The addresses can't be written down for the commands.
+    /// `listeners.json` can't be written.
     #[error("{path}: {error}")]
     Publish {
-        /// The folder.
+        /// The folder that the file belongs in.
         path: String,
-        /// The system's word.
+        /// The operating system's error.
         error: io::Error,
     },
     /// A sink can't be started.
     #[error(transparent)]
     Delivery(#[from] DeliveryError),
-    /// Opening panicked; the log says where.
+    /// Opening the journal panicked. The log says where.
     #[error("a panic, see the log")]
     Panicked,
 }

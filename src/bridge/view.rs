@@ -1,4 +1,4 @@
-//! What operators see of the bridge, and what they can make it do.
+//! What operators see of the bridge and can ask of it.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,20 +26,20 @@ use crate::operator::{OperatorError, OperatorRequest};
 use crate::sinks::{Class, Reason};
 use crate::units;
 
-/// Reloads that wait for their turn.
+/// How many reloads may wait for their turn.
 const RELOADS: usize = 8;
 
-/// For a reload to be done: sinks that are replaced may take 45 s each to settle what they are sending.
+/// How long a reload may take. Each sink that is replaced may take 45 s to settle what is in flight.
 pub const RELOAD_PATIENCE: Duration = Duration::from_mins(5);
 
 /// How the last reload went.
 #[derive(Clone)]
 struct LastReload {
-    /// When the configuration was loaded that is in effect.
+    /// When the configuration in effect was loaded.
     loaded: Timestamp,
-    /// What was wrong with a later one that was refused.
+    /// What was wrong with a later configuration that was refused.
     refused: Vec<String>,
-    /// What of the one that was loaded is not in effect yet.
+    /// What is not in effect yet of the configuration that was loaded.
     not_in_effect: Vec<String>,
 }
 
@@ -88,7 +88,7 @@ impl View {
         Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// A newer one is accepted, and is about to be put in effect.
+    /// Notes that a newer configuration was accepted and is about to be put in effect.
     pub(super) fn loaded(&self, config: Config) {
         self.metrics.init_labels(&config);
         self.metrics.ingress.carry_last_used(&self.config().sources, &config.sources);
@@ -97,7 +97,7 @@ impl View {
         (last.loaded, last.refused) = (SystemClock.now(), Vec::new());
     }
 
-    /// The accepted one is in effect, but for this.
+    /// Notes that the accepted configuration is in effect, except for `but_for`.
     pub(super) fn in_effect(&self, but_for: Vec<String>) {
         let mut last = self.last_reload.write().unwrap_or_else(PoisonError::into_inner);
         last.not_in_effect = but_for;
@@ -108,28 +108,28 @@ impl View {
         }
     }
 
-    /// What of the accepted one is not in effect yet.
+    /// Returns what is not in effect yet of the accepted configuration.
     pub(super) fn not_in_effect(&self) -> Vec<String> {
         self.last_reload.read().unwrap_or_else(PoisonError::into_inner).not_in_effect.clone()
     }
 
-    /// When the one that is in effect was loaded.
+    /// When the configuration in effect was loaded.
     pub(super) fn loaded_at(&self) -> Timestamp {
         self.last_reload.read().unwrap_or_else(PoisonError::into_inner).loaded
     }
 
-    /// A newer one was refused.
+    /// Notes that a newer configuration was refused.
     pub(super) fn refused(&self, errors: Vec<String>) {
         self.metrics.config_refused();
         self.last_reload.write().unwrap_or_else(PoisonError::into_inner).refused = errors;
     }
 
-    /// From now on it is not ready.
+    /// Reports the bridge as not ready from now on.
     pub(super) fn begin_stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
     }
 
-    /// Resolves when an operator requests a reload: where to send what became of it. Cancel-safe.
+    /// Resolves when an operator requests a reload. Send the outcome to the returned channel. Cancel-safe.
     pub(super) async fn reload_asked(&self) -> oneshot::Sender<Reloaded> {
         let asked = self.reloads_asked.lock().await.recv().await;
         asked.expect("the sender lives as long as the receiver")
@@ -178,7 +178,7 @@ impl View {
         }
     }
 
-    /// What waits comes fresh from the journal; a sink's own word of it may be a second old.
+    /// Takes the backlogs from the journal, because those that the sinks report may be a second old.
     fn set_journal_gauges(&self, open: &Open, journal: &Journal, now: Timestamp) {
         self.metrics.journal.set_sizes(&journal.stats());
         let running = open.sinks.handles().statuses();
@@ -200,7 +200,7 @@ impl View {
         }
     }
 
-    /// The sinks that run, and those that were taken out and have a place or dead letters left.
+    /// The sinks that run, and those that left the configuration but still have a place or dead letters.
     fn sinks(&self, open: &Open, config: &Config, now: Timestamp) -> Vec<SinkStatus> {
         let places = open.journal().map(Journal::sinks).unwrap_or_default();
         let backlog = |sink: &SinkSnapshot| {
@@ -248,14 +248,14 @@ impl View {
     }
 }
 
-/// Topics whose letters wait for an operator, with the reason.
+/// The topics whose letters wait for an operator, with the reason.
 fn parked_topics(kept: &LetterSummary) -> impl Iterator<Item = (&Arc<str>, Reason)> {
     let reason =
         |reasons: &BTreeMap<Reason, u64>| reasons.keys().copied().find(|reason| reason.class() == Class::NeedsOperator);
     kept.by_topic.iter().filter_map(move |(topic, reasons)| Some((topic, reason(reasons)?)))
 }
 
-/// What is shown of dead letters.
+/// A sink's status with nothing but its dead letters.
 fn with_letters(kept: &LetterSummary) -> SinkStatus {
     let by_reason = kept.by_reason.iter().filter(|(_, count)| **count > 0);
     SinkStatus {

@@ -1,4 +1,4 @@
-//! The journal of a bridge that does not run.
+//! The journal of a stopped bridge.
 
 use std::io;
 use std::sync::Arc;
@@ -18,22 +18,22 @@ use crate::journal::{
 };
 use crate::telemetry::Registry;
 
-/// For the sinks to close, and the journal.
+/// How long the sinks may take to close, and then the journal.
 const CLOSE_WITHIN: Duration = Duration::from_secs(10);
 
-/// Why the journal of a bridge that does not run can't be used.
+/// Why the journal of a stopped bridge can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OfflineError {
     /// The journal can't be opened.
     #[error(transparent)]
     Journal(#[from] journal::OpenError),
-    /// The journal can't write down a sink's name.
+    /// The journal can't write a sink's name.
     #[error("the journal can't write its list of sinks: {0}")]
     Register(io::Error),
 }
 
-/// A stopped bridge's journal, opened under its lock: a bridge that starts meanwhile waits for it. Nothing is delivered
-/// but what a request publishes.
+/// The journal of a stopped bridge, opened under its lock. A bridge that starts meanwhile waits for the lock. Events are
+/// not delivered; only requests publish anything.
 pub struct OfflineJournal {
     config: Config,
     operator: Operator,
@@ -42,12 +42,12 @@ pub struct OfflineJournal {
 }
 
 impl OfflineJournal {
-    /// None: another process, most likely the bridge, holds it. Makes the journal where there is none. Blocks, and
-    /// needs tokio's runtime.
+    /// Opens the journal, or creates it if there is none. Returns `None` if another process holds it, most likely the
+    /// bridge. Blocks, and needs tokio's runtime.
     pub fn open(config: &Config) -> Result<Option<Self>, OfflineError> {
         let Some(lock) = JournalLock::acquire(&config.journal_dir())? else { return Ok(None) };
         let mut registry = Registry::default();
-        // Without the configured sinks: one that is new to the journal begins when the bridge runs, not now.
+        // The configured sinks are left out: a sink that is new to the journal starts when the bridge runs, not now.
         let journal = Journal::open(JournalOptions::of(config, &JournalMetrics::register(&mut registry), lock))?;
         for place in journal.sinks() {
             let sink = config.sinks.iter().find(|sink| sink.name == place.name);
@@ -88,11 +88,11 @@ impl OfflineJournal {
         problems.remove(name).map_or(Ok(()), |error| Err(error.into()))
     }
 
-    /// Closes the sinks, then the journal, and lets go of the lock.
+    /// Closes the sinks and then the journal, and releases the lock.
     pub async fn close(self) {
         let deadline = Instant::now() + CLOSE_WITHIN;
         self.sinks.stop(deadline).await;
-        // What it holds was durable before; a disk that hangs is left to the end of the process.
+        // Everything in it is durable already. If the disk hangs, the end of the process releases the lock.
         let _ = tokio::time::timeout_at(deadline + CLOSE_WITHIN, self.operator.journal.close()).await;
     }
 }
