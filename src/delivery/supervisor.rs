@@ -103,6 +103,8 @@ struct RunningSinks<P: Places> {
     filters: Filters,
     handles: Handles,
     built_from: BTreeMap<SinkName, BuiltFrom>,
+    /// The first configuration was applied. Only changes after that are logged, because each sink says when it connects.
+    has_started: bool,
     /// Empty with `storage = "none"`.
     pumps: BTreeMap<SinkName, PumpTask<P::Feed>>,
 }
@@ -137,6 +139,7 @@ impl<P: Places> Supervisor<P> {
             filters: Filters::default(),
             handles: handles.clone(),
             built_from: BTreeMap::new(),
+            has_started: false,
             pumps: BTreeMap::new(),
         };
         Self { handles, running: Mutex::new(running) }
@@ -154,10 +157,12 @@ impl<P: Places> Supervisor<P> {
     /// is forgotten.
     pub async fn apply(&self, config: &Config) -> BTreeMap<SinkName, DeliveryError> {
         let mut running = self.running.lock().await;
-        match running.way.clone() {
+        let problems = match running.way.clone() {
             Way::Journal(places) => running.apply(&places, config).await,
             Way::Direct(direct) => running.apply_direct(&direct, config).await,
-        }
+        };
+        running.has_started = true;
+        problems
     }
 
     /// Stops all sinks at once, at the latest at `deadline`. Returns those that were cut off.
@@ -228,7 +233,9 @@ impl<P: Places> RunningSinks<P> {
 
     fn in_effect(&mut self, sink: &config::Sink, config: &Config) {
         self.built_from.insert(sink.name.clone(), BuiltFrom::new(sink, config));
-        tracing::info!(sink = %sink.name, kind = sink.kind.as_str(), "sink in effect");
+        if self.has_started {
+            tracing::info!(sink = %sink.name, kind = sink.kind.as_str(), "sink in effect");
+        }
     }
 
     /// Puts a sink in effect unless it is.
