@@ -268,8 +268,11 @@ impl Life {
             What::Take(numbers) => self.take(numbers),
             What::Pass(millis) => self.pass(*millis).await,
             What::Reload(index) => {
-                self.reloads[*index] += 1;
-                self.apply(sinks).await;
+                // There is nothing to replace unless the sink runs.
+                if self.running[*index].is_some() {
+                    self.reloads[*index] += 1;
+                    self.apply(sinks).await;
+                }
             }
             What::Configured(..) | What::Rename(_) | What::BestEffort(_) => drop(self.apply(sinks).await),
             What::Forget => self.forget(),
