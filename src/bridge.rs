@@ -1,7 +1,7 @@
-//! The running whole: built from a configuration, changed by a reload, stopped in good order.
+//! The whole bridge: built from a configuration, changed by reloads, stopped gracefully.
 //!
-//! Both listeners are bound first, so that the process is alive and can say why it is not yet ready; then the journal
-//! is opened, as soon as another process lets go of it, and a pump is started for each sink.
+//! It binds both listeners first, so that the process is alive and can say why it is not ready yet. It then waits until
+//! no other process holds the journal, opens it, and starts the sinks.
 //!
 //! [`Drain`] is a bridge without its listeners.
 
@@ -11,7 +11,6 @@ mod engine;
 mod error;
 mod listeners;
 pub(crate) mod metrics;
-pub(crate) mod pumps;
 mod reload;
 mod view;
 
@@ -37,40 +36,40 @@ use crate::ownership::explain;
 
 pub use drain::Drain;
 pub use engine::Engine;
-pub use error::OpenError;
+pub use error::EngineError;
 pub use listeners::Listeners;
 use metrics::Metrics;
 use reload::Reloads;
 pub use view::RELOAD_PATIENCE;
 use view::View;
 
-/// For requests to finish and pumps to settle at a stop. Nothing depends on it.
+/// How long a stop waits for requests to finish, and then for sinks to settle. Nothing is lost when it runs out.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Why a bridge did not start, or does not go on.
+/// Why a bridge did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A listener's address can't be had.
+    /// A listener can't be bound to its address.
     #[error("can't listen on {address} ({listener}.listen): {error}")]
     Listen {
-        /// The key's table.
+        /// The table of the configuration: `ingress` or `admin`.
         listener: &'static str,
-        /// What was configured.
+        /// The configured address.
         address: SocketAddr,
-        /// The system's word.
+        /// The operating system's error.
         error: io::Error,
     },
-    /// A file or folder of the data folder can't be made or read.
+    /// A file or folder in `data_dir` can't be created or read.
     #[error("{path}: {error}")]
     File {
-        /// Which.
+        /// The file or folder.
         path: String,
-        /// The system's word.
+        /// The operating system's error.
         error: io::Error,
     },
 }
 
-/// A running bridge. To be ended by [`Bridge::stop`]; dropped, its tasks go on until the runtime ends.
+/// A running bridge. End it with [`Bridge::stop`]: if it is dropped, its tasks run on until the runtime ends.
 pub struct Bridge {
     view: Arc<View>,
     reloads: Arc<Reloads>,
@@ -82,17 +81,17 @@ pub struct Bridge {
     opened: watch::Receiver<Opened>,
 }
 
-/// How far the opening of the journal is.
+/// Whether the journal is open.
 #[derive(Clone, Debug, Default)]
 enum Opened {
     #[default]
     Waiting,
     Open,
-    Failed(Arc<OpenError>),
+    Failed(Arc<EngineError>),
 }
 
 impl Bridge {
-    /// Binds both listeners and begins to open the journal. Secrets that are generated must be there already.
+    /// Binds both listeners and begins to open the journal. Call [`Config::generate_missing`] first.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         make_data_dir(&config)?;
         let metrics = Metrics::new();
@@ -132,18 +131,18 @@ impl Bridge {
         Ok(Self { view, reloads, retries, ingress, ingress_stop, admin_stop, listeners, opened })
     }
 
-    /// Resolves once the journal is open and the pumps run, or can't be.
-    pub async fn opened(&self) -> Result<(), Arc<OpenError>> {
+    /// Resolves once the sinks run, or with the reason why events can't be taken.
+    pub async fn opened(&self) -> Result<(), Arc<EngineError>> {
         let mut opened = self.opened.clone();
         match opened.wait_for(|opened| !matches!(opened, Opened::Waiting)).await.as_deref() {
             Ok(Opened::Failed(error)) => Err(Arc::clone(error)),
-            // The task that opens ends only after it has told.
+            // The task that opens the journal sends the outcome before it ends.
             _ => Ok(()),
         }
     }
 
-    /// Resolves if a thread of the journal panics, with its name: nothing can be taken any more, and only a new process
-    /// makes that good.
+    /// Resolves with the name of a thread of the journal if it panics. No event can be taken then until the process is
+    /// restarted.
     pub async fn died(&self) -> &'static str {
         let open = self.opened().await.ok().and_then(|()| self.view.engine.get());
         match open.and_then(engine::Open::journal) {
@@ -162,17 +161,17 @@ impl Bridge {
         self.listeners.admin
     }
 
-    /// Whether it takes events, or why not.
+    /// Whether the bridge takes events, or why not.
     pub fn ready(&self) -> Result<(), NotTaken> {
         self.view.ready()
     }
 
-    /// What it is doing.
+    /// The status, as `/status` shows it.
     pub fn status(&self) -> Status {
         self.view.status()
     }
 
-    /// Resolves when an operator requests a reload on the admin listener: where to send what became of it.
+    /// Resolves when an operator requests a reload on the admin listener. Send the outcome to the returned channel.
     pub async fn reload_asked(&self) -> oneshot::Sender<Reloaded> {
         self.view.reload_asked().await
     }
@@ -182,24 +181,24 @@ impl Bridge {
         self.view.config()
     }
 
-    /// Puts a newer configuration in effect, as far as that goes without a restart; gives what is not in effect. The
-    /// bridge goes on trying that by itself.
+    /// Puts a newer configuration in effect, except for what needs a restart. Returns what could not be put in effect;
+    /// the bridge retries that by itself.
     pub async fn apply(&self, new: Config) -> Vec<String> {
         self.reloads.apply(new).await
     }
 
-    /// When that configuration was loaded.
+    /// When the configuration in effect was loaded.
     pub fn loaded_at(&self) -> Timestamp {
         self.view.loaded_at()
     }
 
-    /// A reload was refused, with all that is wrong.
+    /// Notes that a reload was refused, with everything that is wrong.
     pub fn refuse(&self, errors: Vec<String>) {
         self.view.refused(errors);
     }
 
-    /// Announces the end for `delay` while events are still taken, then closes the listener, lets requests finish and
-    /// pumps settle, and closes the journal.
+    /// Stops the bridge gracefully. For `delay` it is not ready but still takes events, so that load balancers can turn
+    /// away. It then closes the listener, lets requests finish and sinks settle, and closes the journal.
     pub async fn stop(self, delay: Duration) {
         self.view.begin_stop();
         self.ingress_stop.announce();
@@ -241,7 +240,7 @@ fn file_error(path: &Path, error: io::Error) -> StartError {
     StartError::File { path: path.display().to_string(), error: explain(path, error) }
 }
 
-/// Makes the data folder, for the owner alone. Without a journal the bridge can do without it.
+/// Creates `data_dir` so that only its owner can enter it. Without a journal, the bridge can run without the folder.
 fn make_data_dir(config: &Config) -> Result<(), StartError> {
     let dir = &config.data_dir;
     match fs::DirBuilder::new().recursive(true).mode(0o700).create(dir) {
@@ -250,7 +249,7 @@ fn make_data_dir(config: &Config) -> Result<(), StartError> {
     }
 }
 
-/// The admin token. `None`: what needs it is refused.
+/// Returns the admin token, or `None` if there is none. Requests that need it are refused then.
 fn token(config: &Config) -> Result<Option<Secret>, StartError> {
     let path = &config.admin.token_file;
     if config.does_without_token() {
@@ -265,7 +264,7 @@ mod tests {
     use super::*;
     use crate::config;
 
-    /// A bridge that goes on without its writer would answer 503 until somebody looks.
+    /// Without its writer, the bridge would answer 503 until somebody looks.
     #[tokio::test]
     async fn a_writer_that_panics_ends_the_bridge() {
         let temp = tempfile::tempdir().expect("a folder");

@@ -11,6 +11,16 @@ pub(crate) fn size(bytes: u64) -> String {
     ByteSize(bytes).display().iec().to_string().replace(".0 ", " ")
 }
 
+/// `1 event`, `2 events`.
+pub(crate) fn counted(count: u64, noun: &str) -> String {
+    counted_as(count, noun, &format!("{noun}s"))
+}
+
+/// `1 event waits`, `2 events wait`.
+pub(crate) fn counted_as(count: u64, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}
+
 /// In the largest unit that divides it: `90m`, `24h`, `7d`. Days begin at two, because most people write `24h`.
 pub(crate) fn duration(duration: Duration) -> String {
     if duration.subsec_nanos() > 0 {

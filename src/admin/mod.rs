@@ -1,18 +1,18 @@
-//! The listener for operators: health, metrics, status. Small, plain HTTP, on its own address.
+//! The listener for operators: health, metrics, status and requests, over plain HTTP on an address of its own.
 //!
 //! | request | answer |
 //! |---|---|
-//! | `GET /livez` | 200: the process turns |
-//! | `GET /readyz` | 200 where an event can be taken durably, else 503 and why |
+//! | `GET /livez` | 200: the process runs |
+//! | `GET /readyz` | 200 if an event can be taken durably, else 503 and why |
 //! | `GET /metrics` | OpenMetrics text |
 //! | `GET /status` | JSON, the shape of [`Status`] |
-//! | `GET /` | the same for people |
-//! | `POST /reload` | loads the configuration again: 200 once it is in effect, 422 with all that is wrong; [`Reloaded`] as JSON |
-//! | `POST /tools` | 200 and JSON: an [`OperatorRequest`] is carried out; 409 where it can't be done as things stand |
+//! | `GET /` | the status page |
+//! | `POST /reload` | reloads the configuration: 200 once it is in effect, 422 with everything that is wrong; [`Reloaded`] as JSON |
+//! | `POST /tools` | carries out an [`OperatorRequest`]: 200 and JSON, or 409 if that is not possible now |
 //!
-//! A POST wants `Authorization: Bearer` with the admin token, and is not read before that fits. It is 403 if there is no
-//! token: `storage = "none"` runs with a `data_dir` that can't be written. `POST /tools`, which can show bodies, is accepted
-//! only from this machine unless `[admin] tools = "network"`; each use is logged with what was asked. At most
+//! A POST needs `Authorization: Bearer` with the admin token, and its body is not read before the token is checked. It
+//! gets 403 if there is no token, because `storage = "none"` can run without a writable `data_dir`. `POST /tools` can show
+//! bodies, so it is accepted only from this machine unless `[admin] tools = "network"`, and each request is logged. At most
 //! [`MAX_CHANGES`] POSTs are carried out at once, so that they never use up the connections.
 //!
 //! A GET shows no personal data.
@@ -46,47 +46,47 @@ use crate::telemetry::{LineKind, StrangersLines};
 pub use server::Server;
 pub use status::{ReloadOutcome, Reloaded, Status};
 
-/// POSTs at once. More get 503, so that half of the connections are always free to give way.
+/// How many POSTs are carried out at once. More get 503, so that half of the connections can always be evicted.
 pub const MAX_CHANGES: usize = server::MAX_CONNECTIONS / 2;
 
-/// Bytes of a request.
+/// The largest body of a request, in bytes.
 const MAX_REQUEST: usize = 1 << 20;
 
-/// For a request to be sent.
+/// How long a client may take to send a request's body.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Why a reload's outcome can't be told.
+/// Why the outcome of a reload is not known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReloadError {
     /// The bridge was told to stop.
     #[error("the bridge is stopping")]
     Stopping,
-    /// Others wait for their turn.
+    /// Too many other reloads wait.
     #[error("too many reloads wait already")]
     TooMany,
-    /// It goes on, after so many seconds.
+    /// The reload is still running after this many seconds.
     #[error("the reload is not done within {0} s; /status tells how it went")]
     TakesLong(u64),
 }
 
-/// What the listener shows of the bridge, and what it can make it do.
+/// The bridge, as the listener sees it.
 pub trait Operated: Send + Sync + 'static {
-    /// Whether an event can be taken durably; else why not.
+    /// Returns an error with the reason if no event can be taken durably.
     fn ready(&self) -> Result<(), NotTaken>;
     /// What the bridge is doing.
     fn status(&self) -> Status;
-    /// All metrics, as text.
+    /// Returns all metrics as OpenMetrics text.
     fn metrics(&self) -> String;
-    /// Loads the configuration again, as SIGHUP does, and tells what became of it; else why that can't be told.
+    /// Reloads the configuration, as SIGHUP does, and returns the outcome.
     fn reload(&self) -> BoxFuture<'_, Result<Reloaded, ReloadError>>;
-    /// Carries out a request: the answer's JSON, or why it can't be done as things stand.
+    /// Carries out a request and returns the answer's JSON.
     fn operate(&self, request: OperatorRequest) -> BoxFuture<'_, Result<Value, OperatorError>>;
 }
 
 /// What all connections share.
 struct Routes {
     bridge: Arc<dyn Operated>,
-    /// `None` if there is none and none could be made.
+    /// `None` if there is no token and none could be created.
     token: Option<Secret>,
     tools: ToolsFrom,
     changes: Semaphore,
@@ -166,13 +166,13 @@ impl Routes {
             },
             "/tools" => match read_request(request.into_body()).await {
                 Ok(request) => self.operate(request).await,
-                Err(why) => error(StatusCode::BAD_REQUEST, &why),
+                Err(why) => error(StatusCode::BAD_REQUEST, &why.to_string()),
             },
             _ => error(StatusCode::NOT_FOUND, "expected /reload or /tools"),
         }
     }
 
-    /// Carries out a request, and logs what was asked. Answers hold bodies; what is asked does not.
+    /// Carries out a request and logs it. Answers may hold bodies, but requests never do.
     async fn operate(&self, request: OperatorRequest) -> Response<Full<Bytes>> {
         let LoggedRequest { operation, sink, parameters } = request.logged();
         let carried_out = self.bridge.operate(request.clone()).await;
@@ -189,7 +189,7 @@ impl Routes {
         }
     }
 
-    /// A POST of a stranger's, with its line in the log.
+    /// Refuses a POST without the token, and logs that at a limited rate.
     fn refuse(&self, status: StatusCode, why: &'static str) -> Response<Full<Bytes>> {
         const WHAT: &str = "operator's request refused";
         let code = status.as_u16();
@@ -200,7 +200,7 @@ impl Routes {
     }
 }
 
-/// Why `POST /tools` is refused, and the way out.
+/// Why `POST /tools` is refused, and what to do.
 const TOOLS_FROM_AFAR: &str =
     "POST /tools is accepted only from this machine; set [admin] tools = \"network\" to accept it from everywhere";
 
@@ -209,20 +209,30 @@ fn reload_answer(reloaded: &Reloaded) -> Response<Full<Bytes>> {
     if reloaded.outcome == ReloadOutcome::Applied {
         return text(StatusCode::OK, JSON, answer.to_string());
     }
-    // Every error body of the bridge has it.
+    // Every error body of the bridge has this field.
     answer["errorMessage"] = reloaded.errors.join("; ").into();
     text(StatusCode::UNPROCESSABLE_ENTITY, JSON, answer.to_string())
 }
 
-async fn read_request<B>(body: B) -> Result<OperatorRequest, String>
+/// Why the body of a request can't be used.
+#[derive(Debug, thiserror::Error)]
+enum BadRequest {
+    #[error("no whole request came within {within:?}", within = REQUEST_TIMEOUT)]
+    Slow,
+    #[error("expected a request of at most {most} bytes: {0}", most = MAX_REQUEST)]
+    Body(Box<dyn Error + Send + Sync>),
+    #[error("expected a request: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+async fn read_request<B>(body: B) -> Result<OperatorRequest, BadRequest>
 where
     B: Body,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
     let read = timeout(REQUEST_TIMEOUT, Limited::new(body, MAX_REQUEST).collect()).await;
-    let read = read.map_err(|_| format!("no whole request came within {REQUEST_TIMEOUT:?}"))?;
-    let bytes = read.map_err(|error| format!("expected a request of at most {MAX_REQUEST} bytes: {error}"))?.to_bytes();
-    serde_json::from_slice(&bytes).map_err(|error| format!("expected a request: {error}"))
+    let bytes = read.map_err(|_| BadRequest::Slow)?.map_err(BadRequest::Body)?.to_bytes();
+    Ok(serde_json::from_slice(&bytes)?)
 }
 
 fn text(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {

@@ -1,4 +1,4 @@
-//! The status page: one HTML document without scripts, that renews itself.
+//! The status page: one HTML document without scripts that refreshes itself.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -19,7 +19,7 @@ table{border-collapse:collapse;width:100%;margin:.5rem 0 1.5rem}th,td{text-align
 </style></head><body><main>
 "#;
 
-/// The page of a status.
+/// Renders the page.
 pub(super) fn render(status: &Status) -> String {
     let mut page = String::from(HEAD);
     // Writing to a String can't fail.
@@ -76,13 +76,16 @@ fn sources(page: &mut String, status: &Status) -> std::fmt::Result {
     })
 }
 
-/// How many requests were refused.
+/// How many requests of a source were refused, in red if that needs a person.
 fn refused(source: &SourceStatus) -> String {
     let count = source.refused.as_ref().map_or(0, |refused| refused.events);
     format!("<span class=\"{}\">{count}</span>", if count > 0 && source.needs_person { "bad" } else { "" })
 }
 
 fn sinks(page: &mut String, status: &Status) -> std::fmt::Result {
+    if status.sinks.is_empty() {
+        return Ok(());
+    }
     page.push_str("<h2>Sinks</h2>");
     table(page, &["name", "type", "state", "waiting", "oldest", "dead letters"], &status.sinks, |sink| {
         let oldest = units::age(Duration::try_from_secs_f64(sink.oldest_waiting_seconds).unwrap_or_default());
@@ -97,7 +100,7 @@ fn sinks(page: &mut String, status: &Status) -> std::fmt::Result {
     })
 }
 
-/// The state, since when, and why unless the list at the top says so.
+/// The state of a sink, since when, and the reason unless the list at the top already gives it.
 fn state(sink: &SinkStatus, status: &Status) -> String {
     let class = match (sink.state.as_str(), sink.needs_person) {
         ("up", _) => "good",
@@ -105,7 +108,7 @@ fn state(sink: &SinkStatus, status: &Status) -> String {
         (_, false) => "",
     };
     let mut state = format!("<span class=\"{class}\">{}</span>", escape(&sink.state));
-    // One that was taken out has been in its state for longer than anybody knows.
+    // Nobody knows when a sink left the configuration.
     if !sink.since.is_empty() {
         let since = escape(&units::with_age(&sink.since, &status.now));
         // Writing to a String can't fail.
@@ -124,7 +127,7 @@ fn state(sink: &SinkStatus, status: &Status) -> String {
     state
 }
 
-/// A table whose cells are HTML. On a narrow screen each row becomes a list, and each cell names its column.
+/// Writes a table whose cells are HTML. On a narrow screen, each row becomes a list, and each cell names its column.
 fn table<T, const COLUMNS: usize>(
     page: &mut String,
     names: &[&str; COLUMNS],

@@ -1,7 +1,7 @@
 //! The connections of the listener for operators.
 //!
-//! Reading, writing and idleness have their bounds. When the connections are used up, those of strangers give way, so
-//! that `/livez` and `/metrics` are always answered: kubelet would restart the Pod otherwise.
+//! Reading, writing and idle time are bounded. When all connections are in use, those of strangers are closed first, so
+//! that `/livez` and `/metrics` are always answered. Otherwise kubelet would restart the Pod.
 
 use std::convert::Infallible;
 use std::io;
@@ -23,16 +23,16 @@ use super::{Operated, Routes};
 use crate::config::{Secret, ToolsFrom};
 use crate::connections::{ConnectionMetrics, Limit, Place};
 
-/// Connections at once: kubelet, Prometheus, a few people.
+/// How many connections may be open: enough for kubelet, Prometheus and a few people.
 pub(super) const MAX_CONNECTIONS: usize = 64;
 
-/// For a request's head, and for the silence between two requests.
+/// How long a client may take to send a request's head, and how long it may be idle between two requests.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long the other end may take nothing of an answer.
+/// How long a client may read nothing of an answer.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long accepting pauses after an error such as no file left.
+/// How long the listener pauses after an error such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The bound listener.
@@ -42,7 +42,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Binds the address; port 0 takes a free one.
+    /// Binds the address. The operating system chooses the port if it is 0.
     pub async fn bind(address: SocketAddr) -> io::Result<Self> {
         Ok(Self { listener: TcpListener::bind(address).await? })
     }
@@ -52,7 +52,7 @@ impl Server {
         self.listener.local_addr()
     }
 
-    /// Serves until `stop`; open connections end with it. Without a token nothing can be changed.
+    /// Serves until `stop`, which also ends open connections. Without a token, every POST is refused.
     pub async fn run(
         self,
         bridge: Arc<dyn Operated>,
@@ -104,16 +104,16 @@ async fn serve(stream: TcpStream, routes: Arc<Routes>, place: Place, stop: Cance
     tokio::select! {
         biased;
         () = connection.gives_way() => {}
-        // How a connection ends is the client's affair.
+        // An error here is the client's: it went away, or did not speak HTTP.
         _ = served => {}
         () = stop.cancelled() => {}
     }
 }
 
-/// A stream whose writes fail once the other end has taken nothing for [`WRITE_TIMEOUT`].
+/// A stream whose writes fail once the client has read nothing for [`WRITE_TIMEOUT`].
 struct BoundedWrites<S> {
     stream: S,
-    /// Set while a write waits.
+    /// When the write that waits fails.
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
@@ -160,7 +160,7 @@ mod tests {
         let mut stream = BoundedWrites { stream: server, deadline: None };
         let began = Instant::now();
         let writing = tokio::spawn(async move { stream.write_all(&[0; 64]).await.map_err(|error| error.kind()) });
-        // Half a time-out later it takes some, which begins the time anew.
+        // Half a timeout later the client reads some bytes, which restarts the timeout.
         tokio::time::sleep(WRITE_TIMEOUT / 2).await;
         client.read_exact(&mut [0; 16]).await.expect("read");
         let ended = timeout(WRITE_TIMEOUT * 3, writing).await.expect("it ends").expect("no panic");

@@ -1,26 +1,26 @@
-//! What `/status`, the status page and the command `status` show. No personal data, no secret.
+//! What `/status`, the status page and the command `status` show. It contains no personal data and no secrets.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// What the bridge is doing. Times are RFC 3339 in UTC, sizes bytes, ages seconds.
+/// What the bridge is doing. Times are RFC 3339 in UTC, sizes are in bytes, ages in seconds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
-    /// Of the binary.
+    /// The version of the binary.
     pub version: String,
-    /// When this was asked.
+    /// When this status was taken.
     #[serde(default)]
     pub now: String,
     /// When the process started.
     pub started: String,
     /// Whether an event can be taken durably.
     pub ready: bool,
-    /// Why not.
+    /// Why no event can be taken.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub unready_reason: Option<String>,
-    /// Addresses of the two listeners.
-    pub listeners: Listeners,
+    /// The addresses of the two listeners.
+    pub listeners: ListenersStatus,
     /// The configuration's file and how its last reload went.
     pub config: ConfigStatus,
     /// Alma's integration profiles.
@@ -28,50 +28,97 @@ pub struct Status {
     /// Requests with a well-formed signature to paths that no source has, if one came in the last 24 hours.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub wrong_paths: Option<TurnedAwayStatus>,
-    /// The durable log; none with `storage = "none"` or before it is open.
+    /// The journal, or `None` with `storage = "none"` and before it is open.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub journal: Option<JournalStatus>,
-    /// The places where events are published.
+    /// The sinks, including those that left the configuration but still have a place or dead letters.
     pub sinks: Vec<SinkStatus>,
-    /// What needs a person, one sentence each; empty where all is well.
+    /// What needs a person, most urgent first; empty if all is well.
     pub attention: Vec<String>,
+    /// The lines of `attention`, each with what it is about.
+    #[serde(default)]
+    pub problems: Vec<Problem>,
 }
 
-/// Addresses in effect.
+/// Something that needs a person.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// What has the problem.
+    pub about: ProblemWith,
+    /// The source or sink that has it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub name: Option<String>,
+    /// The problem, as `attention` has it.
+    pub text: String,
+}
+
+/// What has a [`Problem`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProblemWith {
+    /// The bridge can't take events.
+    Bridge,
+    /// Requests come to paths that no source has.
+    Paths,
+    /// One source.
+    Source,
+    /// The journal.
+    Journal,
+    /// One sink.
+    Sink,
+    /// A configuration that was refused, or is broken on disk.
+    ConfigRefused,
+    /// A configuration that is in effect only in part.
+    ConfigInPart,
+}
+
+impl Problem {
+    /// A problem of the whole bridge.
+    pub fn new(about: ProblemWith, text: String) -> Self {
+        Self { about, name: None, text }
+    }
+
+    /// A problem of one source or sink.
+    pub fn of(about: ProblemWith, name: &str, text: String) -> Self {
+        Self { about, name: Some(name.to_owned()), text }
+    }
+}
+
+/// The addresses in effect, with their ports.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Listeners {
-    /// For Alma.
+pub struct ListenersStatus {
+    /// The listener for Alma.
     pub ingress: String,
-    /// For operators.
+    /// The listener for operators.
     pub admin: String,
 }
 
 /// The configuration in effect.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConfigStatus {
-    /// None: the built-in defaults.
+    /// The file, or `None` if the bridge runs with the built-in defaults.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub file: Option<String>,
-    /// When it was loaded.
+    /// When the configuration in effect was loaded.
     pub loaded: String,
-    /// What was wrong with the last reload that was refused since.
+    /// What was wrong with the last reload, if it was refused.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub refused: Vec<String>,
-    /// What of it could not be put in effect yet; the bridge keeps trying.
+    /// What could not be put in effect yet. The bridge keeps trying.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub not_in_effect: Vec<String>,
 }
 
-/// What became of a reload: the answer to `POST /reload`.
+/// The outcome of a reload: the answer to `POST /reload`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reloaded {
-    /// In one word.
+    /// The outcome in one word.
     pub outcome: ReloadOutcome,
     /// Everything that is wrong; empty if the outcome is `applied`.
     pub errors: Vec<String>,
-    /// Keys whose change takes effect with the next start.
+    /// The changed keys that take effect with the next start.
     pub needs_restart: Vec<String>,
-    /// What is allowed and better changed.
+    /// What is allowed but should be changed.
     pub warnings: Vec<String>,
     /// When the configuration that is now in effect was loaded.
     #[serde(default)]
@@ -82,42 +129,42 @@ pub struct Reloaded {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReloadOutcome {
-    /// The new configuration is in effect, but for what needs a restart.
+    /// The new configuration is in effect, except for what needs a restart.
     Applied,
-    /// The new configuration is in effect, but for the errors; the bridge keeps trying.
+    /// The new configuration is in effect, except for the errors. The bridge keeps trying.
     AppliedInPart,
-    /// The configuration is as it was before.
+    /// The configuration did not change.
     Refused,
 }
 
-/// One integration profile.
+/// One source: an integration profile in Alma.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceStatus {
-    /// Its name.
+    /// The name in the configuration.
     pub name: String,
     /// The path of its listener URL.
     pub path: String,
-    /// Names of its secrets.
+    /// The names of the source's secrets.
     pub secrets: Vec<String>,
-    /// When each secret last fitted an event since the start. After a reload a secret keeps its time under another name.
+    /// When each secret last matched an event, since the start. A secret that a reload renames keeps its time.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     pub secrets_last_used: BTreeMap<String, String>,
-    /// When its last valid event came; none if that is not known.
+    /// When the last valid event came, or `None` if that is not known.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub last_event: Option<String>,
-    /// Requests that were refused for their signature since then.
+    /// Requests that were refused for their signature since the last valid event.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub refused: Option<RefusedStatus>,
     /// Requests with a well-formed signature that were larger than `max_body`, if one came in the last 24 hours.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub too_large: Option<TurnedAwayStatus>,
-    /// After how long without a valid event it needs a person.
+    /// How long the source may be without a valid event before it needs a person.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub silence: Option<String>,
     /// Whether `silence` has passed.
     #[serde(default)]
     pub silent: bool,
-    /// Whether `attention` names it.
+    /// Whether it is the subject of a line in `attention`.
     #[serde(default)]
     pub needs_person: bool,
 }
@@ -125,13 +172,13 @@ pub struct SourceStatus {
 /// Requests that were refused for their signature since a source's last valid event.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RefusedStatus {
-    /// How many.
+    /// How many requests were refused.
     pub events: u64,
-    /// When the first was.
+    /// When the first of them came.
     pub since: String,
-    /// When the last was.
+    /// When the last of them came.
     pub last: String,
-    /// How many by reason, as in the metric `signature_failures_total`.
+    /// How many were refused for each reason of the metric `signature_failures_total`.
     pub reasons: BTreeMap<String, u64>,
     /// The likeliest cause.
     pub cause: String,
@@ -139,37 +186,37 @@ pub struct RefusedStatus {
     pub next_step: String,
 }
 
-/// Requests that may be Alma's events and were answered 503: Alma sends each four times within ten hours.
+/// Requests that may be events and got a 503. Alma sends each of them four times within ten hours.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TurnedAwayStatus {
-    /// How many.
+    /// How many requests got the 503.
     pub requests: u64,
-    /// When the last was.
+    /// When the last of them came.
     pub last: String,
-    /// The path of the last, escaped and without its query.
+    /// The path of the last one, escaped and without its query.
     pub path: String,
     /// What to do about it.
     pub next_step: String,
 }
 
-/// The durable log.
+/// The journal.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JournalStatus {
-    /// Its folder.
+    /// The folder of the journal.
     pub dir: String,
-    /// Bytes of undelivered events.
+    /// The size of the events that wait for a sink.
     pub waiting_bytes: u64,
-    /// Their bound.
+    /// The bound of `waiting_bytes`.
     pub max_size: u64,
-    /// Bytes of delivered events that stay for replay.
+    /// The size of the delivered events that are kept for replays.
     pub delivered_bytes: u64,
-    /// Free bytes of its disk.
+    /// The free space on the journal's disk.
     pub free_bytes: u64,
-    /// Under which Alma gets 503.
+    /// If `free_bytes` is below this, Alma gets 503.
     pub min_free: u64,
-    /// Records lost to damage since the start.
+    /// How many records were found damaged since the start.
     pub damaged_records: u64,
-    /// Files that could not be used, since the start: which, why, and where they are kept.
+    /// Files that could not be used since the start: which, why, and where they are kept.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub set_aside: Vec<String>,
 }
@@ -177,54 +224,60 @@ pub struct JournalStatus {
 /// One sink.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SinkStatus {
-    /// Its name.
+    /// The name in the configuration.
     pub name: String,
-    /// `file`, `kafka`, `rabbitmq` or `nats`; none for one that was removed from the configuration.
+    /// `file`, `kafka`, `rabbitmq` or `nats`, or `None` for a sink that left the configuration.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none", default)]
     pub kind: Option<String>,
-    /// `connecting`, `up`, `retrying` (`why` says for what reason), `stopped`, `removed` (not in the configuration: it keeps
-    /// its place), `forgotten` (only its dead letters are left).
+    /// `connecting`, `up`, `retrying` (see `why`), `stopped`, `removed` (not in the configuration, but it keeps its place)
+    /// or `forgotten` (only its dead letters are left).
     pub state: String,
-    /// Why it is not up.
+    /// Why the sink is not up.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub why: Option<String>,
-    /// Since when it is in this state.
+    /// The reason alone, as in the metric `publish_errors_total`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub reason: Option<String>,
+    /// What to do if it needs a person.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub next_step: Option<String>,
+    /// When the sink entered this state.
     pub since: String,
-    /// Whether `attention` names it.
+    /// Whether it is the subject of a line in `attention`.
     #[serde(default)]
     pub needs_person: bool,
-    /// What the last connect found to fall short, such as a limit or replication.
+    /// Shortcomings of the broker that the last connect found, such as a low limit or a missing replica.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub warnings: Vec<String>,
-    /// Events that it has not yet passed.
+    /// How many events wait for the sink.
     pub waiting_events: u64,
-    /// Age of the oldest of them.
+    /// The age of the oldest event that waits.
     pub oldest_waiting_seconds: f64,
     /// When the broker last confirmed an event.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub last_confirm: Option<String>,
-    /// Topics whose events wait as dead letters for an operator.
-    pub parked_topics: Vec<ParkedTopic>,
-    /// Dead letters by reason.
+    /// Topics whose events go to the dead letters until an operator has fixed what the broker complains about.
+    pub parked_topics: Vec<ParkedTopicStatus>,
+    /// How many dead letters there are for each reason.
     pub dead_letters: BTreeMap<String, u64>,
-    /// Dead letters found damaged since the start. They are not among the others; their bytes are kept.
+    /// How many dead letters were found damaged since the start. `dead_letters` does not count them; their bytes are kept.
     #[serde(skip_serializing_if = "is_zero", default)]
     pub damaged_dead_letters: u64,
-    /// Of the dead letters, those that the disk did not give when the bridge last read them.
+    /// How many of the dead letters could not be read from the disk.
     #[serde(skip_serializing_if = "is_zero", default)]
     pub unreadable_dead_letters: u64,
 }
 
-/// A topic that an operator must mend.
+/// A parked topic.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ParkedTopic {
-    /// Its name.
+pub struct ParkedTopicStatus {
+    /// The full name, with the sink's prefix.
     pub topic: String,
-    /// `rights`, `missing` or `unroutable`.
+    /// `rights`, `missing`, `unroutable`, `nacked` or `clock`.
     pub reason: String,
-    /// What the broker said.
+    /// The broker's answer.
     pub detail: String,
-    /// Since when.
+    /// When the topic was parked.
     pub since: String,
 }
 
@@ -234,12 +287,18 @@ const fn is_zero(count: &u64) -> bool {
 }
 
 impl Status {
-    /// Whether `attention` has a fault already, so that it need not be shown twice.
+    /// Sets `problems`, and `attention` with them.
+    pub fn set_problems(&mut self, problems: Vec<Problem>) {
+        self.attention = problems.iter().map(|problem| problem.text.clone()).collect();
+        self.problems = problems;
+    }
+
+    /// Whether `attention` already has a fault, so that it need not be shown twice.
     pub fn has_said(&self, fault: &str) -> bool {
         self.attention.iter().any(|line| line.contains(fault))
     }
 
-    /// One JSON document.
+    /// Returns the JSON document of `/status`.
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).expect("strings and numbers always serialize")
     }

@@ -1,42 +1,61 @@
 //! What needs a person: what is wrong, since when, the likeliest cause, and what to do.
 //!
-//! docs/operate.md has the same rules.
+//! `docs/operate.md` states the same rules. Change both together.
 
 use std::time::Duration;
 
 use crate::admin::Status;
-use crate::admin::status::{RefusedStatus, SinkStatus, SourceStatus, TurnedAwayStatus};
+use crate::admin::status::{
+    JournalStatus, Problem, ProblemWith, RefusedStatus, SinkStatus, SourceStatus, TurnedAwayStatus,
+};
 use crate::alma::SignatureFailure;
 use crate::clock::Timestamp;
 use crate::config::{self, SourceName};
-use crate::delivery::{self, SinkState};
+use crate::delivery::SinkSnapshot;
 use crate::ingress::{Refused, TurnedAway};
 use crate::sinks::{Class, Reason};
-use crate::units;
+use crate::units::{self, counted, counted_as};
 
-/// After this long a sink that can't reach its broker needs a person, and so does one whose oldest event has waited for
-/// this long. The bridge rides out anything shorter by itself.
+/// A sink that has not reached its broker for this long needs a person, and so does one whose oldest event has waited
+/// for this long. The bridge survives shorter outages by itself.
 const SINK_PATIENCE: Duration = Duration::from_mins(5);
 
-/// Paths of sources that are named where a request had none of them.
+/// How many paths of sources are listed if a request came to another path.
 const SHOWN_PATHS: usize = 8;
 
-/// Whether a sink has been retrying for so long that somebody must look. A broker that is down may come back; a refused
-/// log-in does not mend itself, nor does a folder. What may be missing only because a deployment is not done has its
-/// `grace`.
-pub(super) fn is_stuck(sink: &delivery::SinkStatus, grace: Duration, now: Timestamp) -> bool {
-    let SinkState::BackingOff { why, .. } = &sink.state else { return false };
+/// Whether a sink has been retrying for so long that somebody must look. A broker that is down may come back, but a
+/// refused login or a missing folder does not repair itself. A right or a topic may be missing only because a
+/// deployment is not finished, so it has `grace`.
+pub(super) fn is_stuck(sink: &SinkSnapshot, grace: Duration, now: Timestamp) -> bool {
+    let Some(why) = sink.state.failure() else { return false };
     let patience = match (why.reason, why.reason.class()) {
         (Reason::Login, _) | (_, Class::Refused) => Duration::ZERO,
         (_, Class::NeedsOperator) => grace,
-        (_, Class::Retry) if sink.kind == "file" => Duration::ZERO,
+        (_, Class::Retry) if !sink.has_broker => Duration::ZERO,
         (_, Class::Retry) => SINK_PATIENCE,
     };
     now.since(sink.since) >= patience
 }
 
-/// Requests that were refused, with the likeliest cause. Anybody can send a request without a signature; whoever sends
-/// one means this bridge, so that a single signature says more than many requests without one.
+/// Returns what to do about a sink that is retrying or behind, or `None` if it is neither.
+pub(super) fn next_step(sink: &SinkSnapshot, oldest_waiting: Duration) -> Option<&'static str> {
+    let failure = sink.state.failure();
+    if failure.is_none() && oldest_waiting <= SINK_PATIENCE {
+        return None;
+    }
+    Some(match failure.map(|why| why.reason) {
+        _ if !sink.has_broker => "Check that its folder exists, has room, and that the bridge may write there",
+        Some(Reason::Login) => "Correct the user, the password or the certificate, and see alma-bridge check --connect",
+        Some(Reason::Busy) => "Make room at the broker",
+        Some(reason) if reason.class() == Class::NeedsOperator => {
+            "Correct this at the broker, and see alma-bridge check --connect"
+        }
+        _ => "Check that the broker runs and that this machine reaches it: alma-bridge check --connect",
+    })
+}
+
+/// Requests that were refused, with the likeliest cause. Anybody can send a request without a signature. A request
+/// with one is meant for this bridge, so a single signature says more than many requests without one.
 pub(super) fn refused_status(source: &SourceName, refused: &Refused) -> RefusedStatus {
     use SignatureFailure::{Missing, NotBase64, Repeated, WrongLength};
     let any = |reasons: &[SignatureFailure]| reasons.iter().any(|reason| refused.count(*reason) > 0);
@@ -75,7 +94,7 @@ pub(super) fn refused_status(source: &SourceName, refused: &Refused) -> RefusedS
     }
 }
 
-/// Signed requests to paths that no source has: the URL in Alma is mistyped, or a proxy changes the path.
+/// Signed requests to paths that no source has. The URL in Alma is mistyped, or a proxy changes the path.
 pub(super) fn wrong_paths_status(seen: TurnedAway, sources: &[config::Source]) -> TurnedAwayStatus {
     let more = if sources.len() > SHOWN_PATHS { ", …" } else { "" };
     let paths: Vec<&str> = sources.iter().take(SHOWN_PATHS).map(|source| source.path.as_str()).collect();
@@ -96,69 +115,67 @@ fn turned_away_status(seen: TurnedAway, next_step: String) -> TurnedAwayStatus {
     TurnedAwayStatus { requests: seen.requests, last: seen.last.to_string(), path: seen.path, next_step }
 }
 
-/// `1 event waits`, `2 events wait`.
-fn counted(count: u64, one: &str, many: &str) -> String {
-    format!("{count} {}", if count == 1 { one } else { many })
-}
-
-/// What needs a person, most urgent first. Marks the sources and sinks that it names.
-pub(super) fn attention(status: &mut Status) -> Vec<String> {
-    let mut lines = Vec::new();
+/// Returns what needs a person, most urgent first, and sets `needs_person` of the sources and sinks.
+pub(super) fn problems(status: &mut Status) -> Vec<Problem> {
+    let mut problems = Vec::new();
     if let Some(why) = &status.unready_reason {
-        lines.push(format!("no event can be taken: {why}"));
+        problems.push(Problem::new(ProblemWith::Bridge, format!("no event can be taken: {why}")));
     }
     let now = &status.now;
     if let Some(wrong) = &status.wrong_paths {
-        lines.push(format!(
+        let text = format!(
             "{} came to paths that no source has, the last at {} to \"{}\". Alma gives each event up after four tries \
              within 10 h. {}",
-            counted(wrong.requests, "signed request", "signed requests"),
+            counted(wrong.requests, "signed request"),
             units::with_age(&wrong.last, now),
             wrong.path,
             wrong.next_step
-        ));
+        );
+        problems.push(Problem::new(ProblemWith::Paths, text));
     }
     for source in &mut status.sources {
-        let about = about_source(source, now);
-        source.needs_person = !about.is_empty();
-        lines.extend(about);
+        let lines = about_source(source, now);
+        source.needs_person = !lines.is_empty();
+        problems.extend(lines.into_iter().map(|line| Problem::of(ProblemWith::Source, &source.name, line)));
     }
-    if let Some(journal) = &status.journal {
-        if journal.damaged_records > 0 {
-            let (count, dir) = (journal.damaged_records, &journal.dir);
-            lines.push(format!(
-                "journal: {} damaged on disk; the bytes are in {dir}/damaged",
-                counted(count, "record was", "records were")
-            ));
-        }
-        lines.extend(journal.set_aside.iter().map(|file| format!("journal: {file}")));
-    }
+    let journal = status.journal.iter().flat_map(about_journal);
+    problems.extend(journal.map(|line| Problem::new(ProblemWith::Journal, line)));
     for sink in &mut status.sinks {
-        let about = about_sink(sink, now);
-        sink.needs_person = !about.is_empty();
-        lines.extend(about);
+        let lines = about_sink(sink, now);
+        sink.needs_person = !lines.is_empty();
+        problems.extend(lines.into_iter().map(|line| Problem::of(ProblemWith::Sink, &sink.name, line)));
     }
     if !status.config.refused.is_empty() {
         let (refused, loaded) = (status.config.refused.join("; "), &status.config.loaded);
-        lines.push(format!(
-            "the last reload was refused: {refused}; the configuration loaded at {loaded} stays in effect"
-        ));
+        let text =
+            format!("the last reload was refused: {refused}; the configuration loaded at {loaded} stays in effect");
+        problems.push(Problem::new(ProblemWith::ConfigRefused, text));
     }
     if !status.config.not_in_effect.is_empty() {
-        lines.push(format!(
-            "the configuration is in effect only in part, the bridge keeps trying: {}",
-            status.config.not_in_effect.join("; ")
-        ));
+        let not_in_effect = status.config.not_in_effect.join("; ");
+        let text = format!("the configuration is in effect only in part, the bridge keeps trying: {not_in_effect}");
+        problems.push(Problem::new(ProblemWith::ConfigInPart, text));
     }
+    problems
+}
+
+fn about_journal(journal: &JournalStatus) -> Vec<String> {
+    let mut lines = Vec::new();
+    if journal.damaged_records > 0 {
+        let (count, dir) = (journal.damaged_records, &journal.dir);
+        let records = counted_as(count, "record was", "records were");
+        lines.push(format!("journal: {records} damaged on disk; the bytes are in {dir}/damaged"));
+    }
+    lines.extend(journal.set_aside.iter().map(|file| format!("journal: {file}")));
     lines
 }
 
-/// `needs_person` is so far what its refused requests call for.
+/// Expects in `needs_person` whether the source's refused requests need a person.
 fn about_source(source: &SourceStatus, now: &str) -> Vec<String> {
     let mut lines = Vec::new();
     let name = &source.name;
     if let Some(refused) = source.refused.as_ref().filter(|_| source.needs_person) {
-        let requests = counted(refused.events, "request was", "requests were");
+        let requests = counted_as(refused.events, "request was", "requests were");
         let before = match &source.last_event {
             Some(last) => format!("the last valid event came at {}", units::with_age(last, now)),
             None => "no valid event has come yet".to_owned(),
@@ -170,14 +187,14 @@ fn about_source(source: &SourceStatus, now: &str) -> Vec<String> {
             refused.next_step
         ));
     } else if let Some(silence) = source.silence.as_ref().filter(|_| source.silent) {
-        // What was refused says already why no valid event comes.
+        // Refused requests already explain why no valid event comes.
         lines.push(format!("source {name}: no valid event for {silence} (silence): is Alma's profile active?"));
     }
     if let Some(large) = &source.too_large {
         lines.push(format!(
             "source {name}: {} larger than ingress.max_body, the last at {}. Alma gives each event up after four \
              tries within 10 h. {}",
-            counted(large.requests, "signed request was", "signed requests were"),
+            counted_as(large.requests, "signed request was", "signed requests were"),
             units::with_age(&large.last, now),
             large.next_step
         ));
@@ -185,10 +202,11 @@ fn about_source(source: &SourceStatus, now: &str) -> Vec<String> {
     lines
 }
 
-/// `needs_person` is so far whether it is stuck.
+/// Expects in `needs_person` whether the sink is stuck.
 fn about_sink(sink: &SinkStatus, now: &str) -> Vec<String> {
     let mut lines = Vec::new();
     let name = &sink.name;
+    let next_step = sink.next_step.as_deref().unwrap_or_default();
     match (sink.state.as_str(), &sink.why) {
         ("forgotten", _) => {}
         ("removed", _) => match sink.waiting_events {
@@ -196,18 +214,17 @@ fn about_sink(sink: &SinkStatus, now: &str) -> Vec<String> {
             waiting => lines.push(format!(
                 "sink {name} was removed from the configuration, and {} for it. Configure it again, or let go of \
                  what waits: alma-bridge sinks forget {name}",
-                counted(waiting, "event waits", "events wait")
+                counted_as(waiting, "event waits", "events wait")
             )),
         },
         (_, Some(why)) if sink.needs_person => {
             let since = units::with_age(&sink.since, now);
-            lines.push(format!("sink {name} has been retrying since {since}: {why}. {}", next_step(sink, why)));
+            lines.push(format!("sink {name} has been retrying since {since}: {why}. {next_step}"));
         }
-        (_, why) if sink.oldest_waiting_seconds > SINK_PATIENCE.as_secs_f64() => {
+        _ if sink.oldest_waiting_seconds > SINK_PATIENCE.as_secs_f64() => {
             lines.push(format!(
-                "sink {name} is behind: its oldest event has waited for {}. {}",
+                "sink {name} is behind: its oldest event has waited for {}. {next_step}",
                 units::age(Duration::from_secs_f64(sink.oldest_waiting_seconds)),
-                next_step(sink, why.as_deref().unwrap_or_default())
             ));
         }
         _ => {}
@@ -218,22 +235,6 @@ fn about_sink(sink: &SinkStatus, now: &str) -> Vec<String> {
     }));
     lines.extend(about_letters(sink));
     lines
-}
-
-/// What to do about a sink that does not take events; `why` begins with the [`Reason`], where there is one.
-fn next_step(sink: &SinkStatus, why: &str) -> &'static str {
-    let is = |reason: Reason| why.split(':').next() == Some(reason.as_str());
-    if sink.kind.as_deref() == Some("file") {
-        "Check that its folder exists, has room, and that the bridge may write there"
-    } else if is(Reason::Login) {
-        "Correct the user, the password or the certificate, and see alma-bridge check --connect"
-    } else if is(Reason::Busy) {
-        "Make room at the broker"
-    } else if [Reason::Rights, Reason::Missing, Reason::Unroutable, Reason::Nacked, Reason::Clock].into_iter().any(is) {
-        "Correct this at the broker, and see alma-bridge check --connect"
-    } else {
-        "Check that the broker runs and that this machine reaches it: alma-bridge check --connect"
-    }
 }
 
 fn about_letters(sink: &SinkStatus) -> Vec<String> {
@@ -255,7 +256,7 @@ fn about_letters(sink: &SinkStatus) -> Vec<String> {
         };
         lines.push(format!(
             "sink {name}: {} ({}), see alma-bridge dead-letters list --sink {name}{next_step}",
-            counted(letters, "dead letter", "dead letters"),
+            counted(letters, "dead letter"),
             reasons.join(", ")
         ));
     }
@@ -267,7 +268,7 @@ fn about_letters(sink: &SinkStatus) -> Vec<String> {
         let count = sink.damaged_dead_letters;
         lines.push(format!(
             "sink {name}: {} damaged on disk; the bytes are in journal/dead/{name}",
-            counted(count, "dead letter was", "dead letters were")
+            counted_as(count, "dead letter was", "dead letters were")
         ));
     }
     lines
@@ -277,6 +278,7 @@ fn about_letters(sink: &SinkStatus) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::dead_letters::LetterSummary;
+    use crate::delivery::SinkState;
     use crate::journal::Backlog;
     use crate::sinks::Failure;
 
@@ -286,12 +288,12 @@ mod tests {
         Timestamp::from_micros(second * 1_000_000)
     }
 
-    /// When a sink that fails for this reason needs a person, in seconds after it began to retry.
-    fn needs_person_after(kind: &'static str, reason: Reason) -> Option<u64> {
+    fn failing(kind: &'static str, reason: Reason) -> SinkSnapshot {
         let why = Failure::new(reason, "as the broker says");
-        let sink = delivery::SinkStatus {
+        SinkSnapshot {
             name: "main".parse().expect("a name"),
             kind,
+            has_broker: kind != "file",
             state: SinkState::BackingOff { why, next_try: at(1_000) },
             since: at(1_000),
             warnings: Vec::new(),
@@ -301,8 +303,28 @@ mod tests {
             last_confirm: None,
             confirmed: 0,
             duplicates: 0,
-        };
+        }
+    }
+
+    /// Returns after how many seconds of retrying a sink that fails for this reason needs a person.
+    fn needs_person_after(kind: &'static str, reason: Reason) -> Option<u64> {
+        let sink = failing(kind, reason);
         (0..1_000).find(|seconds| is_stuck(&sink, GRACE, at(1_000 + seconds)))
+    }
+
+    #[test]
+    fn the_next_step_follows_from_the_reason_and_from_whether_there_is_a_broker() {
+        let step = |kind, reason| next_step(&failing(kind, reason), Duration::ZERO).expect("it fails");
+        assert!(step("kafka", Reason::Unreachable).contains("the broker runs"));
+        assert!(step("kafka", Reason::Login).contains("the password"));
+        assert!(step("kafka", Reason::Busy).contains("Make room"));
+        assert!(step("kafka", Reason::Rights).contains("Correct this at the broker"));
+        assert!(step("file", Reason::Unreachable).contains("its folder"));
+        let up = SinkSnapshot { state: SinkState::Up, ..failing("kafka", Reason::Busy) };
+        assert_eq!(next_step(&up, SINK_PATIENCE), None);
+        assert!(
+            next_step(&up, SINK_PATIENCE + Duration::from_secs(1)).is_some_and(|step| step.contains("the broker runs"))
+        );
     }
 
     #[test]
@@ -324,6 +346,7 @@ mod tests {
             name: "main".into(),
             state: "retrying".into(),
             why: Some("unreachable: refused".into()),
+            next_step: Some("Check that the broker runs".into()),
             since: "2024-01-02T03:04:05.678Z".into(),
             oldest_waiting_seconds,
             needs_person,
@@ -335,23 +358,21 @@ mod tests {
     fn a_sink_calls_for_a_person_once_it_is_stuck_or_behind() {
         let said = |sink| {
             let mut status = Status { now: "2024-01-02T03:10:05.678Z".into(), sinks: vec![sink], ..Status::default() };
-            let lines = attention(&mut status);
-            assert_eq!(status.sinks[0].needs_person, !lines.is_empty());
-            lines
+            let problems = problems(&mut status);
+            assert_eq!(status.sinks[0].needs_person, !problems.is_empty());
+            assert!(problems.iter().all(|problem| problem.about == ProblemWith::Sink), "{problems:?}");
+            problems.into_iter().map(|problem| problem.text).collect::<Vec<_>>()
         };
         assert!(said(sink(false, 299.0)).is_empty());
         assert_eq!(
             said(sink(false, 301.0)),
-            [
-                "sink main is behind: its oldest event has waited for 5 min. Check that the broker runs and that this machine \
-              reaches it: alma-bridge check --connect"
-            ]
+            ["sink main is behind: its oldest event has waited for 5 min. Check that the broker runs"]
         );
         assert_eq!(
             said(sink(true, 299.0)),
             [
-                "sink main has been retrying since 2024-01-02T03:04:05.678Z (6 min ago): unreachable: refused. Check that the \
-              broker runs and that this machine reaches it: alma-bridge check --connect"
+                "sink main has been retrying since 2024-01-02T03:04:05.678Z (6 min ago): unreachable: refused. Check that \
+              the broker runs"
             ]
         );
     }

@@ -1,4 +1,4 @@
-//! What waits is delivered, and nothing new is taken: the bridge without its listeners.
+//! Delivers what waits and takes no new event: a bridge without its listeners.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,13 +6,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::engine::{Engine, Open};
-use super::error::OpenError;
+use super::error::EngineError;
 use super::metrics::Metrics;
 use crate::config::Config;
 use crate::delivery::PumpHandle;
 use crate::operator::{ListedSink, OperatorError};
 
-/// For the pumps to settle at the end.
+/// How long the sinks may take to settle at the end.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The journal and all sinks of a configuration, without the listeners.
@@ -23,7 +23,7 @@ pub struct Drain {
 
 impl Drain {
     /// Opens the journal, which waits up to 30 s for its lock, and starts the sinks.
-    pub async fn start(config: &Config) -> Result<Self, OpenError> {
+    pub async fn start(config: &Config) -> Result<Self, EngineError> {
         let engine = Engine::default();
         let config = Arc::new(config.clone());
         let open = engine.prepare(|| Arc::clone(&config), &Metrics::new(), None).await?;
@@ -33,15 +33,14 @@ impl Drain {
 
     /// Resolves once no event waits for a configured sink and every parked topic was tried. Cancel-safe.
     pub async fn settled(&self) {
-        for pump in self.open().pumps.handles().all() {
+        for pump in self.open().sinks.handles().all() {
             settled(&pump).await;
         }
     }
 
-    /// Stops the sinks and closes the journal in good order; gives the sinks for which something is left, or why that
-    /// can't be told.
+    /// Stops the sinks and closes the journal. Returns the sinks that have waiting events or dead letters left.
     pub async fn stop(self) -> Result<Vec<ListedSink>, OperatorError> {
-        // Before the sinks end: what they settle by then only makes it less.
+        // Counted before the sinks end, while the pumps can be asked. What they settle after that only makes it less.
         let places = match &self.open().operator {
             Some(operator) => operator.sinks(&self.config).await,
             None => Ok(Vec::new()),
@@ -56,12 +55,12 @@ impl Drain {
 }
 
 async fn settled(pump: &PumpHandle) {
-    // It ends only with the drain.
+    // Pumps end only with the drain.
     let Ok(status) = pump.wait_for(|status| status.backlog.events == 0).await else { return };
     if status.parked.is_empty() {
         return;
     }
     // A pump that has ended has nothing left to try.
     let _ = pump.tried_parked().await;
-    // A topic that is taken again may have gathered letters meanwhile, but no event waits for it.
+    // A topic that flows again may have gathered more letters meanwhile, but no event waits for it.
 }

@@ -1,4 +1,4 @@
-//! What stands behind the ingress: the journal and its pumps, or with `storage = "none"` the pumps alone.
+//! What takes the events from the ingress: the journal with its sinks, or the sinks alone with `storage = "none"`.
 
 use std::collections::BTreeMap;
 
@@ -9,15 +9,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::error::OpenError;
+use super::error::EngineError;
 use super::listeners::{Listeners, Published};
 use super::metrics::Metrics;
-use super::pumps::{self, Pumps};
 use crate::alma::Verified;
 use crate::clock::{SystemClock, Timestamp};
 use crate::config::{Config, SinkName, Storage};
 use crate::dead_letters::{DeadLetterStores, LetterSummary};
-use crate::delivery::{Direct, SinkSetup};
+use crate::delivery::{DeliveryOptions, Direct, SinkSetup, Supervisor, Way};
 use crate::journal::{Intake, Journal, JournalLock, JournalMetrics, JournalOptions, NotTaken, Registration, Taken};
 use crate::operator::Operator;
 use crate::ownership::explain;
@@ -25,10 +24,10 @@ use crate::ownership::explain;
 /// How long a second process waits for the journal's lock.
 const LOCK_PATIENCE: Duration = Duration::from_secs(30);
 
-/// Between two attempts at the lock.
+/// The pause between two attempts to get the lock.
 const LOCK_RETRY: Duration = Duration::from_millis(200);
 
-/// Takes events once it is open; before and after that it says so.
+/// Takes events once it is open. Until then it says why it is not.
 #[derive(Default)]
 pub struct Engine {
     open: OnceLock<Open>,
@@ -38,43 +37,37 @@ pub struct Engine {
 
 /// An open engine.
 pub(super) struct Open {
-    intake: Way,
-    pub(super) pumps: Pumps,
-    /// None without a journal.
+    way: Way,
+    pub(super) sinks: Supervisor,
+    /// `None` without a journal.
     pub(super) operator: Option<Operator>,
     published: Mutex<Option<Published>>,
 }
 
-/// Where a verified event goes.
-enum Way {
-    Journal(Journal),
-    Direct(Arc<Direct>),
-}
-
 impl Open {
-    /// The journal, where there is one.
+    /// Returns the journal, or `None` with `storage = "none"`.
     pub(super) fn journal(&self) -> Option<&Journal> {
-        match &self.intake {
+        match &self.way {
             Way::Journal(journal) => Some(journal),
             Way::Direct(_) => None,
         }
     }
 
-    /// How many dead letters each sink has, those that are not configured included.
+    /// How many dead letters each sink has, including sinks that are not configured.
     pub(super) fn letters(&self) -> BTreeMap<SinkName, LetterSummary> {
         self.operator.as_ref().map(Operator::letters).unwrap_or_default()
     }
 }
 
 impl Engine {
-    /// Opens the journal once no other process holds it, and starts the sinks. `config` is asked after the wait for the
-    /// journal's lock, because it may be newer by then. Whoever holds the lock writes `listeners` down for the commands.
+    /// Opens the journal once no other process holds it, and starts the sinks. Calls `config` again after the wait for
+    /// the lock, because a reload may have come meanwhile. Only the process that holds the lock publishes `listeners`.
     pub(super) async fn prepare(
         &self,
         config: impl Fn() -> Arc<Config>,
         metrics: &Metrics,
         listeners: Option<Listeners>,
-    ) -> Result<Open, OpenError> {
+    ) -> Result<Open, EngineError> {
         let before = config();
         let lock = match before.journal.storage {
             Storage::Disk => Some(self.lock(before.journal_dir()).await?),
@@ -86,38 +79,43 @@ impl Engine {
             None => None,
         };
         let letters = DeadLetterStores::of(config, &metrics.dead_letters);
-        let (intake, way) = if let Some(lock) = lock {
-            let journal = open_journal(config, &metrics.journal, lock).await?;
-            (Way::Journal(journal.clone()), pumps::Way::journal(journal, letters.clone(), &metrics.delivery))
-        } else {
-            let deadline = config.ingress.answer_within;
-            let direct = Arc::new(Direct::new(deadline, metrics.delivery.clone(), SystemClock::shared()));
-            (Way::Direct(Arc::clone(&direct)), pumps::Way::Direct(direct))
+        let clock = SystemClock::shared();
+        let way = match lock {
+            Some(lock) => Way::Journal(open_journal(config, &metrics.journal, lock).await?),
+            None => Way::Direct(Arc::new(Direct::new(
+                config.ingress.answer_within,
+                metrics.delivery.clone(),
+                Arc::clone(&clock),
+            ))),
         };
-        let pumps = Pumps::start(way, Arc::new(SinkSetup::of), config).await?;
-        let operator = match &intake {
+        let options = DeliveryOptions { letters: letters.clone(), metrics: metrics.delivery.clone(), clock };
+        let sinks = Supervisor::new(way.clone(), Arc::new(SinkSetup::of), options);
+        if let Some((_, error)) = sinks.apply(config).await.pop_first() {
+            return Err(error.into());
+        }
+        let operator = match &way {
             Way::Journal(journal) => {
-                // Those of sinks that are not configured: `/status` and the gauges show them.
+                // `/status` and the gauges also show the letters of sinks that are not configured.
                 let all = letters.clone();
                 blocking(move || all.open_all()).await?;
-                Some(Operator::new(journal.clone(), pumps.handles().clone(), letters, metrics.delivery.clone()))
+                Some(Operator::new(journal.clone(), sinks.handles().clone(), letters, metrics.delivery.clone()))
             }
             Way::Direct(_) => None,
         };
-        Ok(Open { intake, pumps, operator, published: Mutex::new(published) })
+        Ok(Open { way, sinks, operator, published: Mutex::new(published) })
     }
 
-    /// From now on events are taken. To be called once: a second call changes nothing.
+    /// Takes events from now on. A second call changes nothing.
     pub(super) fn set(&self, open: Open) {
         let _ = self.open.set(open);
     }
 
-    /// Where it is open.
+    /// Returns the open engine, or `None` if it is not open yet.
     pub(super) fn get(&self) -> Option<&Open> {
         self.open.get()
     }
 
-    async fn lock(&self, dir: PathBuf) -> Result<JournalLock, OpenError> {
+    async fn lock(&self, dir: PathBuf) -> Result<JournalLock, EngineError> {
         let deadline = Instant::now() + LOCK_PATIENCE;
         loop {
             let attempt = dir.clone();
@@ -126,7 +124,7 @@ impl Engine {
                 return Ok(lock);
             }
             if Instant::now() >= deadline {
-                return Err(OpenError::Locked(dir));
+                return Err(EngineError::Locked(dir));
             }
             if !self.is_held.swap(true, Ordering::Relaxed) {
                 tracing::warn!(journal = %dir.display(), "{}", NotTaken::Held);
@@ -139,13 +137,13 @@ impl Engine {
         if self.is_held.load(Ordering::Relaxed) { NotTaken::Held } else { NotTaken::NotRunning }
     }
 
-    /// Lets the sinks settle until `deadline`, then closes the journal in good order.
+    /// Lets the sinks settle until `deadline`, and then closes the journal.
     pub(super) async fn close(&self, deadline: Instant) {
         let Some(open) = self.get() else { return };
-        for sink in open.pumps.stop(deadline).await {
+        for sink in open.sinks.stop(deadline).await {
             tracing::warn!(%sink, "did not settle in time; what waits is delivered after the next start");
         }
-        // While the journal is still ours: the next process that holds it writes its own.
+        // Removed while this process still holds the journal: the next one that holds it writes its own file.
         drop(open.published.lock().unwrap_or_else(PoisonError::into_inner).take());
         if let Some(journal) = open.journal() {
             journal.close().await;
@@ -155,32 +153,30 @@ impl Engine {
 
 impl Intake for Engine {
     async fn take(&self, event: Verified, received: Timestamp) -> Result<Taken, NotTaken> {
-        match self.get().map(|open| &open.intake) {
-            Some(Way::Journal(journal)) => journal.take(event, received).await,
-            Some(Way::Direct(direct)) => direct.take(event, received).await,
+        match self.get() {
+            Some(open) => open.way.take(event, received).await,
             None => Err(self.why_not_open()),
         }
     }
 
     fn ready(&self) -> Result<(), NotTaken> {
-        match self.get().map(|open| &open.intake) {
-            Some(Way::Journal(journal)) => journal.ready(),
-            Some(Way::Direct(direct)) => direct.ready(),
+        match self.get() {
+            Some(open) => open.way.ready(),
             None => Err(self.why_not_open()),
         }
     }
 }
 
-async fn open_journal(config: &Config, metrics: &JournalMetrics, lock: JournalLock) -> Result<Journal, OpenError> {
+async fn open_journal(config: &Config, metrics: &JournalMetrics, lock: JournalLock) -> Result<Journal, EngineError> {
     let sinks = config.sinks.iter().map(Registration::from).collect();
     let options = JournalOptions { sinks, ..JournalOptions::of(config, metrics, lock) };
     Ok(blocking(move || Journal::open(options)).await??)
 }
 
-/// Writes the addresses down for the commands, which find fixed ports without it. With `storage = "none"` there is no
-/// lock that says which of two bridges the commands are to find: the first one stays, and a folder that can't be written
-/// to is no reason not to run.
-fn publish(listeners: Listeners, dir: &Path, storage: Storage) -> Result<Option<Published>, OpenError> {
+/// Publishes the addresses for the commands, which can find fixed ports without them. With `storage = "none"`, no lock
+/// decides which of two bridges the commands find, so the first one keeps the file. A folder that can't be written
+/// does not keep such a bridge from running.
+fn publish(listeners: Listeners, dir: &Path, storage: Storage) -> Result<Option<Published>, EngineError> {
     let path = dir.display();
     if storage == Storage::None && Listeners::are_published(dir) {
         tracing::warn!(%path, "another bridge has written listeners.json: commands find this bridge by fixed ports alone");
@@ -191,11 +187,11 @@ fn publish(listeners: Listeners, dir: &Path, storage: Storage) -> Result<Option<
             tracing::warn!(%path, %error, "can't write listeners.json: commands find this bridge by fixed ports alone");
             Ok(None)
         }
-        Err(error) => Err(OpenError::Publish { path: path.to_string(), error: explain(dir, error) }),
+        Err(error) => Err(EngineError::Publish { path: path.to_string(), error: explain(dir, error) }),
         Ok(published) => Ok(Some(published)),
     }
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, OpenError> {
-    crate::storage::blocking(work).await.map_err(|_| OpenError::Panicked)
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, EngineError> {
+    crate::storage::blocking(work).await.map_err(|_| EngineError::Panicked)
 }

@@ -1,43 +1,32 @@
-//! Why a bridge can't take events at all.
+//! Why a bridge can't take events.
 
 use std::io;
 use std::path::PathBuf;
 
-use crate::config::SinkName;
 use crate::delivery::DeliveryError;
 use crate::journal;
-use crate::sinks::NotBuiltIn;
 
-/// Why events can't be taken at all.
+/// Why a bridge can't take events.
 #[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Another process writes the same journal.
+pub enum EngineError {
+    /// Another process holds the journal.
     #[error("another process has held the journal {0} for 30 s: one bridge per data_dir")]
     Locked(PathBuf),
     /// The journal can't be opened.
     #[error(transparent)]
     Journal(#[from] journal::OpenError),
-    /// The addresses can't be written down for the commands.
+    /// `listeners.json` can't be written.
     #[error("{path}: {error}")]
     Publish {
-        /// The folder.
+        /// The folder that the file belongs in.
         path: String,
-        /// The system's word.
+        /// The operating system's error.
         error: io::Error,
     },
     /// A sink can't be started.
     #[error(transparent)]
     Delivery(#[from] DeliveryError),
-    /// The journal can't write down a sink's name.
-    #[error("the journal can't write its list of sinks: {0}")]
-    Register(io::Error),
-    /// A sink's type is not in this binary.
-    #[error(transparent)]
-    NotBuiltIn(#[from] NotBuiltIn),
-    /// The journal gave no place to a sink that it was opened with.
-    #[error("the journal has no place for sink {0}, or it is read already")]
-    NoPlace(SinkName),
-    /// Opening panicked; the log says where.
+    /// Opening the journal panicked. The log says where.
     #[error("a panic, see the log")]
     Panicked,
 }

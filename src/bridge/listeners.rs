@@ -1,7 +1,8 @@
-//! The addresses in effect, written into the data folder, so that commands find a bridge whose ports the system chose.
+//! `listeners.json` in `data_dir`: the addresses in effect. With it, commands find a bridge whose ports the operating
+//! system chose.
 //!
-//! A second process on the same folder must not hide the first: the process that holds the journal writes the file, and
-//! removes only its own.
+//! A second process on the same folder must not hide the first. Only the process that holds the journal writes the file,
+//! and it removes only its own.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
@@ -11,35 +12,35 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-/// Addresses of the two listeners of a running bridge.
+/// The addresses of the two listeners of a running bridge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listeners {
-    /// For Alma.
+    /// The listener for Alma.
     pub ingress: SocketAddr,
-    /// For operators.
+    /// The listener for operators.
     pub admin: SocketAddr,
 }
 
 impl Listeners {
-    /// Of the bridge that runs on this data folder.
+    /// Reads the addresses of the bridge that runs with this `data_dir`.
     pub fn read(data_dir: &Path) -> io::Result<Self> {
         let path = Self::path(data_dir);
         serde_json::from_slice(&fs::read(path)?).map_err(io::Error::from)
     }
 
-    /// For [`Listeners::read`]. Replaced at once, so that a reader never sees half of it. What a kill leaves behind is
-    /// replaced by the next start.
+    /// Writes the file for [`Listeners::read`], atomically, so that a reader never sees half of it. If the process is
+    /// killed, the file stays until the next start replaces it.
     pub(super) fn publish(self, data_dir: &Path) -> io::Result<Published> {
         let path = Self::path(data_dir);
         let mut file = tempfile::NamedTempFile::new_in(data_dir)?;
         file.write_all(&serde_json::to_vec(&self)?)?;
-        // Without locks (some network file systems) only the journal's lock keeps a second process away.
+        // Some network file systems have no locks. There, only the journal's lock keeps a second process away.
         let _ = file.as_file().try_lock();
         let file = file.persist(&path)?;
         Ok(Published { path, file })
     }
 
-    /// Whether a process that still runs has published its addresses here.
+    /// Whether a running process has published its addresses here.
     pub(super) fn are_published(data_dir: &Path) -> bool {
         let found = File::open(Self::path(data_dir));
         found.is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
@@ -50,7 +51,7 @@ impl Listeners {
     }
 }
 
-/// The file, locked for as long as this process publishes its addresses, and removed at the end.
+/// The published file. It stays locked while this process runs, and is removed when this is dropped.
 #[derive(Debug)]
 pub(super) struct Published {
     path: PathBuf,
@@ -62,7 +63,7 @@ impl Drop for Published {
         let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
         let own = self.file.metadata().map(identity).ok();
         if own.is_some() && own == fs::metadata(&self.path).map(identity).ok() {
-            // Nothing depends on it.
+            // If this fails, the next start replaces the file.
             let _ = fs::remove_file(&self.path);
         }
     }

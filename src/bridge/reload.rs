@@ -1,11 +1,10 @@
-//! A newer configuration is put in effect: sources that are known, sinks, then new sources.
+//! Puts a newer configuration in effect: first the sources that exist already, then the sinks, then the new sources.
 //!
-//! A new source takes events only once every sink is in effect: a sink of the old configuration would not ask for them,
-//! and an event that no sink asks for is gone. The secrets of a source that is known change at once, because Alma never
-//! sends again what got a 401.
+//! A new source takes events only once every sink is in effect. A sink of the old configuration would not ask for its
+//! events, and an event that no sink asks for is lost. The secrets of an existing source change at once, because Alma
+//! never resends an event after a 401.
 //!
-//! A sink that can't be started (the journal has no room for its place, its dead letters can't be read) is tried again
-//! until it runs.
+//! If a sink can't be started, for example because its dead letters can't be read, the bridge retries until it runs.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,13 +14,13 @@ use tokio::sync::{Mutex, Notify};
 use tokio::time::sleep;
 
 use super::engine::Open;
-use super::error::OpenError;
+use super::error::EngineError;
 use super::view::View;
-use crate::config::{Config, SinkName, Source};
+use crate::config::{Config, Source};
 use crate::ingress::{Sources, tls};
 use crate::storage::blocking;
 
-/// Between two tries of what is not in effect yet.
+/// How long the bridge waits before it retries what is not in effect yet.
 const RETRY_EVERY: Duration = Duration::from_secs(2);
 
 /// Puts configurations in effect, one at a time.
@@ -30,31 +29,31 @@ pub(super) struct Reloads {
     sources: Sources,
     /// The sources that take events.
     in_effect: Mutex<Vec<Source>>,
-    /// Something is not in effect yet.
+    /// Signalled while something is not in effect yet.
     unfinished: Notify,
 }
 
 impl Reloads {
-    /// The sources of the view's configuration are in effect.
+    /// Expects that the sources of the view's configuration are in effect.
     pub(super) fn new(view: Arc<View>, sources: Sources) -> Self {
         let in_effect = Mutex::new(view.config().sources.clone());
         Self { view, sources, in_effect, unfinished: Notify::new() }
     }
 
-    /// Opens the journal and starts the sinks of whatever configuration is the newest by then.
-    pub(super) async fn open(&self) -> Result<(), OpenError> {
+    /// Opens the journal and starts the sinks of the configuration that is the newest by then.
+    pub(super) async fn open(&self) -> Result<(), EngineError> {
         let listeners = Some(self.view.listeners);
         let open = self.view.engine.prepare(|| self.view.config(), &self.view.metrics, listeners).await?;
         let mut in_effect = self.in_effect.lock().await;
         // A reload may have come while the journal was opened.
-        open.pumps.apply(&self.view.config()).await;
+        open.sinks.apply(&self.view.config()).await;
         self.view.engine.set(open);
         self.recall_events();
         self.finish(&mut in_effect).await;
         Ok(())
     }
 
-    /// Looks up in the journal when each source's last event came, so that a restart begins no silence anew.
+    /// Looks up in the journal when the last event of each source came. Otherwise a restart would restart its `silence`.
     fn recall_events(&self) {
         let Some(journal) = self.view.engine.get().and_then(Open::journal).cloned() else { return };
         let names: Vec<_> = self.view.config().sources.iter().map(|source| source.name.clone()).collect();
@@ -68,7 +67,7 @@ impl Reloads {
         }));
     }
 
-    /// Puts a newer configuration in effect, as far as that goes without a restart; gives what is not in effect yet.
+    /// Puts a newer configuration in effect, except for what needs a restart. Returns what is not in effect yet.
     pub(super) async fn apply(&self, new: Config) -> Vec<String> {
         let mut in_effect = self.in_effect.lock().await;
         *in_effect = meanwhile(&in_effect, &new.sources);
@@ -76,18 +75,18 @@ impl Reloads {
         self.view.loaded(new);
         let problems = self.finish(&mut in_effect).await;
         if let Some(open) = self.view.engine.get() {
-            open.pumps.handles().retry_parked();
+            open.sinks.handles().retry_parked();
         }
         problems
     }
 
-    /// Sinks, then sources; gives what is not in effect.
+    /// Puts the sinks in effect, and then the sources. Returns what is not in effect.
     async fn finish(&self, in_effect: &mut Vec<Source>) -> Vec<String> {
         let config = self.view.config();
         let failed = match self.view.engine.get() {
-            Some(open) => open.pumps.apply(&config).await,
-            // It is opened with the newest configuration, and takes no event before.
-            None => BTreeMap::<SinkName, String>::new(),
+            Some(open) => open.sinks.apply(&config).await,
+            // The engine will open with the newest configuration, and takes no event until then.
+            None => BTreeMap::new(),
         };
         let waits = |source: &&Source| !failed.is_empty() && !in_effect.iter().any(|known| known.name == source.name);
         let (waiting, live): (Vec<&Source>, Vec<&Source>) = config.sources.iter().partition(waits);
@@ -97,7 +96,7 @@ impl Reloads {
                 .iter()
                 .map(|source| format!("source {}: takes no event until every sink is in effect", source.name)),
         );
-        // Renewed in part, perhaps: the listener keeps the certificate that it has.
+        // A certificate without its new key may be half of a renewal, so the listener keeps the one that it has.
         if let Some(Err(error)) = config.ingress.tls.as_ref().map(tls::check) {
             problems.push(format!("{error}; the certificate before it stays in effect"));
         }
@@ -110,7 +109,7 @@ impl Reloads {
         problems
     }
 
-    /// Tries again what is not in effect. Never ends.
+    /// Retries what is not in effect. Never returns.
     pub(super) async fn keep_trying(&self) {
         loop {
             self.unfinished.notified().await;
@@ -133,9 +132,9 @@ impl Reloads {
     }
 }
 
-/// The sources until all sinks are in effect: those that are known, with their new settings, and those that are going,
-/// unless another has their path. One whose path a new name takes over accepts the new name's secrets too, because Alma
-/// may use them already.
+/// Returns the sources to accept until all sinks are in effect: existing sources with their new settings, and sources
+/// that are about to go, unless another has their path. If a new name takes over the path of such a source, the source
+/// also accepts the new name's secrets, because Alma may use them already.
 fn meanwhile(live: &[Source], new: &[Source]) -> Vec<Source> {
     let is_in = |sources: &[Source], source: &Source| sources.iter().any(|other| other.name == source.name);
     let mut all: Vec<Source> = new.iter().filter(|source| is_in(live, source)).cloned().collect();

@@ -1,4 +1,4 @@
-//! What operators see of the bridge, and what they can make it do.
+//! What operators see of the bridge and can ask of it.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,35 +11,35 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::Listeners;
-use super::attention::{self, attention};
+use super::attention;
 use super::engine::{Engine, Open};
 use super::metrics::Metrics;
-use crate::admin::status::{ConfigStatus, JournalStatus, ParkedTopic, SinkStatus, SourceStatus};
-use crate::admin::{self, Operated, ReloadError, Reloaded, Status};
+use crate::admin::status::{ConfigStatus, JournalStatus, ListenersStatus, ParkedTopicStatus, SinkStatus, SourceStatus};
+use crate::admin::{Operated, ReloadError, Reloaded, Status};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::config::{self, Config, SinkName};
 use crate::dead_letters::LetterSummary;
-use crate::delivery::{self, SinkState};
+use crate::delivery::{ParkedTopic, SinkSnapshot, SinkState};
 use crate::ingress::Sources;
 use crate::journal::{Backlog, Intake as _, Journal, NotTaken};
 use crate::operator::{OperatorError, OperatorRequest};
 use crate::sinks::{Class, Reason};
 use crate::units;
 
-/// Reloads that wait for their turn.
+/// How many reloads may wait for their turn.
 const RELOADS: usize = 8;
 
-/// For a reload to be done: sinks that are replaced may take 45 s each to settle what they are sending.
+/// How long a reload may take. Each sink that is replaced may take 45 s to settle what is in flight.
 pub const RELOAD_PATIENCE: Duration = Duration::from_mins(5);
 
 /// How the last reload went.
 #[derive(Clone)]
 struct LastReload {
-    /// When the configuration was loaded that is in effect.
+    /// When the configuration in effect was loaded.
     loaded: Timestamp,
-    /// What was wrong with a later one that was refused.
+    /// What was wrong with a later configuration that was refused.
     refused: Vec<String>,
-    /// What of the one that was loaded is not in effect yet.
+    /// What is not in effect yet of the configuration that was loaded.
     not_in_effect: Vec<String>,
 }
 
@@ -88,7 +88,7 @@ impl View {
         Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// A newer one is accepted, and is about to be put in effect.
+    /// Notes that a newer configuration was accepted and is about to be put in effect.
     pub(super) fn loaded(&self, config: Config) {
         self.metrics.init_labels(&config);
         self.metrics.ingress.carry_last_used(&self.config().sources, &config.sources);
@@ -97,7 +97,7 @@ impl View {
         (last.loaded, last.refused) = (SystemClock.now(), Vec::new());
     }
 
-    /// The accepted one is in effect, but for this.
+    /// Notes that the accepted configuration is in effect, except for `but_for`.
     pub(super) fn in_effect(&self, but_for: Vec<String>) {
         let mut last = self.last_reload.write().unwrap_or_else(PoisonError::into_inner);
         last.not_in_effect = but_for;
@@ -108,28 +108,28 @@ impl View {
         }
     }
 
-    /// What of the accepted one is not in effect yet.
+    /// Returns what is not in effect yet of the accepted configuration.
     pub(super) fn not_in_effect(&self) -> Vec<String> {
         self.last_reload.read().unwrap_or_else(PoisonError::into_inner).not_in_effect.clone()
     }
 
-    /// When the one that is in effect was loaded.
+    /// When the configuration in effect was loaded.
     pub(super) fn loaded_at(&self) -> Timestamp {
         self.last_reload.read().unwrap_or_else(PoisonError::into_inner).loaded
     }
 
-    /// A newer one was refused.
+    /// Notes that a newer configuration was refused.
     pub(super) fn refused(&self, errors: Vec<String>) {
         self.metrics.config_refused();
         self.last_reload.write().unwrap_or_else(PoisonError::into_inner).refused = errors;
     }
 
-    /// From now on it is not ready.
+    /// Reports the bridge as not ready from now on.
     pub(super) fn begin_stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
     }
 
-    /// Resolves when an operator requests a reload: where to send what became of it. Cancel-safe.
+    /// Resolves when an operator requests a reload. Send the outcome to the returned channel. Cancel-safe.
     pub(super) async fn reload_asked(&self) -> oneshot::Sender<Reloaded> {
         let asked = self.reloads_asked.lock().await.recv().await;
         asked.expect("the sender lives as long as the receiver")
@@ -178,13 +178,13 @@ impl View {
         }
     }
 
-    /// What waits comes fresh from the journal; a sink's own word of it may be a second old.
+    /// Takes the backlogs from the journal, because those that the sinks report may be a second old.
     fn set_journal_gauges(&self, open: &Open, journal: &Journal, now: Timestamp) {
         self.metrics.journal.set_sizes(&journal.stats());
-        let running = open.pumps.handles().statuses();
+        let running = open.sinks.handles().statuses();
         let mut letters = open.letters();
         for place in journal.sinks() {
-            let oldest = place.backlog.oldest.map(|oldest| now.since(oldest)).unwrap_or_default();
+            let oldest = age(place.backlog.oldest, now);
             let kept = letters.remove(&place.name);
             let parked = match running.iter().find(|sink| sink.name == place.name) {
                 Some(sink) => sink.parked.len(),
@@ -200,15 +200,15 @@ impl View {
         }
     }
 
-    /// The sinks that run, and those that were taken out and have a place or dead letters left.
+    /// The sinks that run, and those that left the configuration but still have a place or dead letters.
     fn sinks(&self, open: &Open, config: &Config, now: Timestamp) -> Vec<SinkStatus> {
         let places = open.journal().map(Journal::sinks).unwrap_or_default();
-        let backlog = |sink: &delivery::SinkStatus| {
+        let backlog = |sink: &SinkSnapshot| {
             let place = places.iter().find(|place| place.name == sink.name);
             place.map_or(sink.backlog, |place| place.backlog)
         };
-        let running = open.pumps.handles().statuses();
-        let status = |sink: &delivery::SinkStatus| {
+        let running = open.sinks.handles().statuses();
+        let status = |sink: &SinkSnapshot| {
             let settings = config.sinks.iter().find(|settings| settings.name == sink.name);
             SinkStatus {
                 needs_person: settings.is_some_and(|settings| attention::is_stuck(sink, settings.setup_grace, now)),
@@ -222,7 +222,7 @@ impl View {
             let kept = letters.remove(&place.name).unwrap_or_default();
             sinks.push(SinkStatus {
                 waiting_events: place.backlog.events,
-                oldest_waiting_seconds: age(place.backlog.oldest, now),
+                oldest_waiting_seconds: age(place.backlog.oldest, now).as_secs_f64(),
                 ..self.absent(&place.name, "removed", &kept)
             });
         }
@@ -233,7 +233,7 @@ impl View {
 
     /// A sink that is not in the configuration, with its dead letters.
     fn absent(&self, sink: &SinkName, state: &str, kept: &LetterSummary) -> SinkStatus {
-        let parked = |(topic, reason): (&Arc<str>, Reason)| ParkedTopic {
+        let parked = |(topic, reason): (&Arc<str>, Reason)| ParkedTopicStatus {
             topic: topic.to_string(),
             reason: reason.to_string(),
             detail: "the sink is not in the configuration".to_owned(),
@@ -248,14 +248,14 @@ impl View {
     }
 }
 
-/// Topics whose letters wait for an operator, with the reason.
+/// The topics whose letters wait for an operator, with the reason.
 fn parked_topics(kept: &LetterSummary) -> impl Iterator<Item = (&Arc<str>, Reason)> {
     let reason =
         |reasons: &BTreeMap<Reason, u64>| reasons.keys().copied().find(|reason| reason.class() == Class::NeedsOperator);
     kept.by_topic.iter().filter_map(move |(topic, reasons)| Some((topic, reason(reasons)?)))
 }
 
-/// What is shown of dead letters.
+/// A sink's status with nothing but its dead letters.
 fn with_letters(kept: &LetterSummary) -> SinkStatus {
     let by_reason = kept.by_reason.iter().filter(|(_, count)| **count > 0);
     SinkStatus {
@@ -266,16 +266,17 @@ fn with_letters(kept: &LetterSummary) -> SinkStatus {
     }
 }
 
-fn age(oldest: Option<Timestamp>, now: Timestamp) -> f64 {
-    oldest.map_or(0.0, |oldest| now.since(oldest).as_secs_f64())
+fn age(oldest: Option<Timestamp>, now: Timestamp) -> Duration {
+    oldest.map_or(Duration::ZERO, |oldest| now.since(oldest))
 }
 
-fn sink_status(sink: &delivery::SinkStatus, backlog: Backlog, now: Timestamp) -> SinkStatus {
+fn sink_status(sink: &SinkSnapshot, backlog: Backlog, now: Timestamp) -> SinkStatus {
     let why = match &sink.state {
         SinkState::BackingOff { why, next_try } => Some(format!("{why}; tries again at {next_try}")),
         _ => None,
     };
-    let parked = |topic: &delivery::ParkedTopic| ParkedTopic {
+    let oldest = age(backlog.oldest, now);
+    let parked = |topic: &ParkedTopic| ParkedTopicStatus {
         topic: topic.topic.to_string(),
         reason: topic.why.reason.to_string(),
         detail: topic.why.detail.clone(),
@@ -286,10 +287,12 @@ fn sink_status(sink: &delivery::SinkStatus, backlog: Backlog, now: Timestamp) ->
         kind: Some(sink.kind.to_owned()),
         state: sink.state.as_str().to_owned(),
         why,
+        reason: sink.state.failure().map(|why| why.reason.to_string()),
+        next_step: attention::next_step(sink, oldest).map(str::to_owned),
         since: sink.since.to_string(),
         warnings: sink.warnings.clone(),
         waiting_events: backlog.events,
-        oldest_waiting_seconds: age(backlog.oldest, now),
+        oldest_waiting_seconds: oldest.as_secs_f64(),
         last_confirm: sink.last_confirm.map(|moment| moment.to_string()),
         parked_topics: sink.parked.iter().map(parked).collect(),
         ..with_letters(&sink.dead_letters)
@@ -315,7 +318,7 @@ impl Operated for View {
             started: self.started.to_string(),
             ready: ready.is_ok(),
             unready_reason: ready.err().map(|why| why.to_string()),
-            listeners: admin::status::Listeners {
+            listeners: ListenersStatus {
                 ingress: self.listeners.ingress.to_string(),
                 admin: self.listeners.admin.to_string(),
             },
@@ -330,8 +333,10 @@ impl Operated for View {
             journal: open.and_then(Open::journal).map(|journal| Self::journal(&config, journal)),
             sinks: open.map(|open| self.sinks(open, &config, now)).unwrap_or_default(),
             attention: Vec::new(),
+            problems: Vec::new(),
         };
-        status.attention = attention(&mut status);
+        let problems = attention::problems(&mut status);
+        status.set_problems(problems);
         status
     }
 
@@ -343,7 +348,7 @@ impl Operated for View {
         }
         if let Some(open) = self.engine.get() {
             let now = SystemClock.now();
-            open.pumps.handles().set_gauges(&self.metrics.delivery, now);
+            open.sinks.handles().set_gauges(&self.metrics.delivery, now);
             if let Some(journal) = open.journal() {
                 self.set_journal_gauges(open, journal, now);
             }

@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::operator_client::{OperatorClient, confirmed, pick_sink};
 use super::outside::Outside;
-use super::running::Running;
+use super::running::RunningBridge;
 use super::table::Column::{Left, Right};
 use super::table::Table;
 use super::{Failure, block_on, counted, output};
@@ -162,7 +162,7 @@ struct Which {
 }
 
 pub(super) fn run(file: Option<&Path>, args: Args) -> Result<(), Failure> {
-    let mut bridge = Running::find(file)?;
+    let mut bridge = RunningBridge::find(file)?;
     block_on(async {
         let mut operator = OperatorClient::open(&mut bridge)?;
         let done = match args.what {

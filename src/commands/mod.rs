@@ -20,6 +20,7 @@ use crate::config::{self, Config, ConfigError, ConfigErrors, Loaded, Source, Sou
 use crate::ingress::tls::{self, CertificateError};
 use crate::printable::Printable;
 use crate::telemetry::logs::{self, FlushAtEnd};
+use crate::units::counted;
 
 mod check;
 mod dead_letters;
@@ -167,11 +168,16 @@ pub fn main() -> ExitCode {
 
 /// The configuration in effect, with its warnings printed.
 fn load(file: Option<&Path>) -> Result<Config, Failure> {
+    Ok(load_with_warnings(file)?.config)
+}
+
+/// Prints the warnings and returns them, too.
+fn load_with_warnings(file: Option<&Path>) -> Result<Loaded, Failure> {
     let loaded = load_silently(file)?;
     for warning in &loaded.warnings {
         errln!("warning: {}", Printable::line(warning));
     }
-    Ok(loaded.config)
+    Ok(loaded)
 }
 
 /// The configuration in effect, with where each value comes from.
@@ -211,11 +217,6 @@ fn pick_source<'a>(config: &'a Config, name: Option<&SourceName>) -> Result<&'a 
             _ => Err(Failure::Usage(format!("there are several sources, choose one with --source: {}", names()))),
         },
     }
-}
-
-/// `1 event`, `2 events`.
-fn counted(count: u64, noun: &str) -> String {
-    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 /// A runtime for the commands that speak to a bridge: one thread is enough.

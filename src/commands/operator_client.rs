@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::Failure;
 use super::http::Client;
-use super::running::Running;
+use super::running::RunningBridge;
 use crate::config::{Config, Log, LogFormat, SinkName, Storage};
 use crate::ingress::tls;
 use crate::journal::JournalLock;
@@ -36,7 +36,7 @@ enum Where {
 
 impl OperatorClient {
     /// At whoever holds the journal: the bridge, where one runs, else this process. Blocks, on tokio's runtime.
-    pub(super) fn open(bridge: &mut Running) -> Result<Self, Failure> {
+    pub(super) fn open(bridge: &mut RunningBridge) -> Result<Self, Failure> {
         if let Some(broken) = bridge.broken() {
             let dir = bridge.config.journal_dir();
             // Only the bridge knows the configuration that it runs with.

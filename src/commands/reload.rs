@@ -10,8 +10,8 @@ use hyper::header::AUTHORIZATION;
 use hyper::{Request, StatusCode};
 
 use super::outside::Outside;
-use super::running::Running;
-use super::{Failure, block_on, load_silently, operator_client};
+use super::running::RunningBridge;
+use super::{Failure, block_on, operator_client};
 use crate::admin::{ReloadOutcome, Reloaded};
 use crate::bridge::RELOAD_PATIENCE;
 
@@ -40,12 +40,11 @@ const PATIENCE: Duration = RELOAD_PATIENCE.saturating_add(Duration::from_secs(10
 const SOON: Duration = Duration::from_secs(3);
 
 pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
-    let mut bridge = Running::find(file)?;
+    let mut bridge = RunningBridge::find(file)?;
     let reloaded = block_on(ask(&bridge))
         .map_err(|failure| if bridge.is_listening() { failure } else { bridge.not_found(failure) })?;
-    // Those of this command's own look at the file are printed already.
-    let printed = load_silently(file).map(|loaded| loaded.warnings).unwrap_or_default();
-    for warning in reloaded.warnings.iter().filter(|warning| !printed.contains(warning)) {
+    // This command has printed the warnings about the file as it reads it.
+    for warning in reloaded.warnings.iter().filter(|warning| !bridge.warnings.contains(warning)) {
         errln!("warning: {}", args.outside.line(warning));
     }
     for key in &reloaded.needs_restart {
@@ -72,7 +71,7 @@ pub(super) fn verdict(reloaded: &Reloaded) -> String {
 }
 
 /// Has the bridge reload, and waits until that is done.
-pub(super) async fn ask(bridge: &Running) -> Result<Reloaded, Failure> {
+pub(super) async fn ask(bridge: &RunningBridge) -> Result<Reloaded, Failure> {
     let mut client = bridge.client()?;
     let request = Request::post("/reload")
         .header(AUTHORIZATION, operator_client::authorization(&bridge.config)?)

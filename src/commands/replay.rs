@@ -8,7 +8,7 @@ use tokio::time::sleep;
 
 use super::operator_client::OperatorClient;
 use super::outside::Outside;
-use super::running::Running;
+use super::running::RunningBridge;
 use super::table::Column::Left;
 use super::table::Table;
 use super::{Failure, block_on, counted, output};
@@ -85,7 +85,7 @@ fn moment(text: &str) -> Result<Timestamp, String> {
 }
 
 pub(super) fn run(file: Option<&Path>, args: Args) -> Result<(), Failure> {
-    let mut bridge = Running::find(file)?;
+    let mut bridge = RunningBridge::find(file)?;
     if args.to.is_some_and(|to| to <= args.from) {
         return Err(Failure::Usage("--to is not later than --from".to_owned()));
     }

@@ -9,28 +9,31 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::http::Client;
-use super::{Failure, Listener, environment, load, on_this_machine, reachable};
+use super::{Failure, Listener, environment, load_with_warnings, on_this_machine, reachable};
 use crate::bridge::Listeners;
-use crate::config::{self, Config, ConfigErrors};
+use crate::config::{self, Config, ConfigErrors, Loaded};
 
 /// For a look at whether anything listens.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How a running bridge is found.
-pub(super) struct Running {
+pub(super) struct RunningBridge {
     /// If the file on disk is broken, only `data_dir`, `admin` and `journal.storage` are to be used.
     pub(super) config: Config,
+    /// The configuration's warnings, which are printed.
+    pub(super) warnings: Vec<String>,
     /// What is wrong with the configuration on disk.
     broken: Option<ConfigErrors>,
 }
 
-impl Running {
-    /// As [`load`]; but a configuration that is broken is read as far as it can be.
+impl RunningBridge {
+    /// As [`super::load`]; but a configuration that is broken is read as far as it can be.
     pub(super) fn find(file: Option<&Path>) -> Result<Self, Failure> {
-        match load(file) {
-            Ok(config) => Ok(Self { config, broken: None }),
+        match load_with_warnings(file) {
+            Ok(Loaded { config, warnings, .. }) => Ok(Self { config, warnings, broken: None }),
             Err(Failure::Config(errors)) => {
-                Ok(Self { config: config::salvage(file, &environment()), broken: Some(errors) })
+                let config = config::salvage(file, &environment());
+                Ok(Self { config, warnings: Vec::new(), broken: Some(errors) })
             }
             Err(failure) => Err(failure),
         }
@@ -38,7 +41,7 @@ impl Running {
 
     /// With a configuration that is whole.
     pub(super) fn of(config: Config) -> Self {
-        Self { config, broken: None }
+        Self { config, warnings: Vec::new(), broken: None }
     }
 
     /// The address of its listener for operators.

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use super::operator_client::confirmed;
-use super::running::Running;
+use super::running::RunningBridge;
 use super::{Failure, block_on, load, output, pick_source, reload, status};
 use crate::admin::status::{ReloadOutcome, SourceStatus, Status};
 use crate::config::{self, Config, Secret, SecretFrom, Source, SourceName};
@@ -78,7 +78,7 @@ const NO_BRIDGE: &str = "no bridge runs, and only a running one knows whether Al
 
 /// Replaces the generated secret, and has the running bridge accept both before anybody is told of it.
 fn renew(config: &Config, source: &Source, path: &Path) -> Result<Secret, Failure> {
-    let bridge = Running::of(config.clone());
+    let bridge = RunningBridge::of(config.clone());
     if !bridge.is_listening() {
         if config::has_previous(path) {
             return Err(not_yet(NO_BRIDGE));
@@ -115,7 +115,7 @@ fn renew(config: &Config, source: &Source, path: &Path) -> Result<Secret, Failur
 }
 
 /// Has the bridge reload; if its sources are not in effect after that, why.
-async fn reloaded(bridge: &Running) -> Result<(), String> {
+async fn reloaded(bridge: &RunningBridge) -> Result<(), String> {
     let reloaded = reload::ask(bridge).await.map_err(|failure| failure.lines().join("; "))?;
     match reloaded.outcome {
         // Secrets take effect whatever is wrong with a sink.
@@ -124,13 +124,13 @@ async fn reloaded(bridge: &Running) -> Result<(), String> {
     }
 }
 
-async fn status_of(bridge: &Running) -> Result<Status, String> {
+async fn status_of(bridge: &RunningBridge) -> Result<Status, String> {
     let fetched = async { status::fetch(&mut bridge.client()?).await };
     fetched.await.map(|(_, status)| status).map_err(|failure| failure.lines().join("; "))
 }
 
 /// Whether the running bridge accepts both secrets now; else why not.
-async fn accepted(bridge: &Running, source: &Source) -> Result<(), String> {
+async fn accepted(bridge: &RunningBridge, source: &Source) -> Result<(), String> {
     reloaded(bridge).await?;
     let status = status_of(bridge).await?;
     if find(&status, source).is_some_and(|source| source.secrets.iter().any(|name| name == "previous")) {
@@ -247,7 +247,7 @@ fn revoke(config: &Config, source: &Source, generated: Option<&PathBuf>, yes: bo
         errln!("there is no previous secret");
         return Ok(());
     }
-    let bridge = Running::of(config.clone());
+    let bridge = RunningBridge::of(config.clone());
     let runs = bridge.is_listening();
     let in_use =
         if runs { block_on(async { Ok(may_be_in_use(&bridge, source).await) })? } else { Some(NO_BRIDGE.to_owned()) };
@@ -276,7 +276,7 @@ fn revoke(config: &Config, source: &Source, generated: Option<&PathBuf>, yes: bo
 }
 
 /// Why Alma may still use the older secret, as far as the running bridge can tell.
-async fn may_be_in_use(bridge: &Running, source: &Source) -> Option<String> {
+async fn may_be_in_use(bridge: &RunningBridge, source: &Source) -> Option<String> {
     let asked = async {
         // First as things are: then the bridge knows these files, and its word about them can be relied on.
         reloaded(bridge).await?;

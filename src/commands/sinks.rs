@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::operator_client::{OperatorClient, confirmed};
-use super::running::Running;
+use super::running::RunningBridge;
 use super::table::Column::{Left, Right};
 use super::table::Table;
 use super::{Failure, block_on, counted};
@@ -52,7 +52,7 @@ enum What {
 }
 
 pub(super) fn run(file: Option<&Path>, args: Args) -> Result<(), Failure> {
-    let mut bridge = Running::find(file)?;
+    let mut bridge = RunningBridge::find(file)?;
     if let What::Forget { .. } = &args.what
         && bridge.broken().is_some()
     {

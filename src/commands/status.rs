@@ -8,15 +8,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::Request;
+use serde_json::json;
 
 use super::http::Client;
 use super::outside::Outside;
-use super::running::Running;
+use super::running::RunningBridge;
 use super::table::Column::Left;
 use super::table::Table;
 use super::{Failure, block_on, counted, output};
 use crate::admin::Status;
-use crate::admin::status::{SinkStatus, SourceStatus};
+use crate::admin::status::{Problem, ProblemWith, SinkStatus, SourceStatus};
 use crate::printable::Printable;
 use crate::units;
 
@@ -50,7 +51,7 @@ pub(super) struct Args {
 const WATCH_EVERY: Duration = Duration::from_secs(2);
 
 pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
-    let mut bridge = Running::find(file)?;
+    let mut bridge = RunningBridge::find(file)?;
     block_on(async {
         if args.watch {
             return tokio::select! {
@@ -73,18 +74,19 @@ pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
 }
 
 /// The status as it is shown. Looks for the bridge anew each time: one that was restarted may have another port.
-async fn look(bridge: &Running) -> Result<(String, Status), Failure> {
+async fn look(bridge: &RunningBridge) -> Result<(String, Status), Failure> {
     let (mut document, mut status) = fetch(&mut bridge.client()?).await?;
     if let Some(broken) = bridge.broken() {
-        status.attention = with_broken_file(&status, &broken);
-        document = with_attention(&document, &status.attention)?;
+        let problems = with_broken_file(&status, &broken);
+        status.set_problems(problems);
+        document = with_problems(&document, &status)?;
     }
     Ok((document, status))
 }
 
 /// Shows it again and again: on a terminal in place of what was there, elsewhere one block after another. A bridge that
 /// does not answer may be restarting, and is asked again.
-async fn watch(bridge: &Running, outside: Outside) -> Result<(), Failure> {
+async fn watch(bridge: &RunningBridge, outside: Outside) -> Result<(), Failure> {
     let on_terminal = io::stdout().is_terminal();
     loop {
         let shown = match look(bridge).await {
@@ -117,18 +119,17 @@ pub(super) async fn fetch(client: &mut Client) -> Result<(String, Status), Failu
 
 /// What needs a person, with what is wrong with the configuration on disk. That is newer than what the bridge says of the
 /// last reload that it refused, most often of the same file.
-fn with_broken_file(status: &Status, broken: &str) -> Vec<String> {
-    let refused = status.config.refused.join("; ");
-    let is_older = |line: &String| !refused.is_empty() && line.contains(&refused);
-    let others = status.attention.iter().filter(|line| !is_older(line)).cloned();
-    let in_effect = &status.config.loaded;
-    [format!("{broken}; the one loaded at {in_effect} stays in effect")].into_iter().chain(others).collect()
+fn with_broken_file(status: &Status, broken: &str) -> Vec<Problem> {
+    let text = format!("{broken}; the one loaded at {} stays in effect", status.config.loaded);
+    let others = status.problems.iter().filter(|problem| problem.about != ProblemWith::ConfigRefused);
+    [Problem::new(ProblemWith::ConfigRefused, text)].into_iter().chain(others.cloned()).collect()
 }
 
-/// The document as it came, but for this.
-fn with_attention(document: &str, attention: &[String]) -> Result<String, Failure> {
+/// The document as it came, but with these problems.
+fn with_problems(document: &str, status: &Status) -> Result<String, Failure> {
     let mut document: serde_json::Value = serde_json::from_str(document).map_err(Failure::failed)?;
-    document["attention"] = attention.into();
+    document["attention"] = json!(status.attention);
+    document["problems"] = json!(status.problems);
     Ok(document.to_string())
 }
 
@@ -154,12 +155,14 @@ fn write_status(text: &mut String, status: &Status, outside: Outside) -> std::fm
     for source in &status.sources {
         add_source(&mut sources, source, &status.now);
     }
-    writeln!(text, "{}\n\nSinks", sources.take())?;
-    let mut sinks = Table::new([Left(""), Left(""), Left(""), Left("")]);
-    for sink in &status.sinks {
-        add_sink(&mut sinks, sink, status, outside);
+    writeln!(text, "{}", sources.take())?;
+    if !status.sinks.is_empty() {
+        let mut sinks = Table::new([Left(""), Left(""), Left(""), Left("")]);
+        for sink in &status.sinks {
+            add_sink(&mut sinks, sink, status, outside);
+        }
+        writeln!(text, "\nSinks\n{}", sinks.take())?;
     }
-    writeln!(text, "{}", sinks.take())?;
     if let Some(journal) = &status.journal {
         writeln!(text, "\nJournal {}", journal.dir)?;
         writeln!(
@@ -209,11 +212,19 @@ mod tests {
 
     #[test]
     fn a_broken_file_that_the_bridge_has_refused_is_told_of_once() {
-        let mut status = Status { attention: vec!["sink main: 3 dead letters".into()], ..Status::default() };
-        status.config.refused.push("c.toml: line 3".to_owned());
-        status.attention.push("the last reload was refused: c.toml: line 3".to_owned());
-        let lines = with_broken_file(&status, "the configuration on disk is broken: c.toml: line 4");
-        assert!(lines.len() == 2 && lines[0].contains("line 4") && lines[1].contains("letters"), "{lines:?}");
+        let mut status = Status::default();
+        let letters = Problem::of(ProblemWith::Sink, "main", "sink main: 3 dead letters".to_owned());
+        let refused =
+            Problem::new(ProblemWith::ConfigRefused, "the last reload was refused: c.toml: line 3".to_owned());
+        status.set_problems(vec![letters.clone(), refused]);
+        let problems = with_broken_file(&status, "the configuration on disk is broken: c.toml: line 4");
+        assert!(problems.len() == 2 && problems[0].text.contains("line 4") && problems[1] == letters, "{problems:?}");
+    }
+
+    #[test]
+    fn a_bridge_without_sinks_shows_no_heading_for_them() {
+        let text = render(&Status::default(), Outside::escaped());
+        assert!(text.contains("\nSources") && !text.contains("Sinks"), "{text}");
     }
 
     #[test]

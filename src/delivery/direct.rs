@@ -15,13 +15,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use super::SinkSetup;
 use super::backoff::BackOff;
 use super::batch::Batch;
 use super::guarded_sink::{GuardedSink, until};
 use super::handles::{Handles, PumpHandle, Request};
 use super::metrics::DeliveryMetrics;
 use super::reader::{Made, MakeMessage, TICK, make_guarded};
+use super::setup::SinkSetup;
 use super::status::SinkState;
 use crate::alma::Verified;
 use crate::clock::{Clock, Timestamp};
@@ -324,10 +324,7 @@ impl Worker {
     }
 
     fn why_down(&self) -> Failure {
-        match &self.sink.status.borrow().state {
-            SinkState::BackingOff { why, .. } => why.clone(),
-            _ => Failure::new(Reason::Unreachable, "not connected"),
-        }
+        self.sink.held().unwrap_or_else(|| Failure::new(Reason::Unreachable, "not connected"))
     }
 
     /// Takes what waits, up to a window.

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::backoff::Delays;
 use super::batch::{Batch, Judge, Sent};
 use super::metrics::DeliveryMetrics;
-use super::status::{SinkState, SinkStatus};
+use super::status::{SinkSnapshot, SinkState};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{self, SinkName};
 use crate::message::{Message, Topic};
@@ -42,7 +42,7 @@ pub(super) struct GuardedSink {
     next_try: Option<Instant>,
     delays: Delays,
     longest: Duration,
-    pub(super) status: watch::Sender<SinkStatus>,
+    pub(super) status: watch::Sender<SinkSnapshot>,
     pub(super) metrics: DeliveryMetrics,
     pub(super) clock: Arc<dyn Clock>,
 }
@@ -58,9 +58,10 @@ impl GuardedSink {
         clock: Arc<dyn Clock>,
     ) -> Self {
         let (name, kind, judge) = (config.name.clone(), config.kind.as_str(), Judge::of(&config.kind));
-        let (status, _) = watch::channel(SinkStatus {
+        let (status, _) = watch::channel(SinkSnapshot {
             name: name.clone(),
             kind,
+            has_broker: sink.has_broker(),
             state: SinkState::Connecting,
             since: clock.now(),
             warnings: Vec::new(),
@@ -135,8 +136,7 @@ impl GuardedSink {
         self.connected = false;
         self.begun = 0;
         // A sink that keeps failing keeps showing why.
-        let backing_off = matches!(self.status.borrow().state, SinkState::BackingOff { .. });
-        if !backing_off {
+        if self.held().is_none() {
             self.set_state(SinkState::Connecting);
         }
         let deadline = self.deadline();
@@ -253,22 +253,16 @@ impl GuardedSink {
     pub(super) fn hold(&mut self, why: Failure, wait: Duration) {
         let wait_micros = u64::try_from(wait.as_micros()).unwrap_or(u64::MAX);
         let next_try = Timestamp::from_micros(self.clock.now().as_micros().saturating_add(wait_micros));
-        let first = match &self.status.borrow().state {
-            SinkState::BackingOff { why: before, .. } => before.reason != why.reason,
-            _ => true,
-        };
-        if first {
-            tracing::warn!(sink = %self.name, reason = %why.reason, detail = why.detail, "sink waits");
+        let is_new = self.status.borrow().state.failure().is_none_or(|before| before.reason != why.reason);
+        if is_new {
+            tracing::warn!(sink = %self.name, reason = %why.reason, detail = why.detail, "sink is retrying");
         }
         self.set_state(SinkState::BackingOff { why, next_try });
     }
 
     /// Why nothing is sent to the sink now, or `None` if it is not held back.
     pub(super) fn held(&self) -> Option<Failure> {
-        match &self.status.borrow().state {
-            SinkState::BackingOff { why, .. } => Some(why.clone()),
-            _ => None,
-        }
+        self.status.borrow().state.failure().cloned()
     }
 
     /// The next wait of the sink's back-off, for a failure that does not cost the connection.

@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::metrics::DeliveryMetrics;
-use super::status::SinkStatus;
+use super::status::SinkSnapshot;
 use crate::clock::Timestamp;
 use crate::config::SinkName;
 use crate::dead_letters::{DeadLetters, LetterId};
@@ -79,7 +79,7 @@ impl Retry {
 /// A handle to a running pump. Cheap to clone; may outlive the pump.
 #[derive(Clone, Debug)]
 pub struct PumpHandle {
-    pub(super) status: watch::Receiver<SinkStatus>,
+    pub(super) status: watch::Receiver<SinkSnapshot>,
     pub(super) requests: mpsc::Sender<Request>,
     pub(super) dead_letters: Option<DeadLetters>,
 }
@@ -87,11 +87,11 @@ pub struct PumpHandle {
 /// The sink's pump has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the sink is stopped")]
-pub struct Stopped;
+pub struct PumpEnded;
 
 impl PumpHandle {
     /// What the sink is doing now.
-    pub fn status(&self) -> SinkStatus {
+    pub fn status(&self) -> SinkSnapshot {
         let mut status = self.status.borrow().clone();
         if let Some(letters) = &self.dead_letters {
             status.dead_letters = letters.summary();
@@ -115,7 +115,7 @@ impl PumpHandle {
     }
 
     /// Waits until the sink is connected and has tried every parked topic that is due, to the last letter. For `drain`.
-    pub async fn tried_parked(&self) -> Result<(), Stopped> {
+    pub async fn tried_parked(&self) -> Result<(), PumpEnded> {
         self.ask(Request::ParkedTried).await
     }
 
@@ -129,7 +129,7 @@ impl PumpHandle {
         store: &DeadLetters,
         letters: Vec<LetterId>,
         until: Instant,
-    ) -> Result<Vec<(LetterId, Retried)>, Stopped> {
+    ) -> Result<Vec<(LetterId, Retried)>, PumpEnded> {
         let (store, left) = (store.clone(), letters.into());
         let retry = |reply| Request::Retry(Retry { store, left, done: Vec::new(), failure: None, until, reply });
         self.ask(retry).await
@@ -138,20 +138,23 @@ impl PumpHandle {
     /// Publishes a window of a replay (at most 512 messages) between windows of live events. Waits until each message is
     /// confirmed or refused, which may take for ever while the broker is down. If the future is dropped, the sink sends
     /// no more of the window.
-    pub async fn replay(&self, window: Vec<Message>) -> Result<Replayed, Stopped> {
+    pub async fn replay(&self, window: Vec<Message>) -> Result<Replayed, PumpEnded> {
         self.ask(|reply| Request::Replay(window, reply)).await
     }
 
     /// Sends a request and awaits the answer.
-    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request + Send) -> Result<T, Stopped> {
+    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request + Send) -> Result<T, PumpEnded> {
         let (reply, answer) = oneshot::channel();
-        self.requests.send(request(reply)).await.map_err(|_| Stopped)?;
-        answer.await.map_err(|_| Stopped)
+        self.requests.send(request(reply)).await.map_err(|_| PumpEnded)?;
+        answer.await.map_err(|_| PumpEnded)
     }
 
     /// Waits until the status fits. For `drain` and tests.
-    pub async fn wait_for(&self, mut fits: impl FnMut(&SinkStatus) -> bool + Send) -> Result<SinkStatus, Stopped> {
-        self.status.clone().wait_for(|status| fits(status)).await.map(|status| status.clone()).map_err(|_| Stopped)
+    pub async fn wait_for(
+        &self,
+        mut fits: impl FnMut(&SinkSnapshot) -> bool + Send,
+    ) -> Result<SinkSnapshot, PumpEnded> {
+        self.status.clone().wait_for(|status| fits(status)).await.map(|status| status.clone()).map_err(|_| PumpEnded)
     }
 }
 
@@ -179,7 +182,7 @@ impl Handles {
     }
 
     /// What all sinks are doing, sorted by name.
-    pub fn statuses(&self) -> Vec<SinkStatus> {
+    pub fn statuses(&self) -> Vec<SinkSnapshot> {
         self.all().iter().map(PumpHandle::status).collect()
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use super::status::SinkStatus;
+use super::status::SinkSnapshot;
 use crate::config::SinkName;
 use crate::journal::{Feed, Offset};
 use crate::message::{Message, Messages, StoredEvent};
@@ -97,7 +97,7 @@ pub(super) struct Reader<F> {
     sink: SinkName,
     ahead: Option<Prepared>,
     closed: bool,
-    status: watch::Sender<SinkStatus>,
+    status: watch::Sender<SinkSnapshot>,
 }
 
 impl<F: Feed> Reader<F> {
@@ -107,7 +107,7 @@ impl<F: Feed> Reader<F> {
         make: Arc<dyn MakeMessage>,
         filters: Filters,
         sink: SinkName,
-        status: watch::Sender<SinkStatus>,
+        status: watch::Sender<SinkSnapshot>,
     ) -> Self {
         let mut reader = Self { feed, windows, make, filters, sink, ahead: None, closed: false, status };
         reader.refresh_backlog();

@@ -1,4 +1,4 @@
-//! What a pump shows in `/status`, the gauges and the commands. It contains no personal data.
+//! What a sink shows in `/status`, the gauges and the commands. It contains no personal data.
 
 use std::sync::Arc;
 
@@ -8,13 +8,15 @@ use crate::dead_letters::LetterSummary;
 use crate::journal::Backlog;
 use crate::sinks::Failure;
 
-/// A snapshot of one sink.
+/// One sink at one moment.
 #[derive(Clone, Debug)]
-pub struct SinkStatus {
+pub struct SinkSnapshot {
     /// The sink's name in the configuration.
     pub name: SinkName,
     /// The type as in the configuration, for example `kafka`.
     pub kind: &'static str,
+    /// Whether it publishes to a broker, which may come back by itself.
+    pub has_broker: bool,
     /// What the sink is doing.
     pub state: SinkState,
     /// When it entered this state.
@@ -55,6 +57,14 @@ pub enum SinkState {
 }
 
 impl SinkState {
+    /// The last failure, if the sink waits before the next try.
+    pub const fn failure(&self) -> Option<&Failure> {
+        match self {
+            Self::BackingOff { why, .. } => Some(why),
+            Self::Connecting | Self::Up | Self::Stopped => None,
+        }
+    }
+
     /// The state as `/status` shows it.
     pub const fn as_str(&self) -> &'static str {
         match self {

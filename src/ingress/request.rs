@@ -15,7 +15,7 @@ use super::activity::Activity;
 use super::answer::{self, Answer};
 use super::body::{self, Unread};
 use super::metrics::RequestOutcome;
-use super::sources::{Source, Sources};
+use super::sources::{LiveSource, Sources};
 use crate::alma::signature::SIGNATURE_HEADER;
 use crate::alma::{SignatureFailure, SignatureHeader, Unverified};
 use crate::clock::Timestamp;
@@ -118,7 +118,7 @@ fn shown_path(path: &str) -> String {
 
 async fn of_source<I: Intake>(
     request: Request<Incoming>,
-    source: &Source,
+    source: &LiveSource,
     shared: &Shared<I>,
     connection: &Activity,
     head: Instant,
@@ -149,7 +149,7 @@ fn challenge(query: Option<&str>) -> Judged {
 
 async fn event<I: Intake>(
     request: Request<Incoming>,
-    source: &Source,
+    source: &LiveSource,
     shared: &Shared<I>,
     connection: &Activity,
     head: Instant,
@@ -224,7 +224,7 @@ fn not_read(unread: Unread) -> Judged {
 }
 
 /// One line, and the metrics. Lines that strangers can cause are limited.
-fn log_request<I>(shared: &Shared<I>, source: Option<&Source>, judged: &Judged, took: Duration) {
+fn log_request<I>(shared: &Shared<I>, source: Option<&LiveSource>, judged: &Judged, took: Duration) {
     let name = source.map(|source| &source.settings.name);
     shared.metrics.request(name, judged.outcome, took);
     let (outcome, status) = (judged.outcome.as_str(), judged.answer.status().as_u16());

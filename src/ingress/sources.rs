@@ -16,14 +16,14 @@ pub struct Sources(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    by_path: RwLock<Arc<HashMap<String, Arc<Source>>>>,
+    by_path: RwLock<Arc<HashMap<String, Arc<LiveSource>>>>,
     changed: Notify,
     wrong_paths: TurnedAwayRecord,
 }
 
 /// One source, and what its requests have shown.
 #[derive(Debug)]
-pub(super) struct Source {
+pub(super) struct LiveSource {
     pub(super) settings: config::Source,
     pub(super) health: Arc<Health>,
     pub(super) too_large: Arc<TurnedAwayRecord>,
@@ -50,18 +50,18 @@ impl Sources {
             // Shared, since requests that have begun still find the old one.
             let health = known.map_or_else(|| Arc::new(Health::new()), |known| Arc::clone(&known.health));
             let too_large = known.map(|known| Arc::clone(&known.too_large)).unwrap_or_default();
-            let source = Source { settings: settings.clone(), health, too_large };
+            let source = LiveSource { settings: settings.clone(), health, too_large };
             by_path.insert(settings.path.clone(), Arc::new(source));
         }
         *self.0.by_path.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(by_path);
         self.0.changed.notify_one();
     }
 
-    fn all(&self) -> Arc<HashMap<String, Arc<Source>>> {
+    fn all(&self) -> Arc<HashMap<String, Arc<LiveSource>>> {
         Arc::clone(&self.0.by_path.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn by_name(&self, name: &SourceName) -> Option<Arc<Source>> {
+    fn by_name(&self, name: &SourceName) -> Option<Arc<LiveSource>> {
         self.all().values().find(|source| source.settings.name == *name).cloned()
     }
 
@@ -96,7 +96,7 @@ impl Sources {
     }
 
     /// The source of a path; one trailing slash is the same path.
-    pub(super) fn find(&self, path: &str) -> Option<Arc<Source>> {
+    pub(super) fn find(&self, path: &str) -> Option<Arc<LiveSource>> {
         let sources = self.all();
         let found = sources.get(path).or_else(|| {
             let trimmed = path.strip_suffix('/')?;

@@ -1,15 +1,14 @@
-//! Why a request can't be carried out as things stand.
+//! Why a request can't be carried out now.
 
 use std::io;
 use std::time::Duration;
 
 use crate::config::SinkName;
 use crate::dead_letters::DeadLetterError;
-use crate::delivery::{DeliveryError, Stopped};
+use crate::delivery::{DeliveryError, PumpEnded};
 use crate::journal::ForgetError;
-use crate::sinks::NotBuiltIn;
 
-/// See the module.
+/// Why a request can't be carried out now.
 #[derive(Debug, thiserror::Error)]
 pub enum OperatorError {
     /// The bridge runs without a journal.
@@ -29,10 +28,10 @@ pub enum OperatorError {
         /// The sinks that could publish.
         configured: Vec<String>,
     },
-    /// The letters' own sink can't publish them.
+    /// The sink that the letters belong to can't publish them.
     #[error("{0}; --to names the sink that is to get its letters")]
     NoPublisher(Box<OperatorError>),
-    /// The bridge has not run with this sink yet.
+    /// The bridge has never run with this sink.
     #[error("the journal does not know sink {0} yet: it has no place before the bridge ran with it")]
     NoPlace(SinkName),
     /// The journal keeps the sink.
@@ -48,7 +47,7 @@ pub enum OperatorError {
     NoLetter {
         /// The sink whose letters were searched.
         sink: SinkName,
-        /// The number.
+        /// The id that no letter has.
         id: u64,
     },
     /// A request names too many letters.
@@ -64,41 +63,38 @@ pub enum OperatorError {
     Letters(#[from] DeadLetterError),
     /// The sink ended before it had tried all letters.
     #[error("sink {sink}: {error}")]
-    Stopped {
-        /// The sink.
+    PumpEnded {
+        /// The sink that was to publish the letters.
         sink: SinkName,
         /// What ended.
-        error: Stopped,
+        error: PumpEnded,
     },
     /// The sink did not answer in time.
     #[error("sink {sink} did not take the letters within {within:?}: {why}")]
     TookTooLong {
-        /// The sink.
+        /// The sink that was to publish the letters.
         sink: SinkName,
         /// How long it had.
         within: Duration,
-        /// What holds it.
+        /// What holds the sink back.
         why: String,
     },
-    /// One replay runs at a time.
-    #[error("replay {0} is going on; only one goes at a time")]
+    /// Another replay runs.
+    #[error("replay {0} is running, and only one can run at a time")]
     ReplayRuns(String),
-    /// No replay of this name runs, or was the last one.
-    #[error("no replay {0} is known; a restart ends it, and it may be begun again")]
+    /// The running replay, or the last one, has another name.
+    #[error("no replay {0} is known: a restart ends a replay, and you can start it again")]
     UnknownReplay(String),
-    /// Nobody asked for what a dry run found.
-    #[error("nobody asked for what it found")]
+    /// Nobody fetched what a dry run found.
+    #[error("nobody fetched what it found")]
     NobodyAsked,
     /// The sink ended during a replay.
-    #[error("the sink was stopped or replaced meanwhile; begin again, every event keeps its id")]
+    #[error("the sink was stopped or replaced meanwhile: start again, every event keeps its id")]
     SinkEnded,
-    /// A replay can't read on.
+    /// A replay can't read the journal.
     #[error("can't read the journal: {0}")]
     Read(io::Error),
     /// The sink can't be started on a stopped bridge's journal.
-    #[error(transparent)]
-    NotBuiltIn(#[from] NotBuiltIn),
-    /// The same, by another cause.
     #[error(transparent)]
     Delivery(#[from] DeliveryError),
     /// A bug.
@@ -106,7 +102,7 @@ pub enum OperatorError {
     Panicked,
 }
 
-/// Runs work that waits for the disk.
+/// Runs work that blocks on the disk.
 pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, OperatorError> {
     crate::storage::blocking(work).await.map_err(|_| OperatorError::Panicked)
 }

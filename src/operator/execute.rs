@@ -1,4 +1,4 @@
-//! Carries out requests on an open journal: the running bridge's, or that of a bridge that does not run.
+//! Carries out requests on an open journal, whether its bridge runs or not.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -19,12 +19,13 @@ use crate::dead_letters::{DeadLetter, DeadLetterStores, DeadLetters, LetterId, L
 use crate::delivery::{DeliveryMetrics, Handles, PumpHandle, Retried};
 use crate::journal::Journal;
 
-/// For one request's letters to be taken, before it is told what holds the sink. Shorter than the commands' patience.
+/// How long a sink may take for the letters of one request. After that, the answer says what holds the sink back. Shorter
+/// than the commands wait.
 const RETRY_WITHIN: Duration = Duration::from_secs(20);
 
-/// Bytes of letters that are read for one page of the list: meanwhile no letter can be kept.
+/// How many bytes of letters are read for one page of the list. No letter can be written meanwhile.
 const READ_AT_ONCE: u64 = 32 << 20;
-/// For the sink to answer after that: what it is sending then has a deadline of its own.
+/// How long the sink may then take to answer. What it is sending has a deadline of its own.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// Carries out [`OperatorRequest`]s.
@@ -37,12 +38,12 @@ pub struct Operator {
 }
 
 impl Operator {
-    /// Works on this journal and these letters; `handles` are the sinks that publish.
+    /// Works on this journal and these letters. The sinks of `handles` publish.
     pub fn new(journal: Journal, handles: Handles, letters: DeadLetterStores, metrics: DeliveryMetrics) -> Self {
         Self { journal, handles, letters, metrics, replays: Replays::default() }
     }
 
-    /// The answer's JSON, or why it can't be done as things stand. `config`: the one in effect.
+    /// Returns the answer's JSON. `config` is the configuration in effect.
     pub async fn operate(&self, request: OperatorRequest, config: &Config) -> Result<Value, OperatorError> {
         match request {
             OperatorRequest::Sinks {} => Ok(json!(self.sinks(config).await?)),
@@ -60,12 +61,12 @@ impl Operator {
         }
     }
 
-    /// How many dead letters each sink has whose letters are open.
+    /// Returns how many dead letters each sink has, for sinks whose letters are open.
     pub fn letters(&self) -> BTreeMap<SinkName, LetterSummary> {
         self.letters.summaries()
     }
 
-    /// Every sink that the journal, the configuration or the dead letters know.
+    /// Returns every sink that the journal, the configuration or the dead letters know.
     pub async fn sinks(&self, config: &Config) -> Result<Vec<ListedSink>, OperatorError> {
         let (journal, letters) = (self.journal.clone(), self.letters.clone());
         let (known, with_letters) = blocking(move || (journal.sinks(), letters.names())).await?;
@@ -159,7 +160,7 @@ impl Operator {
         let ids = ids.iter().copied().map(LetterId).collect();
         let until = Instant::now() + RETRY_WITHIN;
         let told = if let Ok(told) = timeout_at(until + ANSWER_WITHIN, handle.retry(&letters, ids, until)).await {
-            told.map_err(|error| OperatorError::Stopped { sink: to.clone(), error })?
+            told.map_err(|error| OperatorError::PumpEnded { sink: to.clone(), error })?
         } else {
             let why = held(&handle).unwrap_or_else(|| "it is slow".to_owned());
             return Err(OperatorError::TookTooLong { sink: to.clone(), within: RETRY_WITHIN, why });
@@ -184,7 +185,7 @@ impl Operator {
         Ok(Dropped { dropped })
     }
 
-    /// The letters of a sink that somebody knows: a folder is not made for any name that is asked for.
+    /// Returns the letters of a known sink. An unknown name must not create a folder.
     async fn letters_of(&self, sink: &SinkName, config: &Config) -> Result<DeadLetters, OperatorError> {
         let (journal, letters, name) = (self.journal.clone(), self.letters.clone(), sink.clone());
         let known = blocking(move || {

@@ -1,11 +1,11 @@
-//! What operators ask of a bridge beyond its status: which sinks it knows, dead letters, replays.
+//! What operators ask of a bridge beyond its status: its sinks, dead letters and replays.
 //!
 //! - `requests`: what can be asked, and the shape of each answer.
 //! - `execute`: carries requests out on an open journal. `replay`: publishes retained events again.
-//! - `offline`: the journal of a bridge that does not run.
+//! - `offline`: the journal of a stopped bridge.
 //!
-//! A running bridge is asked by `POST /tools` on the listener for operators; the commands ask it that way. If no bridge
-//! runs, they carry their requests out on the journal themselves, under its lock.
+//! The commands send requests to a running bridge with `POST /tools` on the listener for operators. If no bridge runs,
+//! they carry out their requests on the journal themselves, under its lock.
 
 mod error;
 mod execute;

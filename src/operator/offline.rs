@@ -1,4 +1,7 @@
-//! The journal of a bridge that does not run.
+//! The journal of a stopped bridge.
+
+use std::io;
+use std::sync::Arc;
 
 use serde_json::Value;
 use tokio::time::{Duration, Instant};
@@ -7,44 +10,44 @@ use super::error::OperatorError;
 use super::execute::Operator;
 use super::requests::OperatorRequest;
 use crate::clock::SystemClock;
-use crate::config::{Config, SinkName, Storage};
+use crate::config::{self, Config, SinkName, Storage};
 use crate::dead_letters::{DeadLetterMetrics, DeadLetterStores};
-use crate::delivery::{Delivery, DeliveryMetrics, DeliveryOptions, SinkSetup};
+use crate::delivery::{DeliveryMetrics, DeliveryOptions, Places, SinkSetup, Supervisor, Way};
 use crate::journal::{
     self, Backlog, Feed, FeedClosed, Journal, JournalLock, JournalMetrics, JournalOptions, Offset, Registration, Window,
 };
 use crate::telemetry::Registry;
 
-/// For the sinks to close, and the journal.
+/// How long the sinks may take to close, and then the journal.
 const CLOSE_WITHIN: Duration = Duration::from_secs(10);
 
-/// Why the journal of a bridge that does not run can't be used.
+/// Why the journal of a stopped bridge can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OfflineError {
     /// The journal can't be opened.
     #[error(transparent)]
     Journal(#[from] journal::OpenError),
-    /// The journal can't write down a sink's name.
+    /// The journal can't write a sink's name.
     #[error("the journal can't write its list of sinks: {0}")]
-    Register(std::io::Error),
+    Register(io::Error),
 }
 
-/// A stopped bridge's journal, opened under its lock: a bridge that starts meanwhile waits for it. Nothing is delivered
-/// but what a request publishes.
+/// The journal of a stopped bridge, opened under its lock. A bridge that starts meanwhile waits for the lock. Events are
+/// not delivered; only requests publish anything.
 pub struct OfflineJournal {
     config: Config,
     operator: Operator,
-    /// Sinks that a request publishes to.
-    delivery: Delivery<NoFeed>,
+    /// The sinks that a request publishes to.
+    sinks: Supervisor<WithoutEvents>,
 }
 
 impl OfflineJournal {
-    /// None: another process, most likely the bridge, holds it. Makes the journal where there is none. Blocks, and
-    /// needs tokio's runtime.
+    /// Opens the journal, or creates it if there is none. Returns `None` if another process holds it, most likely the
+    /// bridge. Blocks, and needs tokio's runtime.
     pub fn open(config: &Config) -> Result<Option<Self>, OfflineError> {
         let Some(lock) = JournalLock::acquire(&config.journal_dir())? else { return Ok(None) };
         let mut registry = Registry::default();
-        // Without the configured sinks: one that is new to the journal begins when the bridge runs, not now.
+        // The configured sinks are left out: a sink that is new to the journal starts when the bridge runs, not now.
         let journal = Journal::open(JournalOptions::of(config, &JournalMetrics::register(&mut registry), lock))?;
         for place in journal.sinks() {
             let sink = config.sinks.iter().find(|sink| sink.name == place.name);
@@ -56,13 +59,13 @@ impl OfflineJournal {
         let metrics = DeliveryMetrics::register(&mut registry);
         let options =
             DeliveryOptions { letters: letters.clone(), metrics: metrics.clone(), clock: SystemClock::shared() };
-        let delivery = Delivery::new(options);
-        let operator = Operator::new(journal, delivery.handles(), letters, metrics);
-        Ok(Some(Self { config: config.clone(), operator, delivery }))
+        let sinks = Supervisor::new(Way::Journal(WithoutEvents), Arc::new(SinkSetup::of), options);
+        let operator = Operator::new(journal, sinks.handles().clone(), letters, metrics);
+        Ok(Some(Self { config: config.clone(), operator, sinks }))
     }
 
     /// Carries out a request, as a running bridge does.
-    pub async fn operate(&mut self, request: OperatorRequest) -> Result<Value, OperatorError> {
+    pub async fn operate(&self, request: OperatorRequest) -> Result<Value, OperatorError> {
         if self.config.journal.storage == Storage::None {
             return Err(OperatorError::NoJournal);
         }
@@ -72,30 +75,51 @@ impl OfflineJournal {
             _ => None,
         };
         if let Some(name) = publishes_to {
-            self.start(&name)?;
+            self.start(&name).await?;
         }
         self.operator.operate(request, &self.config).await
     }
 
     /// Starts a sink that is configured, without its events.
-    fn start(&mut self, name: &SinkName) -> Result<(), OperatorError> {
-        let sink = self.config.sinks.iter().find(|sink| sink.name == *name);
-        let Some(sink) = sink.filter(|_| self.operator.handles.get(name).is_none()) else { return Ok(()) };
-        let setup = SinkSetup::of(sink, &self.config)?;
-        self.delivery.add(setup, NoFeed)?;
-        Ok(())
+    async fn start(&self, name: &SinkName) -> Result<(), OperatorError> {
+        let runs = |sink: &&config::Sink| sink.name == *name || self.operator.handles.get(&sink.name).is_some();
+        let sinks = self.config.sinks.iter().filter(runs).cloned().collect();
+        let mut problems = self.sinks.apply(&Config { sinks, ..self.config.clone() }).await;
+        problems.remove(name).map_or(Ok(()), |error| Err(error.into()))
     }
 
-    /// Closes the sinks, then the journal, and lets go of the lock.
-    pub async fn close(mut self) {
+    /// Closes the sinks and then the journal, and releases the lock.
+    pub async fn close(self) {
         let deadline = Instant::now() + CLOSE_WITHIN;
-        self.delivery.stop(CLOSE_WITHIN).await;
-        // What it holds was durable before; a disk that hangs is left to the end of the process.
+        self.sinks.stop(deadline).await;
+        // Everything in it is durable already. If the disk hangs, the end of the process releases the lock.
         let _ = tokio::time::timeout_at(deadline + CLOSE_WITHIN, self.operator.journal.close()).await;
     }
 }
 
-/// Nothing to be delivered, ever.
+/// Gives every sink a feed that has nothing to deliver, and leaves the journal's list of sinks alone.
+#[derive(Clone)]
+struct WithoutEvents;
+
+impl Places for WithoutEvents {
+    type Feed = NoFeed;
+
+    fn register(&self, _: &Registration) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn knows(&self, _: &SinkName) -> bool {
+        true
+    }
+
+    fn feed(&self, _: &SinkName) -> Option<NoFeed> {
+        Some(NoFeed)
+    }
+
+    fn retire(&self, _: &SinkName) {}
+}
+
+/// A feed without events.
 struct NoFeed;
 
 impl Feed for NoFeed {

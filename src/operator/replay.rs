@@ -1,9 +1,9 @@
-//! Replays: retained events are read from the journal again and published to one sink.
+//! Replays: retained events are read from the journal and published to one sink again.
 //!
-//! The events are read and made here, a window at a time, and published by the sink's own pump
-//! ([`PumpHandle::replay`] says why): in memory is the window that is in flight, at most 512 events or 4 MiB. What still
-//! waits for the sink is left out, since it is delivered in its turn. The cursor does not move, nothing becomes a dead
-//! letter, and nothing of a run survives the process: it may be begun again, since every event keeps its id.
+//! This module reads a window at a time and makes its messages, and the sink's own pump publishes them
+//! ([`PumpHandle::replay`] says why). Only one window is in memory, at most 512 events or 4 MiB. Events that still wait for
+//! the sink are left out, because the pump delivers them anyway. The cursor does not move, and nothing becomes a dead
+//! letter. A run does not survive the process, but it can be started again, because every event keeps its id.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -24,19 +24,19 @@ use crate::journal::{Journal, Offset, Retained};
 use crate::message::{Message, Messages, Replay, StoredEvent};
 use crate::sinks::{Reason, Windows};
 
-/// Events read at once where few of them are published, so that progress shows and a run can be ended.
+/// How many events are read at once even if few of them match. Progress then shows in time, and a run can be ended.
 const READ_AT_ONCE: u64 = 4096;
 
-/// Selected events of a dry run that wait to be asked for; then it reads no further.
+/// How many selected events of a dry run wait to be fetched. At this bound, the run pauses.
 const LISTED_AT_ONCE: usize = 4096;
 
-/// Actions that are named where none matches.
+/// How many actions are listed if no event matches.
 const ACTIONS_NAMED: usize = 16;
 
-/// A dry run that nobody asks about for so long ends, so that another can begin.
+/// A dry run ends if nobody asks about it for this long. Another can then start.
 const ASKED_WITHIN: Duration = Duration::from_secs(30);
 
-/// The run that goes, or the last one.
+/// The current run, or the last one.
 #[derive(Default)]
 pub(super) struct Replays(Mutex<Option<Arc<ReplayRun>>>);
 
@@ -44,16 +44,16 @@ struct ReplayRun {
     name: String,
     cancel: CancellationToken,
     progress: Mutex<Progress>,
-    /// None where it only counts and lists.
+    /// `None` for a dry run.
     pump: Option<PumpHandle>,
-    /// What a dry run found and nobody has asked for yet.
+    /// What a dry run found and nobody has fetched yet.
     listed: Mutex<Vec<Selected>>,
-    /// Somebody asked.
+    /// Signalled when somebody asks about the run.
     asked: Notify,
 }
 
 impl Replays {
-    /// Begins a run, where none goes. Needs tokio's runtime.
+    /// Starts a run unless another one runs. Needs tokio's runtime.
     pub(super) fn begin(
         &self,
         request: ReplayRequest,
@@ -99,12 +99,12 @@ impl Replays {
         Ok(progress)
     }
 
-    /// How far a run is.
+    /// Returns the progress of a run.
     pub(super) fn progress(&self, name: &str) -> Result<Progress, OperatorError> {
         self.find(name).map(|run| run.progress())
     }
 
-    /// Ends a run; what is in flight may still land.
+    /// Ends a run. What is in flight may still be published.
     pub(super) fn cancel(&self, name: &str) -> Result<Progress, OperatorError> {
         let run = self.find(name)?;
         run.cancel.cancel();
@@ -125,13 +125,13 @@ impl ReplayRun {
         if progress.state == RunState::Running {
             progress.held = self.pump.as_ref().and_then(held);
         }
-        // After the state was read: whatever was found before the end is then given with the end.
+        // Taken after the state was read, so that everything found before the end is returned with the end.
         progress.events = std::mem::take(&mut *lock(&self.listed));
         self.asked.notify_one();
         progress
     }
 
-    /// Keeps what a dry run found until it is asked for; not more than so much.
+    /// Keeps what a dry run found until somebody fetches it, and waits while [`LISTED_AT_ONCE`] events are kept.
     async fn list(&self, messages: &[Message]) -> Result<(), OperatorError> {
         lock(&self.listed).extend(messages.iter().map(|message| Selected {
             id: message.id.to_string(),
@@ -145,7 +145,7 @@ impl ReplayRun {
         Ok(())
     }
 
-    /// The first end counts.
+    /// Ends the run, unless it has ended already.
     fn end(&self, state: RunState) {
         let mut progress = lock(&self.progress);
         if progress.state == RunState::Running {
@@ -217,42 +217,42 @@ impl ReplayRun {
 /// What a run reads, and what it makes of it.
 struct ReplayJob {
     retained: Retained,
-    /// The sink's, at the start.
+    /// The sink's cursor at the start.
     cursor: Offset,
     messages: Messages,
-    /// What was asked for besides, to be looked at and thrown away.
+    /// With the `actions` of the request. Only tells whether an event matches; its messages are not sent.
     only: Option<Messages>,
-    /// Of events that were not asked for; none once one matches.
+    /// The actions of events that do not match, until one matches.
     other_actions: Option<BTreeSet<String>>,
-    /// The attribute `replayed`.
+    /// The time in the attribute `replayed`.
     asked: Timestamp,
     replay: Replay,
 }
 
-/// Some of the events in order.
+/// Some events, in order.
 #[derive(Default)]
 struct ReplayStep {
     messages: Vec<Message>,
     read: u64,
     waiting: u64,
-    /// Of the whole run so far.
+    /// The actions of events that do not match, in the whole run so far.
     other_actions: BTreeSet<String>,
-    /// The same of what could not be read.
+    /// How many events could not be read, in the whole run so far.
     damaged: u64,
-    /// The same of those whose segments are gone.
+    /// How many events were in segments that were deleted, in the whole run so far.
     gone: u64,
-    /// Could not be made into a message.
+    /// How many events could not be made into a message.
     panicked: u64,
-    /// None: there is more.
+    /// `None` if there is more to read.
     end: Option<io::Result<()>>,
 }
 
 impl ReplayJob {
-    /// Up to a window of messages. Blocks.
+    /// Reads up to a window of messages. Blocks.
     fn step(&mut self) -> ReplayStep {
         let mut step = ReplayStep::default();
         let mut bytes = 0;
-        // The last body may go beyond the bound: it has been read.
+        // The last body may exceed the bound, because it has already been read.
         while step.messages.len() < Windows::WHOLE.events && bytes < Windows::WHOLE.bytes && step.read < READ_AT_ONCE {
             let (offset, event) = match self.retained.next() {
                 Some(Ok(event)) => event,
@@ -301,7 +301,7 @@ impl ReplayJob {
     }
 }
 
-/// Why a sink takes nothing just now, or `None` if it is up.
+/// Returns why a sink takes nothing now, or `None` if it is up.
 pub(super) fn held(handle: &PumpHandle) -> Option<String> {
     match handle.status().state {
         SinkState::Up => None,

@@ -1,9 +1,9 @@
-//! The tools for the bad day: what the commands ask of a bridge, and what it answers.
+//! The requests of the commands for repairs, and the shape of each answer.
 //!
-//! A running bridge is asked by `POST /tools` with the admin token: the body is an [`OperatorRequest`] as JSON, the answer the
-//! JSON of the shape that stands beside each request; 409 with `errorMessage` where it can't be done as things stand. On
-//! a stopped bridge's journal the commands have the same requests carried out directly. Answers to a letter hold personal
-//! data, all others none. Times are RFC 3339 in UTC, sizes bytes.
+//! A running bridge takes them with `POST /tools` and the admin token. The body is an [`OperatorRequest`] as JSON; the answer
+//! is JSON of the shape that is named at each request, or 409 with `errorMessage` if the request can't be carried out
+//! now. If the bridge is stopped, the commands carry out the same requests on its journal. Only the answer to `letter`
+//! holds personal data. Times are RFC 3339 in UTC, sizes are in bytes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,84 +12,85 @@ use serde_json::Value;
 
 use crate::config::{ActionFilter, SinkName};
 
-/// Most letters of one [`OperatorRequest::Letters`] and most ids of one [`OperatorRequest::Drop`].
+/// The most letters that one [`OperatorRequest::Letters`] returns, and the most ids that one [`OperatorRequest::Drop`] takes.
 pub const MAX_LETTERS: usize = 10_000;
 
-/// Most ids of one [`OperatorRequest::Retry`]: they are published one by one while the answer is waited for.
+/// The most ids of one [`OperatorRequest::Retry`]. The sink publishes them one by one while the client waits.
 pub const MAX_RETRIES: usize = 50;
 
-/// Ids of a list that the log shows.
+/// How many ids of a list the log shows.
 const SHOWN: usize = 20;
 
-/// What is asked.
+/// A request. In JSON, its name is in `do`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "kebab-case", rename_all_fields = "kebab-case", deny_unknown_fields)]
 pub enum OperatorRequest {
-    /// Every sink that the journal, the configuration or the dead letters know: a list of [`ListedSink`].
+    /// List every sink that the journal, the configuration or the dead letters know. Answer: a list of [`ListedSink`].
     Sinks {},
-    /// Forget a sink that was removed from the configuration, and of what waits for it alone: a [`Forgotten`].
+    /// Forget a sink that was removed from the configuration, and the events that wait only for it. Answer: a [`Forgotten`].
     Forget {
-        /// Its name.
+        /// The name of the sink.
         sink: SinkName,
     },
-    /// The oldest dead letters of a sink: a list of [`LetterLine`], at most [`MAX_LETTERS`].
+    /// List the oldest dead letters of a sink. Answer: a list of at most [`MAX_LETTERS`] [`LetterLine`]s.
     Letters {
-        /// Whose.
+        /// The sink that the letters belong to.
         sink: SinkName,
-        /// Only those behind this id.
+        /// List only letters with a larger id.
         after: Option<u64>,
     },
-    /// One dead letter with its event: a [`Letter`].
+    /// Show one dead letter with its event. Answer: a [`Letter`].
     Letter {
-        /// Whose.
+        /// The sink that the letters belong to.
         sink: SinkName,
-        /// Which.
+        /// The letter.
         id: u64,
     },
-    /// Publish dead letters again, same event ids, and remove those that are confirmed: a list of [`RetriedLetter`].
+    /// Publish dead letters again under the same event ids, and remove those that are confirmed. Answer: a list of
+    /// [`RetriedLetter`].
     Retry {
-        /// Whose.
+        /// The sink that the letters belong to.
         sink: SinkName,
-        /// Which: at most [`MAX_RETRIES`].
+        /// The letters, at most [`MAX_RETRIES`].
         ids: Vec<u64>,
-        /// The sink that publishes them, if it is not the one that keeps them.
+        /// The sink that publishes the letters, if it is not the one that they belong to.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         to: Option<SinkName>,
     },
-    /// Remove dead letters for good: a [`Dropped`].
+    /// Remove dead letters for good. Answer: a [`Dropped`].
     Drop {
-        /// Whose.
+        /// The sink that the letters belong to.
         sink: SinkName,
-        /// Which: at most [`MAX_LETTERS`].
+        /// The letters, at most [`MAX_LETTERS`].
         ids: Vec<u64>,
     },
-    /// Begin to publish retained events again: the [`Progress`] of the run. One run at a time.
+    /// Start to publish retained events again, unless another run does that already. Answer: the [`Progress`] of the run.
     Replay(ReplayRequest),
-    /// The [`Progress`] of the run, going or ended.
+    /// Ask about a run, which may have ended. Answer: its [`Progress`].
     Replayed {
-        /// Which run.
+        /// The name of the run.
         run: String,
     },
-    /// End the run: its [`Progress`].
+    /// End a run. Answer: its [`Progress`].
     CancelReplay {
-        /// Which run.
+        /// The name of the run.
         run: String,
     },
 }
 
-/// What is asked, as the log shows it. An request holds no body.
+/// A request as the log shows it. No request holds a body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoggedRequest {
-    /// The request's name: the `do` of its document.
+    /// The request's name, which is in `do` of its document.
     pub operation: String,
     /// The sink that it is about, if there is one.
     pub sink: Option<String>,
-    /// All else in its document, as JSON. Of a long list the first ids and the length.
+    /// Everything else in its document, as JSON. A long list is cut to its first ids and its length.
     pub parameters: String,
 }
 
 impl OperatorRequest {
-    /// What the log shows of it.
+    /// Returns what the log shows of the request.
     pub fn logged(&self) -> LoggedRequest {
         let document = serde_json::to_value(self).unwrap_or_default();
         let Value::Object(mut fields) = document else {
@@ -115,93 +116,93 @@ impl OperatorRequest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct ReplayRequest {
-    /// To which sink.
+    /// The sink that publishes the events.
     pub sink: SinkName,
-    /// From those made durable at this moment: microseconds since the Unix epoch.
+    /// Events made durable at or after this time, in microseconds since the Unix epoch.
     pub from: u64,
-    /// To those made durable before this moment.
+    /// Events made durable before this time.
     pub to: Option<u64>,
-    /// Only those that a sink with these `actions` would ask for; all that the sink asks for where it is empty.
+    /// Only events that a sink with these `actions` would ask for, or all that the sink asks for if this is empty.
     pub actions: ActionFilter,
-    /// Count, publish nothing.
+    /// Count and list the events, but publish nothing.
     pub dry_run: bool,
-    /// Keep the broker's id of the first time.
+    /// Keep the `Nats-Msg-Id` of the first publication, so that JetStream takes only what it lost.
     pub repair: bool,
 }
 
 /// A sink as [`OperatorRequest::Sinks`] shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListedSink {
-    /// Its name.
+    /// The name of the sink.
     pub name: SinkName,
-    /// `configured`; `new` (configured, and not yet known to the journal); `removed` (taken out of the configuration:
-    /// it keeps its place); `forgotten` (only dead letters are left).
+    /// `configured`, `new` (configured, but the journal does not know it yet), `removed` (not in the configuration, but it
+    /// keeps its place) or `forgotten` (only its dead letters are left).
     pub state: String,
-    /// Events that it has not passed.
+    /// How many events wait for the sink.
     pub waiting_events: u64,
-    /// When the oldest of them was received.
+    /// When the oldest event that waits was received.
     pub oldest_waiting: Option<String>,
-    /// Its dead letters.
+    /// How many dead letters the sink has.
     pub dead_letters: u64,
 }
 
-/// What went with a sink that was forgotten.
+/// What was lost with a forgotten sink.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Forgotten {
-    /// Events that waited for it.
+    /// How many events waited for the sink.
     pub waiting_events: u64,
 }
 
 /// A dead letter without its event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LetterLine {
-    /// Its name: unique within its sink, growing.
+    /// The letter's id: unique within its sink, and larger than those of older letters.
     pub id: u64,
-    /// The CloudEvents id of its event; empty if the letter can't be read.
+    /// The CloudEvents id of the event, or empty if the letter can't be read.
     pub event: String,
-    /// Where it was to be published; empty where it could not be made into a message.
+    /// The topic of the message, or empty if the event could not be made into a message.
     pub topic: String,
-    /// Why it was not: a `reason` of the metrics.
+    /// Why it was not published, as in the metric `dead_letters`.
     pub reason: String,
-    /// When its request came.
+    /// When the event was received.
     pub received: String,
-    /// Its size on disk.
+    /// The letter's size on disk.
     pub bytes: u64,
 }
 
 /// A whole dead letter.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Letter {
-    /// Its name.
+    /// The name of the sink.
     pub id: u64,
-    /// The CloudEvents id of its event.
+    /// The CloudEvents id of the event.
     pub event: String,
-    /// Its sink.
+    /// The sink that the letter belongs to.
     pub sink: SinkName,
-    /// Where it was to be published.
+    /// The topic that it was to be published on.
     pub topic: String,
-    /// Why it was not.
+    /// Why it was not published.
     pub reason: String,
     /// What the broker or client said.
     pub detail: String,
-    /// The source that proved it.
+    /// The source whose secret proved the event.
     pub source: String,
-    /// When its request came.
+    /// When the event was received.
     pub received: String,
-    /// When it was made durable.
+    /// When the event was made durable.
     pub recorded: String,
-    /// When it was set aside.
+    /// When it became a dead letter.
     pub died: String,
-    /// Its place in the journal.
+    /// The event's offset in the journal.
     pub offset: u64,
-    /// What Alma signed, in Base64: personal data.
+    /// The body that Alma signed, in Base64. It holds personal data.
     pub body: String,
 }
 
-/// What became of a letter that was tried again.
+/// The outcome of one letter that was to be published again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RetriedLetter {
-    /// Which.
+    /// The letter.
     pub id: u64,
     /// What became of it.
     pub outcome: RetryOutcome,
@@ -211,79 +212,79 @@ pub struct RetriedLetter {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RetryOutcome {
-    /// Confirmed, and removed.
+    /// The sink confirmed it, and it is removed.
     Taken,
-    /// There is no such letter (any more).
+    /// No letter has this id, or none has it any more.
     Gone,
-    /// It stays, for this reason.
+    /// The letter stays, for this reason.
     Kept(String),
 }
 
 /// What [`OperatorRequest::Drop`] did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dropped {
-    /// Letters that were there and are gone.
+    /// How many letters were removed.
     pub dropped: u64,
 }
 
-/// How far a replay is.
+/// The progress of a replay.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
-    /// Its name; it ends the `Nats-Msg-Id`s of what it publishes, but for a repair.
+    /// The run's name. It is the end of each `Nats-Msg-Id` that the run publishes, unless the run is a repair.
     pub run: String,
-    /// How it stands.
+    /// Whether it runs, and how it ended.
     pub state: RunState,
-    /// Events of the time asked for that were read.
+    /// How many events of the requested time were read.
     pub read: u64,
-    /// Of these, those to be published: the sink asks for them, and its cursor had passed them at the start.
+    /// How many of these are to be published: the sink asks for them, and its cursor had passed them at the start.
     pub selected: u64,
-    /// Of the selected, those that the sink confirmed.
+    /// How many of the selected events the sink confirmed.
     pub published: u64,
-    /// Of the published, those that the broker said it had before.
+    /// How many of the published events the broker had before.
     pub duplicates: u64,
-    /// Of the selected, those that the sink did not take, by reason.
+    /// How many of the selected events the sink did not take, for each reason.
     pub failed: BTreeMap<String, u64>,
-    /// Of the read, those that match and still wait for the sink: they are delivered in their turn.
+    /// How many matching events still wait for the sink. Its pump delivers them anyway.
     pub waiting: u64,
-    /// While nothing matches: the actions of events that the sink asks for and the request does not, the first few.
+    /// If nothing matches, the first few actions that the sink asks for and the request does not.
     #[serde(default)]
     pub other_actions: BTreeSet<String>,
-    /// Of the time asked for, those that could not be read.
+    /// How many events of the requested time could not be read.
     pub damaged: u64,
-    /// Of the time asked for, those whose segments were deleted; as many as there may be.
+    /// How many events of the requested time may have been in segments that were deleted.
     #[serde(default)]
     pub gone: u64,
-    /// When the oldest event that is retained was made durable.
+    /// When the oldest retained event was made durable.
     pub retained_since: Option<String>,
-    /// Why the sink takes nothing just now.
+    /// Why the sink takes nothing now.
     pub held: Option<String>,
-    /// Of a dry run: the selected events that were found since the run was asked about last.
+    /// The events that a dry run has selected since somebody last asked about it.
     pub events: Vec<Selected>,
 }
 
 /// An event that a dry run selected.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Selected {
-    /// Its CloudEvents id.
+    /// The CloudEvents id of the event.
     pub id: String,
-    /// Where it would be published.
+    /// The topic that it would be published on.
     pub topic: String,
-    /// When it was made durable.
+    /// When the event was made durable.
     pub recorded: String,
 }
 
-/// How a replay stands.
+/// Whether a replay runs, and how it ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RunState {
     /// It reads and publishes.
     #[default]
     Running,
-    /// All was read.
+    /// It has read everything.
     Done,
-    /// It was ended by a request.
+    /// A request ended it.
     Cancelled,
-    /// It could not go on.
+    /// It could not continue.
     Failed(String),
 }
 

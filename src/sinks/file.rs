@@ -165,6 +165,10 @@ impl Sink for FileSink {
         })
     }
 
+    fn has_broker(&self) -> bool {
+        false
+    }
+
     fn deadline(&self) -> Duration {
         DEADLINE
     }

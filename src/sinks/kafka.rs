@@ -59,7 +59,7 @@ use rdkafka::producer::Producer as _;
 use tokio::time::timeout;
 
 use client::{DELIVERY_TIMEOUT, Live, NO_OFFSET, blocking, message_limit};
-use flight::Flight;
+use flight::KafkaFlight;
 use reports::{Report, Reports};
 use topics::READY_TIMEOUT;
 
@@ -102,7 +102,7 @@ pub struct KafkaSink {
     /// None before the first connection and after one has ended.
     live: Option<Live>,
     /// Windows that were queued and are to be published next, the oldest first.
-    begun: VecDeque<Flight>,
+    begun: VecDeque<KafkaFlight>,
     /// Topics that were seen; others are looked for, and created, before their first event is sent.
     known: BTreeSet<String>,
     /// Topics whose settings were looked at: once each, because it takes a connection of its own.
@@ -173,24 +173,24 @@ impl KafkaSink {
     }
 
     /// Makes ready what a window needs, and fails those of its messages that can't be sent.
-    async fn prepare(&mut self, window: &[Message]) -> Result<Flight, Failure> {
+    async fn prepare(&mut self, window: &[Message]) -> Result<KafkaFlight, Failure> {
         self.replace_if_fatal().await;
         if self.live.is_none() {
             return Err(Failure::new(Reason::Unreachable, "not connected"));
         }
         let not_ready = self.ready_topics(window).await;
         let failed = |message: &Message| not_ready.get(message.topic.as_str()).cloned().map(Outcome::Failed);
-        Ok(Flight::new(window.iter().map(failed).collect()))
+        Ok(KafkaFlight::new(window.iter().map(failed).collect()))
     }
 
     /// Queues a window where that needs no wait.
-    fn queue_ahead(&mut self, window: &[Message]) -> Option<Flight> {
+    fn queue_ahead(&mut self, window: &[Message]) -> Option<KafkaFlight> {
         self.live.as_ref().filter(|live| live.fatal().is_none())?;
         let is_known = |message: &Message| self.known.contains(message.topic.as_str());
         if !is_large(window) || !window.iter().all(is_known) || self.begun.iter().any(|ahead| !ahead.is_queued()) {
             return None;
         }
-        let mut flight = Flight::new(vec![None; window.len()]);
+        let mut flight = KafkaFlight::new(vec![None; window.len()]);
         // What finds no room is queued once it is published.
         self.queue(window, &mut flight);
         Some(flight)
@@ -198,7 +198,7 @@ impl KafkaSink {
 
     /// Queues all messages that have no outcome yet, and awaits the report of each. One without an offset is no outcome
     /// where it can be tried again.
-    async fn fly(&mut self, window: &[Message], flight: &mut Flight, try_again: bool, outcomes: &mut Outcomes) {
+    async fn fly(&mut self, window: &[Message], flight: &mut KafkaFlight, try_again: bool, outcomes: &mut Outcomes) {
         let mut waits = 0;
         while !self.queue(window, flight) {
             if flight.unreported() > 0 {
@@ -218,7 +218,7 @@ impl KafkaSink {
     }
 
     /// Queues what there is room for; whether that was all.
-    fn queue(&mut self, window: &[Message], flight: &mut Flight) -> bool {
+    fn queue(&mut self, window: &[Message], flight: &mut KafkaFlight) -> bool {
         loop {
             let queued =
                 self.live.as_ref().map_or(Err(Code::BrokerTransportFailure), |live| flight.queue(live, window));
@@ -234,7 +234,7 @@ impl KafkaSink {
     async fn settle(
         &mut self,
         window: &[Message],
-        flight: &mut Flight,
+        flight: &mut KafkaFlight,
         mut wanted: usize,
         try_again: bool,
         outcomes: &mut Outcomes,

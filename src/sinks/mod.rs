@@ -160,6 +160,11 @@ pub trait Sink: Send + Sync {
     /// Closes the connection in good order; bounded in time by the caller.
     fn close(&mut self) -> BoxFuture<'_, ()>;
 
+    /// Whether it publishes to a broker, which may come back by itself. Nothing else mends a folder than a person.
+    fn has_broker(&self) -> bool {
+        true
+    }
+
     /// How long a window may take: longer than the client's own delivery time-out.
     fn deadline(&self) -> Duration;
 

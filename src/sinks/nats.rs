@@ -43,7 +43,7 @@ use super::{Failure, Outcome, Outcomes, Reason, Sink, SinkType};
 use crate::config::{self, Format, NatsSink as Settings, SinkName};
 use crate::message::{Message, Replay, Topic};
 use client::Connection;
-use flight::Flight;
+use flight::NatsFlight;
 
 pub use probe::probe;
 pub use subjects::Subjects;
@@ -149,7 +149,7 @@ impl NatsSink {
             return outcomes.fail_open(&Failure::new(Reason::Unreachable, "not connected"));
         };
         connection.forget_denials();
-        let mut flight = Flight::new(connection, &self.settings.stream, window, outcomes);
+        let mut flight = NatsFlight::new(connection, &self.settings.stream, window, outcomes);
         for &place in places {
             let message = &window[place];
             let publish = connection.hopeless(message.topic.as_str()).map_or_else(|| self.prepare(message), Err);

@@ -54,8 +54,8 @@ use crate::config::{self, RabbitMqSink as Settings, SinkName};
 use crate::message::Message;
 use address::Address;
 use connection::{Connection, connection_name};
-use exchange::{Found, Names};
-use flight::{End, Flight, Returned};
+use exchange::{FoundExchange, Names};
+use flight::{End, RabbitFlight, Returned};
 use ledger::Ledger;
 
 pub use probe::probe;
@@ -91,7 +91,7 @@ pub struct RabbitMqSink {
     max_body: usize,
     connection: Option<Connection>,
     /// Windows that were sent and are to be published, the oldest first.
-    begun: VecDeque<(Ledger, Flight)>,
+    begun: VecDeque<(Ledger, RabbitFlight)>,
     /// What came back of what is on its way.
     returned: Returned,
 }
@@ -123,12 +123,12 @@ impl RabbitMqSink {
         connection.publishing().await?;
         let exchange = &self.settings.exchange;
         let mut warnings = match exchange::prepare(&connection, &self.settings).await? {
-            Found::Exists(shortfalls) => shortfalls,
-            Found::Declared => {
+            FoundExchange::Exists(shortfalls) => shortfalls,
+            FoundExchange::Declared => {
                 tracing::info!(sink = %self.name, exchange, "exchange declared");
                 Vec::new()
             }
-            Found::Missing(why) => vec![format!("exchange {exchange} does not exist: {why}")],
+            FoundExchange::Missing(why) => vec![format!("exchange {exchange} does not exist: {why}")],
         };
         let limit = message_limit(self.max_body);
         if limit > DEFAULT_MAX_MESSAGE_SIZE {
@@ -168,7 +168,7 @@ impl RabbitMqSink {
     }
 
     /// Sends a window where that needs no wait.
-    fn send_ahead(&mut self, window: &[Message]) -> Option<(Ledger, Flight)> {
+    fn send_ahead(&mut self, window: &[Message]) -> Option<(Ledger, RabbitFlight)> {
         let connection = self.connection.as_ref().filter(|connection| !connection.is_blocked())?;
         if self.begun.iter().any(|(_, flight)| flight.cut) {
             return None;
@@ -177,7 +177,7 @@ impl RabbitMqSink {
         let exchange = Names::of(&self.settings).ok()?.exchange;
         let mut ledger = Ledger::new(window);
         ledger.refuse_larger_than(connection.max_message_size);
-        let flight = Flight::send(&channel, &exchange, ledger.publications());
+        let flight = RabbitFlight::send(&channel, &exchange, ledger.publications());
         Some((ledger, flight))
     }
 
@@ -185,7 +185,7 @@ impl RabbitMqSink {
     async fn round(
         &mut self,
         ledger: &mut Ledger,
-        begun: Option<Flight>,
+        begun: Option<RabbitFlight>,
         until: Instant,
         outcomes: &mut Outcomes,
     ) -> Result<(), Ended> {
@@ -200,7 +200,7 @@ impl RabbitMqSink {
             }
             let exchange = Names::of(&self.settings)?.exchange;
             let channel = timeout_at(until, connection.publishing()).await.map_err(|_| overdue(connection))??;
-            Flight::send(&channel, &exchange, ledger.publications())
+            RabbitFlight::send(&channel, &exchange, ledger.publications())
         };
         let behind = self.begun.iter_mut().map(|(_, flight)| flight).collect();
         let places = ledger.open_places();
@@ -224,12 +224,12 @@ impl RabbitMqSink {
         let Some(connection) = &self.connection else { return false };
         let exchange = &self.settings.exchange;
         match timeout_at(until, exchange::prepare(connection, &self.settings)).await {
-            Ok(Ok(Found::Exists(_))) => true,
-            Ok(Ok(Found::Declared)) => {
+            Ok(Ok(FoundExchange::Exists(_))) => true,
+            Ok(Ok(FoundExchange::Declared)) => {
                 tracing::warn!(sink = %self.name, exchange, "the exchange was gone and is declared again");
                 true
             }
-            Ok(Ok(Found::Missing(why))) => {
+            Ok(Ok(FoundExchange::Missing(why))) => {
                 tracing::warn!(sink = %self.name, exchange, why, "the exchange is gone");
                 false
             }

@@ -216,6 +216,7 @@ fn signed_events_that_get_503_for_a_wrong_path_or_their_size_need_a_person() {
         assert!(said.len() == 1 && said[0].contains(words), "{words}: {said:?}");
     }
     assert!(setup.fails(1, &["status"]).contains("  ! 2 signed requests came to paths"));
+    assert_eq!(bridge.status()["problems"], json!([{ "about": "paths", "text": said[0] }]));
     assert!(page(&bridge).contains("needs a person") && page(&bridge).contains("2 signed requests came to paths"));
     assert_eq!(bridge.status()["wrong_paths"]["requests"], 2);
 
@@ -224,8 +225,27 @@ fn signed_events_that_get_503_for_a_wrong_path_or_their_size_need_a_person() {
     for words in ["source alma: 1 signed request was larger than ingress.max_body", "(64 KiB)", "restart"] {
         assert!(said.len() == 2 && said[1].contains(words), "{words}: {said:?}");
     }
+    assert_eq!(bridge.status()["problems"][1], json!({ "about": "source", "name": "alma", "text": said[1] }));
     let source = &bridge.status()["sources"][0];
     assert_eq!((&source["too_large"]["requests"], &source["needs_person"]), (&json!(1), &json!(true)));
     assert_eq!(bridge.post(&loan(2)).status, 204);
     assert_eq!(attention(&bridge).len(), 2, "other events do not bring back those that are lost");
+}
+
+#[test]
+fn a_reload_that_adds_the_wrong_path_ends_its_alarm() {
+    let setup = Setup::new("");
+    let bridge = setup.start();
+    let post = |path: &str| bridge.client().post(path, &loan(1)).status;
+    assert_eq!(post("/webhook"), 503);
+    assert!(setup.fails(1, &["status"]).contains("1 signed request came to paths that no source has"));
+    // A source with another path does not explain the requests.
+    let source = |path: &str| format!("[sources.second]\npath = \"{path}\"\nsecret_file = \"DIR/secret\"\n");
+    setup.configure(&source("/elsewhere"));
+    assert_eq!(bridge.post_reload(&setup).status, 200);
+    assert_eq!(attention(&bridge).len(), 1);
+    setup.configure(&source("/webhook"));
+    assert_eq!(bridge.post_reload(&setup).status, 200);
+    assert_eq!((attention(&bridge), bridge.status().get("wrong_paths")), (Vec::new(), None));
+    assert_eq!(post("/webhook"), 204);
 }

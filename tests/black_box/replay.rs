@@ -211,7 +211,7 @@ fn one_replay_goes_at_a_time_and_ctrl_c_ends_it() {
     let topics = setup.path("blocked/topics");
     let (bridge, held) = held_replay(&setup);
     let why = setup.fails(1, &["replay", "--sink", "main", "--from", "1h"]);
-    assert!(why.contains("is going on; only one goes at a time"), "{why}");
+    assert!(why.contains("is running, and only one can run at a time"), "{why}");
     kill_process(Pid::from_child(&held), Signal::INT).expect("signalled");
     let ended = held.wait_with_output().expect("ends");
     let said = text(&ended.stderr);

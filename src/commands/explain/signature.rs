@@ -212,12 +212,12 @@ fn bodies(body: &[u8]) -> Vec<Body<'_>> {
 }
 
 /// A secret and a body that the signature fits.
-struct Found<'a> {
+struct KeyAndBody<'a> {
     key: &'a Key<'a>,
     body: &'a Body<'a>,
 }
 
-impl Found<'_> {
+impl KeyAndBody<'_> {
     fn changes(&self) -> usize {
         usize::from(self.key.change.is_some()) + usize::from(self.body.change.is_some())
     }
@@ -235,11 +235,11 @@ impl Found<'_> {
 }
 
 /// The one with the fewest changes.
-fn find<'a>(keys: &'a [Key<'a>], bodies: &'a [Body<'a>], header: SignatureHeader) -> Option<Found<'a>> {
+fn find<'a>(keys: &'a [Key<'a>], bodies: &'a [Body<'a>], header: SignatureHeader) -> Option<KeyAndBody<'a>> {
     let size = bodies.first().map_or(0, |body| body.bytes.len());
     let most = if size > MAX_COMBINED { 1 } else { 2 };
     (0..=most).find_map(|changes| {
-        let mut all = keys.iter().flat_map(|key| bodies.iter().map(move |body| Found { key, body }));
+        let mut all = keys.iter().flat_map(|key| bodies.iter().map(move |body| KeyAndBody { key, body }));
         all.find(|tried| {
             tried.changes() == changes && SignatureHeader::sign(&tried.key.bytes, &tried.body.bytes) == header
         })

@@ -13,7 +13,7 @@ use crate::clock::Clock as _;
 use crate::config;
 use crate::dead_letters::{DeadLetterMetrics, DeadLetters, LetterId};
 use crate::delivery::{
-    BackOff, DeliveryMetrics, Filters, MakeMessage, Pump, PumpHandle, PumpOptions, Retried, SinkStatus, Stopped,
+    BackOff, DeliveryMetrics, Filters, MakeMessage, Pump, PumpEnded, PumpHandle, PumpOptions, Retried, SinkSnapshot,
 };
 use crate::message::Message;
 use crate::sinks::{Reason, Sink};
@@ -134,7 +134,7 @@ impl Bench {
         self.scene().script = Box::new(script);
     }
 
-    pub(super) fn status(&self) -> SinkStatus {
+    pub(super) fn status(&self) -> SinkSnapshot {
         self.handle.status()
     }
 
@@ -167,7 +167,7 @@ impl Bench {
     }
 
     /// Has letters tried again, within a minute.
-    pub(super) async fn retry(&self, ids: Vec<LetterId>) -> Result<Vec<(LetterId, Retried)>, Stopped> {
+    pub(super) async fn retry(&self, ids: Vec<LetterId>) -> Result<Vec<(LetterId, Retried)>, PumpEnded> {
         self.handle.retry(&self.letters, ids, Instant::now() + Duration::from_mins(1)).await
     }
 

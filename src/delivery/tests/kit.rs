@@ -63,6 +63,7 @@ pub(super) struct Scene {
     pub(super) script: Script,
     /// What the next connects give; none left: they work.
     pub(super) connects: VecDeque<Failure>,
+    pub(super) deadline: Duration,
     pub(super) connect_takes: Duration,
     /// When each connect began.
     pub(super) tries: Vec<Instant>,
@@ -116,6 +117,7 @@ impl ScriptedSink {
         Self(Arc::new(Mutex::new(Scene {
             script: Box::new(script),
             connects: VecDeque::new(),
+            deadline: Self::DEADLINE,
             connect_takes: Duration::from_millis(1),
             tries: Vec::new(),
             up: false,
@@ -233,7 +235,7 @@ impl Sink for ScriptedSink {
     }
 
     fn deadline(&self) -> Duration {
-        Self::DEADLINE
+        lock(&self.0).deadline
     }
 
     fn is_up(&self) -> bool {

@@ -1,6 +1,5 @@
 //! The rules of delivery, each by name, against a scripted sink and a feed in memory.
 
-mod all;
 mod bench;
 mod direct;
 mod giving_up;
@@ -11,4 +10,5 @@ mod parking;
 mod pump;
 mod replay;
 mod slow;
+mod supervisor;
 mod trouble;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::bench::{Bench, Setup};
 use super::kit::{Answer, failed};
 use crate::clock::Timestamp;
-use crate::delivery::{Replayed, Stopped};
+use crate::delivery::{PumpEnded, Replayed};
 use crate::message::Message;
 use crate::sinks::{Outcome, Reason};
 
@@ -107,5 +107,5 @@ async fn a_stopped_pump_says_so() {
     let waiting = tokio::spawn(async move { handle.replay(messages("alma.loan", &["1"])).await });
     bench.until("it is tried", |bench| !bench.scene().windows.is_empty()).await;
     bench.stop().await;
-    assert_eq!(waiting.await.expect("told"), Err(Stopped));
+    assert_eq!(waiting.await.expect("told"), Err(PumpEnded));
 }

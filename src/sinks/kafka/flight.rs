@@ -12,7 +12,7 @@ use crate::message::Message;
 use crate::sinks::Outcome;
 
 /// What of a window is queued, and what became of it.
-pub(super) struct Flight {
+pub(super) struct KafkaFlight {
     /// Where librdkafka's thread tells of them.
     pub(super) reports: Arc<Reports>,
     /// One a message; none while it is open.
@@ -23,7 +23,7 @@ pub(super) struct Flight {
     unreported: usize,
 }
 
-impl Flight {
+impl KafkaFlight {
     /// Of a window of which nothing is queued. What has an outcome is not sent.
     pub(super) fn new(outcomes: Vec<Option<Outcome>>) -> Self {
         Self { reports: Arc::default(), outcomes, next: 0, unreported: 0 }
@@ -35,7 +35,7 @@ impl Flight {
         self
     }
 
-    /// Queues what is open, in order. An error is librdkafka's, about the message at [`Flight::next`]; those behind it are
+    /// Queues what is open, in order. An error is librdkafka's, about the message at [`KafkaFlight::next`]; those behind it are
     /// not queued.
     pub(super) fn queue(&mut self, live: &Live, window: &[Message]) -> Result<(), Code> {
         while let Some(outcome) = self.outcomes.get(self.next) {
@@ -64,7 +64,7 @@ impl Flight {
         self.next
     }
 
-    /// Gives the message at [`Flight::next`] an outcome in the place of sending it.
+    /// Gives the message at [`KafkaFlight::next`] an outcome in the place of sending it.
     pub(super) fn skip(&mut self, outcome: Outcome) {
         self.outcomes[self.next] = Some(outcome);
         self.next += 1;

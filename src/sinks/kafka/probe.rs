@@ -10,7 +10,7 @@ use rdkafka::producer::BaseRecord;
 
 use super::client::{self, Live, Ticket, blocking, message_limit};
 use super::reports::Reports;
-use super::topics::{self, Admin, Limits, Look};
+use super::topics::{self, Admin, Look, TopicLimits};
 use super::{errors, hints, survey};
 use crate::config::KafkaSink;
 use crate::sinks::tools::{Check, TOPIC, about_topics};
@@ -152,7 +152,7 @@ impl Survey<'_> {
         };
         let limits = self.admin.broker_limits(brokers[0]).await.unwrap_or_else(|_| {
             self.undescribed.push("the brokers".to_owned());
-            Limits::default()
+            TopicLimits::default()
         });
         checks.extend(survey::of_cluster(self.settings, &limits, brokers.len(), self.limit));
         survey::can_replicate(self.settings, &limits, brokers.len())

@@ -1,12 +1,12 @@
 //! What a broker or a topic is set to, beside what the bridge promises: for the log at the first connection and for
 //! `check --connect`.
 
-use super::topics::Limits;
+use super::topics::TopicLimits;
 use crate::config::KafkaSink;
 use crate::sinks::tools::{Check, TOPIC, Verdict};
 
 /// The cluster: how many brokers are up, and the defaults of one. `limit` is the largest message in bytes.
-pub(super) fn of_cluster(settings: &KafkaSink, limits: &Limits, brokers: usize, limit: usize) -> Vec<Check> {
+pub(super) fn of_cluster(settings: &KafkaSink, limits: &TopicLimits, brokers: usize, limit: usize) -> Vec<Check> {
     let mut checks = Vec::new();
     let replicas = asked_for(settings, limits);
     if let Some(replicas) = replicas.filter(|_| settings.create_topics) {
@@ -39,7 +39,7 @@ pub(super) fn of_cluster(settings: &KafkaSink, limits: &Limits, brokers: usize, 
 }
 
 /// Replicas of a topic that the bridge creates. `None` if the brokers decide and do not tell.
-fn asked_for(settings: &KafkaSink, limits: &Limits) -> Option<usize> {
+fn asked_for(settings: &KafkaSink, limits: &TopicLimits) -> Option<usize> {
     match settings.replication {
         -1 => limits.replicas,
         given => usize::try_from(given).ok(),
@@ -47,7 +47,7 @@ fn asked_for(settings: &KafkaSink, limits: &Limits) -> Option<usize> {
 }
 
 /// Whether so many brokers can hold the replicas of a topic that the bridge creates.
-pub(super) fn can_replicate(settings: &KafkaSink, limits: &Limits, brokers: usize) -> bool {
+pub(super) fn can_replicate(settings: &KafkaSink, limits: &TopicLimits, brokers: usize) -> bool {
     asked_for(settings, limits).is_none_or(|replicas| replicas <= brokers)
 }
 
@@ -79,7 +79,7 @@ fn few(replicas: usize) -> Option<String> {
 /// A topic that exists. Without `limits` (no right to describe it) only its replicas are judged.
 ///
 /// The texts have [`TOPIC`] where its name goes.
-pub(super) fn of_topic(replicas: usize, limits: Option<&Limits>, limit: usize) -> Vec<Check> {
+pub(super) fn of_topic(replicas: usize, limits: Option<&TopicLimits>, limit: usize) -> Vec<Check> {
     let mut checks = Vec::new();
     let what = format!("replication of {TOPIC}");
     checks.push(match few(replicas) {
@@ -132,8 +132,8 @@ pub(super) fn shortcomings(checks: &[Check]) -> Vec<String> {
 mod tests {
     use super::*;
 
-    fn limits(message_bytes: usize, min_insync: usize, replicas: usize) -> Limits {
-        Limits { message_bytes: Some(message_bytes), min_insync: Some(min_insync), replicas: Some(replicas) }
+    fn limits(message_bytes: usize, min_insync: usize, replicas: usize) -> TopicLimits {
+        TopicLimits { message_bytes: Some(message_bytes), min_insync: Some(min_insync), replicas: Some(replicas) }
     }
 
     #[test]
@@ -158,13 +158,16 @@ mod tests {
     fn more_replicas_than_brokers_can_not_be_had() {
         let mut settings = super::super::tests::settings();
         settings.replication = 3;
-        let found = of_cluster(&settings, &Limits::default(), 1, 11_250_000);
+        let found = of_cluster(&settings, &TopicLimits::default(), 1, 11_250_000);
         assert!(matches!(&found[..], [Check { verdict: Verdict::Bad(found, _), .. }] if found.starts_with("3, and")));
-        assert!(!can_replicate(&settings, &Limits::default(), 1) && can_replicate(&settings, &Limits::default(), 3));
+        assert!(
+            !can_replicate(&settings, &TopicLimits::default(), 1)
+                && can_replicate(&settings, &TopicLimits::default(), 3)
+        );
         settings.replication = -1;
         let found = of_cluster(&settings, &limits(11_250_000, 2, 3), 1, 11_250_000);
         assert!(matches!(&found[0].verdict, Verdict::Bad(_, mend) if mend.contains("default.replication.factor")));
-        assert!(can_replicate(&settings, &Limits::default(), 1), "what is not told is not judged");
+        assert!(can_replicate(&settings, &TopicLimits::default(), 1), "what is not told is not judged");
     }
 
     #[test]

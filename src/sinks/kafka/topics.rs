@@ -179,7 +179,7 @@ impl Admin {
     }
 
     /// What the settings of a broker say for topics that have none of their own.
-    pub(super) async fn broker_limits(&self, id: i32) -> Result<Limits, Failure> {
+    pub(super) async fn broker_limits(&self, id: i32) -> Result<TopicLimits, Failure> {
         let options = AdminOptions::new().request_timeout(Some(ASK_TIMEOUT));
         let described = self.client().describe_configs(&[ResourceSpecifier::Broker(id)], &options).await;
         let described = described.map_err(|error| errors::client_failure(&error))?;
@@ -190,7 +190,7 @@ impl Admin {
         if found.entries.is_empty() {
             return Err(not_described());
         }
-        Ok(Limits {
+        Ok(TopicLimits {
             message_bytes: number(&found, "message.max.bytes"),
             min_insync: number(&found, "min.insync.replicas"),
             replicas: number(&found, "default.replication.factor"),
@@ -198,7 +198,7 @@ impl Admin {
     }
 
     /// What topics take; those that may not be described are left out.
-    pub(super) async fn topic_limits(&self, topics: &[String]) -> Result<BTreeMap<String, Limits>, Failure> {
+    pub(super) async fn topic_limits(&self, topics: &[String]) -> Result<BTreeMap<String, TopicLimits>, Failure> {
         let asked: Vec<_> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
         let options = AdminOptions::new().request_timeout(Some(ASK_TIMEOUT));
         let described = self.client().describe_configs(&asked, &options).await;
@@ -207,7 +207,7 @@ impl Admin {
         let limits = told.filter_map(|found| match &found.specifier {
             OwnedResourceSpecifier::Topic(topic) => Some((
                 topic.clone(),
-                Limits {
+                TopicLimits {
                     message_bytes: number(&found, "max.message.bytes"),
                     min_insync: number(&found, "min.insync.replicas"),
                     replicas: None,
@@ -230,7 +230,7 @@ impl Drop for Admin {
 
 /// Settings of a topic, or of a broker for topics that have none of their own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Limits {
+pub(super) struct TopicLimits {
     /// `max.message.bytes` of a topic, `message.max.bytes` of a broker.
     pub(super) message_bytes: Option<usize>,
     /// `min.insync.replicas`.

@@ -20,7 +20,7 @@ use crate::sinks::{Failure, Outcome, Outcomes, Reason};
 type Answer = (usize, Result<PublishAck, PublishError>);
 
 /// What is on its way.
-pub(super) struct Flight<'a> {
+pub(super) struct NatsFlight<'a> {
     connection: &'a Connection,
     stream: &'a str,
     window: &'a [Message],
@@ -34,7 +34,7 @@ pub(super) struct Flight<'a> {
     waiting: usize,
 }
 
-impl<'a> Flight<'a> {
+impl<'a> NatsFlight<'a> {
     /// With nothing sent yet.
     pub(super) fn new(
         connection: &'a Connection,

@@ -87,9 +87,9 @@ fn payload(found: usize, limit: usize) -> Check {
 }
 
 /// What there is to publish to.
-enum Found {
+enum FoundStream {
     /// The stream is there.
-    Stream,
+    Exists,
     /// It is not, and the bridge makes it when it connects.
     ToBeMade,
     /// It is not, and the bridge can't make it; or nothing is known of it.
@@ -102,7 +102,7 @@ async fn stream(
     subjects: &Subjects,
     max_body: usize,
     checks: &mut Vec<Check>,
-) -> Found {
+) -> FoundStream {
     let name = &settings.stream;
     let what = format!("stream {name}");
     let subject = format!("$JS.API.STREAM.INFO.{name}");
@@ -119,7 +119,7 @@ async fn stream(
                 Check::warning(&*what, short, format!("nats stream edit {name}; the bridge alters no stream"))
             }));
             checks.push(replicas(name, found.config.num_replicas));
-            Found::Stream
+            FoundStream::Exists
         }
         Ok(Err(GetStreamErrorKind::JetStream(error))) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => {
             missing(connection, settings, subjects, checks).await
@@ -130,12 +130,12 @@ async fn stream(
                 error.to_string(),
                 "enable JetStream on the server and for the account",
             ));
-            Found::Nothing
+            FoundStream::Nothing
         }
         Ok(Err(error)) => {
             let mend = "enable JetStream on the server and for the account, and allow the user its _INBOX.>";
             checks.push(Check::bad("JetStream", format!("does not answer ({error})"), mend));
-            Found::Nothing
+            FoundStream::Nothing
         }
         Err(failure) if failure.reason == Reason::Rights => {
             let mend =
@@ -143,43 +143,48 @@ async fn stream(
             checks.push(Check::warning(&*what, "this user may not look at it", mend));
             // The bridge tries to make a stream as soon as none takes an event.
             if settings.create_stream && may_create(connection, name).await.is_ok() {
-                Found::ToBeMade
+                FoundStream::ToBeMade
             } else {
-                Found::Nothing
+                FoundStream::Nothing
             }
         }
         Err(failure) => {
             checks.push(Check::bad("JetStream", failure.detail, "see the server's log"));
-            Found::Nothing
+            FoundStream::Nothing
         }
     }
 }
 
 /// A stream that is not there: whether the bridge can make it.
-async fn missing(connection: &Connection, settings: &Settings, subjects: &Subjects, checks: &mut Vec<Check>) -> Found {
+async fn missing(
+    connection: &Connection,
+    settings: &Settings,
+    subjects: &Subjects,
+    checks: &mut Vec<Check>,
+) -> FoundStream {
     let name = &settings.stream;
     let what = format!("stream {name}");
     let by_hand = format!("nats stream add {name} --subjects '{}'", subjects.created.join(","));
     if !settings.create_stream {
         let mend = format!("{by_hand}, or create_stream = true");
         checks.push(Check::bad(what, "does not exist, and create_stream is false", mend));
-        return Found::Nothing;
+        return FoundStream::Nothing;
     }
     if let Err(failure) = may_create(connection, name).await {
         let mend = format!("{by_hand}, or allow the user $JS.API.STREAM.CREATE.{name}");
         checks.push(Check::bad(what, format!("does not exist, and can't be created: {}", failure.detail), mend));
-        return Found::Nothing;
+        return FoundStream::Nothing;
     }
     if settings.replicas > 1 && connection.client.server_info().cluster.is_none() {
         let found = format!("{}, but the server is in no cluster: the stream can't be created", settings.replicas);
         let mend = "set replicas = 1, or run at least as many servers in a cluster";
         checks.push(Check::bad(format!("replicas of {name}"), found, mend));
         // That is the cause; whether there is a right to publish shows once it is mended.
-        return Found::ToBeMade;
+        return FoundStream::ToBeMade;
     }
     checks.push(Check::good(what, "does not exist, is created when the bridge connects"));
     checks.push(replicas(name, settings.replicas));
-    Found::ToBeMade
+    FoundStream::ToBeMade
 }
 
 /// Whether the user may create the stream: asked by a request that names none, which the server refuses for just that.
@@ -189,7 +194,7 @@ async fn may_create(connection: &Connection, stream: &str) -> Result<(), Failure
     answer.map(drop).map_err(|error| Failure::new(Reason::Busy, error.to_string()))
 }
 
-async fn right_to_publish(connection: &Connection, stream: &str, found: &Found, topic: &str) -> Check {
+async fn right_to_publish(connection: &Connection, stream: &str, found: &FoundStream, topic: &str) -> Check {
     let what = format!("right to publish {TOPIC}");
     let refused_for_its_sequence = PublishMessage::build().expected_stream(stream).expected_last_sequence(u64::MAX);
     let sent = connection.jetstream.send_publish(topic.to_owned(), refused_for_its_sequence).await;
@@ -208,15 +213,15 @@ async fn right_to_publish(connection: &Connection, stream: &str, found: &Found, 
     };
     match (error.kind(), found) {
         (PublishErrorKind::WrongLastSequence, _) => Check::good(what, "allowed"),
-        (PublishErrorKind::StreamNotFound, Found::ToBeMade) => {
+        (PublishErrorKind::StreamNotFound, FoundStream::ToBeMade) => {
             Check::warning(what, "no stream takes it yet", "it shows once the stream is there")
         }
-        (PublishErrorKind::StreamNotFound, Found::Stream) => Check::bad(
+        (PublishErrorKind::StreamNotFound, FoundStream::Exists) => Check::bad(
             what,
             format!("stream {stream} does not take it"),
             format!("nats stream edit {stream} --subjects"),
         ),
-        (PublishErrorKind::StreamNotFound, Found::Nothing) => {
+        (PublishErrorKind::StreamNotFound, FoundStream::Nothing) => {
             let mend = format!("make the stream {stream} take it, or give the rights to look at it and to create it");
             Check::bad(what, "no stream takes it", mend)
         }

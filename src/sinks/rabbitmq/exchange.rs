@@ -34,7 +34,7 @@ impl Names {
 
 /// What was found, or made.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Found {
+pub(super) enum FoundExchange {
     /// It exists; what it promises less than one that we declare.
     Exists(Vec<String>),
     /// It was missing and is declared.
@@ -44,19 +44,19 @@ pub(super) enum Found {
 }
 
 /// Looks for the exchange, and declares it where it is missing and may be.
-pub(super) async fn prepare(connection: &Connection, settings: &Settings) -> Result<Found, Failure> {
+pub(super) async fn prepare(connection: &Connection, settings: &Settings) -> Result<FoundExchange, Failure> {
     let names = Names::of(settings)?;
     if exists(connection, &names.exchange).await? {
         let shortfalls = if settings.declare { falls_short(connection, &names).await? } else { Vec::new() };
-        return Ok(Found::Exists(shortfalls));
+        return Ok(FoundExchange::Exists(shortfalls));
     }
     if !settings.declare {
-        return Ok(Found::Missing("declare is false".to_owned()));
+        return Ok(FoundExchange::Missing("declare is false".to_owned()));
     }
     match declare(connection, &names).await {
-        Ok(()) => Ok(Found::Declared),
+        Ok(()) => Ok(FoundExchange::Declared),
         Err(failure) if failure.reason.class() == Class::Retry => Err(failure),
-        Err(failure) => Ok(Found::Missing(format!("it can't be declared: {failure}"))),
+        Err(failure) => Ok(FoundExchange::Missing(format!("it can't be declared: {failure}"))),
     }
 }
 

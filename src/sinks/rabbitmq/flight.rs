@@ -62,7 +62,7 @@ pub(super) enum End {
 }
 
 /// Publications that were sent one behind the other on one channel.
-pub(super) struct Flight {
+pub(super) struct RabbitFlight {
     sent: Vec<Sent>,
     told: Vec<Told>,
     ended: Option<End>,
@@ -98,7 +98,7 @@ impl Sent {
     }
 }
 
-impl Flight {
+impl RabbitFlight {
     /// Hands all to the client, which sends them in this order.
     pub(super) fn send<'a>(
         channel: &Arc<Channel>,
@@ -275,8 +275,8 @@ impl Told {
 mod tests {
     use super::*;
 
-    fn flight(sent: Vec<Sent>) -> Flight {
-        Flight { told: vec![Told::Nothing; sent.len()], sent, ended: None, cut: false }
+    fn flight(sent: Vec<Sent>) -> RabbitFlight {
+        RabbitFlight { told: vec![Told::Nothing; sent.len()], sent, ended: None, cut: false }
     }
 
     fn key(id: &str) -> Key {

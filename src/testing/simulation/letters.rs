@@ -10,7 +10,7 @@ use super::life::Life;
 use super::schedule::{EVENTS, SINKS};
 use super::world::{Known, World, name};
 use crate::dead_letters::LetterId;
-use crate::delivery::{Retried, SinkStatus};
+use crate::delivery::{Retried, SinkSnapshot};
 use crate::sinks::Class;
 use crate::testing::disk::Spot;
 
@@ -169,11 +169,11 @@ fn see_taken(known: &mut Known, to: usize, told: Vec<(LetterId, Retried)>, numbe
 
 /// Letters of sinks that run which wait for an operator.
 pub(super) fn stranded(life: &Life) -> u64 {
-    let waits = |status: SinkStatus| -> u64 {
+    let waits = |status: SinkSnapshot| -> u64 {
         let by_reason = status.dead_letters.by_reason.into_iter();
         by_reason.filter(|(reason, _)| reason.class() == Class::NeedsOperator).map(|(_, count)| count).sum()
     };
-    life.delivery.handles().statuses().into_iter().map(waits).sum()
+    life.sinks.handles().statuses().into_iter().map(waits).sum()
 }
 
 /// What is lost to a sink, but that its letter rotted or another sink has it. Of what rotted the bytes are kept.

@@ -1,11 +1,13 @@
 //! One process: journal, pumps and what happens to them.
 
-use std::sync::Arc;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::join_all;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::broker::{SimSink, Watched};
 use super::event;
@@ -15,14 +17,17 @@ use super::schedule::{OTHER, SINKS, Step, What};
 use super::world::{LETTERS, World, index, name};
 use crate::bridge::metrics::Metrics;
 use crate::clock::Clock as _;
-use crate::config::{self, SinkName, Start, Storage};
+use crate::config::{self, Config, SinkName, Storage};
 use crate::dead_letters::DeadLetterStores;
-use crate::delivery::{Delivery, DeliveryOptions, PumpHandle, SinkSetup};
+use crate::delivery::{DeliveryOptions, Places, PumpHandle, SinkSetup, Supervisor, Way};
 use crate::journal::{Intake as _, Journal, JournalOptions, Limits, NotTaken, Offset, Registration, Steps, Taken};
 use crate::testing::TestClock;
 
-/// For a sink to settle what is in flight.
+/// How long the sinks may take at the end to settle what is in flight.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What the configuration says besides the sinks.
+static BASE: LazyLock<Config> = LazyLock::new(|| config::load_defaults(&[]).expect("valid").config);
 
 /// What a process is started with.
 #[derive(Clone)]
@@ -59,30 +64,72 @@ pub(super) struct Life {
     start: Beginning,
     pub(super) journal: Journal,
     steps: Steps,
-    pub(super) delivery: Delivery<Watched>,
+    pub(super) sinks: Supervisor<WatchedJournal>,
     pub(super) letters: DeadLetterStores,
-    /// As they are in effect; `None`: it does not run.
-    running: [Option<Configured>; SINKS.len()],
-    /// Whether the journal was told that it is `best_effort`.
-    may_give_up: [bool; SINKS.len()],
+    /// The generation of each sink that runs.
+    running: [Option<u32>; SINKS.len()],
+    /// How often each sink was to be replaced by one with other settings.
+    reloads: [u32; SINKS.len()],
+    may_give_up: MayGiveUp,
     /// Since the last event came.
     idle: u64,
 }
 
-fn registration(index: usize, configured: Configured) -> Registration {
-    let Configured { generation, best_effort, .. } = configured;
-    let continues = generation.checked_sub(1).map(|before| name(index, before));
-    Registration { name: name(index, generation), start: Start::Next, continues, best_effort }
+/// Whether the journal was told that a sink is `best_effort`.
+type MayGiveUp = Arc<[AtomicBool; SINKS.len()]>;
+
+/// The journal, with feeds that are watched.
+#[derive(Clone)]
+pub(super) struct WatchedJournal {
+    journal: Journal,
+    world: World,
+    may_give_up: MayGiveUp,
+}
+
+impl WatchedJournal {
+    fn told(&self, sink: &SinkName, best_effort: bool) {
+        self.may_give_up[index(sink).expect("one of them")].store(best_effort, Ordering::Relaxed);
+    }
+}
+
+impl Places for WatchedJournal {
+    type Feed = Watched;
+
+    fn register(&self, registration: &Registration) -> io::Result<()> {
+        self.journal.register(registration)?;
+        self.told(&registration.name, registration.best_effort);
+        Ok(())
+    }
+
+    fn knows(&self, sink: &SinkName) -> bool {
+        self.journal.knows(sink)
+    }
+
+    fn feed(&self, sink: &SinkName) -> Option<Watched> {
+        Some(Watched::new(self.journal.reader(sink)?, self.world.clone(), index(sink)?))
+    }
+
+    fn retire(&self, sink: &SinkName) {
+        self.journal.retire(sink);
+        self.told(sink, false);
+    }
+}
+
+/// A sink as the configuration has it after so many reloads. Each reload changes something that has no effect here.
+fn configured(index: usize, sink: Configured, reloads: u32) -> config::Sink {
+    let Configured { generation, best_effort, .. } = sink;
+    let config = config::Sink {
+        setup_grace: Duration::from_secs(2) + Duration::from_nanos(reloads.into()),
+        continues: generation.checked_sub(1).map(|before| name(index, before)),
+        best_effort,
+        ..config::Sink::sample(name(index, generation))
+    };
+    event::configured(index, config)
 }
 
 fn journal_options(start: &Beginning) -> JournalOptions {
-    let sinks = start
-        .sinks
-        .iter()
-        .enumerate()
-        .filter(|(_, sink)| sink.is)
-        .map(|(index, sink)| registration(index, *sink))
-        .collect();
+    let sinks = start.sinks.iter().enumerate().filter(|(_, sink)| sink.is);
+    let sinks = sinks.map(|(index, sink)| Registration::from(&configured(index, *sink, 0))).collect();
     JournalOptions {
         dir: "/data/journal".into(),
         config: config::Journal {
@@ -104,62 +151,47 @@ fn journal_options(start: &Beginning) -> JournalOptions {
     }
 }
 
-fn setup(world: &World, index: usize, generation: u32) -> SinkSetup {
-    let name = name(index, generation);
-    let config = config::Sink { setup_grace: Duration::from_secs(2), ..config::Sink::sample(name) };
-    let config = event::configured(index, config);
-    let sink = SimSink::new(world.clone(), index, fastrand::u64(..));
-    let make = Arc::new(event::messages(&config));
-    SinkSetup { config, sink: Box::new(sink), make }
-}
-
 impl Life {
     /// Starts; the error is what the process would say before it exits.
-    pub(super) fn begin(start: Beginning) -> Result<Self, String> {
+    pub(super) async fn begin(start: Beginning) -> Result<Self, String> {
         let (journal, steps) = Journal::open_stepped(journal_options(&start)).map_err(|error| error.to_string())?;
         let disk = Arc::new(start.world.lock().disk.clone());
         let letters =
             DeadLetterStores::new(disk, LETTERS.into(), start.dead_max_size, start.metrics.dead_letters.clone());
-        let delivery = Delivery::new(DeliveryOptions {
+        let options = DeliveryOptions {
             letters: letters.clone(),
             metrics: start.metrics.delivery.clone(),
             clock: Arc::clone(&start.clock) as _,
-        });
+        };
+        let world = start.world.clone();
+        let build = move |config: &config::Sink, _: &Config| {
+            let index = index(&config.name).expect("one of them");
+            let sink = SimSink::new(world.clone(), index, fastrand::u64(..));
+            Ok(SinkSetup { config: config.clone(), sink: Box::new(sink), make: Arc::new(event::messages(config)) })
+        };
+        let may_give_up = MayGiveUp::default();
+        let places = WatchedJournal {
+            journal: journal.clone(),
+            world: start.world.clone(),
+            may_give_up: Arc::clone(&may_give_up),
+        };
+        let sinks = Supervisor::new(Way::Journal(places), Arc::new(build), options);
+        let configured = start.sinks;
         let mut life = Self {
             start,
             journal,
             steps,
-            delivery,
+            sinks,
             letters,
             running: [None; SINKS.len()],
-            may_give_up: [false; SINKS.len()],
+            reloads: [0; SINKS.len()],
+            may_give_up,
             idle: 0,
         };
-        for (index, sink) in life.start.sinks.into_iter().enumerate().filter(|(_, sink)| sink.is) {
-            life.may_give_up[index] = sink.best_effort;
-            life.add(index, sink)?;
+        match life.apply(&configured).await.into_iter().next() {
+            Some(problem) => Err(problem),
+            None => Ok(life),
         }
-        life.note_sinks();
-        Ok(life)
-    }
-
-    fn add(&mut self, index: usize, sink: Configured) -> Result<(), String> {
-        let Registration { name, continues, .. } = registration(index, sink);
-        if let Some(other) = continues.filter(|other| !self.journal.knows(other)) {
-            self.delivery.adopt_letters(&name, &other);
-        }
-        let feed = self.journal.reader(&name).ok_or("the sink has no place")?;
-        let feed = Watched::new(feed, self.start.world.clone(), index);
-        let setup = setup(&self.start.world, index, sink.generation);
-        self.delivery.add(setup, feed).map_err(|error| error.to_string())?;
-        self.running[index] = Some(sink);
-        Ok(())
-    }
-
-    fn register(&mut self, index: usize, sink: Configured) -> Result<(), String> {
-        self.journal.register(&registration(index, sink)).map_err(|error| error.to_string())?;
-        self.may_give_up[index] = sink.best_effort;
-        self.add(index, sink)
     }
 
     /// Tells the world which sinks the journal has put down: with an event, at the latest.
@@ -169,42 +201,25 @@ impl Life {
         }
         let mut known = self.start.world.lock();
         for (index, sink) in self.running.iter().enumerate() {
-            if let Some(sink) = sink {
-                known.registers(index, sink.generation);
+            if let Some(generation) = sink {
+                known.registers(index, *generation);
             }
         }
     }
 
-    /// Puts a configuration in effect, as a reload does. Where it fails the operator is told, and the next start tries
-    /// again.
-    async fn apply(&mut self, sinks: &Sinks) {
-        for (index, wanted) in sinks.iter().enumerate() {
-            let stays = |running: &Configured| wanted.is && running.generation == wanted.generation;
-            if let Some(running) = self.running[index].filter(|running| !stays(running)) {
-                let name = name(index, running.generation);
-                drop(maintain(&self.steps, self.delivery.remove(&name, PATIENCE)).await);
-                self.journal.retire(&name);
-                (self.running[index], self.may_give_up[index]) = (None, false);
-            }
-        }
-        for (index, wanted) in sinks.iter().enumerate().filter(|(_, wanted)| wanted.is) {
-            match self.running[index] {
-                None => drop(self.register(index, *wanted)),
-                Some(running) if running.best_effort != wanted.best_effort => {
-                    if self.journal.register(&registration(index, *wanted)).is_ok() {
-                        self.may_give_up[index] = wanted.best_effort;
-                        self.replace(index, *wanted).await;
-                    }
-                }
-                Some(_) => {}
-            }
+    /// Puts a configuration in effect, as a reload does. Returns what is wrong: the operator is told, and the next reload
+    /// or start tries again.
+    async fn apply(&mut self, sinks: &Sinks) -> Vec<String> {
+        let wanted = sinks.iter().enumerate().filter(|(_, sink)| sink.is);
+        let wanted = wanted.map(|(index, sink)| configured(index, *sink, self.reloads[index])).collect();
+        let config = Config { sinks: wanted, ..BASE.clone() };
+        let problems = maintain(&self.steps, self.sinks.apply(&config)).await;
+        for (index, sink) in sinks.iter().enumerate() {
+            let runs = sink.is && self.sinks.handles().get(&name(index, sink.generation)).is_some();
+            self.running[index] = runs.then_some(sink.generation);
         }
         self.note_sinks();
-    }
-
-    async fn replace(&mut self, index: usize, sink: Configured) {
-        let replaced = self.delivery.replace(setup(&self.start.world, index, sink.generation), PATIENCE);
-        self.running[index] = maintain(&self.steps, replaced).await.is_ok().then_some(sink);
+        problems.iter().map(|(sink, error)| format!("{sink}: {error}")).collect()
     }
 
     /// [`OTHER`] is forgotten, as an operator does it.
@@ -219,17 +234,12 @@ impl Life {
     }
 
     /// Sinks that were taken out return: what waits for them would hold the journal full. So does what waits for an old
-    /// name that a start took from a cursor; nothing hangs on it but letters, which the next start takes over. Whether there
-    /// was such a name.
-    pub(super) fn bring_back(&mut self, sinks: &Sinks) -> bool {
-        for (index, sink) in sinks.iter().enumerate() {
-            if self.running[index].is_none()
-                && let Err(error) = self.register(index, *sink)
-            {
-                self.start.world.lock().breaks(|| format!("{} does not come back: {error}", SINKS[index]));
-            }
+    /// name that a start took from a cursor; nothing hangs on it but letters, which the next start takes over. Returns
+    /// whether there was such a name.
+    pub(super) async fn bring_back(&mut self, sinks: &Sinks) -> bool {
+        for problem in self.apply(sinks).await {
+            self.start.world.lock().breaks(|| format!("it does not come back: {problem}"));
         }
-        self.note_sinks();
         let strangers = self.journal.sinks().into_iter().filter(|sink| !sink.configured).collect::<Vec<_>>();
         for stranger in &strangers {
             if let Err(error) = self.journal.forget(&stranger.name) {
@@ -245,7 +255,7 @@ impl Life {
 
     /// A sink that runs.
     pub(super) fn handle(&self, index: usize) -> Option<PumpHandle> {
-        self.delivery.handles().get(&name(index, self.running[index]?.generation))
+        self.sinks.handles().get(&name(index, self.running[index]?))
     }
 
     pub(super) fn is_dead(&self) -> bool {
@@ -258,16 +268,18 @@ impl Life {
             What::Take(numbers) => self.take(numbers),
             What::Pass(millis) => self.pass(*millis).await,
             What::Reload(index) => {
-                if let Some(sink) = self.running[*index] {
-                    self.replace(*index, sink).await;
+                // There is nothing to replace unless the sink runs.
+                if self.running[*index].is_some() {
+                    self.reloads[*index] += 1;
+                    self.apply(sinks).await;
                 }
             }
-            What::Configured(..) | What::Rename(_) | What::BestEffort(_) => self.apply(sinks).await,
+            What::Configured(..) | What::Rename(_) | What::BestEffort(_) => drop(self.apply(sinks).await),
             What::Forget => self.forget(),
             What::RetryLetters { sink, to, within } => {
                 letters::retry(self, *sink, *to, Duration::from_millis(*within)).await;
             }
-            What::RetryParked => self.delivery.handles().retry_parked(),
+            What::RetryParked => self.sinks.handles().retry_parked(),
             _ => {}
         }
     }
@@ -321,7 +333,7 @@ impl Life {
         for (index_of, (sink, cursor, events)) in before.places.iter().enumerate() {
             let (Some(index), Some((_, now_at, left))) = (index(sink), after.places.get(index_of)) else { continue };
             let count = after.given_up[index_of] - before.given_up[index_of];
-            if (count > 0 || cursor != now_at) && !self.may_give_up[index] {
+            if (count > 0 || cursor != now_at) && !self.may_give_up[index].load(Ordering::Relaxed) {
                 known.breaks(|| format!("{count} events of {sink} are given up, which is not best_effort"));
             }
             let claimed = if cursor < now_at { known.claimed(index, *cursor..*now_at) } else { 0 };
@@ -367,18 +379,18 @@ impl Life {
             places.iter().any(|(sink, _, events)| *sink == name(index, generation) && *events > 0)
         };
         let running = self.running.iter().enumerate();
-        let mut running = running.filter_map(|(index, sink)| Some((index, sink.as_ref()?.generation)));
+        let mut running = running.filter_map(|(index, generation)| Some((index, (*generation)?)));
         running.any(|(index, generation)| behind(index, generation)) || self.parked() > 0 || letters::stranded(self) > 0
     }
 
     /// Topics that wait for an operator just now.
     pub(super) fn parked(&self) -> usize {
-        self.delivery.handles().statuses().iter().map(|status| status.parked.len()).sum()
+        self.sinks.handles().statuses().iter().map(|status| status.parked.len()).sum()
     }
 
     /// Ends in good order.
-    pub(super) async fn close(mut self) {
-        drop(maintain(&self.steps, self.delivery.stop(PATIENCE)).await);
+    pub(super) async fn close(self) {
+        drop(maintain(&self.steps, self.sinks.stop(Instant::now() + PATIENCE)).await);
         self.steps.close();
     }
 }

@@ -6,7 +6,8 @@
 //! taken out, brought back, forgotten, and made `best_effort`, dead letters that are tried again by their sink or
 //! another one, a wall clock that jumps. Each runs on one thread, with time that is paused: the journal's own threads
 //! are stepped, work that blocks is a task. So a seed gives the same run each time, and one that fails prints its
-//! shortest schedule and what the process said in it.
+//! shortest schedule and what the process said in it. The bridge's own [`crate::delivery::Supervisor`] starts, replaces and
+//! stops the sinks.
 //!
 //! - `disk`: what is written and what is durable. `broker`: a sink, and a feed that is watched. `event`: events.
 //! - `letters`: what happens to dead letters.

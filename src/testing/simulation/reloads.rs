@@ -31,14 +31,14 @@ use tokio::runtime::Builder;
 use tokio::time::{Instant, sleep};
 
 use super::event;
-use crate::bridge::pumps::{Pumps, Way};
+use crate::bridge::metrics::Metrics;
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{self, Config};
-use crate::delivery::{DeliveryMetrics, Direct, SinkSetup};
+use crate::dead_letters::DeadLetterStores;
+use crate::delivery::{DeliveryOptions, Direct, SinkSetup, Supervisor, Way};
 use crate::journal::{Intake as _, NotTaken, Taken};
 use crate::message::{Message, StoredEvent};
-use crate::sinks::{Failure, NotBuiltIn, Outcome, Outcomes, Reason, Sink};
-use crate::telemetry::Registry;
+use crate::sinks::{Failure, Outcome, Outcomes, Reason, Sink};
 
 const SCHEDULES: u64 = 1_000;
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
@@ -284,15 +284,18 @@ impl Run {
         join_all(coming).await;
     }
 
-    async fn all(&self, base: &Config, first: Specs, steps: &[Step], seed: u64) {
+    async fn all(&self, base: &Config, metrics: &Metrics, first: Specs, steps: &[Step], seed: u64) {
         let mut random = Rng::with_seed(seed);
         self.world.lock().in_effect = vec![first.clone()];
         let world = self.world.clone();
-        let build = Arc::new(move |sink: &config::Sink, _: &Config| Ok::<_, NotBuiltIn>(build(&world, sink)));
-        let way = Way::Direct(Arc::clone(&self.direct));
-        let Ok(pumps) = Pumps::start(way, build, &configuration(base, &first)).await else {
-            return self.world.breaks("the sinks do not start".to_owned());
+        let build = Arc::new(move |sink: &config::Sink, _: &Config| Ok(build(&world, sink)));
+        let options = DeliveryOptions {
+            letters: DeadLetterStores::of(base, &metrics.dead_letters),
+            metrics: metrics.delivery.clone(),
+            clock: SystemClock::shared(),
         };
+        let sinks: Supervisor = Supervisor::new(Way::Direct(Arc::clone(&self.direct)), build, options);
+        sinks.apply(&configuration(base, &first)).await;
         for step in steps {
             match step {
                 Step::Take(count, millis) => {
@@ -302,7 +305,7 @@ impl Run {
                 Step::Mood(place, mood) => drop(self.world.lock().moods.insert(*place, *mood)),
                 Step::Reload(specs) => {
                     self.world.lock().in_effect.push(specs.clone());
-                    join(pumps.apply(&configuration(base, specs)), self.load(&mut random)).await;
+                    join(sinks.apply(&configuration(base, specs)), self.load(&mut random)).await;
                     self.world.lock().in_effect.remove(0);
                 }
             }
@@ -314,7 +317,7 @@ impl Run {
             self.world.breaks(format!("not ready though all faults are over: {why}"));
         }
         join_all((0..KINDS).map(|_| self.take())).await;
-        pumps.stop(Instant::now() + Duration::from_secs(10)).await;
+        sinks.stop(Instant::now() + Duration::from_secs(10)).await;
         self.world.lock().may_refuse = true;
         if self.take().await.is_ok() {
             self.world.breaks("an event is taken after the stop".to_owned());
@@ -323,15 +326,15 @@ impl Run {
 }
 
 /// Runs a schedule: what is known in the end.
-fn run(base: &Config, metrics: &DeliveryMetrics, seed: u64) -> (u64, u64, u64, Option<String>) {
+fn run(base: &Config, metrics: &Metrics, seed: u64) -> (u64, u64, u64, Option<String>) {
     fastrand::seed(seed);
     let (first, steps) = draw(seed);
     let world = World::default();
     world.lock().may_refuse = steps.iter().any(|step| matches!(step, Step::Mood(..)));
-    let direct = Arc::new(Direct::new(DEADLINE, metrics.clone(), SystemClock::shared()));
+    let direct = Arc::new(Direct::new(DEADLINE, metrics.delivery.clone(), SystemClock::shared()));
     let run = Run { world: world.clone(), direct };
     let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
-    runtime.block_on(run.all(base, first.clone(), &steps, seed));
+    runtime.block_on(run.all(base, metrics, first.clone(), &steps, seed));
     let known = world.lock();
     let broken = known.broken.as_ref().map(|why| format!("seed {seed}: {why}\n  {first:?}\n  {steps:#?}"));
     (known.taken, known.refused, known.unwanted, broken)
@@ -340,7 +343,7 @@ fn run(base: &Config, metrics: &DeliveryMetrics, seed: u64) -> (u64, u64, u64, O
 #[test]
 fn with_storage_none_a_204_is_confirmed_by_every_sink_across_reloads() {
     let base = config::load_defaults(&[]).expect("valid").config;
-    let metrics = DeliveryMetrics::register(&mut Registry::default());
+    let metrics = Metrics::new();
     let first = super::setting("ALMA_BRIDGE_TEST_SEED").unwrap_or(0);
     let (mut taken, mut refused, mut unwanted) = (0, 0, 0);
     for seed in first..first + SCHEDULES {

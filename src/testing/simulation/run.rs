@@ -158,13 +158,13 @@ impl Run {
     }
 
     async fn live(&mut self, left: &mut std::slice::Iter<'_, Step>) -> End {
-        let Some(mut life) = self.begin() else { return End::DidNotStart };
+        let Some(mut life) = self.begin().await else { return End::DidNotStart };
         while !life.is_dead() && self.is_kept() {
             let Some(step) = left.next() else {
                 // It goes on by itself when the faults are gone.
                 self.mend();
                 if life.has_room() {
-                    _ = life.bring_back(&self.every_sink());
+                    _ = life.bring_back(&self.every_sink()).await;
                     self.settle(&mut life, LAST_EVENT - 1).await;
                 }
                 break;
@@ -182,7 +182,7 @@ impl Run {
     }
 
     /// Starts a process. No one file that can't be read keeps it from starting; later the disk gives it again.
-    fn begin(&mut self) -> Option<Life> {
+    async fn begin(&mut self) -> Option<Life> {
         let fail = self.fail_start.take();
         self.disk.faults(|faults| (faults.bad_spot, faults.fail) = (None, fail.or(faults.fail)));
         let unreadable = self.unreadable.take();
@@ -194,7 +194,7 @@ impl Run {
             self.disk.faults(|faults| faults.unreadable = file.map(|file| (file, opening)));
         }
         let has_other_faults = self.disk.is_faulty();
-        let begun = Life::begin(self.beginning.clone());
+        let begun = Life::begin(self.beginning.clone()).await;
         self.disk.faults(|faults| faults.unreadable = None);
         if let (Err(error), Some(unreadable), false) = (&begun, unreadable, has_other_faults) {
             self.breaks(format!("it does not start because of one file ({:?}): {error}", unreadable.of));
@@ -211,7 +211,7 @@ impl Run {
     fn see_damage(&self, life: &Life) {
         let stats = life.journal.stats();
         let records = stats.damaged_records;
-        let letters: u64 = life.delivery.handles().statuses().iter().map(|status| status.dead_letters.damaged).sum();
+        let letters: u64 = life.sinks.handles().statuses().iter().map(|status| status.dead_letters.damaged).sum();
         let letters = if self.torn { 0 } else { letters };
         if records + letters > 0 && !self.may_be_damaged {
             self.beginning.world.lock().breaks(|| format!("{records} records and {letters} letters count as damaged"));
@@ -289,9 +289,9 @@ impl Run {
 
     /// A process where nothing is wrong; whether it had to forget an old name.
     async fn last_life(&self) -> bool {
-        match Life::begin(self.beginning.clone()) {
+        match Life::begin(self.beginning.clone()).await {
             Ok(mut life) => {
-                let left_names = life.bring_back(&self.beginning.sinks);
+                let left_names = life.bring_back(&self.beginning.sinks).await;
                 self.settle(&mut life, LAST_EVENT).await;
                 left_names
             }
