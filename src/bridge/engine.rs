@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::SetOnce;
 use tokio::time::Instant;
 
 use super::error::OpenError;
@@ -28,10 +29,10 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(30);
 /// Between two attempts at the lock.
 const LOCK_RETRY: Duration = Duration::from_millis(200);
 
-/// Takes events once it is open; before and after that it says so.
+/// Takes events once it is open. Events that come while it opens wait for that, unless another process holds the journal.
 #[derive(Default)]
 pub struct Engine {
-    open: OnceLock<Open>,
+    open: SetOnce<Open>,
     /// Another process holds the journal.
     is_held: AtomicBool,
 }
@@ -155,6 +156,10 @@ impl Engine {
 
 impl Intake for Engine {
     async fn take(&self, event: Verified, received: Timestamp) -> Result<Taken, NotTaken> {
+        // A 503 during each start would cost Alma's event an hour. The ingress bounds this wait by `answer_within`.
+        if !self.is_held.load(Ordering::Relaxed) {
+            self.open.wait().await;
+        }
         match self.get().map(|open| &open.intake) {
             Some(Way::Journal(journal)) => journal.take(event, received).await,
             Some(Way::Direct(direct)) => direct.take(event, received).await,

@@ -71,7 +71,8 @@ impl Kind {
                 }
             }
             Self::Caddy => {
-                text.replace("alma.example.org {", &format!("https://{address} {{"));
+                // Any host: the tests' requests name another one than this address.
+                text.replace("alma.example.org {", &format!("https://:{} {{", address.port()));
                 text.replace(
                     "#tls /etc/ssl/alma.example.org.pem /etc/ssl/alma.example.org.key",
                     &format!("tls {certificate} {key}"),
@@ -99,7 +100,7 @@ impl Kind {
             Self::HaProxy => main += text,
             Self::Caddy => {
                 // Caddy's certificates and settings stay in this folder, and it opens no port 80.
-                let global = "admin off\npersist_config off\nauto_https disable_redirects\ndefault_bind 127.0.0.1";
+                let global = "admin off\nauto_https disable_redirects\ndefault_bind 127.0.0.1";
                 write!(main, "{{\n{global}\nstorage file_system {}\n}}\n{text}", file("caddy")).expect("written");
             }
         }
