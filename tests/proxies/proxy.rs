@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -40,6 +40,7 @@ impl Kind {
         let file = |name: &str| folder.join(name).display().to_string();
         let (certificate, key, both) = (file("tls.crt"), file("tls.key"), file("tls.pem"));
         let ingress = |index: usize| bridges[index].ingress.to_string();
+        let admin_port = bridges[0].admin.port();
         let mut text = Text(match self {
             Self::Nginx => NGINX.to_owned(),
             Self::HaProxy => HAPROXY.to_owned(),
@@ -52,7 +53,7 @@ impl Kind {
                 text.replace("/etc/ssl/alma.example.org.key", &key);
                 text.replace("127.0.0.1:2562", &ingress(0));
                 if bridges.len() > 1 {
-                    text.replace("#server 127.0.0.1:3562", &format!("server {}", ingress(1)));
+                    text.replace("#server 10.0.0.2:2562", &format!("server {}", ingress(1)));
                 }
             }
             Self::HaProxy => {
@@ -60,14 +61,12 @@ impl Kind {
                 text.replace("/etc/ssl/alma.example.org.pem", &both);
                 if bridges.len() > 1 {
                     text.replace("    server bridge 127.0.0.1:2562\n", "");
-                    for line in ["option httpchk", "default-server", "server bridge-0", "server bridge-1"] {
-                        text.replace(&format!("#{line}"), line);
-                    }
-                    let place = |index: usize| format!("{} port {}", ingress(index), bridges[index].admin.port());
-                    text.replace("127.0.0.1:2562 port 2563", &place(0));
-                    text.replace("127.0.0.1:3562 port 3563", &place(1));
+                    text.replace("#option httpchk", "option httpchk");
+                    text.replace("#default-server check port 2563", &format!("default-server check port {admin_port}"));
+                    text.replace("#server bridge-0 10.0.0.1:2562", &format!("server bridge-0 {}", ingress(0)));
+                    text.replace("#server bridge-1 10.0.0.2:2562", &format!("server bridge-1 {}", ingress(1)));
                 } else {
-                    text.replace("server bridge 127.0.0.1:2562", &format!("server bridge {}", ingress(0)));
+                    text.replace("127.0.0.1:2562", &ingress(0));
                 }
             }
             Self::Caddy => {
@@ -77,6 +76,7 @@ impl Kind {
                     "#tls /etc/ssl/alma.example.org.pem /etc/ssl/alma.example.org.key",
                     &format!("tls {certificate} {key}"),
                 );
+                text.replace("health_port 2563", &format!("health_port {admin_port}"));
                 let all: Vec<String> = bridges.iter().map(|bridge| bridge.ingress.to_string()).collect();
                 text.replace("127.0.0.1:2562", &all.join(" "));
             }
@@ -141,9 +141,13 @@ impl From<&Bridge> for Backend {
 }
 
 impl Backend {
-    /// On free ports, where a bridge can restart.
-    pub(crate) fn reserved() -> Self {
-        Self { ingress: free_address(), admin: free_address() }
+    /// Of so many bridges, at addresses where they can restart: each on a loopback address of its own, all on the same ports.
+    pub(crate) fn reserved<const COUNT: usize>() -> [Self; COUNT] {
+        let (ingress, admin) = (free_address().port(), free_address().port());
+        std::array::from_fn(|index| {
+            let host = [127, 0, 0, u8::try_from(index + 1).expect("a few")];
+            Self { ingress: (host, ingress).into(), admin: (host, admin).into() }
+        })
     }
 
     /// These addresses in a bridge's configuration.
@@ -255,6 +259,6 @@ fn free_address() -> SocketAddr {
     let candidates = if low > 11_000 { 10_000..low } else { 61_000..u16::MAX };
     wait_for("a free port", || {
         let address = SocketAddr::from(([127, 0, 0, 1], fastrand::u16(candidates.clone())));
-        TcpListener::bind(address).is_ok().then_some(address)
+        TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).is_ok().then_some(address)
     })
 }

@@ -18,9 +18,9 @@ enum End {
 
 /// Ends the bridge under load and starts it again after `away`. All that was taken must land.
 fn restart(kind: Kind, end: End, away: Duration) -> Outcomes {
-    let place = Backend::reserved();
+    let [place] = Backend::reserved();
     let setup = Setup::new(&place.listeners());
-    let bridge = setup.start();
+    let bridge = start(&setup);
     let proxy = Proxy::start(kind, &[place]);
     let load = Load::start(&proxy.door, 16, Duration::from_millis(100));
     load.wait_for_more(100);
@@ -45,7 +45,14 @@ fn restarted(setup: &Setup, bridge: Bridge, end: End, away: Duration) -> Bridge 
     }
     // The time that a restart takes is what the test is about.
     std::thread::sleep(away.saturating_sub(begun.elapsed()));
-    setup.start()
+    start(setup)
+}
+
+/// With the stop delay that the Caddyfile asks for.
+fn start(setup: &Setup) -> Bridge {
+    let bridge = setup.start_unready(&["--stop-delay", "1s"]);
+    wait_for("the bridge to be ready", || (bridge.admin_get("/readyz").status == 200).then_some(()));
+    bridge
 }
 
 fn landed(setup: &Setup) -> std::collections::BTreeSet<u64> {
@@ -79,9 +86,9 @@ fn a_kill(kind: Kind) {
 
 /// With a second bridge, no proxy refuses anything while the first one restarts.
 fn a_restart_beside_a_second_bridge(kind: Kind) {
-    let places = [Backend::reserved(), Backend::reserved()];
+    let places: [Backend; 2] = Backend::reserved();
     let setups = places.map(|place| Setup::new(&place.listeners()));
-    let [first, _second] = setups.each_ref().map(Setup::start);
+    let [first, _second] = setups.each_ref().map(start);
     let proxy = Proxy::start(kind, &places);
     let load = Load::start(&proxy.door, 16, Duration::from_millis(100));
     load.wait_for_more(100);

@@ -29,15 +29,15 @@ backend bridges
 ";
 
 struct Fleet {
-    places: Vec<Backend>,
+    places: [Backend; 2],
     setups: Vec<Setup>,
     bridges: Vec<Bridge>,
 }
 
 impl Fleet {
-    fn start(count: usize, stop_delay: &str) -> Self {
-        let places: Vec<Backend> = (0..count).map(|_| Backend::reserved()).collect();
-        let setups: Vec<Setup> = places.iter().map(|place| Setup::new(&place.listeners())).collect();
+    fn start(stop_delay: &str) -> Self {
+        let places = Backend::reserved();
+        let setups: Vec<Setup> = places.iter().map(|place: &Backend| Setup::new(&place.listeners())).collect();
         let bridges = setups.iter().map(|setup| ready(setup, stop_delay)).collect();
         Self { places, setups, bridges }
     }
@@ -86,7 +86,7 @@ fn balancer(places: &[Backend]) -> Proxy {
 }
 
 fn rolling_update(stop_delay: &str, balancer: impl Fn(&[Backend]) -> Proxy) -> Outcomes {
-    let mut fleet = Fleet::start(2, stop_delay);
+    let mut fleet = Fleet::start(stop_delay);
     let balancer = balancer(&fleet.places);
     let load = Load::start(&balancer.door, 8, Duration::from_millis(50));
     fleet.roll(stop_delay, &load);
