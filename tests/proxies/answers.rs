@@ -18,7 +18,7 @@ on_each_proxy!(
 );
 
 /// An event of this size.
-fn event(size: usize) -> Vec<u8> {
+pub(crate) fn event(size: usize) -> Vec<u8> {
     let head = format!("{{\"id\":\"{size}\",\"action\":\"LOAN\",\"pad\":\"");
     format!("{head}{}\"}}", "x".repeat(size - head.len() - 2)).into_bytes()
 }
@@ -35,7 +35,7 @@ fn assert_bridges(answer: &Answer, status: u16) {
 }
 
 /// A signed POST of a small event with more headers.
-fn with_headers(number: u64, headers: &str) -> Vec<u8> {
+pub(crate) fn with_headers(number: u64, headers: &str) -> Vec<u8> {
     let request = String::from_utf8(request("/webhooks", &loan(number))).expect("UTF-8");
     request.replacen("\r\n\r\n", &format!("\r\n{headers}\r\n"), 1).into_bytes()
 }

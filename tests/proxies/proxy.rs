@@ -179,7 +179,7 @@ impl Door {
 /// A running proxy; ended when dropped.
 pub(crate) struct Proxy {
     pub(crate) door: Door,
-    kind: Kind,
+    pub(crate) kind: Kind,
     child: Child,
     folder: TempDir,
 }
@@ -200,11 +200,11 @@ impl Proxy {
         Self::run(kind, &text, Door { address, tls: Some(trusting(made.cert.der().clone())) }, folder)
     }
 
-    /// With a configuration of the test's own, without TLS. In it, `ADDRESS` is where the proxy listens.
+    /// With a configuration of the test's own, without TLS. In it, `ADDRESS` and `PORT` are where the proxy listens.
     pub(crate) fn start_with(kind: Kind, text: &str) -> Self {
         let address = free_address();
         let folder = tempfile::tempdir().expect("a folder");
-        let text = text.replace("ADDRESS", &address.to_string());
+        let text = text.replace("ADDRESS", &address.to_string()).replace("PORT", &address.port().to_string());
         Self::run(kind, &text, Door { address, tls: None }, folder)
     }
 

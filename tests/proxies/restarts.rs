@@ -1,6 +1,6 @@
 //! The bridge restarts or is killed under load, behind a proxy.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::harness::{Bridge, Setup, number_of, wait_for};
 use crate::load::{Load, Outcomes};
@@ -11,40 +11,40 @@ on_each_proxy!(a_restart_of_half_a_second, a_restart_of_two_seconds, a_kill);
 
 /// How the bridge ends.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum End {
+pub(crate) enum End {
     Stop,
     Kill,
 }
 
-/// Ends the bridge under load and starts it again after `away`. All that was taken must land.
+/// Ends the bridge under load and starts it again when it was away for so long. All that was taken must land.
 fn restart(kind: Kind, end: End, away: Duration) -> Outcomes {
+    restart_behind(|place| Proxy::start(kind, &[place]), end, away)
+}
+
+/// The same behind any proxy.
+pub(crate) fn restart_behind(proxy: impl Fn(Backend) -> Proxy, end: End, away: Duration) -> Outcomes {
     let [place] = Backend::reserved();
     let setup = Setup::new(&place.listeners());
     let bridge = start(&setup);
-    let proxy = Proxy::start(kind, &[place]);
+    let proxy = proxy(place);
     let load = Load::start(&proxy.door, 16, Duration::from_millis(100));
     load.wait_for_more(100);
     let _bridge = restarted(&setup, bridge, end, away);
     load.wait_for_more(100);
     let outcomes = load.end();
     wait_for("all to land", || landed(&setup).is_superset(&outcomes.taken()).then_some(()));
-    println!(
-        "{kind:?}: {} of {} not taken, slowest answer {:?}",
-        outcomes.others().len(),
-        outcomes.total(),
-        outcomes.slowest()
-    );
+    let (others, total) = (outcomes.others().len(), outcomes.total());
+    println!("{:?}: {others} of {total} not taken, slowest answer {:?}", proxy.kind, outcomes.slowest());
     outcomes
 }
 
 fn restarted(setup: &Setup, bridge: Bridge, end: End, away: Duration) -> Bridge {
-    let begun = Instant::now();
     match end {
         End::Stop => assert!(bridge.stop().success()),
         End::Kill => bridge.kill(),
     }
     // The time that a restart takes is what the test is about.
-    std::thread::sleep(away.saturating_sub(begun.elapsed()));
+    std::thread::sleep(away);
     start(setup)
 }
 
