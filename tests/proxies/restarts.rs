@@ -77,11 +77,11 @@ fn a_restart_of_two_seconds(kind: Kind) {
     assert_taken_or_502(kind, &restart(kind, End::Stop, Duration::from_secs(2)));
 }
 
-/// An event that the bridge was about to answer may get 502, after which Alma sends it again.
+/// An event that the bridge was about to answer, or that comes before the proxy notices, may get a 5xx: Alma sends it again.
 fn a_kill(kind: Kind) {
     let outcomes = restart(kind, End::Kill, Duration::ZERO);
     let others = outcomes.others();
-    assert!(others.iter().all(|status| *status == Some(502)), "{others:?}");
+    assert!(others.iter().all(|status| matches!(status, Some(502 | 503))), "{others:?}");
 }
 
 /// With a second bridge, no proxy refuses anything while the first one restarts.
