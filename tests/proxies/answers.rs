@@ -73,12 +73,16 @@ fn large_bodies_reach_the_bridge(kind: Kind) {
     assert_eq!(proxy.door.client().send(&chunked).status, 204);
 }
 
+/// So many headers with values of this size.
+pub(crate) fn lines(count: usize, size: usize) -> String {
+    let value = "x".repeat(size);
+    (0..count).fold(String::new(), |lines, number| lines + &format!("X-Large-{number}: {value}\r\n"))
+}
+
 fn large_heads_reach_the_bridge(kind: Kind) {
     let setup = Setup::new("");
     let bridge = setup.start();
     let proxy = Proxy::start(kind, &[(&bridge).into()]);
-    let line = |number: usize, size: usize| format!("X-Large-{number}: {}\r\n", "x".repeat(size));
-    let lines = |count: usize, size: usize| (0..count).map(|number| line(number, size)).collect::<String>();
     for (number, headers) in
         [lines(1, 10_000), lines(1, 20_000), lines(1, 60_000), lines(6, 10_000), lines(110, 10)].iter().enumerate()
     {

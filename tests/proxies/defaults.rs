@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::answers::{event, with_headers};
+use crate::answers::{event, lines, with_headers};
 use crate::harness::{Setup, loan, request};
 use crate::load::ALMA_WAITS;
 use crate::proxy::{Backend, Kind, Proxy};
@@ -36,9 +36,9 @@ fn measure(kind: Kind) {
         println!("{kind:?}: {size} bytes of body: {}", proxy.door.client().post("/webhooks", &event(size)).status);
     }
     for (count, size) in [(1, 10_000), (1, 20_000), (6, 10_000), (110, 10)] {
-        let headers: String = (0..count).map(|line| format!("X-{line}: {}\r\n", "x".repeat(size))).collect();
+        let headers = lines(count, size);
         let answer = proxy.door.client().send(&with_headers(100_000 + headers.len() as u64, &headers));
-        println!("{kind:?}: {count} headers of {size} bytes: {}", answer.status);
+        println!("{kind:?}: headers of {size} bytes, {count} of them: {}", answer.status);
     }
     println!("{kind:?}: a wrong path: {}", proxy.door.client().post("/wrong", &fresh()).status);
     let (slow, begun) = (request("/webhooks", &event(2_000)), Instant::now());

@@ -1,6 +1,6 @@
 //! The real bridge behind real reverse proxies, with the configurations in `deploy/proxies`: `tests/brokers run cargo test`.
 //!
-//! - `proxy`: starts nginx, HAProxy or Caddy in front of bridges
+//! - `proxy`: starts nginx, `HAProxy` or Caddy in front of bridges
 //! - `load`: sends events at a steady rate, and keeps what became of each
 //! - `answers`: large bodies and heads, wrong paths, slow bodies, idle connections
 //! - `restarts`: the bridge restarts or is killed under load

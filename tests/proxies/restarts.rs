@@ -44,7 +44,7 @@ fn restarted(setup: &Setup, bridge: Bridge, end: End, away: Duration) -> Bridge 
         End::Kill => bridge.kill(),
     }
     // The time that a restart takes is what the test is about.
-    std::thread::sleep(away);
+    std::thread::park_timeout(away);
     start(setup)
 }
 

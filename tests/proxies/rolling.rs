@@ -113,7 +113,7 @@ fn without_a_stop_delay_the_balancer_sends_events_to_a_bridge_that_is_gone() {
     assert!(!outcomes.others().is_empty());
 }
 
-/// HAProxy as the documentation configures it tries the next bridge.
+/// `HAProxy` as the documentation configures it tries the next bridge.
 #[test]
 fn a_proxy_that_tries_the_next_bridge_refuses_nothing_even_without_a_stop_delay() {
     rolling_update("0s", |places| Proxy::start(Kind::HaProxy, places)).assert_all_taken();
