@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::SetOnce;
 use tokio::time::Instant;
 
 use super::error::EngineError;
@@ -27,10 +28,10 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(30);
 /// The pause between two attempts to get the lock.
 const LOCK_RETRY: Duration = Duration::from_millis(200);
 
-/// Takes events once it is open. Until then it says why it is not.
+/// Takes events once it is open. Events that come while it opens wait for that, unless another process holds the journal.
 #[derive(Default)]
 pub struct Engine {
-    open: OnceLock<Open>,
+    open: SetOnce<Open>,
     /// Another process holds the journal.
     is_held: AtomicBool,
 }
@@ -153,6 +154,10 @@ impl Engine {
 
 impl Intake for Engine {
     async fn take(&self, event: Verified, received: Timestamp) -> Result<Taken, NotTaken> {
+        // A 503 during each start would cost Alma's event an hour. The ingress bounds this wait by `answer_within`.
+        if !self.is_held.load(Ordering::Relaxed) {
+            self.open.wait().await;
+        }
         match self.get() {
             Some(open) => open.way.take(event, received).await,
             None => Err(self.why_not_open()),

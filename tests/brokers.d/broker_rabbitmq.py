@@ -19,6 +19,7 @@ from typing import Optional
 
 import certs
 from common import HOST, Daemon, Failure, Run, cached, check_stop, free_ports, http, need, say, stage, tool
+from debian import isolated
 
 # The first Debian suite with RabbitMQ 4. The host's own suite is tried where this one cannot be had.
 SUITE = "trixie"
@@ -59,23 +60,6 @@ log.file = false
 
 # ---------------------------------------------------------------- the unpacked packages
 
-def _isolated(folder: Path) -> list:
-    """Options that give an apt lists, cache and a record of installed packages (none) of its own."""
-    for part in ("state/lists/partial", "cache/archives/partial"):
-        (folder / part).mkdir(parents=True, exist_ok=True)
-    (folder / "status").touch()
-    options = {
-        "Dir::State": folder / "state",
-        "Dir::State::status": folder / "status",
-        "Dir::Cache": folder / "cache",
-        "Acquire::Languages": "none",
-        "APT::Install-Recommends": "false",
-        # Root's cache folder is closed to apt's own download user.
-        "APT::Sandbox::User": "root",
-    }
-    return [part for name, value in options.items() for part in ("-o", f"{name}={value}")]
-
-
 def _mirror(folder: Path) -> tuple:
     """(address of the machine's mirror, the machine's suite), from its own apt configuration."""
     def targets(options: list) -> list:
@@ -89,7 +73,7 @@ def _mirror(folder: Path) -> tuple:
     found = targets([])
     if not found:
         # A machine that never fetched its lists can name none.
-        options = _isolated(folder)
+        options = isolated(folder)
         tool(["apt-get", "-qq", *options, "update"], low=True)
         found = targets(options)
     if not found:
@@ -105,7 +89,7 @@ class _Apt:
         self.debs.mkdir(parents=True)
         sources = folder / "sources.list"
         sources.write_text(f"deb {address} {suite} main\n", encoding="utf-8")
-        self.options = _isolated(folder)
+        self.options = isolated(folder)
         for name, value in (("sourcelist", sources), ("sourceparts", "/dev/null"), ("preferences", "/dev/null"),
                             ("preferencesparts", "/dev/null")):
             self.options += ["-o", f"Dir::Etc::{name}={value}"]

@@ -1,10 +1,12 @@
 //! Raw HTTP/1.1 over a socket: what is sent is what the test says, byte for byte.
 
-use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::time::Duration;
 
 use alma_bridge::alma::SignatureHeader;
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use super::{PATIENCE, SECRET};
 
@@ -31,10 +33,15 @@ impl Answer {
     }
 }
 
-/// One connection.
+/// One connection, with or without TLS.
 pub(crate) struct Client {
-    stream: BufReader<TcpStream>,
+    stream: BufReader<Box<dyn Stream>>,
+    socket: TcpStream,
 }
+
+trait Stream: Read + Write + Send {}
+
+impl<S: Read + Write + Send> Stream for S {}
 
 impl Client {
     pub(crate) fn connect(address: SocketAddr) -> Self {
@@ -43,11 +50,24 @@ impl Client {
 
     /// None where nobody listens (any more).
     pub(crate) fn try_connect(address: SocketAddr) -> Option<Self> {
-        let stream = TcpStream::connect(address).ok()?;
-        stream.set_read_timeout(Some(PATIENCE)).expect("set");
-        stream.set_write_timeout(Some(PATIENCE)).expect("set");
-        stream.set_nodelay(true).expect("set");
-        Some(Self { stream: BufReader::new(stream) })
+        let socket = TcpStream::connect(address).ok()?;
+        let stream = socket.try_clone().expect("a second handle");
+        Some(Self::over(Box::new(stream), socket))
+    }
+
+    /// A connection over TLS; the handshake comes with the first bytes. None where nobody listens (any more).
+    pub(crate) fn try_connect_tls(address: SocketAddr, config: Arc<ClientConfig>) -> Option<Self> {
+        let socket = TcpStream::connect(address).ok()?;
+        let session = ClientConnection::new(config, address.ip().into()).expect("a session");
+        let stream = StreamOwned::new(session, socket.try_clone().expect("a second handle"));
+        Some(Self::over(Box::new(stream), socket))
+    }
+
+    fn over(stream: Box<dyn Stream>, socket: TcpStream) -> Self {
+        socket.set_read_timeout(Some(PATIENCE)).expect("set");
+        socket.set_write_timeout(Some(PATIENCE)).expect("set");
+        socket.set_nodelay(true).expect("set");
+        Self { stream: BufReader::new(stream), socket }
     }
 
     /// Whether the bytes could be written.
@@ -75,7 +95,7 @@ impl Client {
 
     /// Nothing more will be sent.
     pub(crate) fn end_of_sending(&self) {
-        self.stream.get_ref().shutdown(Shutdown::Write).expect("shut down");
+        self.socket.shutdown(Shutdown::Write).expect("shut down");
     }
 
     pub(crate) fn answer(&mut self) -> Answer {
@@ -131,9 +151,9 @@ impl Client {
 
     /// Whether nothing comes for so long, and the connection stays open.
     pub(crate) fn is_silent(&mut self, time: Duration) -> bool {
-        self.stream.get_ref().set_read_timeout(Some(time)).expect("set");
+        self.socket.set_read_timeout(Some(time)).expect("set");
         let read = self.stream.get_mut().read(&mut [0]);
-        self.stream.get_ref().set_read_timeout(Some(PATIENCE)).expect("set");
+        self.socket.set_read_timeout(Some(PATIENCE)).expect("set");
         read.is_err_and(|error| matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut))
     }
 }
