@@ -1,6 +1,6 @@
 //! The running whole: built from a configuration, changed by a reload, stopped in good order.
 //!
-//! Both listeners are bound first, so that the process is alive and can say why it is not yet ready; then the journal
+//! Both listeners are bound first, or inherited from the service manager, so that the process is alive and can say why it is not yet ready; then the journal
 //! is opened, as soon as another process lets go of it, and a pump is started for each sink.
 //!
 //! [`Drain`] is a bridge without its listeners.
@@ -13,6 +13,7 @@ mod listeners;
 pub(crate) mod metrics;
 pub(crate) mod pumps;
 mod reload;
+mod sockets;
 mod view;
 
 use std::fs;
@@ -41,6 +42,7 @@ pub use error::OpenError;
 pub use listeners::Listeners;
 use metrics::Metrics;
 use reload::Reloads;
+pub use sockets::InheritedSockets;
 pub use view::RELOAD_PATIENCE;
 use view::View;
 
@@ -58,6 +60,23 @@ pub enum StartError {
         /// What was configured.
         address: SocketAddr,
         /// The system's word.
+        error: io::Error,
+    },
+    /// The service manager hands over a socket under a name that says nothing to the bridge.
+    #[error(
+        "the service manager hands over a socket named \"{0}\", expected \"ingress\" or \"admin\": set \
+         FileDescriptorName= in the socket unit"
+    )]
+    UnknownSocket(String),
+    /// It hands over two sockets for one listener.
+    #[error("the service manager hands over two sockets named \"{0}\", expected one: a listener has one address")]
+    SocketTwice(String),
+    /// What it hands over is no TCP socket.
+    #[error("can't use the socket \"{name}\" that the service manager hands over: {error}")]
+    UnusableSocket {
+        /// Its name.
+        name: String,
+        /// What is wrong with it.
         error: io::Error,
     },
     /// A file or folder of the data folder can't be made or read.
@@ -92,15 +111,18 @@ enum Opened {
 }
 
 impl Bridge {
-    /// Binds both listeners and begins to open the journal. Secrets that are generated must be there already.
-    pub async fn start(config: Config) -> Result<Self, StartError> {
+    /// Binds the listeners for which no socket was inherited, and begins to open the journal. Secrets that are generated
+    /// must be there already.
+    pub async fn start(config: Config, sockets: InheritedSockets) -> Result<Self, StartError> {
         make_data_dir(&config)?;
         let metrics = Metrics::new();
         metrics.init_labels(&config);
         let token = token(&config)?;
         let sources = Sources::new(&config.sources);
         let engine = Arc::new(Engine::default());
-        let server = ingress::Server::bind(
+        let (socket, ingress_address) = sockets::listen("ingress", sockets.ingress, config.ingress.listen).await?;
+        let server = ingress::Server::new(
+            socket,
             &config.ingress,
             sources.clone(),
             Arc::clone(&engine),
@@ -108,15 +130,10 @@ impl Bridge {
             metrics.connections.clone(),
             SystemClock::shared(),
         )
-        .await
         .map_err(|error| listen_error("ingress", config.ingress.listen, error))?;
-        let admin = admin::Server::bind(config.admin.listen)
-            .await
-            .map_err(|error| listen_error("admin", config.admin.listen, error))?;
-        let listeners = Listeners {
-            ingress: server.local_addr().map_err(|error| listen_error("ingress", config.ingress.listen, error))?,
-            admin: admin.local_addr().map_err(|error| listen_error("admin", config.admin.listen, error))?,
-        };
+        let (socket, admin_address) = sockets::listen("admin", sockets.admin, config.admin.listen).await?;
+        let admin = admin::Server::new(socket);
+        let listeners = Listeners { ingress: ingress_address, admin: admin_address };
         let tools = config.admin.tools;
         let connections = metrics.connections.clone();
         let view = Arc::new(View::new(config, listeners, sources.clone(), metrics, engine));
@@ -278,7 +295,7 @@ mod tests {
         ];
         let mut config = config::load_defaults(&environment).expect("a configuration").config;
         config.generate_missing().expect("a secret");
-        let bridge = Bridge::start(config).await.expect("starts");
+        let bridge = Bridge::start(config, InheritedSockets::default()).await.expect("starts");
         bridge.opened().await.expect("opens");
         let open = bridge.view.engine.get().expect("open");
         open.journal().expect("a journal").break_writer();
