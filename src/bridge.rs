@@ -49,6 +49,9 @@ use view::View;
 /// For requests to finish and pumps to settle at a stop. Nothing depends on it.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long connections wait in an inherited socket for the journal to open. Alma waits 5 s for an answer.
+const OPEN_PATIENCE: Duration = Duration::from_secs(3);
+
 /// Why a bridge did not start, or does not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -120,6 +123,7 @@ impl Bridge {
         let token = token(&config)?;
         let sources = Sources::new(&config.sources);
         let engine = Arc::new(Engine::default());
+        let is_inherited = sockets.ingress.is_some();
         let (socket, ingress_address) = sockets::listen("ingress", sockets.ingress, config.ingress.listen).await?;
         let server = ingress::Server::new(
             socket,
@@ -140,8 +144,16 @@ impl Bridge {
         let admin_stop = CancellationToken::new();
         tokio::spawn(admin.run(Arc::clone(&view) as _, token, tools, connections, admin_stop.clone()));
         let ingress_stop = server.stop_handle();
-        let ingress = tokio::spawn(server.run());
         let (tell, opened) = watch::channel(Opened::Waiting);
+        let mut ready = opened.clone();
+        let ingress = tokio::spawn(async move {
+            // What arrived since the bridge before this one ended waits in the socket, and would only get 503 now.
+            if is_inherited {
+                let opens = ready.wait_for(|opened| !matches!(opened, Opened::Waiting));
+                let _ = timeout(OPEN_PATIENCE, opens).await;
+            }
+            server.run().await;
+        });
         let reloads = Arc::new(Reloads::new(Arc::clone(&view), sources));
         tokio::spawn(open(Arc::clone(&reloads), tell));
         let retrying = Arc::clone(&reloads);

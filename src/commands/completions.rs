@@ -17,7 +17,8 @@ The Debian package installs them.";
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
-    /// The shell that is to load the script
+    /// bash, zsh, fish, elvish or powershell
+    #[arg(hide_possible_values = true)]
     shell: Shell,
 }
 

@@ -14,6 +14,9 @@ Examples:
 
 The Debian package installs them.";
 
+/// Of the pages: when the help texts last changed much. A page without a date is malformed.
+const DATE: &str = "2026-11-28";
+
 /// Print the manual page of the program, or write one page for each command into a folder
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -47,7 +50,12 @@ fn write_pages(command: clap::Command, dir: &Path) -> Result<(), Failure> {
 }
 
 fn page(command: clap::Command) -> Result<Vec<u8>, Failure> {
+    let name = command.get_display_name().unwrap_or_else(|| command.get_name()).to_owned();
+    let man = Man::new(command)
+        .title(name.to_uppercase())
+        .date(DATE)
+        .source(concat!("alma-bridge ", env!("CARGO_PKG_VERSION")));
     let mut page = Vec::new();
-    Man::new(command).manual("alma-bridge").render(&mut page).map_err(Failure::failed)?;
+    man.render(&mut page).map_err(Failure::failed)?;
     Ok(page)
 }
