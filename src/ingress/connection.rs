@@ -64,6 +64,8 @@ pub(super) async fn accept<I: Intake>(
             }
         };
         let place = tokio::select! {
+            // A client whose connection was accepted expects an answer, even if the listener is closed just now.
+            biased;
             place = limit.place(peer.ip()) => place,
             () = closed.cancelled() => break,
         };
