@@ -153,14 +153,14 @@ fn an_upgrade_refuses_no_connection() {
 #[test]
 fn the_first_request_of_a_new_connection_is_answered_during_a_stop() {
     let setup = Setup::new("");
-    let bridge = setup.start();
+    let mut bridge = setup.start();
     let mut client = bridge.client();
     let accepted = "alma_bridge_connections{listener=\"ingress\"}";
     wait_for("the connection to be accepted", || (bridge.metric(accepted) == Some(1.0)).then_some(()));
     bridge.signal(Signal::TERM);
     wait_for("the listener to close", || Client::try_connect(bridge.ingress).is_none().then_some(()));
     assert_eq!(client.post("/webhooks", &loan(1)).status, 204);
-    assert_eq!(bridge.stop().code(), Some(0));
+    assert_eq!(bridge.ended().code(), Some(0));
 }
 
 #[test]
