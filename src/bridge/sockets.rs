@@ -1,4 +1,4 @@
-//! Listening sockets that the service manager bound and hands over (`LISTEN_FDS`, sd_listen_fds(3)).
+//! Listening sockets that the service manager bound and hands over (`LISTEN_FDS`).
 //!
 //! Such a socket outlives the process. While one bridge stops and the next one starts, the kernel queues the connections
 //! that arrive, so an upgrade refuses none.

@@ -1,4 +1,4 @@
-//! What the service manager is told (`NOTIFY_SOCKET`, sd_notify(3)): that the bridge is ready, reloads, stops and lives.
+//! What the service manager is told (`NOTIFY_SOCKET`): that the bridge is ready, reloads, stops and lives.
 //! Without a service manager that listens, nothing happens.
 
 use std::time::Duration;
@@ -31,16 +31,15 @@ pub(super) async fn show_status(bridge: &Bridge) {
 
 fn status_line(bridge: &Bridge) -> String {
     let status = bridge.status();
-    let mut line = match status.unready_reason {
+    let doing = match status.unready_reason {
         None => format!("taking events on {}", bridge.ingress_addr()),
         Some(why) => format!("not ready: {why}"),
     };
     match status.attention.len() {
-        0 => {}
-        1 => line += "; 1 thing needs a person, see: alma-bridge status",
-        things => line += &format!("; {things} things need a person, see: alma-bridge status"),
+        0 => doing,
+        1 => format!("{doing}; 1 thing needs a person, see: alma-bridge status"),
+        things => format!("{doing}; {things} things need a person, see: alma-bridge status"),
     }
-    line
 }
 
 /// The start is complete, or a reload is over.
