@@ -1,7 +1,8 @@
 //! The whole bridge: built from a configuration, changed by reloads, stopped gracefully.
 //!
-//! It binds both listeners first, so that the process is alive and can say why it is not ready yet. It then waits until
-//! no other process holds the journal, opens it, and starts the sinks.
+//! It binds both listeners first, or takes those that it inherits from the service manager, so that the process is alive
+//! and can say why it is not ready yet. It then waits until no other process holds the journal, opens it, and starts the
+//! sinks.
 //!
 //! [`Drain`] is a bridge without its listeners.
 
@@ -12,6 +13,7 @@ mod error;
 mod listeners;
 pub(crate) mod metrics;
 mod reload;
+mod sockets;
 mod view;
 
 use std::fs;
@@ -40,11 +42,15 @@ pub use error::EngineError;
 pub use listeners::Listeners;
 use metrics::Metrics;
 use reload::Reloads;
+pub use sockets::InheritedSockets;
 pub use view::RELOAD_PATIENCE;
 use view::View;
 
 /// How long a stop waits for requests to finish, and then for sinks to settle. Nothing is lost when it runs out.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long connections wait in an inherited socket for the journal to open. Alma waits 5 s for an answer.
+const OPEN_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Why a bridge did not start.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +63,23 @@ pub enum StartError {
         /// The configured address.
         address: SocketAddr,
         /// The operating system's error.
+        error: io::Error,
+    },
+    /// The service manager hands over a socket under a name that the bridge does not know.
+    #[error(
+        "the service manager hands over a socket named \"{0}\", expected \"ingress\" or \"admin\": set \
+         FileDescriptorName= in the socket unit"
+    )]
+    UnknownSocket(String),
+    /// The service manager hands over two sockets for one listener.
+    #[error("the service manager hands over two sockets named \"{0}\", expected one: a listener has one address")]
+    SocketTwice(String),
+    /// What the service manager hands over is not a TCP socket.
+    #[error("cannot use the socket \"{name}\" that the service manager hands over: {error}")]
+    UnusableSocket {
+        /// The name of the socket.
+        name: String,
+        /// What is wrong with it.
         error: io::Error,
     },
     /// A file or folder in `data_dir` can't be created or read.
@@ -91,15 +114,19 @@ enum Opened {
 }
 
 impl Bridge {
-    /// Binds both listeners and begins to open the journal. Call [`Config::generate_missing`] first.
-    pub async fn start(config: Config) -> Result<Self, StartError> {
+    /// Binds the listeners for which no socket was inherited, and begins to open the journal. Call
+    /// [`Config::generate_missing`] first.
+    pub async fn start(config: Config, sockets: InheritedSockets) -> Result<Self, StartError> {
         make_data_dir(&config)?;
         let metrics = Metrics::new();
         metrics.init_labels(&config);
         let token = token(&config)?;
         let sources = Sources::new(&config.sources);
         let engine = Arc::new(Engine::default());
-        let server = ingress::Server::bind(
+        let is_inherited = sockets.ingress.is_some();
+        let (socket, ingress_address) = sockets::listen("ingress", sockets.ingress, config.ingress.listen).await?;
+        let server = ingress::Server::new(
+            socket,
             &config.ingress,
             sources.clone(),
             Arc::clone(&engine),
@@ -107,23 +134,26 @@ impl Bridge {
             metrics.connections.clone(),
             SystemClock::shared(),
         )
-        .await
         .map_err(|error| listen_error("ingress", config.ingress.listen, error))?;
-        let admin = admin::Server::bind(config.admin.listen)
-            .await
-            .map_err(|error| listen_error("admin", config.admin.listen, error))?;
-        let listeners = Listeners {
-            ingress: server.local_addr().map_err(|error| listen_error("ingress", config.ingress.listen, error))?,
-            admin: admin.local_addr().map_err(|error| listen_error("admin", config.admin.listen, error))?,
-        };
+        let (socket, admin_address) = sockets::listen("admin", sockets.admin, config.admin.listen).await?;
+        let admin = admin::Server::new(socket);
+        let listeners = Listeners { ingress: ingress_address, admin: admin_address };
         let tools = config.admin.tools;
         let connections = metrics.connections.clone();
         let view = Arc::new(View::new(config, listeners, sources.clone(), metrics, engine));
         let admin_stop = CancellationToken::new();
         tokio::spawn(admin.run(Arc::clone(&view) as _, token, tools, connections, admin_stop.clone()));
         let ingress_stop = server.stop_handle();
-        let ingress = tokio::spawn(server.run());
         let (tell, opened) = watch::channel(Opened::Waiting);
+        let mut ready = opened.clone();
+        let ingress = tokio::spawn(async move {
+            // What arrived since the bridge before this one ended waits in the socket, and would only get 503 now.
+            if is_inherited {
+                let opens = ready.wait_for(|opened| !matches!(opened, Opened::Waiting));
+                let _ = timeout(OPEN_PATIENCE, opens).await;
+            }
+            server.run().await;
+        });
         let reloads = Arc::new(Reloads::new(Arc::clone(&view), sources));
         tokio::spawn(open(Arc::clone(&reloads), tell));
         let retrying = Arc::clone(&reloads);
@@ -277,7 +307,7 @@ mod tests {
         ];
         let mut config = config::load_defaults(&environment).expect("a configuration").config;
         config.generate_missing().expect("a secret");
-        let bridge = Bridge::start(config).await.expect("starts");
+        let bridge = Bridge::start(config, InheritedSockets::default()).await.expect("starts");
         bridge.opened().await.expect("opens");
         let open = bridge.view.engine.get().expect("open");
         open.journal().expect("a journal").break_writer();

@@ -5,7 +5,6 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -42,14 +41,9 @@ pub struct Server {
 }
 
 impl Server {
-    /// Binds the address. The operating system chooses the port if it is 0.
-    pub async fn bind(address: SocketAddr) -> io::Result<Self> {
-        Ok(Self { listener: TcpListener::bind(address).await? })
-    }
-
-    /// The address in effect.
-    pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+    /// Serves nothing until [`Server::run`].
+    pub fn new(listener: TcpListener) -> Self {
+        Self { listener }
     }
 
     /// Serves until `stop`, which also ends open connections. Without a token, every POST is refused.

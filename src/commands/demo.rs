@@ -15,7 +15,7 @@ use super::outside::Outside;
 use super::send::{Said, challenge, milliseconds, post};
 use super::{Failure, environment};
 use crate::alma::{BodyDigest, samples};
-use crate::bridge::Bridge;
+use crate::bridge::{Bridge, InheritedSockets};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{self, Config, Secret, SinkKind};
 use crate::message::{Messages, StoredEvent};
@@ -96,7 +96,7 @@ fn demo_config(file: Option<&Path>, folder: &Path) -> Result<Config, Failure> {
 async fn play(config: Config, outside: Outside) -> Result<(), Failure> {
     let secret = config.sources.first().and_then(|source| source.secrets.first()?.secret.clone());
     let secret = secret.ok_or_else(|| Failure::failed("the demo's secret was not made"))?;
-    let bridge = Bridge::start(config.clone()).await.map_err(Failure::failed)?;
+    let bridge = Bridge::start(config.clone(), InheritedSockets::default()).await.map_err(Failure::failed)?;
     let shown = show(&config, &bridge, &secret, outside).await;
     bridge.stop(Duration::ZERO).await;
     shown

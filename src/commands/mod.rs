@@ -23,10 +23,12 @@ use crate::telemetry::logs::{self, FlushAtEnd};
 use crate::units::counted;
 
 mod check;
+mod completions;
 mod dead_letters;
 mod demo;
 mod drain;
 mod explain;
+mod man;
 mod reload;
 mod replay;
 mod run;
@@ -45,7 +47,8 @@ const EXIT_CONFIG: u8 = 78;
 #[derive(Debug, Parser)]
 #[command(name = "alma-bridge", version, propagate_version = true, after_help = EXAMPLES)]
 struct Cli {
-    /// The configuration file; without one config/alma-bridge.toml where it exists, else the built-in defaults
+    /// The configuration file. Default: the first that exists of config/alma-bridge.toml and
+    /// /etc/alma-bridge/alma-bridge.toml, or else the built-in values
     #[arg(long, global = true, value_name = "FILE", env = "ALMA_BRIDGE_CONFIG")]
     config: Option<PathBuf>,
 
@@ -88,6 +91,8 @@ enum Command {
     DeadLetters(dead_letters::Args),
     Sinks(sinks::Args),
     Drain(drain::Args),
+    Completions(completions::Args),
+    Man(man::Args),
 }
 
 /// Why a command did not succeed.
@@ -144,6 +149,8 @@ pub fn main() -> ExitCode {
         Command::DeadLetters(args) => dead_letters::run(file, args),
         Command::Sinks(args) => sinks::run(file, args),
         Command::Drain(args) => drain::run(file, &args),
+        Command::Completions(args) => completions::run(&args),
+        Command::Man(args) => man::run(&args),
     };
     match result {
         Ok(()) | Err(Failure::Unread) => ExitCode::SUCCESS,

@@ -1,5 +1,7 @@
 //! `run`: take events from Alma and publish them, until a signal.
 
+mod service_manager;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -10,7 +12,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{Failure, environment, load_with_certificate};
 use crate::admin::{ReloadOutcome, Reloaded};
-use crate::bridge::Bridge;
+use crate::bridge::{Bridge, InheritedSockets};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{self, Config, ConfigErrors, SecretFrom};
 use crate::ingress::{self, tls};
@@ -27,6 +29,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
+    let sockets = InheritedSockets::take().map_err(Failure::failed)?;
     let loaded = load_with_certificate(file)?;
     let mut config = loaded.config;
     let level = logs::init(&config.log).map_err(Failure::failed)?;
@@ -42,7 +45,7 @@ pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
     tell_secret(&config, &made);
     let watch = Watch::new(&config);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::failed)?;
-    let served = runtime.block_on(serve(file, config, watch, &level, args.stop_delay));
+    let served = runtime.block_on(serve(file, config, sockets, watch, &level, args.stop_delay));
     if served.is_err() {
         // Not in good order: what still runs ends with the process.
         runtime.shutdown_background();
@@ -54,22 +57,26 @@ pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
 async fn serve(
     file: Option<&Path>,
     config: Config,
+    sockets: InheritedSockets,
     mut watch: Watch,
     level: &LevelHandle,
     stop_delay: Duration,
 ) -> Result<(), Failure> {
     let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
     let mut hang_up = listen(SignalKind::hangup())?;
-    let bridge = Bridge::start(config).await.map_err(Failure::failed)?;
+    service_manager::feed_watchdog();
+    let bridge = Bridge::start(config, sockets).await.map_err(Failure::failed)?;
     tell_urls(&bridge);
     tracing::info!(address = %bridge.admin_addr(), "listening for operators");
     tokio::select! {
         asked = until_asked_to_stop(&bridge, file, level, &mut watch, (&mut terminate, &mut interrupt, &mut hang_up)) => asked?,
+        () = service_manager::show_status(&bridge) => {}
         thread = bridge.died() => {
             let why = format!("the thread {thread} panicked, see the log above; exiting so that the supervisor restarts the bridge");
             return Err(Failure::failed(why));
         }
     }
+    service_manager::stopping();
     tokio::select! {
         () = bridge.stop(stop_delay) => Ok(()),
         _ = terminate.recv() => Err(Failure::failed("ended at once by a second signal")),
@@ -87,19 +94,30 @@ async fn until_asked_to_stop(
 ) -> Result<(), Failure> {
     let (mut readiness, mut told) = (pin!(tell_readiness(bridge)), false);
     loop {
-        tokio::select! {
+        let (cause, reply) = tokio::select! {
             result = &mut readiness, if !told => {
                 result?;
                 told = true;
+                service_manager::ready(bridge);
+                continue;
             }
-            _ = hang_up.recv() => drop(reload(bridge, file, level, Cause::LoggedRequest, watch).await),
-            reply = bridge.reload_asked() => {
-                // Whoever asked may have gone.
-                drop(reply.send(reload(bridge, file, level, Cause::LoggedRequest, watch).await));
-            }
-            () = watch.changed() => drop(reload(bridge, file, level, Cause::FileChanged, watch).await),
+            _ = hang_up.recv() => (Cause::LoggedRequest, None),
+            reply = bridge.reload_asked() => (Cause::LoggedRequest, Some(reply)),
+            () = watch.changed() => (Cause::FileChanged, None),
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
+        };
+        // Before the start is complete, the end of a reload would be taken for the end of the start.
+        if told {
+            service_manager::reloading();
+        }
+        let reloaded = reload(bridge, file, level, cause, watch).await;
+        if told {
+            service_manager::ready(bridge);
+        }
+        if let Some(reply) = reply {
+            // Whoever asked may have gone.
+            drop(reply.send(reloaded));
         }
     }
 }
@@ -110,6 +128,7 @@ async fn tell_readiness(bridge: &Bridge) -> Result<(), Failure> {
     let mut looks = 0_u64;
     while let Err(why) = bridge.ready() {
         looks += 1;
+        service_manager::not_ready_yet();
         // Without a journal, the bridge is ready only when its sinks have connected, usually before the second look.
         if looks == 2 {
             tracing::warn!(reason = %why, "not ready");

@@ -2,7 +2,9 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use hyper::server::conn::http1;
@@ -36,6 +38,9 @@ const LINGER_BYTES: usize = 256 * 1024;
 /// And for how long.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// When the listener closes: how long the first request of a new connection may still be on its way.
+const FIRST_REQUEST: Duration = Duration::from_secs(1);
+
 /// Accepts until it is closed, then waits for the requests that have begun.
 pub(super) async fn accept<I: Intake>(
     listener: TcpListener,
@@ -59,6 +64,8 @@ pub(super) async fn accept<I: Intake>(
             }
         };
         let place = tokio::select! {
+            // A client whose connection was accepted expects an answer, even if the listener is closed just now.
+            biased;
             place = limit.place(peer.ip()) => place,
             () = closed.cancelled() => break,
         };
@@ -119,7 +126,8 @@ where
     I: Intake,
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let watched = HeadWatch::new(stream, shared.settings.header_timeout, activity.turn());
+    let turn = activity.turn();
+    let watched = HeadWatch::new(stream, shared.settings.header_timeout, Arc::clone(&turn));
     let service = {
         let shared = Arc::clone(shared);
         // Boxed so that the connection can be taken apart at its end, for the stream to linger.
@@ -136,12 +144,19 @@ where
         // The watch below sees whole writes.
         .writev(false)
         .serve_connection(TokioIo::new(watched), service);
+    let mut close = pin!(async {
+        closed.cancelled().await;
+        // hyper ends a connection at once if it has read nothing of it, but its client may have sent a request by now.
+        if turn.load(Ordering::Relaxed) == 0 {
+            tokio::time::sleep(FIRST_REQUEST).await;
+        }
+    });
     let mut closing = false;
     loop {
         tokio::select! {
             // How a connection ends is the client's affair; each request has had its line.
             _ = poll_fn(|cx| connection.poll_without_shutdown(cx)) => break,
-            () = closed.cancelled(), if !closing => {
+            () = &mut close, if !closing => {
                 closing = true;
                 std::pin::Pin::new(&mut connection).graceful_shutdown();
             }

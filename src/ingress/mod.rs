@@ -26,7 +26,6 @@ pub mod tls;
 mod turned_away;
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -90,8 +89,9 @@ impl StopHandle {
 }
 
 impl<I: Intake> Server<I> {
-    /// Binds the address (port 0 takes a free one) and reads the certificate, where there is one.
-    pub async fn bind(
+    /// Reads the certificate, if there is one.
+    pub fn new(
+        listener: TcpListener,
         settings: &config::Ingress,
         sources: Sources,
         intake: Arc<I>,
@@ -100,7 +100,6 @@ impl<I: Intake> Server<I> {
         clock: Arc<dyn Clock>,
     ) -> io::Result<Self> {
         let tls = settings.tls.as_ref().map(tls::acceptor).transpose().map_err(io::Error::other)?;
-        let listener = TcpListener::bind(settings.listen).await?;
         let stop = StopHandle::default();
         let shared = Arc::new(Shared {
             memory: memory::BodyMemory::new(settings.body_memory, settings.max_body),
@@ -114,11 +113,6 @@ impl<I: Intake> Server<I> {
             stop: stop.clone(),
         });
         Ok(Self { listener, tls, shared, stop })
-    }
-
-    /// The address in effect.
-    pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
     }
 
     /// Ends it, in two steps.

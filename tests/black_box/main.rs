@@ -21,6 +21,7 @@
 //! - `pipes`: commands whose output nobody reads to its end
 //! - `outside`: what comes from outside reaches no terminal with control characters
 //! - `configuration`: errors and exit codes
+//! - `service_manager`: what systemd is told, and the sockets that it hands over
 //! - `unreadable`: files of the journal that can't be read, and whose they are
 
 #[path = "../harness/mod.rs"]
@@ -49,6 +50,7 @@ mod pipes;
 mod reload;
 mod replay;
 mod secret;
+mod service_manager;
 mod siege;
 mod strangers;
 mod system_calls;

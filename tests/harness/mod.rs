@@ -6,7 +6,8 @@ mod load;
 mod wait;
 
 use std::fs::{self, Permissions};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio};
@@ -39,7 +40,10 @@ fn without_environment(mut command: Command) -> Command {
             command.env_remove(name);
         }
     }
-    command.env_remove("STATE_DIRECTORY").env_remove("RUST_BACKTRACE");
+    // Those of a service manager under which the tests may run, too.
+    for name in ["STATE_DIRECTORY", "RUST_BACKTRACE", "NOTIFY_SOCKET", "WATCHDOG_USEC", "LISTEN_FDS"] {
+        command.env_remove(name);
+    }
     command
 }
 
@@ -166,7 +170,23 @@ impl Setup {
         fs::OpenOptions::new().create(true).append(true).open(self.path("log")).expect("a log").into()
     }
 
-    fn start_as(&self, command: Command, stderr: Stdio, arguments: &[&str]) -> Bridge {
+    /// Starts the bridge as a service manager does that hands over sockets, and waits until it is alive.
+    pub(crate) fn start_with_sockets(&self, ingress: &TcpListener, admin: &TcpListener) -> Bridge {
+        // Only the process itself knows the number that it will have, and a child inherits the standard streams alone.
+        const HAND_OVER: &str = "exec 3<&0 4<&1 0</dev/null 1>/dev/null; \
+             export LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=ingress:admin; exec \"$@\"";
+        let stream = |socket: &TcpListener| Stdio::from(OwnedFd::from(socket.try_clone().expect("cloned")));
+        let mut command = Command::new("sh");
+        command.args(["-c", HAND_OVER, "sh", BINARY]).stdin(stream(ingress)).stdout(stream(admin));
+        self.start_and_find(without_environment(command), self.log_file(), &[])
+    }
+
+    fn start_as(&self, mut command: Command, stderr: Stdio, arguments: &[&str]) -> Bridge {
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        self.start_and_find(command, stderr, arguments)
+    }
+
+    fn start_and_find(&self, command: Command, stderr: Stdio, arguments: &[&str]) -> Bridge {
         let listeners = self.data().join("listeners.json");
         let _ = fs::remove_file(&listeners);
         self.spawn(command, stderr, "log", arguments, || serde_json::from_slice(&fs::read(&listeners).ok()?).ok())
@@ -186,7 +206,9 @@ impl Setup {
     fn start_with_log(&self, name: &str) -> Bridge {
         let path = self.path(name);
         let file = fs::OpenOptions::new().create(true).append(true).open(&path).expect("a log");
-        self.spawn(binary(), file.into(), name, &[], || {
+        let mut command = binary();
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        self.spawn(command, file.into(), name, &[], || {
             let log = fs::read_to_string(&path).ok()?;
             let lines: Vec<Value> = log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
             let line = |what: &str| lines.iter().rfind(|line| line["message"] == what);
@@ -214,8 +236,6 @@ impl Setup {
             .arg(self.path("config.toml"))
             .current_dir(self.folder.path())
             .envs(self.environment.iter().cloned())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
             .stderr(stderr)
             .spawn()
             .expect("starts");

@@ -8,12 +8,11 @@ use config::{Environment, File, FileFormat, Map, Value};
 use super::error::ConfigErrors;
 use super::walk::{ENV_PREFIX, NAMED};
 
-/// Read if it exists and no other file was named.
-const DEFAULT_FILE: &str = "config/alma-bridge.toml";
+/// The first of these that exists is read if no other file was named. The second is that of the Debian package.
+const DEFAULT_FILES: [&str; 2] = ["config/alma-bridge.toml", "/etc/alma-bridge/alma-bridge.toml"];
 
 pub(crate) fn default_file<'a>() -> Option<&'a Path> {
-    let default = Path::new(DEFAULT_FILE);
-    default.exists().then_some(default)
+    DEFAULT_FILES.map(Path::new).into_iter().find(|file| file.exists())
 }
 
 pub(crate) fn read_file(path: &Path) -> Result<String, ConfigErrors> {
