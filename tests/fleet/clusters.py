@@ -183,7 +183,6 @@ class RabbitMqCluster(Cluster, RabbitMq):
             self.nodes.append(Daemon(RUN, f"fleet-rabbitmq-{node}", [server], lambda _, check=check: self._asks(check), env))
         self.helpers = [Daemon(RUN, "fleet-rabbitmq-epmd", [tree / "usr/lib/erlang/bin/epmd", "-address", HOST, "-port",
                                                            str(ports["epmd"])], env=env)]
-        self._apis = [f"http://{HOST}:{of[node]['api']}/api" for node in NODES]
         tell(RABBITMQ=f"amqp://{HOST}:{self.ports[0]}/%2f", RABBITMQ_API=f"http://{HOST}:{of[1]['api']}",
              RABBITMQ_ADMIN_USER="guest", RABBITMQ_ADMIN_PASSWORD="guest")
 
@@ -201,8 +200,11 @@ class RabbitMqCluster(Cluster, RabbitMq):
         self._on_channel("binding", lambda channel: channel.queue_bind(self.queue, self.prefix, "#"))
 
     def in_sync(self) -> bool:
-        # 200 only if no quorum queue would lose its majority without this node.
-        return all(self._asks(f"{api}/health/checks/node-is-quorum-critical") for api in self._apis)
+        running = [node for node in self._api("GET", "nodes") if node["running"]]
+        queues = self._api("GET", "queues/%2f")
+        # A bridge makes the queue of the alternate exchange, before or after a node is down.
+        whole = all(len(queue.get("online", [])) == len(NODES) for queue in queues if queue["name"] == self.queue)
+        return len(running) == len(NODES) and whole
 
 
 CLUSTERS = {"kafka": KafkaCluster, "nats": NatsCluster, "rabbitmq": RabbitMqCluster}
