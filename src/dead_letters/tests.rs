@@ -167,7 +167,6 @@ async fn a_letter_that_was_found_is_made_durable_before_it_counts_as_kept() {
     file.write_at(&bytes[..format::FILE_HEADER], 0).expect("writes");
     file.sync_data().and_then(|()| disk.sync_dir(&dir)).expect("synced");
     file.write_at(&bytes[format::FILE_HEADER..], format::FILE_HEADER as u64).expect("writes");
-    disk.kill();
     disk.restart(false);
 
     let sink = "main".parse().expect("a name");

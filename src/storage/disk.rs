@@ -238,7 +238,6 @@ mod tests {
         let dir = Path::new("/data/journal");
         create_dirs(&disk, Path::new("/data")).expect("made");
         disk.create_dir(dir).expect("made");
-        disk.kill();
         disk.restart(false);
         create_dirs(&disk, dir).expect("there already");
         replace(&disk, &dir.join("file"), b"bytes").expect("written");

@@ -7,8 +7,6 @@ mod giving_up;
 mod limits;
 mod maintenance;
 mod model;
-mod ram;
-mod recorder;
 mod sinks;
 mod unreadable;
 
@@ -29,6 +27,7 @@ use crate::clock::Clock;
 use crate::config::{self, NamedSecret, Secret, SecretFrom, SinkName, Start, Storage};
 use crate::storage::Disk;
 use crate::telemetry::Registry;
+use crate::testing::disk::{Fail, Kind, SimDisk};
 
 fn sink(name: &str) -> SinkName {
     name.parse().expect("a name")
@@ -63,6 +62,11 @@ fn options(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>) -> JournalOptions {
         lock: None,
         limits: Limits { segment_bytes: 64 << 20, group_bytes: 4 << 20, queue: 1024 },
     }
+}
+
+/// The next syncs of segments fail.
+fn fail_syncs(disk: &SimDisk, times: u32) {
+    disk.fail(Fail::new(Kind::Sync, times).under("/journal/segments"));
 }
 
 fn real(dir: &Path, clock: Arc<dyn Clock>) -> JournalOptions {

@@ -8,12 +8,12 @@ use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
 use super::super::{Feed as _, Journal, Limits, NotTaken, Offset, Reader, Registration, Taken};
-use super::ram::RamDisk;
 use super::read_all;
-use super::{body, number, options, registration, sink, soon, take};
+use super::{body, fail_syncs, number, options, registration, sink, soon, take};
 use crate::clock::{Clock as _, Timestamp};
 use crate::config::Start;
 use crate::testing::TestClock;
+use crate::testing::disk::SimDisk;
 
 const SINKS: [&str; 2] = ["main", "other"];
 const WINDOW: Duration = Duration::from_hours(12);
@@ -32,7 +32,7 @@ enum Op {
     Pass(u64),
     GoBack(u64),
     /// The next so many syncs of a segment fail.
-    FailSyncs(usize),
+    FailSyncs(u32),
     Full(bool),
     LowSpace(bool),
     Reopen(End, Harm),
@@ -81,7 +81,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         2 => Just(Op::KeepHouse),
         1 => (0..40_000u64).prop_map(Op::Pass),
         1 => (0..40_000u64).prop_map(Op::GoBack),
-        1 => (1..3usize).prop_map(Op::FailSyncs),
+        1 => (1..3u32).prop_map(Op::FailSyncs),
         1 => any::<bool>().prop_map(Op::Full),
         1 => any::<bool>().prop_map(Op::LowSpace),
         5 => (end, harm).prop_map(|(end, harm)| Op::Reopen(end, harm)),
@@ -125,7 +125,7 @@ struct Model {
 
 /// Both, side by side.
 struct Bench {
-    disk: RamDisk,
+    disk: SimDisk,
     clock: Arc<TestClock>,
     journal: Journal,
     readers: Vec<Reader>,
@@ -136,7 +136,7 @@ struct Bench {
     may_fail: bool,
 }
 
-fn open(disk: &RamDisk, clock: &Arc<TestClock>) -> (Journal, Vec<Reader>) {
+fn open(disk: &SimDisk, clock: &Arc<TestClock>) -> (Journal, Vec<Reader>) {
     let mut options = options(disk.shared(), clock.clone());
     options.sinks = SINKS.map(|name| Registration { start: Start::Oldest, ..registration(name) }).into();
     options.limits = Limits { segment_bytes: 4 * 1024, group_bytes: 2 * 1024, queue: 16 };
@@ -152,7 +152,7 @@ fn open(disk: &RamDisk, clock: &Arc<TestClock>) -> (Journal, Vec<Reader>) {
 
 impl Bench {
     fn new() -> Self {
-        let (disk, clock) = (RamDisk::default(), TestClock::new());
+        let (disk, clock) = (SimDisk::new(), TestClock::new());
         let (journal, readers) = open(&disk, &clock);
         Self { disk, clock, journal, readers, model: Model::default(), may_fail: false, latest: Timestamp::default() }
     }
@@ -175,7 +175,7 @@ impl Bench {
             Op::GoBack(seconds) => self.clock.go_back(Duration::from_secs(seconds)),
             Op::FailSyncs(count) => {
                 self.may_fail = true;
-                self.disk.faults(|faults| faults.syncs = count);
+                fail_syncs(&self.disk, count);
             }
             Op::Full(full) => {
                 self.model.full = full;
@@ -184,7 +184,7 @@ impl Bench {
             }
             Op::LowSpace(low) => {
                 self.model.low_space = low;
-                self.disk.faults(|faults| faults.free = if low { MIN_FREE } else { 0 });
+                self.disk.faults(|faults| faults.free = low.then_some(MIN_FREE));
             }
             Op::Reopen(end, harm) => self.reopen(end, harm).await,
         }
@@ -257,7 +257,8 @@ impl Bench {
             // A flip in what no later group or segment proves can't be told from a torn tail.
             end = End::Closed;
             self.model.full = false;
-            self.disk.faults(|faults| (faults.full, faults.syncs) = (false, 0));
+            self.disk.faults(|faults| faults.full = false);
+            self.disk.stop_failing();
             self.take(&[0]).await;
             if self.journal.stats().failing.is_some() {
                 harm = Harm::None;
@@ -268,6 +269,7 @@ impl Bench {
         }
         self.readers.clear();
         self.disk = self.disk.crash(end == End::Power);
+        self.disk.stop_failing();
         self.may_fail = self.model.full;
         // With the disk full or failing, not even a clean stop can put down everything.
         let exact = end == End::Closed && matches!(harm, Harm::None) && !self.model.full;
@@ -311,22 +313,21 @@ impl Bench {
                     return usize::MAX;
                 }
             }
-            Harm::DropCursor(index) => self.disk.take(format!("/journal/cursors/{}", SINKS[index]).as_ref()),
+            Harm::DropCursor(index) => self.disk.take(format!("/journal/cursors/{}", SINKS[index])),
             Harm::SpoilCursor(index) => {
-                let path = format!("/journal/cursors/{}", SINKS[index]);
-                self.disk.put(path.as_ref(), vec![7; 600]);
+                self.disk.put(format!("/journal/cursors/{}", SINKS[index]), [7; 600]);
             }
             Harm::SpoilDigests | Harm::DropDigests => {
                 for path in self.disk.files("/journal/digests") {
                     if matches!(harm, Harm::DropDigests) {
                         self.disk.take(&path);
                     } else {
-                        self.disk.put(&path, b"spoilt".to_vec());
+                        self.disk.put(&path, "spoilt");
                     }
                 }
                 self.model.forgetful = true;
             }
-            Harm::SpoilList => self.disk.put("/journal/sinks".as_ref(), b"main\n".to_vec()),
+            Harm::SpoilList => self.disk.put("/journal/sinks", "main\n"),
         }
         0
     }

@@ -183,19 +183,23 @@ impl Run {
 
     /// Starts a process. No one file that can't be read keeps it from starting; later the disk gives it again.
     fn begin(&mut self) -> Option<Life> {
-        let fail = self.fail_start.take();
-        self.disk.faults(|faults| (faults.bad_spot, faults.fail) = (None, fail.or(faults.fail)));
+        self.disk.faults(|faults| faults.bad_spot = None);
+        if let Some(fail) = self.fail_start.take() {
+            self.disk.faults(|faults| faults.fails = vec![fail]);
+        }
+        let has_other_faults = self.disk.is_faulty();
         let unreadable = self.unreadable.take();
         if let Some(Unreadable { of, pick, opening }) = unreadable {
             let files = self.disk.files(Path::new(of.under()));
             let file = files.get(pick % files.len().max(1)).cloned();
             tracing::info!(?file, "-- can't be read");
             self.beginning.world.lock().tally.unreadable += u64::from(file.is_some());
-            self.disk.faults(|faults| faults.unreadable = file.map(|file| (file, opening)));
+            for kind in [Kind::Read, Kind::Open].into_iter().take(1 + usize::from(opening)) {
+                self.disk.faults(|faults| faults.fails.extend(file.iter().map(|file| Fail::every(kind, file))));
+            }
         }
-        let has_other_faults = self.disk.is_faulty();
         let begun = Life::begin(self.beginning.clone());
-        self.disk.faults(|faults| faults.unreadable = None);
+        self.disk.faults(|faults| faults.fails.retain(|fail| fail.under == Path::new("/")));
         if let (Err(error), Some(unreadable), false) = (&begun, unreadable, has_other_faults) {
             self.breaks(format!("it does not start because of one file ({:?}): {error}", unreadable.of));
         }
@@ -227,15 +231,15 @@ impl Run {
         let Beginning { world, clock, sinks, dead_max_size, .. } = &mut self.beginning;
         world.lock().tally.steps += 1;
         tracing::info!("-- {:?}", step.what);
-        match step.what {
+        match step.what.clone() {
             What::Jump(seconds) => clock.jump(seconds),
             What::Crash { after, power } => {
                 self.power = power;
                 self.disk.faults(|faults| faults.crash = Some(after));
             }
-            What::Fail(fail) => self.disk.faults(|faults| faults.fail = Some(fail)),
+            What::Fail(fail) => self.disk.faults(|faults| faults.fails = vec![fail]),
             What::Full(full) => self.disk.faults(|faults| faults.full = full),
-            What::Low(low) => self.disk.faults(|faults| faults.low = low),
+            What::Low(low) => self.disk.faults(|faults| faults.free = low.then_some(1)),
             What::Broker(sink, mood) => world.lock().brokers[sink].mood = mood,
             What::Topic(sink, topic, refusal) => world.lock().brokers[sink].topics[topic] = refusal,
             What::Configured(sink, is) => sinks[sink].is = is || !world.lock().knows_sinks(),
@@ -276,12 +280,10 @@ impl Run {
         self.beginning.dead_max_size = ROOM;
         let left_names = runtime().block_on(self.last_life());
         if left_names && self.is_kept() {
-            self.disk.kill();
             self.disk.restart(true);
             runtime().block_on(self.last_life());
         }
         if self.is_kept() {
-            self.disk.kill();
             self.disk.restart(true);
             runtime().block_on(self.check());
         }
