@@ -212,14 +212,16 @@ impl SimDisk {
         *full || free.is_some() || !fails.is_empty() || crash.is_some()
     }
 
-    /// Starts an operation. Returns the error with which it must fail, if any.
-    fn begin(&self, kind: Kind, path: &Path) -> io::Result<(MutexGuard<'_, Inner>, Option<io::Error>)> {
-        let mut inner = self.lock();
+    fn alive(&self) -> io::Result<MutexGuard<'_, Inner>> {
+        let inner = self.lock();
         let panics = inner.faults.panics;
         assert!(panics.is_none() || panics != std::thread::current().name(), "the test makes this thread panic");
-        if inner.dead {
-            return Err(io::Error::other("the process is dead"));
-        }
+        if inner.dead { Err(io::Error::other("the process is dead")) } else { Ok(inner) }
+    }
+
+    /// Starts an operation. Returns the error with which it must fail, if any.
+    fn begin(&self, kind: Kind, path: &Path) -> io::Result<(MutexGuard<'_, Inner>, Option<io::Error>)> {
+        let mut inner = self.alive()?;
         let mut trace = inner.trace;
         for byte in path.as_os_str().as_encoded_bytes().iter().chain(&[kind as u8]) {
             trace = (trace ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
@@ -339,8 +341,7 @@ impl Disk for SimDisk {
     }
 
     fn free(&self, _dir: &Path) -> io::Result<u64> {
-        let inner = self.lock();
-        if inner.dead { Err(Errno::IO.into()) } else { Ok(inner.faults.free.unwrap_or(PLENTY)) }
+        Ok(self.alive()?.faults.free.unwrap_or(PLENTY))
     }
 }
 
