@@ -16,7 +16,7 @@ pub enum OpenError {
     Locked(PathBuf),
     /// The journal can't be opened.
     #[error(transparent)]
-    Journal(#[from] journal::OpenError),
+    Journal(#[from] journal::JournalOpenError),
     /// The addresses can't be written down for the commands.
     #[error("{path}: {error}")]
     Publish {

@@ -12,7 +12,7 @@ use crate::clock::SystemClock;
 use crate::config::{Config, Privacy, Sink, SinkName, SourceName};
 use crate::dead_letters::DeadLetterStores;
 use crate::delivery::{Delivery, DeliveryMetrics, DeliveryOptions, Direct, Handles, SinkSetup};
-use crate::journal::{Journal, Reader, Registration};
+use crate::journal::{Journal, JournalReader, Registration};
 use crate::sinks::NotBuiltIn;
 use crate::storage::blocking;
 
@@ -35,7 +35,7 @@ struct Running {
 /// How events reach the sinks.
 pub(crate) enum Way {
     /// By the journal.
-    Journal(Journal, Delivery<Reader>),
+    Journal(Journal, Delivery<JournalReader>),
     /// With `storage = "none"`, before Alma gets its answer.
     Direct(Arc<Direct>),
 }

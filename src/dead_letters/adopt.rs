@@ -5,7 +5,8 @@
 
 use std::collections::HashSet;
 
-use super::letter_files::{LetterFiles, SUFFIX, Slot, at};
+use super::letter_file::{LetterSlot, at};
+use super::letter_files::{LetterFiles, SUFFIX};
 use super::{DeadLetterError, LetterId};
 use crate::storage::create_dirs;
 
@@ -25,7 +26,7 @@ impl LetterFiles {
     }
 
     /// Whether ids go on growing with these letters, and none of their events is kept already.
-    fn fits_behind(&self, slots: &[Slot]) -> bool {
+    fn fits_behind(&self, slots: &[LetterSlot]) -> bool {
         let kept: HashSet<_> = self.live().map(|(_, slot)| slot.place()).collect();
         slots.iter().filter(|slot| !slot.gone).all(|slot| slot.id.0 > self.last_id && !kept.contains(&slot.place()))
     }

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use super::DeadLetterError;
 use super::format::Seed;
-use super::letter_files::{LetterFiles, at};
+use super::letter_file::{LetterSlot, at};
+use super::letter_files::LetterFiles;
 use crate::storage::{create_dirs, read_all, remove_if_there};
 
 /// What a file is called while it is written anew.
@@ -81,7 +82,7 @@ impl LetterFiles {
         let mut old = std::mem::take(&mut file.slots);
         file.slots.extend(slots.into_iter().map(|(index, at)| {
             let slot = &mut old[index];
-            super::letter_files::Slot { at, ..*slot }
+            LetterSlot { at, ..*slot }
         }));
         (file.seed, file.size, file.damaged, file.proven) = (seed, bytes.len() as u64, 0, true);
         self.dir_unsure = true;

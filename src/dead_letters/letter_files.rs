@@ -1,115 +1,19 @@
 //! The files of one sink's dead letters, and an index of them in memory. Every call may block on the disk.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::format::{self, FILE_HEADER, STATE_AT, Seed};
+use super::letter_file::{LetterFile, LetterSlot, at};
 use super::{DeadLetter, DeadLetterError, LetterId, LetterSummary};
 use crate::clock::Timestamp;
-use crate::journal::Offset;
-use crate::ownership::explain;
 use crate::sinks::{Failure, Reason};
-use crate::storage::{Disk, DiskFile, create_dirs, remove_if_there};
+use crate::storage::{Disk, create_dirs, remove_if_there};
 
 /// A file that has so many bytes gets no further letter.
 const ROLL: u64 = 8 << 20;
 pub(super) const SUFFIX: &str = ".letters";
-
-/// 48 bytes a letter, so that a full store of small letters stays below 100 MB of memory.
-pub(super) struct Slot {
-    pub(super) id: LetterId,
-    pub(super) offset: Offset,
-    pub(super) received: Timestamp,
-    pub(super) at: u64,
-    pub(super) length: u32,
-    pub(super) topic: u32,
-    pub(super) reason: Reason,
-    pub(super) gone: bool,
-}
-
-impl Slot {
-    /// What tells an event from all others.
-    pub(super) const fn place(&self) -> (Offset, Timestamp) {
-        (self.offset, self.received)
-    }
-}
-
-pub(super) struct LetterFile {
-    pub(super) path: PathBuf,
-    pub(super) file: Option<Arc<dyn DiskFile>>,
-    pub(super) seed: Seed,
-    pub(super) size: u64,
-    pub(super) slots: Vec<Slot>,
-    pub(super) live: usize,
-    /// Bytes of the letters that are not gone.
-    pub(super) live_bytes: u64,
-    pub(super) damaged: u64,
-    /// Whether all of it was synced by this process. What was found at the start may be in the page cache only: of a
-    /// process that was killed before its sync, or whose sync failed.
-    pub(super) proven: bool,
-}
-
-impl LetterFile {
-    /// A file that was found.
-    pub(super) fn new(path: PathBuf, seed: Seed, size: u64) -> Self {
-        Self { path, file: None, seed, size, slots: Vec::new(), live: 0, live_bytes: 0, damaged: 0, proven: false }
-    }
-
-    /// Makes sure that all of it is durable: it is written anew, for a sync of pages that count as clean says nothing.
-    pub(super) fn prove(&mut self, disk: &dyn Disk) -> Result<(), DeadLetterError> {
-        if !self.proven {
-            let mut bytes = vec![0; usize::try_from(self.size).unwrap_or(usize::MAX)];
-            self.with_file(disk, |file| {
-                let read = file.read_at(&mut bytes, 0)?;
-                file.write_at(&bytes[..read], 0)?;
-                file.sync_data()
-            })?;
-            self.proven = true;
-        }
-        Ok(())
-    }
-
-    /// A handle for reading and marking, kept only for the file that is written.
-    pub(super) fn with_file<T>(
-        &self,
-        disk: &dyn Disk,
-        work: impl FnOnce(&dyn DiskFile) -> io::Result<T>,
-    ) -> Result<T, DeadLetterError> {
-        let done = match &self.file {
-            Some(file) => work(&**file),
-            None => disk.open(&self.path, true).and_then(|file| work(&*file)),
-        };
-        done.map_err(at(&self.path))
-    }
-
-    /// A letter's frame as it is on disk.
-    pub(super) fn read_frame(&self, disk: &dyn Disk, slot: &Slot) -> Result<Vec<u8>, DeadLetterError> {
-        let mut frame = vec![0; slot.length as usize];
-        let read = self.with_file(disk, |file| file.read_at(&mut frame, slot.at))?;
-        if read < frame.len() {
-            return Err(at(&self.path)(io::ErrorKind::UnexpectedEof.into()));
-        }
-        Ok(frame)
-    }
-
-    /// Bytes that hold no letter any more.
-    pub(super) fn dead_bytes(&self) -> u64 {
-        self.size.saturating_sub(FILE_HEADER as u64 + self.live_bytes)
-    }
-
-    /// Counts a letter as gone; its bytes stay.
-    fn let_go(&mut self, at: usize, counts: &mut [BTreeMap<Reason, u64>]) {
-        let slot = &mut self.slots[at];
-        slot.gone = true;
-        self.live -= 1;
-        self.live_bytes -= u64::from(slot.length);
-        if let Some(count) = counts[slot.topic as usize].get_mut(&slot.reason) {
-            *count -= 1;
-        }
-    }
-}
 
 pub(super) struct LetterFiles {
     pub(super) disk: Arc<dyn Disk>,
@@ -130,11 +34,6 @@ pub(super) struct LetterFiles {
     pub(super) unreadable: BTreeSet<LetterId>,
     /// A file was renamed, and a power cut may still undo it.
     pub(super) dir_unsure: bool,
-}
-
-pub(super) fn at(path: &Path) -> impl FnOnce(io::Error) -> DeadLetterError {
-    let path = path.to_owned();
-    move |error| DeadLetterError::Io { error: explain(&path, error), path }
 }
 
 impl LetterFiles {
@@ -173,7 +72,7 @@ impl LetterFiles {
             file.live_bytes += length as u64;
             *self.counts[topic].entry(reason).or_default() += 1;
         }
-        file.slots.push(Slot {
+        file.slots.push(LetterSlot {
             id: letter.id,
             offset: letter.offset,
             received: letter.event.received,
@@ -201,7 +100,7 @@ impl LetterFiles {
         if may_be_kept {
             let again: HashSet<_> = letters.iter().map(DeadLetter::place).collect();
             for file in self.files.values_mut() {
-                let live = file.slots.iter().filter(|slot| !slot.gone).map(Slot::place);
+                let live = file.slots.iter().filter(|slot| !slot.gone).map(LetterSlot::place);
                 let found: Vec<_> = live.filter(|place| again.contains(place)).collect();
                 if !found.is_empty() {
                     file.prove(&*self.disk)?;
@@ -304,7 +203,7 @@ impl LetterFiles {
     ) -> Result<(), DeadLetterError> {
         let Some(letter) = self.get(id)? else { return Ok(()) };
         // A crash or a failed removal may have left the copy of an earlier call.
-        let is_copy = |slot: &Slot| !slot.gone && slot.place() == letter.place() && slot.id != id;
+        let is_copy = |slot: &LetterSlot| !slot.gone && slot.place() == letter.place() && slot.id != id;
         match self.files.values_mut().find(|file| file.slots.iter().any(is_copy)) {
             // It may be in the page cache only.
             Some(file) => file.prove(&*self.disk)?,
@@ -380,7 +279,7 @@ impl LetterFiles {
         }
     }
 
-    pub(super) fn live(&self) -> impl Iterator<Item = (&LetterFile, &Slot)> {
+    pub(super) fn live(&self) -> impl Iterator<Item = (&LetterFile, &LetterSlot)> {
         self.files.values().flat_map(|file| file.slots.iter().map(move |slot| (file, slot))).filter(|(_, s)| !s.gone)
     }
 

@@ -45,6 +45,7 @@
 mod adopt;
 mod compact;
 mod format;
+mod letter_file;
 mod letter_files;
 mod metrics;
 mod reading;

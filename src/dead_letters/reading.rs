@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::letter_files::{LetterFile, LetterFiles, Slot};
+use super::letter_file::{LetterFile, LetterSlot};
+use super::letter_files::LetterFiles;
 use super::{DeadLetter, DeadLetterError, LetterId, LetterInfo, ListedLetter, NextLetters, format};
 use crate::sinks::Reason;
 
@@ -14,7 +15,7 @@ impl LetterFiles {
         self.live().find(|(_, slot)| slot.id == id).map(|(file, slot)| self.read(file, slot)).transpose()
     }
 
-    fn read(&self, file: &LetterFile, slot: &Slot) -> Result<DeadLetter, DeadLetterError> {
+    fn read(&self, file: &LetterFile, slot: &LetterSlot) -> Result<DeadLetter, DeadLetterError> {
         let frame = file.read_frame(&*self.disk, slot)?;
         let letter = file.seed.payload(&frame).and_then(format::decode);
         letter.ok_or(DeadLetterError::Damaged(slot.id))
@@ -42,7 +43,7 @@ impl LetterFiles {
             .collect()
     }
 
-    fn info(&self, slot: &Slot) -> LetterInfo {
+    fn info(&self, slot: &LetterSlot) -> LetterInfo {
         LetterInfo {
             id: slot.id,
             offset: slot.offset,

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use super::DeadLetterError;
 use super::compact::UNFINISHED;
 use super::format::{self, BadFileHeader, FILE_HEADER, FoundLetter, STATE_AT, Seed};
-use super::letter_files::{LetterFile, LetterFiles, SUFFIX, at};
+use super::letter_file::{LetterFile, at};
+use super::letter_files::{LetterFiles, SUFFIX};
 use crate::storage::{Disk, create_dirs, is_unreadable, read_all, remove_if_there};
 
 /// No file has so many letters.

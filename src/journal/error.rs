@@ -8,7 +8,7 @@ use crate::ownership::explain;
 
 /// Why the journal can't be opened.
 #[derive(Debug, thiserror::Error)]
-pub enum OpenError {
+pub enum JournalOpenError {
     /// It was written by another version of the program. Nothing was touched.
     #[error(
         "the journal's format is unknown: {path} has {found:?}, expected version {VERSION}; \
@@ -32,7 +32,7 @@ pub enum OpenError {
     },
 }
 
-impl OpenError {
+impl JournalOpenError {
     pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { action, source: explain(&path, source), path }

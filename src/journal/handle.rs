@@ -10,14 +10,14 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::dedupe::key_of;
-use super::error::OpenError;
+use super::error::JournalOpenError;
 use super::format::SEGMENT_START;
 use super::open::{first_cursor, open};
-use super::reader::Reader;
+use super::reader::JournalReader;
 use super::retained::Retained;
 use super::state::{Shared, SinkEntry};
 use super::stats::JournalStats;
-use super::writer::{Append, Command, Writer};
+use super::writer::{Append, Writer, WriterCommand};
 use super::{Backlog, Intake, JournalLock, JournalOptions, NotTaken, Offset, Registration, Taken, maintenance};
 use crate::alma::Verified;
 use crate::clock::Timestamp;
@@ -33,7 +33,7 @@ pub struct Journal(Arc<Inner>);
 
 struct Inner {
     shared: Arc<Shared>,
-    commands: Sender<Command>,
+    commands: Sender<WriterCommand>,
     /// Bounds what is queued for the writer; who finds it full waits.
     queue: Arc<Semaphore>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -71,7 +71,7 @@ pub enum ForgetError {
 impl Journal {
     /// Opens the journal, makes it where there is none, mends what a crash left behind, and starts its threads.
     /// Blocks; takes no longer because much waits.
-    pub fn open(mut options: JournalOptions) -> Result<Self, OpenError> {
+    pub fn open(mut options: JournalOptions) -> Result<Self, JournalOpenError> {
         let lock = options.lock.take().map(Arc::new);
         let dir = options.dir.clone();
         let (journal, writer) = Self::open_idle(options)?;
@@ -82,13 +82,13 @@ impl Journal {
             spawn("journal-maint", lock, &journal.0.died, move || maintenance::run(&maintained)),
         ];
         let threads: Vec<_> =
-            threads.into_iter().collect::<io::Result<_>>().map_err(OpenError::io("start threads for", &dir))?;
+            threads.into_iter().collect::<io::Result<_>>().map_err(JournalOpenError::io("start threads for", &dir))?;
         journal.threads().extend(threads);
         Ok(journal)
     }
 
     /// Without threads: nothing is written yet.
-    fn open_idle(options: JournalOptions) -> Result<(Self, Writer), OpenError> {
+    fn open_idle(options: JournalOptions) -> Result<(Self, Writer), JournalOpenError> {
         let queue = Arc::new(Semaphore::new(options.limits.queue));
         let (shared, dedupe) = open(options)?;
         let shared = Arc::new(shared);
@@ -101,7 +101,7 @@ impl Journal {
 
     /// Opens the journal without its threads: a test takes their steps.
     #[cfg(test)]
-    pub(crate) fn open_stepped(options: JournalOptions) -> Result<(Self, super::Steps), OpenError> {
+    pub(crate) fn open_stepped(options: JournalOptions) -> Result<(Self, super::Steps), JournalOpenError> {
         let (journal, writer) = Self::open_idle(options)?;
         let steps = super::Steps::new(Arc::clone(&journal.0.shared), writer);
         Ok((journal, steps))
@@ -127,8 +127,8 @@ impl Journal {
     }
 
     /// The sink's place to read from; none where the sink is unknown or has a reader already.
-    pub fn reader(&self, sink: &SinkName) -> Option<Reader> {
-        Reader::new(&self.0.shared, sink)
+    pub fn reader(&self, sink: &SinkName) -> Option<JournalReader> {
+        JournalReader::new(&self.0.shared, sink)
     }
 
     /// Adds a sink while the journal runs, or takes one back that was retired; durable when it returns. Blocks.
@@ -284,7 +284,7 @@ impl Journal {
     /// settled afterwards is published again. Bound it in time: a disk that hangs keeps it.
     pub async fn close(&self) {
         self.0.queue.close();
-        drop(self.0.commands.send(Command::Close));
+        drop(self.0.commands.send(WriterCommand::Close));
         let threads = std::mem::take(&mut *self.threads());
         let joined = blocking(move || threads.into_iter().all(|thread| thread.join().is_ok())).await;
         if !joined.unwrap_or(false) {
@@ -295,7 +295,7 @@ impl Journal {
     /// The writer panics.
     #[cfg(test)]
     pub(crate) fn break_writer(&self) {
-        drop(self.0.commands.send(Command::Panic));
+        drop(self.0.commands.send(WriterCommand::Panic));
     }
 
     /// Does at once what the keeper does by and by.
@@ -316,7 +316,7 @@ impl Intake for Journal {
         let permit = Arc::clone(&self.0.queue).acquire_owned().await.map_err(|_| NotTaken::NotRunning)?;
         let (answer, answered) = oneshot::channel();
         let append = Append { event, received, key, answer, _permit: permit };
-        self.0.commands.send(Command::Append(append)).map_err(|_| NotTaken::NotRunning)?;
+        self.0.commands.send(WriterCommand::Append(append)).map_err(|_| NotTaken::NotRunning)?;
         answered.await.unwrap_or(Err(NotTaken::NotRunning))
     }
 

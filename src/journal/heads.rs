@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tracing::{error, info, warn};
 
-use super::error::OpenError;
+use super::error::JournalOpenError;
 use super::format::{
     BadSegmentHeader, SEGMENT_HEADER, SEGMENT_START, SegmentHeader, file_name, most_records, parse_file_name,
 };
@@ -51,33 +51,33 @@ impl FoundSegment {
 }
 
 /// All segments in order.
-pub(super) fn heads(disk: &dyn Disk, paths: &Paths) -> Result<Vec<FoundSegment>, OpenError> {
+pub(super) fn heads(disk: &dyn Disk, paths: &Paths) -> Result<Vec<FoundSegment>, JournalOpenError> {
     let names = match disk.list(&paths.segments) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        names => names.map_err(OpenError::io("list", &paths.segments))?,
+        names => names.map_err(JournalOpenError::io("list", &paths.segments))?,
     };
     let mut firsts: Vec<u64> = names.iter().filter_map(|name| parse_file_name(name, ".log")).collect();
     firsts.sort_unstable();
     firsts.into_iter().map(|first| look(disk, paths, first)).collect()
 }
 
-fn look(disk: &dyn Disk, paths: &Paths, first: u64) -> Result<FoundSegment, OpenError> {
+fn look(disk: &dyn Disk, paths: &Paths, first: u64) -> Result<FoundSegment, JournalOpenError> {
     let path = paths.segment(first);
     let file = match disk.open(&path, false) {
         Err(error) if is_unreadable(&error) => {
             return Ok(FoundSegment { first, size: None, head: SegmentHead::Unread(error) });
         }
-        file => file.map_err(OpenError::io("read", &path))?,
+        file => file.map_err(JournalOpenError::io("read", &path))?,
     };
     let size = file.size();
     let head = match (read_head(&*file, first), &size) {
         (Ok(Ok(header)), Ok(_)) => SegmentHead::Read(header, file),
         (Ok(Err(BadSegmentHeader::Version(version))), _) => {
-            return Err(OpenError::UnknownFormat { path, found: format!("version {version}") });
+            return Err(JournalOpenError::UnknownFormat { path, found: format!("version {version}") });
         }
         (Ok(Err(BadSegmentHeader::Broken)), Ok(_)) => SegmentHead::Broken,
         (Err(error), _) if is_unreadable(&error) => SegmentHead::Unread(error),
-        (Err(error), _) => return Err(OpenError::io("read", &path)(error)),
+        (Err(error), _) => return Err(JournalOpenError::io("read", &path)(error)),
         (_, Err(error)) => SegmentHead::Unread(io::Error::new(error.kind(), error.to_string())),
     };
     Ok(FoundSegment { first, size: size.ok(), head })

@@ -35,6 +35,7 @@ mod metrics;
 mod open;
 mod paths;
 mod reader;
+mod reading;
 mod recover;
 mod retained;
 mod scan;
@@ -53,11 +54,11 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-pub use error::OpenError;
+pub use error::JournalOpenError;
 pub use handle::{ForgetError, Journal, SinkBacklog};
 pub use lock::JournalLock;
 pub use metrics::JournalMetrics;
-pub use reader::Reader;
+pub use reader::JournalReader;
 pub use retained::{Retained, Snapshot};
 pub use stats::JournalStats;
 #[cfg(test)]
@@ -87,7 +88,7 @@ pub struct JournalOptions {
     /// Proof that no other process writes the folder; none only where the disk is not the machine's.
     pub lock: Option<JournalLock>,
     /// Sizes that are not the operator's.
-    pub limits: Limits,
+    pub limits: JournalLimits,
 }
 
 impl JournalOptions {
@@ -101,7 +102,7 @@ impl JournalOptions {
             clock: SystemClock::shared(),
             metrics: metrics.clone(),
             lock: Some(lock),
-            limits: Limits::of(&config.journal),
+            limits: JournalLimits::of(&config.journal),
         }
     }
 }
@@ -132,7 +133,7 @@ impl From<&config::Sink> for Registration {
 
 /// Sizes that are not the operator's to choose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct JournalLimits {
     /// A segment ends when it has so many bytes.
     pub segment_bytes: u64,
     /// A commit group ends when it has so many bytes; it has at least one event.
@@ -141,7 +142,7 @@ pub struct Limits {
     pub queue: usize,
 }
 
-impl Limits {
+impl JournalLimits {
     /// 64 MiB a segment, less where `max_size` is small: space is given back by segments.
     pub fn of(config: &config::Journal) -> Self {
         const MIB: u64 = 1024 * 1024;

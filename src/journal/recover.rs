@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tracing::{error, info, warn};
 
 use super::dedupe::KnownEvent;
-use super::error::OpenError;
+use super::error::JournalOpenError;
 use super::format::{DedupeKey, Previous, SEGMENT_START, SegmentHeader, most_records};
 use super::heads::{FoundSegment, SegmentHead, heads, move_away, next_of_damaged, remove_empty};
 use super::paths::Paths;
@@ -34,7 +34,7 @@ pub(super) struct Recovered {
 }
 
 /// Reads the heads of all segments and the whole of the last. `mend`: cut off what is torn, move away what is broken.
-pub(super) fn recover(disk: &dyn Disk, paths: &Paths, mend: bool) -> Result<Recovered, OpenError> {
+pub(super) fn recover(disk: &dyn Disk, paths: &Paths, mend: bool) -> Result<Recovered, JournalOpenError> {
     let all = heads(disk, paths)?;
     let next = all.last().map_or(1, |last| last.first + 1).max(next_of_damaged(disk, paths));
     let (segments, known) = (VecDeque::new(), HashMap::new());
@@ -130,13 +130,13 @@ impl Recovered {
         may_be_torn: bool,
         mend: bool,
         segment: &mut Segment,
-    ) -> Result<(), OpenError> {
+    ) -> Result<(), JournalOpenError> {
         let read = read_tail(file, header, if may_be_torn { How::Torn } else { How::Whole });
         let tail = read.or_else(|error| {
             error!(segment = file.first, %error, "journal: a segment can't be read whole; what can't is left as it is");
             read_tail(file, header, How::Salvaged)
         });
-        let tail = tail.map_err(OpenError::io("read", &paths.segment(file.first)))?;
+        let tail = tail.map_err(JournalOpenError::io("read", &paths.segment(file.first)))?;
         self.next = self.next.max(tail.used);
         let (sure, rest) = tail.mend(disk, paths, mend, segment, file.size);
         self.known.insert(file.first, sure);

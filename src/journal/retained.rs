@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::Offset;
-use super::error::OpenError;
+use super::error::JournalOpenError;
 use super::format::SEGMENT_START;
 use super::heads::read_head;
 use super::open::check_format;
@@ -133,7 +133,7 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// Opens a journal to read only. Blocks.
-    pub fn open(dir: &Path, disk: Arc<dyn Disk>) -> Result<Self, OpenError> {
+    pub fn open(dir: &Path, disk: Arc<dyn Disk>) -> Result<Self, JournalOpenError> {
         check_format(&*disk, dir)?;
         let paths = Paths::new(dir);
         let segments = recover(&*disk, &paths, false)?.segments;

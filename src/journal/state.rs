@@ -17,7 +17,7 @@ use super::paths::Paths;
 use super::segment::Segment;
 use super::unproven::UnprovenTail;
 use super::wake::WakeSignal;
-use super::{Backlog, Limits};
+use super::{Backlog, JournalLimits};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{self, SinkName};
 use crate::storage::Disk;
@@ -199,7 +199,7 @@ pub(super) struct Shared {
     pub(super) metrics: JournalMetrics,
     pub(super) paths: Paths,
     pub(super) config: config::Journal,
-    pub(super) limits: Limits,
+    pub(super) limits: JournalLimits,
     state: Mutex<JournalState>,
     files: Mutex<SmallFiles>,
     /// More is durable, or the journal closes; readers wait on it.
@@ -215,7 +215,7 @@ impl Shared {
         metrics: JournalMetrics,
         paths: Paths,
         config: config::Journal,
-        limits: Limits,
+        limits: JournalLimits,
         state: JournalState,
         files: SmallFiles,
     ) -> Self {

@@ -29,7 +29,7 @@ const SEGMENT_AGE: Duration = Duration::from_hours(1);
 const BUFFER_KEPT: usize = 8 * 1024 * 1024;
 
 /// What the writer is asked to do.
-pub(super) enum Command {
+pub(super) enum WriterCommand {
     Append(Append),
     /// Write what is queued, name the durable end, stop.
     Close,
@@ -43,12 +43,12 @@ pub(super) struct Append {
     pub(super) event: Verified,
     pub(super) received: Timestamp,
     pub(super) key: DedupeKey,
-    pub(super) answer: Answer,
+    pub(super) answer: TakeAnswer,
     /// Its place in the queue.
     pub(super) _permit: OwnedSemaphorePermit,
 }
 
-type Answer = oneshot::Sender<Result<Taken, NotTaken>>;
+type TakeAnswer = oneshot::Sender<Result<Taken, NotTaken>>;
 
 /// Events of one fsync, not yet durable.
 #[derive(Default)]
@@ -57,7 +57,7 @@ struct Group {
     stored: Vec<Append>,
     keys: HashSet<DedupeKey>,
     /// The same event again, while its first is in this group.
-    repeats: Vec<Answer>,
+    repeats: Vec<TakeAnswer>,
 }
 
 /// The bounds that hold for one group.
@@ -68,7 +68,7 @@ struct Room {
 
 pub(super) struct Writer {
     shared: Arc<Shared>,
-    commands: Receiver<Command>,
+    commands: Receiver<WriterCommand>,
     dedupe: Dedupe,
     active: Option<Active>,
     previous: Option<Previous>,
@@ -85,7 +85,7 @@ impl Writer {
     /// Opens the first segment of this run if the disk lets it.
     pub(super) fn start(
         shared: Arc<Shared>,
-        commands: Receiver<Command>,
+        commands: Receiver<WriterCommand>,
         dedupe: Dedupe,
         previous: Option<Previous>,
     ) -> Self {
@@ -122,12 +122,12 @@ impl Writer {
         self.name_end();
     }
 
-    fn obey(&mut self, command: Command) {
+    fn obey(&mut self, command: WriterCommand) {
         match command {
-            Command::Append(append) => self.write(append),
-            Command::Close => self.closing = true,
+            WriterCommand::Append(append) => self.write(append),
+            WriterCommand::Close => self.closing = true,
             #[cfg(test)]
-            Command::Panic => panic!("as the test wants it"),
+            WriterCommand::Panic => panic!("as the test wants it"),
         }
     }
 
@@ -171,7 +171,7 @@ impl Writer {
                 break;
             }
             match self.commands.try_recv() {
-                Ok(Command::Append(event)) => append = Some(event),
+                Ok(WriterCommand::Append(event)) => append = Some(event),
                 Ok(command) => self.obey(command),
                 Err(TryRecvError::Empty | TryRecvError::Disconnected) => {}
             }
@@ -337,7 +337,7 @@ impl Writer {
 }
 
 /// An answer that nobody waits for any more is let go: the event went its way.
-fn answer(to: Answer, outcome: Result<Taken, NotTaken>) {
+fn answer(to: TakeAnswer, outcome: Result<Taken, NotTaken>) {
     drop(to.send(outcome));
 }
 

@@ -14,8 +14,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use contents::{Change, Contents, Entry, parent};
-pub(crate) use contents::Op;
+pub(crate) use contents::DiskOp;
+use contents::{Contents, FileChange, FolderChange, parent};
 use fastrand::Rng;
 pub(crate) use hands::Spot;
 use rustix::io::Errno;
@@ -98,14 +98,14 @@ struct Inner {
     random: Option<Rng>,
     trace: u64,
     /// What changed the disk, in order, if a test records it.
-    record: Option<Vec<Op>>,
+    record: Option<Vec<DiskOp>>,
 }
 
 /// The disk. A clone is the same disk.
 #[derive(Clone)]
 pub(crate) struct SimDisk(Arc<Mutex<Inner>>);
 
-struct Opened {
+struct SimFile {
     disk: SimDisk,
     id: usize,
     /// The path by which the file was opened. It may have been renamed since.
@@ -132,7 +132,7 @@ impl SimDisk {
     }
 
     /// A disk on which these operations were done.
-    pub(crate) fn replay(ops: &[Op]) -> Self {
+    pub(crate) fn replay(ops: &[DiskOp]) -> Self {
         let disk = Self::new();
         ops.iter().for_each(|op| disk.lock().contents.apply(op.clone()));
         disk
@@ -181,7 +181,7 @@ impl SimDisk {
     }
 
     /// Takes the record.
-    pub(crate) fn take_record(&self) -> Vec<Op> {
+    pub(crate) fn take_record(&self) -> Vec<DiskOp> {
         self.lock().record.take().unwrap_or_default()
     }
 
@@ -260,7 +260,7 @@ impl SimDisk {
 }
 
 impl Inner {
-    fn apply(&mut self, op: Op) {
+    fn apply(&mut self, op: DiskOp) {
         if let Some(record) = &mut self.record {
             record.push(op.clone());
         }
@@ -286,7 +286,7 @@ impl Disk for SimDisk {
         if above != Path::new("/") && !inner.contents.now.dirs.contains(&above) {
             return Err(not_found());
         }
-        inner.apply(Op::Entry(Entry::Dir(dir.to_owned())));
+        inner.apply(DiskOp::Entry(FolderChange::Dir(dir.to_owned())));
         Ok(())
     }
 
@@ -302,13 +302,13 @@ impl Disk for SimDisk {
             return Err(not_found());
         }
         let id = inner.contents.files.len();
-        inner.apply(Op::Entry(Entry::Create(path.to_owned(), id)));
-        Ok(Arc::new(Opened { disk: self.clone(), id, path: path.to_owned() }))
+        inner.apply(DiskOp::Entry(FolderChange::Create(path.to_owned(), id)));
+        Ok(Arc::new(SimFile { disk: self.clone(), id, path: path.to_owned() }))
     }
 
     fn open(&self, path: &Path, _write: bool) -> io::Result<Arc<dyn DiskFile>> {
         let id = self.whole(Kind::Open, path)?.file(path)?;
-        Ok(Arc::new(Opened { disk: self.clone(), id, path: path.to_owned() }))
+        Ok(Arc::new(SimFile { disk: self.clone(), id, path: path.to_owned() }))
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
@@ -324,19 +324,19 @@ impl Disk for SimDisk {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut inner = self.whole(Kind::Rename, from)?;
         let id = inner.file(from)?;
-        inner.apply(Op::Entry(Entry::Rename(from.to_owned(), to.to_owned(), id)));
+        inner.apply(DiskOp::Entry(FolderChange::Rename(from.to_owned(), to.to_owned(), id)));
         Ok(())
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         let mut inner = self.whole(Kind::Remove, path)?;
         inner.file(path)?;
-        inner.apply(Op::Entry(Entry::Remove(path.to_owned())));
+        inner.apply(DiskOp::Entry(FolderChange::Remove(path.to_owned())));
         Ok(())
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.whole(Kind::SyncDir, dir)?.apply(Op::SyncDir(dir.to_owned()));
+        self.whole(Kind::SyncDir, dir)?.apply(DiskOp::SyncDir(dir.to_owned()));
         Ok(())
     }
 
@@ -345,7 +345,7 @@ impl Disk for SimDisk {
     }
 }
 
-impl DiskFile for Opened {
+impl DiskFile for SimFile {
     fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
         let inner = self.disk.whole(Kind::Read, &self.path)?;
         let content = &inner.contents.files[self.id].now;
@@ -369,14 +369,14 @@ impl DiskFile for Opened {
             Some(_) => inner.random.as_mut().map_or(0, |random| random.usize(0..=bytes.len())),
             None => bytes.len(),
         };
-        inner.apply(Op::Change(self.id, Change::Write(at, bytes[..written].to_owned())));
+        inner.apply(DiskOp::Change(self.id, FileChange::Write(at, bytes[..written].to_owned())));
         error.map_or(Ok(()), Err)
     }
 
     fn sync_data(&self) -> io::Result<()> {
         let (mut inner, error) = self.disk.begin(Kind::Sync, &self.path)?;
         let Some(error) = error else {
-            inner.apply(Op::Sync(self.id));
+            inner.apply(DiskOp::Sync(self.id));
             return Ok(());
         };
         // A process that was killed during the sync leaves its writes in the page cache as they were.
@@ -389,7 +389,7 @@ impl DiskFile for Opened {
 
     fn set_size(&self, size: u64) -> io::Result<()> {
         let mut inner = self.disk.whole(Kind::Write, &self.path)?;
-        inner.apply(Op::Change(self.id, Change::Size(usize::try_from(size).expect("fits"))));
+        inner.apply(DiskOp::Change(self.id, FileChange::Size(usize::try_from(size).expect("fits"))));
         Ok(())
     }
 

@@ -7,13 +7,13 @@ use std::time::Duration;
 use fastrand::Rng;
 use futures_util::future::join_all;
 
-use super::super::{Feed as _, Journal, JournalOptions, Limits, Offset, Registration, Taken};
+use super::super::{Feed as _, Journal, JournalLimits, JournalOptions, Offset, Registration, Taken};
 use super::read_all;
 use super::{body, is_repeat, number, options, registration, sink, soon, take};
 use crate::clock::Clock;
 use crate::config::Start;
 use crate::testing::TestClock;
-use crate::testing::disk::{Op, SimDisk};
+use crate::testing::disk::{DiskOp, SimDisk};
 
 /// How many crashes are tried.
 const STATES: usize = 2_500;
@@ -40,7 +40,7 @@ enum Unsynced {
 
 impl Unsynced {
     /// The disk after a crash that came after these operations.
-    fn after(self, ops: &[Op], random: &mut Rng) -> SimDisk {
+    fn after(self, ops: &[DiskOp], random: &mut Rng) -> SimDisk {
         let disk = SimDisk::replay(ops);
         if self == Self::Mixed {
             disk.reseed(random.u64(..));
@@ -53,7 +53,7 @@ fn crash_options(disk: &SimDisk, clock: Arc<dyn Clock>) -> JournalOptions {
     // "other" starts with the oldest event, so that both sinks are owed the same.
     let sinks = SINKS.map(|name| Registration { start: Start::Oldest, ..registration(name) });
     let mut options = options(disk.shared(), clock);
-    options.limits = Limits { segment_bytes: 8 * 1024, group_bytes: 3 * 1024, queue: 64 };
+    options.limits = JournalLimits { segment_bytes: 8 * 1024, group_bytes: 3 * 1024, queue: 64 };
     options.config.retain = Duration::from_mins(10);
     options.config.retain_size = 20 * 1024;
     JournalOptions { sinks: sinks.into(), ..options }
@@ -61,7 +61,7 @@ fn crash_options(disk: &SimDisk, clock: Arc<dyn Clock>) -> JournalOptions {
 
 /// Runs several processes one after the other, each of which is stopped or killed. Returns what they did to the disk, and
 /// each note with the number of operations before it.
-async fn record(random: &mut Rng) -> (Vec<Op>, Vec<(usize, Note)>) {
+async fn record(random: &mut Rng) -> (Vec<DiskOp>, Vec<(usize, Note)>) {
     let mut disk = SimDisk::recording();
     let mut notes = Vec::new();
     let clock = TestClock::new();

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use super::super::{Feed as _, Intake as _, Journal, OpenError, Snapshot};
+use super::super::{Feed as _, Intake as _, Journal, JournalOpenError, Snapshot};
 use super::read_all;
 use super::{body, number, options, sink, soon, take};
 use crate::clock::Timestamp;
-use crate::journal::Limits;
+use crate::journal::JournalLimits;
 use crate::testing::TestClock;
 use crate::testing::disk::{Fail, Kind, SimDisk};
 
@@ -14,7 +14,7 @@ use crate::testing::disk::{Fail, Kind, SimDisk};
 pub(super) async fn three_segments() -> (SimDisk, Vec<std::path::PathBuf>) {
     let disk = SimDisk::new();
     let mut options = options(disk.shared(), TestClock::new());
-    options.limits = Limits { segment_bytes: 4096, group_bytes: 1024, queue: 16 };
+    options.limits = JournalLimits { segment_bytes: 4096, group_bytes: 1024, queue: 16 };
     let journal = Journal::open(options).expect("opened");
     for n in 0..9 {
         take(&journal, body(n, 950)).await.expect("taken");
@@ -149,7 +149,7 @@ async fn an_unknown_format_is_refused_and_nothing_touched() {
     let refused = |disk: &SimDisk| {
         let before = disk.contents();
         let refused = Journal::open(options(disk.shared(), TestClock::new())).err().expect("refused");
-        assert!(matches!(refused, OpenError::UnknownFormat { .. }), "{refused}");
+        assert!(matches!(refused, JournalOpenError::UnknownFormat { .. }), "{refused}");
         assert!(before == disk.contents(), "touched");
         refused.to_string()
     };

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::{Feed as _, Intake as _, Journal, JournalOptions, Limits, NotTaken, Taken};
+use super::super::{Feed as _, Intake as _, Journal, JournalLimits, JournalOptions, NotTaken, Taken};
 use super::read_all;
 use super::{body, fail_syncs, is_repeat, options, registration, sink, soon, take, until};
 use crate::testing::TestClock;
@@ -14,7 +14,7 @@ const MIN_FREE: u64 = 1 << 20;
 /// Small segments, one event each.
 fn small(disk: &SimDisk, clock: &Arc<TestClock>) -> JournalOptions {
     let mut options = options(disk.shared(), clock.clone());
-    options.limits = Limits { segment_bytes: 2048, group_bytes: 1024, queue: 16 };
+    options.limits = JournalLimits { segment_bytes: 2048, group_bytes: 1024, queue: 16 };
     options.config.min_free = MIN_FREE;
     options
 }

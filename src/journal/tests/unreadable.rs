@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rustix::io::Errno;
 
-use super::super::{Feed as _, Journal, NotTaken, OpenError, Taken};
+use super::super::{Feed as _, Journal, JournalOpenError, NotTaken, Taken};
 use super::damage::three_segments;
 use super::read_all;
 use super::{body, fail_syncs, options, registration, sink, soon, take};
@@ -14,12 +14,12 @@ use crate::testing::disk::{Fail, Kind, SimDisk};
 
 const FORMAT: &str = "/journal/format";
 
-fn open(disk: &SimDisk) -> Result<Journal, OpenError> {
+fn open(disk: &SimDisk) -> Result<Journal, JournalOpenError> {
     Journal::open(options(disk.shared(), TestClock::new()))
 }
 
 /// Opens it while the disk does not give a file, and then does.
-fn open_without(disk: &SimDisk, file: &Path, errno: Errno) -> Result<Journal, OpenError> {
+fn open_without(disk: &SimDisk, file: &Path, errno: Errno) -> Result<Journal, JournalOpenError> {
     disk.fail(Fail::every(Kind::Read, file).with(errno));
     let opened = open(disk);
     disk.faults(|faults| faults.fails.retain(|fail| fail.kind != Kind::Read));
@@ -175,7 +175,7 @@ async fn a_format_that_says_nothing_is_written_anew_if_no_segment_contradicts() 
 fn refuses(disk: &SimDisk) {
     let before = disk.contents();
     let refused = open(disk).err().expect("refused");
-    assert!(matches!(refused, OpenError::UnknownFormat { .. }), "{refused}");
+    assert!(matches!(refused, JournalOpenError::UnknownFormat { .. }), "{refused}");
     assert!(before == disk.contents(), "touched");
 }
 

@@ -16,26 +16,26 @@ pub(super) struct File {
     pub(super) now: Vec<u8>,
     pub(super) durable: Vec<u8>,
     /// Changes since the last sync.
-    pub(super) pending: Vec<Change>,
+    pub(super) pending: Vec<FileChange>,
 }
 
 /// A change of the disk. Files are named by their index in [`Contents::files`].
 #[derive(Clone)]
-pub(crate) enum Op {
-    Entry(Entry),
+pub(crate) enum DiskOp {
+    Entry(FolderChange),
     SyncDir(PathBuf),
-    Change(usize, Change),
+    Change(usize, FileChange),
     Sync(usize),
 }
 
 #[derive(Clone)]
-pub(crate) enum Change {
+pub(crate) enum FileChange {
     Write(usize, Vec<u8>),
     Size(usize),
 }
 
 #[derive(Clone)]
-pub(crate) enum Entry {
+pub(crate) enum FolderChange {
     Dir(PathBuf),
     Create(PathBuf, usize),
     Rename(PathBuf, PathBuf, usize),
@@ -50,17 +50,17 @@ pub(super) struct Tree {
 }
 
 impl Tree {
-    fn apply(&mut self, entry: &Entry) {
+    fn apply(&mut self, entry: &FolderChange) {
         match entry {
-            Entry::Dir(dir) => _ = self.dirs.insert(dir.clone()),
-            Entry::Create(path, id) => _ = self.files.insert(path.clone(), *id),
-            Entry::Rename(from, to, id) => {
+            FolderChange::Dir(dir) => _ = self.dirs.insert(dir.clone()),
+            FolderChange::Create(path, id) => _ = self.files.insert(path.clone(), *id),
+            FolderChange::Rename(from, to, id) => {
                 if self.files.get(from) == Some(id) {
                     self.files.remove(from);
                 }
                 self.files.insert(to.clone(), *id);
             }
-            Entry::Remove(path) => _ = self.files.remove(path),
+            FolderChange::Remove(path) => _ = self.files.remove(path),
         }
     }
 }
@@ -72,7 +72,7 @@ pub(super) struct Contents {
     pub(super) now: Tree,
     durable: Tree,
     /// Entries that are not durable, each with the folders that must still be synced for it.
-    pending: Vec<(Entry, Vec<PathBuf>)>,
+    pending: Vec<(FolderChange, Vec<PathBuf>)>,
 }
 
 pub(super) fn parent(path: &Path) -> PathBuf {
@@ -91,26 +91,26 @@ impl Contents {
         folder_stays && here.map(|(_, id)| id).any(found)
     }
 
-    pub(super) fn apply(&mut self, op: Op) {
+    pub(super) fn apply(&mut self, op: DiskOp) {
         match op {
-            Op::Entry(entry) => self.note(entry),
-            Op::SyncDir(dir) => self.sync_dir(&dir),
-            Op::Change(id, change) => {
+            DiskOp::Entry(entry) => self.note(entry),
+            DiskOp::SyncDir(dir) => self.sync_dir(&dir),
+            DiskOp::Change(id, change) => {
                 change.apply(&mut self.files[id].now);
                 self.files[id].pending.push(change);
             }
-            Op::Sync(id) => self.files[id].sync(),
+            DiskOp::Sync(id) => self.files[id].sync(),
         }
     }
 
-    fn note(&mut self, entry: Entry) {
-        if let Entry::Create(..) = &entry {
+    fn note(&mut self, entry: FolderChange) {
+        if let FolderChange::Create(..) = &entry {
             self.files.push(File::default());
         }
         self.now.apply(&entry);
         let open = match &entry {
-            Entry::Dir(path) | Entry::Create(path, _) | Entry::Remove(path) => vec![parent(path)],
-            Entry::Rename(from, to, _) => vec![parent(from), parent(to)],
+            FolderChange::Dir(path) | FolderChange::Create(path, _) | FolderChange::Remove(path) => vec![parent(path)],
+            FolderChange::Rename(from, to, _) => vec![parent(from), parent(to)],
         };
         self.pending.push((entry, open));
     }
@@ -163,15 +163,15 @@ impl File {
         for change in std::mem::take(&mut self.pending) {
             let Some(random) = random.as_deref_mut() else { continue };
             match change {
-                Change::Write(at, bytes) => write_torn(&mut self.durable, at, &bytes, random),
-                Change::Size(size) if random.bool() => self.durable.resize(size, 0),
-                Change::Size(_) => {}
+                FileChange::Write(at, bytes) => write_torn(&mut self.durable, at, &bytes, random),
+                FileChange::Size(size) if random.bool() => self.durable.resize(size, 0),
+                FileChange::Size(_) => {}
             }
         }
     }
 }
 
-impl Change {
+impl FileChange {
     fn apply(&self, content: &mut Vec<u8>) {
         match self {
             Self::Write(at, bytes) => write(content, *at, bytes),

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::contents::{Entry, File, Files, Op, parent};
+use super::contents::{DiskOp, File, Files, FolderChange, parent};
 use super::{Inner, SimDisk};
 
 /// A part of a file.
@@ -40,8 +40,8 @@ impl SimDisk {
         let (path, bytes) = (path.as_ref(), bytes.into());
         let mut inner = self.lock();
         let id = inner.contents.files.len();
-        inner.apply(Op::Entry(Entry::Create(path.to_owned(), id)));
-        inner.apply(Op::SyncDir(parent(path)));
+        inner.apply(DiskOp::Entry(FolderChange::Create(path.to_owned(), id)));
+        inner.apply(DiskOp::SyncDir(parent(path)));
         inner.contents.files[id] = File { now: bytes.clone(), durable: bytes, pending: Vec::new() };
     }
 
@@ -49,8 +49,8 @@ impl SimDisk {
     pub(crate) fn take(&self, path: impl AsRef<Path>) {
         let path = path.as_ref();
         let mut inner = self.lock();
-        inner.apply(Op::Entry(Entry::Remove(path.to_owned())));
-        inner.apply(Op::SyncDir(parent(path)));
+        inner.apply(DiskOp::Entry(FolderChange::Remove(path.to_owned())));
+        inner.apply(DiskOp::SyncDir(parent(path)));
     }
 
     /// Changes the bytes of a file, those in the page cache and those on the disk.

@@ -87,7 +87,11 @@ fn a_replay_has_what_was_recorded() {
     disk.sync_dir("/dir".as_ref()).expect("synced");
     let record = disk.take_record();
     assert_eq!(SimDisk::replay(&record).crash(true).contents(), disk.contents());
-    assert_eq!(SimDisk::replay(&record[..record.len() - 1]).crash(true).files("/").len(), 0, "the folder is not synced");
+    assert_eq!(
+        SimDisk::replay(&record[..record.len() - 1]).crash(true).files("/").len(),
+        0,
+        "the folder is not synced"
+    );
 }
 
 #[test]

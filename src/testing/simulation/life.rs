@@ -9,16 +9,17 @@ use tokio::time::sleep;
 
 use super::broker::{SimSink, Watched};
 use super::event;
-use super::letters;
-use super::run::ROOM;
 use super::schedule::{OTHER, SINKS, Step, What};
-use super::world::{LETTERS, World, index, name};
+use super::world::{Count, LETTERS, ROOM, World, index, name};
 use crate::bridge::metrics::Metrics;
 use crate::clock::Clock as _;
 use crate::config::{self, SinkName, Start, Storage};
 use crate::dead_letters::DeadLetterStores;
 use crate::delivery::{Delivery, DeliveryOptions, PumpHandle, SinkSetup};
-use crate::journal::{Intake as _, Journal, JournalOptions, Limits, NotTaken, Offset, Registration, Steps, Taken};
+use crate::journal::{
+    Intake as _, Journal, JournalLimits, JournalOptions, NotTaken, Offset, Registration, Steps, Taken,
+};
+use crate::sinks::Class;
 use crate::testing::TestClock;
 
 /// For a sink to settle what is in flight.
@@ -48,7 +49,7 @@ pub(super) struct Configured {
 }
 
 /// What waits for each sink, and how much of it was ever given up.
-struct Waiting {
+struct Backlogs {
     places: Vec<(SinkName, Offset, u64)>,
     given_up: Vec<u64>,
     is_failing: bool,
@@ -100,7 +101,7 @@ fn journal_options(start: &Beginning) -> JournalOptions {
         clock: Arc::clone(&start.clock) as _,
         metrics: start.metrics.journal.clone(),
         lock: None,
-        limits: Limits { segment_bytes: 2 * 1024, group_bytes: 1024, queue: 16 },
+        limits: JournalLimits { segment_bytes: 2 * 1024, group_bytes: 1024, queue: 16 },
     }
 }
 
@@ -209,7 +210,7 @@ impl Life {
 
     /// [`OTHER`] is forgotten, as an operator does it.
     fn forget(&self) {
-        let Some(generation) = self.start.world.lock().places[OTHER].registered else { return };
+        let Some(generation) = self.start.world.lock().owed[OTHER].registered else { return };
         let name = name(OTHER, generation);
         let is_retired = |sink: &(SinkName, Offset, u64)| sink.0 == name;
         if self.running[OTHER].is_none() && self.journal.places().iter().any(is_retired) {
@@ -264,9 +265,6 @@ impl Life {
             }
             What::Configured(..) | What::Rename(_) | What::BestEffort(_) => self.apply(sinks).await,
             What::Forget => self.forget(),
-            What::RetryLetters { sink, to, within } => {
-                letters::retry(self, *sink, *to, Duration::from_millis(*within)).await;
-            }
             What::RetryParked => self.delivery.handles().retry_parked(),
             _ => {}
         }
@@ -300,22 +298,22 @@ impl Life {
             match answer {
                 Ok(how) => known.acknowledges(*number, how),
                 Err(NotTaken::Full { .. } | NotTaken::DiskFull { .. } | NotTaken::DiskFailing(_)) => {
-                    known.tally.refused_503 += 1;
+                    known.tally.add(Count::Refused503, 1);
                 }
                 Err(error) => known.breaks(|| format!("event {number} is not taken: {error}")),
             }
         }
     }
 
-    fn waiting(&self) -> Waiting {
+    fn waiting(&self) -> Backlogs {
         let is_failing = self.journal.stats().failing.is_some();
         let places = self.journal.places();
         let given_up = places.iter().map(|(name, ..)| self.start.metrics.journal.given_up_so_far(name)).collect();
-        Waiting { places, given_up, is_failing }
+        Backlogs { places, given_up, is_failing }
     }
 
     /// No pump has run while events were taken: a cursor that moved was moved because the journal was full.
-    fn see_given_up(&self, before: &Waiting, stored: u64) {
+    fn see_given_up(&self, before: &Backlogs, stored: u64) {
         let after = self.waiting();
         let mut known = self.start.world.lock();
         for (index_of, (sink, cursor, events)) in before.places.iter().enumerate() {
@@ -368,7 +366,7 @@ impl Life {
         };
         let running = self.running.iter().enumerate();
         let mut running = running.filter_map(|(index, sink)| Some((index, sink.as_ref()?.generation)));
-        running.any(|(index, generation)| behind(index, generation)) || self.parked() > 0 || letters::stranded(self) > 0
+        running.any(|(index, generation)| behind(index, generation)) || self.parked() > 0 || self.stranded() > 0
     }
 
     /// Topics that wait for an operator just now.
@@ -376,7 +374,13 @@ impl Life {
         self.delivery.handles().statuses().iter().map(|status| status.parked.len()).sum()
     }
 
-    /// Ends in good order.
+    /// How many letters of the sinks that run wait for an operator.
+    fn stranded(&self) -> u64 {
+        let by_reason = self.delivery.handles().statuses().into_iter().flat_map(|status| status.dead_letters.by_reason);
+        by_reason.filter(|(reason, _)| reason.class() == Class::NeedsOperator).map(|(_, count)| count).sum()
+    }
+
+    /// Stops in good order.
     pub(super) async fn close(mut self) {
         drop(maintain(&self.steps, self.delivery.stop(PATIENCE)).await);
         self.steps.close();

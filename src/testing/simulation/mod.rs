@@ -173,12 +173,12 @@ fn hold_it_against(draw: fn(u64) -> Vec<Step>, schedules: u64) -> (u64, Tally) {
                         break;
                     }
                     let Ran { outcome, tally, .. } = run(&draw(seed), &metrics);
-                    own.add(&tally);
+                    own.add_all(&tally);
                     if outcome.is_err() {
                         failing.fetch_min(seed, Ordering::Relaxed);
                     }
                 }
-                tally.lock().expect("no thread panicked").add(&own);
+                tally.lock().expect("no thread panicked").add_all(&own);
             });
         }
     });
