@@ -1,4 +1,4 @@
-//! A sink's way through the journal.
+//! A sink's reader: it reads ahead of the cursor, and moves the cursor when events are settled.
 
 use std::collections::VecDeque;
 use std::pin::pin;
@@ -15,30 +15,30 @@ use super::{Backlog, Feed, FeedClosed, Offset, Window};
 use crate::config::SinkName;
 use crate::storage::blocking;
 
-/// Whoever has read so many at once, and all there was, is under load and caught up.
+/// A reader that got at least this many events, and all there were, is under load and has caught up.
 const BUSY: u32 = 8;
-/// Then the next window is not read at once, but so long after for each event of the last, and so holds more: what it
-/// takes to read, send and confirm one depends little on how many it holds.
+/// Such a reader pauses this long for each event of its last window, so that the next window holds more. To read, send and
+/// confirm a window costs about the same however many events it holds.
 const PAUSE_PER_EVENT: Duration = Duration::from_micros(100);
-/// But no longer.
+/// The longest pause.
 const PAUSE_MAX: Duration = Duration::from_millis(10);
-/// A read that fails is tried again so often, once a second, before the bytes count as damaged.
+/// How often a failed read is tried again, once a second, before the bytes count as damaged.
 const READ_TRIES: u32 = 10;
 
-/// What a sink reads from; one a sink at a time.
+/// Reads events for a sink. Each sink has at most one reader.
 pub struct JournalReader {
     shared: Arc<Shared>,
     sink: SinkName,
     place: ReadPlace,
-    /// Events that were read and that the cursor has not passed.
+    /// Events that were read, and that the cursor has not passed.
     marks: VecDeque<Mark>,
     failed_reads: u32,
-    /// Before it no window is read.
+    /// No window is read before this moment.
     paused: Option<Instant>,
 }
 
 impl JournalReader {
-    /// Takes the sink's place; none where the sink is unknown or has a reader already.
+    /// Returns the sink's reader, or `None` if the sink is unknown or has one already.
     pub(super) fn new(shared: &Arc<Shared>, sink: &SinkName) -> Option<Self> {
         let mut state = shared.state();
         let place = state.sinks.get_mut(sink).filter(|place| !place.reading)?;
@@ -55,7 +55,7 @@ impl JournalReader {
         })
     }
 
-    /// Whether there is something to read; goes on behind events that were given up.
+    /// Whether there is something to read. Skips events that were given up.
     fn look(&mut self) -> Result<bool, FeedClosed> {
         let state = self.shared.state();
         let place = state.sinks.get(&self.sink).filter(|_| !state.closed).ok_or(FeedClosed)?;
@@ -66,12 +66,12 @@ impl JournalReader {
         Ok(state.locate(self.place.offset).is_some())
     }
 
-    /// Does something at the sink's place; nothing if the sink was forgotten.
+    /// Changes the sink's place, unless the sink was forgotten.
     fn at_place<T: Default>(&self, change: impl FnOnce(&mut SinkEntry) -> T) -> T {
         self.shared.state().sinks.get_mut(&self.sink).map(change).unwrap_or_default()
     }
 
-    /// What was in flight is read again, or counts as given up if the cursor has passed it.
+    /// Ends all claims. Events that were in flight will be read again, or count as given up if the cursor has passed them.
     fn end_claims(&self) {
         let given_up = self.at_place(|place| place.claims.abandon(place.cursor.offset));
         self.shared.count_given_up(&self.sink, given_up);
@@ -108,7 +108,7 @@ impl Feed for JournalReader {
         }
         loop {
             let mut grown = pin!(shared.grown.notified());
-            // From now on: what comes while we look is not missed.
+            // Enabled before we look, so that events that come meanwhile are not missed.
             grown.as_mut().enable();
             if self.look()? {
                 let salvage = self.failed_reads >= READ_TRIES;
@@ -131,7 +131,7 @@ impl Feed for JournalReader {
 
     fn claim(&mut self, events: &[Offset]) -> Offset {
         self.at_place(|place| {
-            // Only such a sink's events are ever given up, and others need not pay for it.
+            // Only events of such a sink are ever given up. Others need not pay for it.
             if place.best_effort {
                 place.claims.claim(events, place.cursor.offset);
             }

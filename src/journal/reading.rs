@@ -14,12 +14,12 @@ use crate::clock::Timestamp;
 use crate::config::SinkName;
 use crate::storage::{DiskFile, is_unreadable};
 
-/// Read at once; the events of a block share its memory.
+/// Bytes of one read. The events of a block share its memory.
 pub(super) const BLOCK: usize = 256 * 1024;
-/// Read at once to learn when the oldest event was received.
+/// Bytes of one read that only looks when the oldest event was received.
 const PEEK_BLOCK: usize = 4096;
 
-/// Where reading goes on.
+/// Where reading continues.
 #[derive(Clone)]
 pub(super) struct ReadPlace {
     pub(super) offset: u64,
@@ -27,7 +27,7 @@ pub(super) struct ReadPlace {
     file: Option<(u64, Arc<dyn DiskFile>)>,
 }
 
-/// What is known of the place in the file.
+/// What is known of the place in the segment's file.
 #[derive(Clone, Copy)]
 enum From {
     Hint(Option<Hint>),
@@ -39,7 +39,7 @@ impl ReadPlace {
         Self { offset: cursor.offset, start: From::Hint(cursor.hint), file: None }
     }
 
-    /// Where a cursor would point that stands here.
+    /// The hint for a cursor at this place.
     pub(super) fn hint(&self) -> Option<Hint> {
         match self.start {
             From::Hint(hint) => hint,
@@ -48,7 +48,7 @@ impl ReadPlace {
     }
 }
 
-/// An event that was read.
+/// The place of an event that was read.
 pub(super) struct Mark {
     pub(super) offset: u64,
     pub(super) hint: Hint,
@@ -71,7 +71,7 @@ pub(super) struct Read {
 }
 
 impl Shared {
-    /// What waits for a sink. Reads one record where it is not known yet when the oldest was received.
+    /// What waits for a sink. Reads one record if it is not known yet when the oldest event was received.
     pub(super) fn backlog_of(&self, sink: &SinkName) -> Backlog {
         let cursor = {
             let state = self.state();
@@ -86,7 +86,7 @@ impl Shared {
         let read = self.read(ReadPlace::at(cursor), bounds);
         let mut state = self.state();
         let received = read.ok().and_then(|read| read.marks.first().map(|mark| mark.received));
-        // What can't be read came after its segment was begun. A disk that fails is not asked again every second.
+        // An event that can't be read came after its segment was created. A failing disk is not asked again every second.
         let created = state.locate(cursor.offset).map(|index| state.segments[index].created);
         let received = received.or(created);
         if let Some(place) = state.sinks.get_mut(sink) {
@@ -95,7 +95,7 @@ impl Shared {
         state.sinks.get(sink).map_or_else(Backlog::default, |place| state.backlog(place))
     }
 
-    /// Reads on until a bound is reached, or the end of a segment that had something, or the durable end.
+    /// Reads until it reaches a bound, the end of a segment that had events, or the durable end.
     pub(super) fn read(&self, mut place: ReadPlace, bounds: Bounds) -> io::Result<Read> {
         loop {
             let Some((mut segment, missing)) = self.segment_at(place.offset) else {
@@ -107,7 +107,7 @@ impl Shared {
             }
             place.offset = place.offset.max(segment.first);
             let Some(file) = self.open_segment(&mut place, &mut segment, bounds.salvage)? else {
-                // An empty window, so that the next segment has all its tries: that this one is lost says nothing of it.
+                // An empty window, so that the next segment gets all its tries: it may be whole though this one is lost.
                 place.offset = segment.end;
                 let window = Window { events: Vec::new(), end: Offset(segment.end) };
                 return Ok(Read { window, place, marks: Vec::new() });
@@ -120,8 +120,8 @@ impl Shared {
         }
     }
 
-    /// The segment of the next record at or above an offset; with it a segment that should be before it and is not,
-    /// and how many records it had from there on.
+    /// Returns the segment of the next record at or above an offset. If the segment before it is missing, also returns where
+    /// that one began and how many records at or above the offset it had.
     fn segment_at(&self, offset: u64) -> Option<(Segment, Option<(u64, u64)>)> {
         let state = self.state();
         let index = state.locate(offset)?;
@@ -131,7 +131,7 @@ impl Shared {
         Some((segment, missing.map(|previous| (previous.first, previous.end - offset.max(previous.first)))))
     }
 
-    /// A segment's file, and its head where the start could not read it. None: all of it is lost.
+    /// Opens a segment, and reads its header if the start could not. Returns `None` if the whole segment is lost.
     fn open_segment(
         &self,
         place: &mut ReadPlace,
@@ -167,7 +167,7 @@ impl Shared {
         }
     }
 
-    /// Reads the head that the start could not read; whether it is whole.
+    /// Reads the header that the start could not read. Returns whether it is whole.
     fn learn(&self, segment: &mut Segment, file: &dyn DiskFile) -> io::Result<bool> {
         let (Ok(header), size) = (read_head(file, segment.first)?, file.size()?) else { return Ok(false) };
         (segment.seed, segment.previous, segment.created) = (Some(header.seed), header.previous, header.created);
@@ -220,14 +220,14 @@ impl Shared {
         place.start = From::Scan(segment.first, scan.place());
         place.offset = scan.expected().max(place.offset);
         if scan.at() >= segment.length {
-            // Records that are missing at the end without a damaged byte can only be a head that tells of too many.
+            // No byte is damaged, yet records are missing at the end: the next header names too many.
             place.offset = place.offset.max(segment.end);
         }
         Ok(Read { window: Window { events, end: Offset(place.offset) }, place, marks })
     }
 }
 
-/// Begins at the place that is known, else at the segment's first record.
+/// Begins at the known place, or at the segment's first record if none is known.
 fn begin(part: Span, segment: &Segment, place: &ReadPlace, bounds: Bounds) -> io::Result<Scan> {
     match place.start {
         From::Scan(first, at) if first == segment.first => return Ok(Scan::resume(part, at, bounds.block)),
