@@ -1,4 +1,4 @@
-//! The letters of one sink become those of another, which continues it.
+//! Moves the letters of one sink to another that continues it.
 //!
 //! A whole file is renamed if its letters fit behind those that are there. Otherwise its letters are appended under new
 //! ids, and then removed where they were.
@@ -73,7 +73,7 @@ impl LetterFiles {
                 }
             }
         }
-        // They were kept before: they have room here too.
+        // They were kept before, so they may exceed the bound here too.
         self.append_new(letters, u64::MAX)?;
         other.remove(&copied).map(drop)
     }

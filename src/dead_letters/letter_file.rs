@@ -1,4 +1,4 @@
-//! One file of dead letters, and where each letter is in it.
+//! One file of dead letters, and the place of each letter in it.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,7 +13,7 @@ use crate::ownership::explain;
 use crate::sinks::Reason;
 use crate::storage::{Disk, DiskFile};
 
-/// 48 bytes a letter, so that a full store of small letters stays below 100 MB of memory.
+/// A letter's index entry of 48 bytes, so that a full store of small letters takes less than 100 MB of memory.
 pub(super) struct LetterSlot {
     pub(super) id: LetterId,
     pub(super) offset: Offset,
@@ -26,7 +26,7 @@ pub(super) struct LetterSlot {
 }
 
 impl LetterSlot {
-    /// What tells an event from all others.
+    /// What identifies the event.
     pub(super) const fn place(&self) -> (Offset, Timestamp) {
         (self.offset, self.received)
     }
@@ -48,12 +48,12 @@ pub(super) struct LetterFile {
 }
 
 impl LetterFile {
-    /// A file that was found.
+    /// A file that was found at the start.
     pub(super) fn new(path: PathBuf, seed: Seed, size: u64) -> Self {
         Self { path, file: None, seed, size, slots: Vec::new(), live: 0, live_bytes: 0, damaged: 0, proven: false }
     }
 
-    /// Makes sure that all of it is durable: it is written anew, for a sync of pages that count as clean says nothing.
+    /// Makes the whole file durable. It is written again, because a sync does not write pages that count as clean.
     pub(super) fn prove(&mut self, disk: &dyn Disk) -> Result<(), DeadLetterError> {
         if !self.proven {
             let mut bytes = vec![0; usize::try_from(self.size).unwrap_or(usize::MAX)];
@@ -67,7 +67,7 @@ impl LetterFile {
         Ok(())
     }
 
-    /// A handle for reading and marking, kept only for the file that is written.
+    /// Opens the file for `work`. The handle is kept only for the file that takes letters.
     pub(super) fn with_file<T>(
         &self,
         disk: &dyn Disk,
@@ -80,7 +80,7 @@ impl LetterFile {
         done.map_err(at(&self.path))
     }
 
-    /// A letter's frame as it is on disk.
+    /// Reads a letter's frame.
     pub(super) fn read_frame(&self, disk: &dyn Disk, slot: &LetterSlot) -> Result<Vec<u8>, DeadLetterError> {
         let mut frame = vec![0; slot.length as usize];
         let read = self.with_file(disk, |file| file.read_at(&mut frame, slot.at))?;
@@ -90,12 +90,12 @@ impl LetterFile {
         Ok(frame)
     }
 
-    /// Bytes that hold no letter any more.
+    /// Bytes of letters that are gone.
     pub(super) fn dead_bytes(&self) -> u64 {
         self.size.saturating_sub(FILE_HEADER as u64 + self.live_bytes)
     }
 
-    /// Counts a letter as gone; its bytes stay.
+    /// Counts a letter as gone. Its bytes stay in the file.
     pub(super) fn let_go(&mut self, at: usize, counts: &mut [BTreeMap<Reason, u64>]) {
         let slot = &mut self.slots[at];
         slot.gone = true;

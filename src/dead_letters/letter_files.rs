@@ -11,7 +11,7 @@ use crate::clock::Timestamp;
 use crate::sinks::{Failure, Reason};
 use crate::storage::{Disk, create_dirs, remove_if_there};
 
-/// A file that has so many bytes gets no further letter.
+/// A file with this many bytes takes no further letter.
 const ROLL: u64 = 8 << 20;
 pub(super) const SUFFIX: &str = ".letters";
 
@@ -23,9 +23,9 @@ pub(super) struct LetterFiles {
     pub(super) active: Option<u64>,
     pub(super) next_file: u64,
     pub(super) last_id: u64,
-    /// Added to the names that are given.
+    /// Added to the next ids.
     skipped_ids: u64,
-    /// No letter's offset is above it: what is cannot be a repeat.
+    /// The highest offset of a letter. An event above it can't be kept already.
     pub(super) max_offset: u64,
     pub(super) topics: Vec<Arc<str>>,
     pub(super) counts: Vec<BTreeMap<Reason, u64>>,
@@ -37,7 +37,7 @@ pub(super) struct LetterFiles {
 }
 
 impl LetterFiles {
-    /// Without files yet.
+    /// Makes an empty store.
     pub(super) const fn new(disk: Arc<dyn Disk>, dir: PathBuf) -> Self {
         Self {
             disk,
@@ -56,12 +56,12 @@ impl LetterFiles {
         }
     }
 
-    /// Leaves out so many names of letters.
+    /// Skips this many ids.
     pub(super) fn skip_ids(&mut self, count: u64) {
         self.skipped_ids += count;
     }
 
-    /// Notes a letter that is durable at a place of a file.
+    /// Indexes a letter that is durable at this place of a file.
     pub(super) fn index(&mut self, file: &mut LetterFile, letter: &DeadLetter, at: u64, length: usize, gone: bool) {
         self.last_id = self.last_id.max(letter.id.0);
         self.max_offset = self.max_offset.max(letter.offset.0);
@@ -117,7 +117,7 @@ impl LetterFiles {
             return Ok(());
         }
         for letter in &mut letters {
-            // Offsets are never given twice, so that neither is an id, also where all files are gone in between.
+            // Offsets are never assigned twice, so neither are ids, even if all files were gone in between.
             self.last_id = (self.last_id + 1).max(letter.offset.0 + self.skipped_ids);
             letter.id = LetterId(self.last_id);
         }
@@ -154,7 +154,7 @@ impl LetterFiles {
         Ok(())
     }
 
-    /// The file that takes the next letters; a new one where there is none or it is full.
+    /// Returns the file that takes the next letters. Creates one if there is none or it is full.
     fn writable(&mut self) -> Result<u64, DeadLetterError> {
         if let Some(number) = self.active.filter(|number| self.files.get(number).is_some_and(|file| file.size < ROLL)) {
             return Ok(number);
@@ -172,7 +172,7 @@ impl LetterFiles {
             .write_at(&seed.file_header(), 0)
             .and_then(|()| file.sync_data())
             .and_then(|()| self.disk.sync_dir(&self.dir));
-        // A header alone is no harm, but one a try of a failing disk would be many.
+        // A lone header does no harm, but a failing disk would leave one for each try.
         begun.map_err(at(&path)).inspect_err(|_| drop(self.disk.remove(&path)))?;
         let entry = LetterFile { file: Some(file), proven: true, ..LetterFile::new(path, seed, FILE_HEADER as u64) };
         self.files.insert(number, entry);
@@ -185,7 +185,7 @@ impl LetterFiles {
     fn give_up(&mut self, number: u64, mut file: LetterFile) {
         self.active = None;
         if let Some(open) = file.file.take() {
-            // Should it fail, the letters behind are published once more: they are appended to another file too.
+            // If that fails, the letters after it are published twice, because they are appended to another file too.
             drop(open.set_size(file.size).and_then(|()| open.sync_data()));
         }
         self.files.insert(number, file);
@@ -205,7 +205,7 @@ impl LetterFiles {
         // A crash or a failed removal may have left the copy of an earlier call.
         let is_copy = |slot: &LetterSlot| !slot.gone && slot.place() == letter.place() && slot.id != id;
         match self.files.values_mut().find(|file| file.slots.iter().any(is_copy)) {
-            // It may be in the page cache only.
+            // The copy may be in the page cache only.
             Some(file) => file.prove(&*self.disk)?,
             None => self.append(vec![DeadLetter { died, failure, ..letter }], u64::MAX)?,
         }
@@ -213,7 +213,7 @@ impl LetterFiles {
     }
 
     pub(super) fn remove(&mut self, ids: &[LetterId]) -> Result<u64, DeadLetterError> {
-        // What is removed must not come back with an old file.
+        // A power cut must not bring removed letters back with an old file.
         self.settle_dir()?;
         let ids: HashSet<_> = ids.iter().copied().collect();
         let touched: Vec<u64> = self
@@ -227,7 +227,7 @@ impl LetterFiles {
             let file = self.files.get_mut(&number).expect("found above");
             let going: Vec<_> =
                 (0..file.slots.len()).filter(|at| !file.slots[*at].gone && ids.contains(&file.slots[*at].id)).collect();
-            // A file that loses its last letters is removed as a whole: its marks need not be durable.
+            // A file that loses its last letters is removed as a whole, so its marks need not be durable.
             if going.len() < file.live || file.damaged > 0 {
                 file.with_file(&*self.disk, |open| {
                     for at in &going {
@@ -249,7 +249,7 @@ impl LetterFiles {
         Ok(removed)
     }
 
-    /// Removes a file without letters, durably; one with damage goes to `damaged/`.
+    /// Removes a file without letters durably, or moves it to `damaged/` if something in it is damaged.
     pub(super) fn remove_if_done(&mut self, number: u64) -> Result<(), DeadLetterError> {
         if self.files.get(&number).is_none_or(|file| file.live > 0) {
             return Ok(());
@@ -265,7 +265,7 @@ impl LetterFiles {
         self.disk.sync_dir(&self.dir).map_err(at(&self.dir))
     }
 
-    /// A letter was whole when it was indexed and is not now: it leaves the index, and its file is kept.
+    /// Drops a letter from the index that has become damaged since the start. Its file is kept.
     pub(super) fn lose(&mut self, id: LetterId) {
         tracing::error!(letter = %id, dir = %self.dir.display(), "dead letter is damaged; its bytes are kept");
         self.unreadable.remove(&id);
@@ -288,7 +288,7 @@ impl LetterFiles {
         self.files.values().map(|file| file.size).sum()
     }
 
-    /// Bytes of the letters that are not gone: what `dead_max_size` bounds.
+    /// Bytes of the letters that are not gone, which `dead_max_size` bounds.
     fn live_bytes(&self) -> u64 {
         self.files.values().map(|file| FILE_HEADER as u64 + file.live_bytes).sum()
     }

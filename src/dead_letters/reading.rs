@@ -1,4 +1,4 @@
-//! Letters read again.
+//! Reads letters.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use super::letter_files::LetterFiles;
 use super::{DeadLetter, DeadLetterError, LetterId, LetterInfo, ListedLetter, NextLetters, format};
 use crate::sinks::Reason;
 
-/// `next_of` ends after so many letters that the disk does not give: each may take it seconds.
+/// `next_of` gives up after this many letters that can't be read, because each may take the disk seconds.
 const MAX_UNREAD: usize = 16;
 
 impl LetterFiles {

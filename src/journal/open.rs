@@ -1,4 +1,4 @@
-//! A start: format, folders, segments, sinks, digests, threads.
+//! What a start does: format, folders, segments, sinks, digests.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
@@ -28,15 +28,15 @@ fn format_text() -> String {
 
 /// What `format` says.
 pub(super) enum FormatFile {
-    /// That the version is ours.
+    /// The version of this program.
     Ours,
-    /// There is none.
+    /// There is no such file.
     Missing,
-    /// Nothing that can be read, and why; but no segment contradicts.
+    /// The file is unusable for this reason, and no segment has another version.
     Unusable(String),
 }
 
-/// Whether the journal's format is ours. Touches nothing.
+/// Checks that this program can read the journal. Changes nothing.
 pub(super) fn check_format(disk: &dyn Disk, dir: &Path) -> Result<FormatFile, JournalOpenError> {
     let paths = Paths::new(dir);
     let why = match read_all(disk, &paths.format) {
@@ -67,14 +67,14 @@ pub(super) fn check_format(disk: &dyn Disk, dir: &Path) -> Result<FormatFile, Jo
     }
 }
 
-/// Whether a version can be read, and it is not ours.
+/// Whether the text names a version, and another than ours.
 fn names_another_version(text: &str) -> bool {
     let digits = |text: &str| text.chars().take_while(char::is_ascii_digit).collect::<String>();
     let version = text.strip_prefix(FORMAT_TITLE).map(digits);
     version.is_some_and(|version| !version.is_empty() && version != VERSION.to_string())
 }
 
-/// Everything that a start makes, before the threads.
+/// Does all that a start does before it starts the threads.
 pub(super) fn open(options: JournalOptions) -> Result<(Shared, Dedupe), JournalOpenError> {
     let paths = Paths::new(&options.dir);
     let disk = &*options.disk;
@@ -100,7 +100,7 @@ pub(super) fn open(options: JournalOptions) -> Result<(Shared, Dedupe), JournalO
     if let FormatFile::Unusable(why) = &format {
         set_aside.push(damage::set_aside(disk, &paths, &paths.format, why));
     }
-    // A start whose disk failed may have left everything but the list, and it took no event.
+    // A start whose disk failed may have written everything but the list. It took no event.
     let took_events = recovered.segments.iter().any(|segment| segment.records() > 0);
     let mut found = find_sinks(disk, &paths, is_new, took_events, &mut set_aside)?;
     let mut files = SmallFiles { cursors: std::mem::take(&mut found.files), ..SmallFiles::default() };
@@ -110,7 +110,7 @@ pub(super) fn open(options: JournalOptions) -> Result<(Shared, Dedupe), JournalO
     let shared = Shared::new(disk, clock, metrics, paths, config, limits, state, files);
     shared.note_set_aside(set_aside);
     if let Some(segment) = recovered.lost {
-        // How many there were is not known; at least one.
+        // Nobody knows how many records there were. Count one.
         shared.report_missing(segment, 1);
     }
     shared.write_sink_list(&found, must_write);
@@ -125,13 +125,13 @@ pub(super) fn open(options: JournalOptions) -> Result<(Shared, Dedupe), JournalO
     Ok((shared, dedupe))
 }
 
-/// What `sinks` and `cursors/` say.
+/// What `sinks` and `cursors/` contain.
 struct FoundSinks {
-    /// Names that the journal knows.
+    /// The names in the list of sinks.
     listed: BTreeSet<SinkName>,
     /// Whether `sinks` could be read.
     whole: bool,
-    /// Whatever has a cursor, listed or not.
+    /// The sinks that have a cursor, listed or not.
     cursors: BTreeSet<SinkName>,
     opened: BTreeMap<SinkName, Option<Cursor>>,
     files: BTreeMap<SinkName, CursorFile>,
@@ -206,7 +206,7 @@ fn open_cursor(
 
 /// Gives every sink its place; whether the list or a cursor must be written before an event is taken.
 fn place_sinks(state: &mut JournalState, found: &FoundSinks, configured: &[Registration]) -> bool {
-    // No offset is given twice, whatever was lost.
+    // No offset may be assigned twice, whatever was lost.
     let highest = found.opened.values().flatten().map(|cursor| cursor.offset).max().unwrap_or(0);
     state.next = state.next.max(highest);
     for name in &found.listed {
@@ -222,7 +222,7 @@ fn place_sinks(state: &mut JournalState, found: &FoundSinks, configured: &[Regis
     for registration in configured.iter().filter(|registration| !found.listed.contains(&registration.name)) {
         let place = match found.opened.get(&registration.name).copied().flatten() {
             Some(cursor) => SinkEntry::new(cursor),
-            // Which names there were is not known, but the place that it is to continue is.
+            // The list is lost, but the cursor of the sink that it continues is there.
             None if !found.whole && !registration.continues.as_ref().is_some_and(|it| state.sinks.contains_key(it)) => {
                 SinkEntry::new(state.oldest_cursor())
             }
@@ -247,7 +247,7 @@ fn place_sinks(state: &mut JournalState, found: &FoundSinks, configured: &[Regis
     is_new
 }
 
-/// Where a sink begins that the journal does not know.
+/// The first cursor of a sink that the journal does not know.
 pub(super) fn first_cursor(state: &JournalState, registration: &Registration) -> Cursor {
     if let Some(other) = &registration.continues {
         if let Some(place) = state.sinks.get(other) {
@@ -289,7 +289,7 @@ impl Shared {
     }
 }
 
-/// Fills dedupe, newest segment first, until it is full or the window is passed.
+/// Fills dedupe from the newest segment back, until it is full or the window ends.
 fn load_digests(
     options: &JournalOptions,
     paths: &Paths,
@@ -308,7 +308,7 @@ fn load_digests(
     for first in firsts.into_iter().rev() {
         let segment = segments.get(&first);
         if count >= config.dedupe_max || segment.is_some_and(|segment| segment.records() == 0) {
-            // Not read; removed where it is on disk.
+            // These digests are not needed. Maintenance removes them.
             files.digests.extend(on_disk.contains(&first).then_some((first, 0, 0)));
             continue;
         }
@@ -343,7 +343,7 @@ fn load_digests(
     Ok(dedupe)
 }
 
-/// The digests of a segment; none if they are missing or can't be used.
+/// Returns the digests of a segment. There are none if the file is missing or unusable.
 fn read_digests(
     disk: &dyn Disk,
     paths: &Paths,

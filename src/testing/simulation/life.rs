@@ -163,7 +163,7 @@ impl Life {
         self.add(index, sink)
     }
 
-    /// Tells the world which sinks the journal has put down: with an event, at the latest.
+    /// Tells the world which sinks the journal has written to its list. It has by the first event, at the latest.
     fn note_sinks(&self) {
         if self.is_dead() || self.journal.stats().failing.is_some() {
             return;
@@ -219,9 +219,9 @@ impl Life {
         }
     }
 
-    /// Sinks that were taken out return: what waits for them would hold the journal full. So does what waits for an old
-    /// name that a start took from a cursor; nothing hangs on it but letters, which the next start takes over. Whether there
-    /// was such a name.
+    /// Brings back the sinks that were taken out, because their waiting events would keep the journal full. Forgets old names
+    /// that a start took from a cursor: only letters depend on them, and the next start takes those over. Returns whether
+    /// there was such a name.
     pub(super) fn bring_back(&mut self, sinks: &Sinks) -> bool {
         for (index, sink) in sinks.iter().enumerate() {
             if self.running[index].is_none()
@@ -387,7 +387,7 @@ impl Life {
     }
 }
 
-/// Waits for work while the keeper does its own.
+/// Waits for work while the maintenance thread does its own.
 async fn maintain<T>(steps: &Steps, work: impl Future<Output = T>) -> T {
     let mut work = std::pin::pin!(work);
     loop {

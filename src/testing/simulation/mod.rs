@@ -8,8 +8,7 @@
 //! are stepped, work that blocks is a task. So a seed gives the same run each time, and one that fails prints its
 //! shortest schedule and what the process said in it.
 //!
-//! - `disk`: what is written and what is durable. `broker`: a sink, and a feed that is watched. `event`: events.
-//! - `letters`: what happens to dead letters.
+//! - `broker`: a sink, and a feed that is watched. `event`: events. `letters`: what happens to dead letters.
 //! - `reloads`: reloads with `storage = "none"`, which have no journal; schedules of their own.
 //! - `schedule`: what happens. `life`: one process. `run`: one schedule. `world`: what the promise is held against.
 //!
