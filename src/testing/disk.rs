@@ -134,7 +134,9 @@ impl SimDisk {
     /// A disk on which these operations were done.
     pub(crate) fn replay(ops: &[DiskOp]) -> Self {
         let disk = Self::new();
-        ops.iter().for_each(|op| disk.lock().contents.apply(op.clone()));
+        for op in ops {
+            disk.lock().contents.apply(op.clone());
+        }
         disk
     }
 
@@ -230,9 +232,10 @@ impl SimDisk {
         let mut errno = None;
         inner.faults.fails.retain_mut(|fail| {
             if fail.kind == kind && path.starts_with(&fail.under) {
-                match fail.after.checked_sub(1) {
-                    Some(after) => fail.after = after,
-                    None => (errno, fail.times) = (Some(fail.errno), fail.times - 1),
+                if fail.after > 0 {
+                    fail.after -= 1;
+                } else {
+                    (errno, fail.times) = (Some(fail.errno), fail.times - 1);
                 }
             }
             fail.times > 0
