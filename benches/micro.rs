@@ -14,7 +14,9 @@ use alma_bridge::alma::{BodyDigest, Event, SignatureHeader, Unverified, Verified
 use alma_bridge::clock::{SystemClock, Timestamp};
 use alma_bridge::config::{self, NamedSecret, Secret, SecretFrom, SourceName};
 use alma_bridge::journal::bench_api::{append_record, key};
-use alma_bridge::journal::{Intake as _, Journal, JournalLock, JournalMetrics, JournalOptions, Limits, Snapshot};
+use alma_bridge::journal::{
+    Intake as _, Journal, JournalLimits, JournalLock, JournalMetrics, JournalOptions, Snapshot,
+};
 use alma_bridge::message::{Message, Messages, StoredEvent, percent_encode};
 use alma_bridge::storage::RealDisk;
 use alma_bridge::telemetry::Registry;
@@ -103,7 +105,7 @@ fn prepare(folder: &Path, bytes: u64) {
     let config = config::load_defaults(&[]).expect("the defaults are valid").config.journal;
     let options = JournalOptions {
         dir: folder.to_owned(),
-        limits: Limits { segment_bytes: 2 * bytes, ..Limits::of(&config) },
+        limits: JournalLimits { segment_bytes: 2 * bytes, ..JournalLimits::of(&config) },
         config,
         sinks: Vec::new(),
         disk: RealDisk::shared(),

@@ -14,7 +14,7 @@ pub enum EngineError {
     Locked(PathBuf),
     /// The journal can't be opened.
     #[error(transparent)]
-    Journal(#[from] journal::OpenError),
+    Journal(#[from] journal::JournalOpenError),
     /// `listeners.json` can't be written.
     #[error("{path}: {error}")]
     Publish {

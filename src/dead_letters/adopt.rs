@@ -1,11 +1,12 @@
-//! The letters of one sink become those of another, which continues it.
+//! Moves the letters of one sink to another that continues it.
 //!
 //! A whole file is renamed if its letters fit behind those that are there. Otherwise its letters are appended under new
 //! ids, and then removed where they were.
 
 use std::collections::HashSet;
 
-use super::letter_files::{LetterFiles, SUFFIX, Slot, at};
+use super::letter_file::{LetterSlot, at};
+use super::letter_files::{LetterFiles, SUFFIX};
 use super::{DeadLetterError, LetterId};
 use crate::storage::create_dirs;
 
@@ -25,7 +26,7 @@ impl LetterFiles {
     }
 
     /// Whether ids go on growing with these letters, and none of their events is kept already.
-    fn fits_behind(&self, slots: &[Slot]) -> bool {
+    fn fits_behind(&self, slots: &[LetterSlot]) -> bool {
         let kept: HashSet<_> = self.live().map(|(_, slot)| slot.place()).collect();
         slots.iter().filter(|slot| !slot.gone).all(|slot| slot.id.0 > self.last_id && !kept.contains(&slot.place()))
     }
@@ -72,7 +73,7 @@ impl LetterFiles {
                 }
             }
         }
-        // They were kept before: they have room here too.
+        // They were kept before, so they may exceed the bound here too.
         self.append_new(letters, u64::MAX)?;
         other.remove(&copied).map(drop)
     }

@@ -1,4 +1,4 @@
-//! Files written anew without the letters that are gone.
+//! Rewrites files without the letters that are gone.
 //!
 //! A file is replaced by one of the same number: the new one is written and synced under another name and then renamed
 //! over the old one. So a crash leaves one of the two, whole, and no letter is there twice or gets another id.
@@ -8,12 +8,13 @@ use std::path::{Path, PathBuf};
 
 use super::DeadLetterError;
 use super::format::Seed;
-use super::letter_files::{LetterFiles, at};
+use super::letter_file::{LetterSlot, at};
+use super::letter_files::LetterFiles;
 use crate::storage::{create_dirs, read_all, remove_if_there};
 
-/// What a file is called while it is written anew.
+/// The end of a file's name while it is rewritten.
 pub(super) const UNFINISHED: &str = ".new";
-/// For fewer bytes a file is not written anew unless they are needed.
+/// A file is not rewritten to gain fewer bytes than this, unless they are needed.
 const WORTH_IT: u64 = 64 << 10;
 /// If room is needed, files are written anew that would lose at least this part of themselves.
 const PART: u64 = 8;
@@ -48,7 +49,7 @@ impl LetterFiles {
 
     fn compact(&mut self, number: u64) -> Result<(), DeadLetterError> {
         let Some(file) = self.files.get_mut(&number) else { return Ok(()) };
-        // It takes no more letters: the handle would be that of the old file.
+        // It takes no more letters, because its handle would be that of the old file.
         file.file = None;
         self.active = self.active.filter(|active| *active != number);
         let seed = Seed(fastrand::u32(..));
@@ -81,14 +82,14 @@ impl LetterFiles {
         let mut old = std::mem::take(&mut file.slots);
         file.slots.extend(slots.into_iter().map(|(index, at)| {
             let slot = &mut old[index];
-            super::letter_files::Slot { at, ..*slot }
+            LetterSlot { at, ..*slot }
         }));
         (file.seed, file.size, file.damaged, file.proven) = (seed, bytes.len() as u64, 0, true);
         self.dir_unsure = true;
         self.settle_dir()
     }
 
-    /// Puts a file in the place of another one, so far that only the folder is to be synced.
+    /// Replaces a file, except that the folder must still be synced.
     fn write_over(&self, path: &Path, bytes: &[u8]) -> Result<(), DeadLetterError> {
         let mut new = path.as_os_str().to_owned();
         new.push(UNFINISHED);
@@ -99,11 +100,11 @@ impl LetterFiles {
             file.sync_data()?;
             self.disk.rename(&new, path)
         });
-        // What stays of it is removed at the next start.
+        // The next start removes what is left of it.
         written.map_err(at(&new)).inspect_err(|_| drop(self.disk.remove(&new)))
     }
 
-    /// Makes durable what was renamed, if that is not sure yet.
+    /// Makes a rename durable if that is not sure yet.
     pub(super) fn settle_dir(&mut self) -> Result<(), DeadLetterError> {
         if self.dir_unsure {
             self.sync_dir()?;
@@ -116,7 +117,7 @@ impl LetterFiles {
         self.disk.sync_dir(&self.dir).map_err(at(&self.dir))
     }
 
-    /// Keeps what is damaged in a file, whose other letters go on without it.
+    /// Keeps the damaged bytes of a file that is rewritten without them.
     fn keep_copy(&self, path: &Path) -> Result<(), DeadLetterError> {
         let bytes = read_all(&*self.disk, path).map_err(at(path))?;
         let kept = self.place_for_damaged(path)?;
@@ -135,7 +136,7 @@ impl LetterFiles {
         self.sync_dir()
     }
 
-    /// A path in `damaged/` that no other file has: what was kept once is never overwritten.
+    /// Returns an unused path in `damaged/`, so that no kept file is overwritten.
     fn place_for_damaged(&self, path: &Path) -> Result<PathBuf, DeadLetterError> {
         let dir = self.dir.join("damaged");
         create_dirs(&*self.disk, &dir).map_err(at(&dir))?;

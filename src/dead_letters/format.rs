@@ -1,4 +1,4 @@
-//! Bytes of a dead-letter file: written, found again, skipped where damaged. No I/O.
+//! The format of dead-letter files: encoding, decoding, and the search after damage. No I/O.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::sinks::{Failure, Reason};
 
 /// First bytes of a file.
 const MAGIC: &[u8; 8] = b"ALMADEAD";
-/// The format of this module's doc.
+/// The version that the documentation of `dead_letters` describes.
 const VERSION: u32 = 1;
 /// Magic, version, seed, CRC.
 pub(super) const FILE_HEADER: usize = 8 + 4 + 4 + 4;
@@ -22,10 +22,10 @@ pub(super) const FILE_HEADER: usize = 8 + 4 + 4 + 4;
 pub(super) const FRAME_HEADER: usize = 4 + 4 + 4 + 4 + 4;
 /// Where the state is in a frame's header.
 pub(super) const STATE_AT: usize = 16;
-/// No payload is longer: a body is at most `max_body`, and a length beyond this is damage.
+/// No payload is longer, because bodies are bounded by `max_body`. A greater length is damage.
 const MAX_PAYLOAD: usize = 1 << 30;
 
-/// Why a file is none of ours to read.
+/// Why a file can't be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum BadFileHeader {
     #[error("damaged header")]
@@ -43,7 +43,7 @@ impl Seed {
         crc32c::crc32c_append(self.0, bytes)
     }
 
-    /// What a frame begins with.
+    /// The first bytes of a frame.
     fn mark(self) -> [u8; 4] {
         self.crc(b"mark").to_le_bytes()
     }
@@ -77,7 +77,7 @@ impl Seed {
         }
     }
 
-    /// A frame: header and payload.
+    /// Makes a frame of a payload.
     pub(super) fn frame(self, payload: &[u8]) -> Vec<u8> {
         let mut frame = Vec::with_capacity(FRAME_HEADER + payload.len());
         frame.extend_from_slice(&self.mark());
@@ -99,7 +99,7 @@ impl Seed {
         (whole && length <= MAX_PAYLOAD).then_some(length)
     }
 
-    /// The payload of a frame, where its CRC fits.
+    /// Returns the payload of a frame if its CRC is right.
     pub(super) fn payload(self, frame: &[u8]) -> Option<&[u8]> {
         let length = self.payload_length(frame)?;
         let payload = frame.get(FRAME_HEADER..FRAME_HEADER + length)?;
@@ -111,14 +111,14 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
 }
 
-/// What is found in a file behind its header.
+/// What is found in a file after its header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum FoundLetter {
     /// A whole frame, at this place.
     Frame(Range<usize>),
-    /// Bytes that are no frame, with whole ones or the end of the file behind them.
+    /// Bytes that are no frame, up to the next whole frame or the end of the file.
     Damaged(Range<usize>),
-    /// A frame that was not written to its end: never acknowledged.
+    /// A torn frame, which was never acknowledged.
     Half(Range<usize>),
 }
 
@@ -160,7 +160,7 @@ fn next_frame(seed: Seed, bytes: &[u8], from: usize) -> usize {
         .unwrap_or(bytes.len())
 }
 
-/// A letter as payload: numbers, then texts with their lengths, then the body to the end.
+/// Encodes a letter: numbers, then texts with their lengths, then the body.
 pub(super) fn encode(letter: &DeadLetter) -> Vec<u8> {
     let mut payload = Vec::with_capacity(letter.event.body.len() + 256);
     let event = &letter.event;
@@ -178,7 +178,7 @@ pub(super) fn encode(letter: &DeadLetter) -> Vec<u8> {
     payload
 }
 
-/// A letter from its payload; none where it is not ours to understand.
+/// Decodes a letter, or returns `None` if the payload is not understood.
 pub(super) fn decode(payload: &[u8]) -> Option<DeadLetter> {
     let mut rest = payload;
     let mut number = || {

@@ -1,115 +1,19 @@
 //! The files of one sink's dead letters, and an index of them in memory. Every call may block on the disk.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::format::{self, FILE_HEADER, STATE_AT, Seed};
+use super::letter_file::{LetterFile, LetterSlot, at};
 use super::{DeadLetter, DeadLetterError, LetterId, LetterSummary};
 use crate::clock::Timestamp;
-use crate::journal::Offset;
-use crate::ownership::explain;
 use crate::sinks::{Failure, Reason};
-use crate::storage::{Disk, DiskFile, create_dirs, remove_if_there};
+use crate::storage::{Disk, create_dirs, remove_if_there};
 
-/// A file that has so many bytes gets no further letter.
+/// A file with this many bytes takes no further letter.
 const ROLL: u64 = 8 << 20;
 pub(super) const SUFFIX: &str = ".letters";
-
-/// 48 bytes a letter, so that a full store of small letters stays below 100 MB of memory.
-pub(super) struct Slot {
-    pub(super) id: LetterId,
-    pub(super) offset: Offset,
-    pub(super) received: Timestamp,
-    pub(super) at: u64,
-    pub(super) length: u32,
-    pub(super) topic: u32,
-    pub(super) reason: Reason,
-    pub(super) gone: bool,
-}
-
-impl Slot {
-    /// What tells an event from all others.
-    pub(super) const fn place(&self) -> (Offset, Timestamp) {
-        (self.offset, self.received)
-    }
-}
-
-pub(super) struct LetterFile {
-    pub(super) path: PathBuf,
-    pub(super) file: Option<Arc<dyn DiskFile>>,
-    pub(super) seed: Seed,
-    pub(super) size: u64,
-    pub(super) slots: Vec<Slot>,
-    pub(super) live: usize,
-    /// Bytes of the letters that are not gone.
-    pub(super) live_bytes: u64,
-    pub(super) damaged: u64,
-    /// Whether all of it was synced by this process. What was found at the start may be in the page cache only: of a
-    /// process that was killed before its sync, or whose sync failed.
-    pub(super) proven: bool,
-}
-
-impl LetterFile {
-    /// A file that was found.
-    pub(super) fn new(path: PathBuf, seed: Seed, size: u64) -> Self {
-        Self { path, file: None, seed, size, slots: Vec::new(), live: 0, live_bytes: 0, damaged: 0, proven: false }
-    }
-
-    /// Makes sure that all of it is durable: it is written anew, for a sync of pages that count as clean says nothing.
-    pub(super) fn prove(&mut self, disk: &dyn Disk) -> Result<(), DeadLetterError> {
-        if !self.proven {
-            let mut bytes = vec![0; usize::try_from(self.size).unwrap_or(usize::MAX)];
-            self.with_file(disk, |file| {
-                let read = file.read_at(&mut bytes, 0)?;
-                file.write_at(&bytes[..read], 0)?;
-                file.sync_data()
-            })?;
-            self.proven = true;
-        }
-        Ok(())
-    }
-
-    /// A handle for reading and marking, kept only for the file that is written.
-    pub(super) fn with_file<T>(
-        &self,
-        disk: &dyn Disk,
-        work: impl FnOnce(&dyn DiskFile) -> io::Result<T>,
-    ) -> Result<T, DeadLetterError> {
-        let done = match &self.file {
-            Some(file) => work(&**file),
-            None => disk.open(&self.path, true).and_then(|file| work(&*file)),
-        };
-        done.map_err(at(&self.path))
-    }
-
-    /// A letter's frame as it is on disk.
-    pub(super) fn read_frame(&self, disk: &dyn Disk, slot: &Slot) -> Result<Vec<u8>, DeadLetterError> {
-        let mut frame = vec![0; slot.length as usize];
-        let read = self.with_file(disk, |file| file.read_at(&mut frame, slot.at))?;
-        if read < frame.len() {
-            return Err(at(&self.path)(io::ErrorKind::UnexpectedEof.into()));
-        }
-        Ok(frame)
-    }
-
-    /// Bytes that hold no letter any more.
-    pub(super) fn dead_bytes(&self) -> u64 {
-        self.size.saturating_sub(FILE_HEADER as u64 + self.live_bytes)
-    }
-
-    /// Counts a letter as gone; its bytes stay.
-    fn let_go(&mut self, at: usize, counts: &mut [BTreeMap<Reason, u64>]) {
-        let slot = &mut self.slots[at];
-        slot.gone = true;
-        self.live -= 1;
-        self.live_bytes -= u64::from(slot.length);
-        if let Some(count) = counts[slot.topic as usize].get_mut(&slot.reason) {
-            *count -= 1;
-        }
-    }
-}
 
 pub(super) struct LetterFiles {
     pub(super) disk: Arc<dyn Disk>,
@@ -119,9 +23,9 @@ pub(super) struct LetterFiles {
     pub(super) active: Option<u64>,
     pub(super) next_file: u64,
     pub(super) last_id: u64,
-    /// Added to the names that are given.
+    /// Added to the next ids.
     skipped_ids: u64,
-    /// No letter's offset is above it: what is cannot be a repeat.
+    /// The highest offset of a letter. An event above it can't be kept already.
     pub(super) max_offset: u64,
     pub(super) topics: Vec<Arc<str>>,
     pub(super) counts: Vec<BTreeMap<Reason, u64>>,
@@ -132,13 +36,8 @@ pub(super) struct LetterFiles {
     pub(super) dir_unsure: bool,
 }
 
-pub(super) fn at(path: &Path) -> impl FnOnce(io::Error) -> DeadLetterError {
-    let path = path.to_owned();
-    move |error| DeadLetterError::Io { error: explain(&path, error), path }
-}
-
 impl LetterFiles {
-    /// Without files yet.
+    /// Makes an empty store.
     pub(super) const fn new(disk: Arc<dyn Disk>, dir: PathBuf) -> Self {
         Self {
             disk,
@@ -157,12 +56,12 @@ impl LetterFiles {
         }
     }
 
-    /// Leaves out so many names of letters.
+    /// Skips this many ids.
     pub(super) fn skip_ids(&mut self, count: u64) {
         self.skipped_ids += count;
     }
 
-    /// Notes a letter that is durable at a place of a file.
+    /// Indexes a letter that is durable at this place of a file.
     pub(super) fn index(&mut self, file: &mut LetterFile, letter: &DeadLetter, at: u64, length: usize, gone: bool) {
         self.last_id = self.last_id.max(letter.id.0);
         self.max_offset = self.max_offset.max(letter.offset.0);
@@ -173,7 +72,7 @@ impl LetterFiles {
             file.live_bytes += length as u64;
             *self.counts[topic].entry(reason).or_default() += 1;
         }
-        file.slots.push(Slot {
+        file.slots.push(LetterSlot {
             id: letter.id,
             offset: letter.offset,
             received: letter.event.received,
@@ -201,7 +100,7 @@ impl LetterFiles {
         if may_be_kept {
             let again: HashSet<_> = letters.iter().map(DeadLetter::place).collect();
             for file in self.files.values_mut() {
-                let live = file.slots.iter().filter(|slot| !slot.gone).map(Slot::place);
+                let live = file.slots.iter().filter(|slot| !slot.gone).map(LetterSlot::place);
                 let found: Vec<_> = live.filter(|place| again.contains(place)).collect();
                 if !found.is_empty() {
                     file.prove(&*self.disk)?;
@@ -218,7 +117,7 @@ impl LetterFiles {
             return Ok(());
         }
         for letter in &mut letters {
-            // Offsets are never given twice, so that neither is an id, also where all files are gone in between.
+            // Offsets are never assigned twice, so neither are ids, even if all files were gone in between.
             self.last_id = (self.last_id + 1).max(letter.offset.0 + self.skipped_ids);
             letter.id = LetterId(self.last_id);
         }
@@ -255,7 +154,7 @@ impl LetterFiles {
         Ok(())
     }
 
-    /// The file that takes the next letters; a new one where there is none or it is full.
+    /// Returns the file that takes the next letters. Creates one if there is none or it is full.
     fn writable(&mut self) -> Result<u64, DeadLetterError> {
         if let Some(number) = self.active.filter(|number| self.files.get(number).is_some_and(|file| file.size < ROLL)) {
             return Ok(number);
@@ -273,7 +172,7 @@ impl LetterFiles {
             .write_at(&seed.file_header(), 0)
             .and_then(|()| file.sync_data())
             .and_then(|()| self.disk.sync_dir(&self.dir));
-        // A header alone is no harm, but one a try of a failing disk would be many.
+        // A lone header does no harm, but a failing disk would leave one for each try.
         begun.map_err(at(&path)).inspect_err(|_| drop(self.disk.remove(&path)))?;
         let entry = LetterFile { file: Some(file), proven: true, ..LetterFile::new(path, seed, FILE_HEADER as u64) };
         self.files.insert(number, entry);
@@ -286,7 +185,7 @@ impl LetterFiles {
     fn give_up(&mut self, number: u64, mut file: LetterFile) {
         self.active = None;
         if let Some(open) = file.file.take() {
-            // Should it fail, the letters behind are published once more: they are appended to another file too.
+            // If that fails, the letters after it are published twice, because they are appended to another file too.
             drop(open.set_size(file.size).and_then(|()| open.sync_data()));
         }
         self.files.insert(number, file);
@@ -304,9 +203,9 @@ impl LetterFiles {
     ) -> Result<(), DeadLetterError> {
         let Some(letter) = self.get(id)? else { return Ok(()) };
         // A crash or a failed removal may have left the copy of an earlier call.
-        let is_copy = |slot: &Slot| !slot.gone && slot.place() == letter.place() && slot.id != id;
+        let is_copy = |slot: &LetterSlot| !slot.gone && slot.place() == letter.place() && slot.id != id;
         match self.files.values_mut().find(|file| file.slots.iter().any(is_copy)) {
-            // It may be in the page cache only.
+            // The copy may be in the page cache only.
             Some(file) => file.prove(&*self.disk)?,
             None => self.append(vec![DeadLetter { died, failure, ..letter }], u64::MAX)?,
         }
@@ -314,7 +213,7 @@ impl LetterFiles {
     }
 
     pub(super) fn remove(&mut self, ids: &[LetterId]) -> Result<u64, DeadLetterError> {
-        // What is removed must not come back with an old file.
+        // A power cut must not bring removed letters back with an old file.
         self.settle_dir()?;
         let ids: HashSet<_> = ids.iter().copied().collect();
         let touched: Vec<u64> = self
@@ -328,7 +227,7 @@ impl LetterFiles {
             let file = self.files.get_mut(&number).expect("found above");
             let going: Vec<_> =
                 (0..file.slots.len()).filter(|at| !file.slots[*at].gone && ids.contains(&file.slots[*at].id)).collect();
-            // A file that loses its last letters is removed as a whole: its marks need not be durable.
+            // A file that loses its last letters is removed as a whole, so its marks need not be durable.
             if going.len() < file.live || file.damaged > 0 {
                 file.with_file(&*self.disk, |open| {
                     for at in &going {
@@ -350,7 +249,7 @@ impl LetterFiles {
         Ok(removed)
     }
 
-    /// Removes a file without letters, durably; one with damage goes to `damaged/`.
+    /// Removes a file without letters durably, or moves it to `damaged/` if something in it is damaged.
     pub(super) fn remove_if_done(&mut self, number: u64) -> Result<(), DeadLetterError> {
         if self.files.get(&number).is_none_or(|file| file.live > 0) {
             return Ok(());
@@ -366,7 +265,7 @@ impl LetterFiles {
         self.disk.sync_dir(&self.dir).map_err(at(&self.dir))
     }
 
-    /// A letter was whole when it was indexed and is not now: it leaves the index, and its file is kept.
+    /// Drops a letter from the index that has become damaged since the start. Its file is kept.
     pub(super) fn lose(&mut self, id: LetterId) {
         tracing::error!(letter = %id, dir = %self.dir.display(), "dead letter is damaged; its bytes are kept");
         self.unreadable.remove(&id);
@@ -380,7 +279,7 @@ impl LetterFiles {
         }
     }
 
-    pub(super) fn live(&self) -> impl Iterator<Item = (&LetterFile, &Slot)> {
+    pub(super) fn live(&self) -> impl Iterator<Item = (&LetterFile, &LetterSlot)> {
         self.files.values().flat_map(|file| file.slots.iter().map(move |slot| (file, slot))).filter(|(_, s)| !s.gone)
     }
 
@@ -389,7 +288,7 @@ impl LetterFiles {
         self.files.values().map(|file| file.size).sum()
     }
 
-    /// Bytes of the letters that are not gone: what `dead_max_size` bounds.
+    /// Bytes of the letters that are not gone, which `dead_max_size` bounds.
     fn live_bytes(&self) -> u64 {
         self.files.values().map(|file| FILE_HEADER as u64 + file.live_bytes).sum()
     }

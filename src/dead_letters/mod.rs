@@ -45,6 +45,7 @@
 mod adopt;
 mod compact;
 mod format;
+mod letter_file;
 mod letter_files;
 mod metrics;
 mod reading;
@@ -70,7 +71,7 @@ use letter_files::LetterFiles;
 pub use metrics::DeadLetterMetrics;
 pub use stores::DeadLetterStores;
 
-/// The name of a letter for `dead-letters show|retry|drop`: unique within its sink, growing.
+/// The id of a letter for `dead-letters show|retry|drop`. Ids are unique within a sink, and grow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LetterId(pub u64);
 
@@ -87,9 +88,9 @@ pub struct DeadLetter {
     pub id: LetterId,
     /// Its place in the journal.
     pub offset: Offset,
-    /// When it was set aside.
+    /// When it became a dead letter.
     pub died: Timestamp,
-    /// Where it was to be published; empty where it could not even be made into a message.
+    /// The topic. Empty if the event could not be made into a message.
     pub topic: Arc<str>,
     /// Why it was not.
     pub failure: Failure,
@@ -104,18 +105,18 @@ impl DeadLetter {
     }
 }
 
-/// Some letters of a topic, in order.
+/// Letters of a topic, in order.
 #[derive(Debug, Default)]
 pub struct NextLetters {
-    /// Those that could be read.
+    /// The letters that could be read.
     pub letters: Vec<DeadLetter>,
-    /// How many the disk did not give this time; they are kept.
+    /// How many could not be read this time. They are kept.
     pub unread: usize,
     /// The last letter that was looked at, or `None` if there was none.
     pub last: Option<LetterId>,
 }
 
-/// What is known of a letter without reading it: no personal data.
+/// What the index knows of a letter. It has no personal data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LetterInfo {
     /// Its name.
@@ -135,16 +136,16 @@ pub struct LetterInfo {
 /// A letter as `dead-letters list` shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListedLetter {
-    /// What is known without reading it.
+    /// What the index knows of it.
     pub info: LetterInfo,
-    /// The CloudEvents id of its event; none if the letter can't be read.
+    /// The CloudEvents id of its event, or `None` if the letter can't be read.
     pub event: Option<EventId>,
 }
 
-/// How many letters there are, in what state.
+/// Counts of a sink's letters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LetterSummary {
-    /// Letters by reason; reasons without letters are left out.
+    /// Letters by reason. Reasons without letters are left out.
     pub by_reason: BTreeMap<Reason, u64>,
     /// The same by topic.
     pub by_topic: BTreeMap<Arc<str>, BTreeMap<Reason, u64>>,
@@ -152,7 +153,7 @@ pub struct LetterSummary {
     pub bytes: u64,
     /// Letters that were found damaged since the start.
     pub damaged: u64,
-    /// Letters that the disk did not give when they were last read.
+    /// Letters whose last read failed.
     pub unreadable: u64,
 }
 
@@ -162,7 +163,7 @@ impl LetterSummary {
         self.by_reason.values().sum()
     }
 
-    /// Letters of a topic whose reason fits.
+    /// Letters of a topic with a reason that fits.
     pub fn letters_of(&self, topic: &str, fits: impl Fn(Reason) -> bool) -> u64 {
         let of_topic = self.by_topic.get(topic).into_iter().flatten();
         of_topic.filter(|(reason, _)| fits(**reason)).map(|(_, count)| count).sum()
@@ -177,7 +178,7 @@ pub enum DeadLetterError {
     Full {
         /// Bytes of the letters that are kept.
         bytes: u64,
-        /// Bytes that were to be written.
+        /// Bytes that the new letters need.
         more: u64,
         /// The bound.
         max_size: u64,
@@ -187,7 +188,7 @@ pub enum DeadLetterError {
     Io {
         /// File or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         error: io::Error,
     },
     /// A file is not of the format version that this program writes.
@@ -201,7 +202,7 @@ pub enum DeadLetterError {
     /// A letter that was whole at the start can't be read.
     #[error("dead letter {0} is damaged")]
     Damaged(LetterId),
-    /// The work on the disk died.
+    /// The thread that worked on the disk panicked.
     #[error("the dead letters' store panicked")]
     Died,
 }
@@ -214,9 +215,9 @@ struct Shared {
     sink: SinkName,
     max_size: u64,
     metrics: DeadLetterMetrics,
-    /// Held over reads, writes and fsyncs, by blocking threads only.
+    /// Held during reads, writes and fsyncs, so only blocking threads take it.
     store: Mutex<LetterFiles>,
-    /// For `/status` and the gauges: read without waiting for a disk.
+    /// For `/status` and the gauges, which must not wait for a disk.
     summary: Mutex<LetterSummary>,
 }
 
@@ -272,12 +273,12 @@ impl DeadLetters {
         adopted
     }
 
-    /// Removes letters for good, durably; says how many were still there.
+    /// Removes letters durably, and returns how many were still there.
     pub async fn remove(&self, ids: Vec<LetterId>) -> Result<u64, DeadLetterError> {
         self.with(move |store| store.remove(&ids)).await
     }
 
-    /// A whole letter; none where there is none of this name.
+    /// Returns a whole letter, or `None` if there is none with this id.
     pub async fn get(&self, id: LetterId) -> Result<Option<DeadLetter>, DeadLetterError> {
         self.with(move |store| store.get(id)).await
     }

@@ -1,12 +1,13 @@
-//! Letters read again.
+//! Reads letters.
 
 use std::sync::Arc;
 
-use super::letter_files::{LetterFile, LetterFiles, Slot};
+use super::letter_file::{LetterFile, LetterSlot};
+use super::letter_files::LetterFiles;
 use super::{DeadLetter, DeadLetterError, LetterId, LetterInfo, ListedLetter, NextLetters, format};
 use crate::sinks::Reason;
 
-/// `next_of` ends after so many letters that the disk does not give: each may take it seconds.
+/// `next_of` gives up after this many letters that can't be read, because each may take the disk seconds.
 const MAX_UNREAD: usize = 16;
 
 impl LetterFiles {
@@ -14,7 +15,7 @@ impl LetterFiles {
         self.live().find(|(_, slot)| slot.id == id).map(|(file, slot)| self.read(file, slot)).transpose()
     }
 
-    fn read(&self, file: &LetterFile, slot: &Slot) -> Result<DeadLetter, DeadLetterError> {
+    fn read(&self, file: &LetterFile, slot: &LetterSlot) -> Result<DeadLetter, DeadLetterError> {
         let frame = file.read_frame(&*self.disk, slot)?;
         let letter = file.seed.payload(&frame).and_then(format::decode);
         letter.ok_or(DeadLetterError::Damaged(slot.id))
@@ -42,7 +43,7 @@ impl LetterFiles {
             .collect()
     }
 
-    fn info(&self, slot: &Slot) -> LetterInfo {
+    fn info(&self, slot: &LetterSlot) -> LetterInfo {
         LetterInfo {
             id: slot.id,
             offset: slot.offset,

@@ -1,4 +1,4 @@
-//! A start: what is in the folder is looked through, and what a crash left half is cut off.
+//! What a start does: it reads the folder and cuts off torn writes.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -8,10 +8,11 @@ use std::sync::Arc;
 use super::DeadLetterError;
 use super::compact::UNFINISHED;
 use super::format::{self, BadFileHeader, FILE_HEADER, FoundLetter, STATE_AT, Seed};
-use super::letter_files::{LetterFile, LetterFiles, SUFFIX, at};
+use super::letter_file::{LetterFile, at};
+use super::letter_files::{LetterFiles, SUFFIX};
 use crate::storage::{Disk, create_dirs, is_unreadable, read_all, remove_if_there};
 
-/// No file has so many letters.
+/// A file that can't be read counts as if it had this many letters. No file has so many.
 const UNREADABLE_IDS: u64 = 1 << 32;
 
 impl LetterFiles {
@@ -42,7 +43,7 @@ impl LetterFiles {
                     Err(error) if is_unreadable(&error) => store.pass_over(&path, &error),
                     bytes => store.load(number, path.clone(), seed, &bytes.map_err(at(&path))?)?,
                 },
-                // Its header was being written: no letter is in it.
+                // Its header was being written, so it has no letter.
                 None if size <= FILE_HEADER as u64 => store.disk.remove(&path).map_err(at(&path))?,
                 None => {
                     store.damaged += 1;
@@ -61,7 +62,7 @@ impl LetterFiles {
         self.skip_ids(UNREADABLE_IDS);
     }
 
-    /// Removes what was being written anew: the file that it was to replace is there.
+    /// Removes files that were being rewritten. The old ones are still there.
     fn remove_unfinished(&self) -> Result<(), DeadLetterError> {
         let names = self.disk.list(&self.dir).map_err(at(&self.dir))?;
         for name in names.iter().filter(|name| name.strip_suffix(UNFINISHED).is_some_and(|name| name.ends_with(SUFFIX)))
@@ -105,7 +106,7 @@ impl LetterFiles {
     }
 }
 
-/// A file's seed, as far as its header is whole, and its size.
+/// Reads a file's header and size.
 fn look(disk: &dyn Disk, path: &Path) -> io::Result<(Result<Seed, BadFileHeader>, u64)> {
     let mut header = [0; FILE_HEADER];
     let file = disk.open(path, false)?;

@@ -1,4 +1,4 @@
-//! The dead letters of all sinks, each sink's opened once in this process.
+//! The dead letters of all sinks. Each sink's store is opened once per process.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -22,9 +22,9 @@ struct Inner {
     /// Bytes of dead letters of one sink.
     max_size: u64,
     metrics: DeadLetterMetrics,
-    /// Held while a folder is looked through, which may take long.
+    /// Held while a store is opened, which may take long.
     opening: Mutex<()>,
-    /// Never held over the disk.
+    /// Never held during I/O.
     open: Mutex<BTreeMap<SinkName, DeadLetters>>,
 }
 

@@ -65,6 +65,16 @@ fn letter(offset: u64, topic: &str, reason: Reason) -> DeadLetter {
     }
 }
 
+/// Changes the bytes of a file with one letter, and returns the file and its bytes.
+async fn changed_file(bench: &Bench, change: impl FnOnce(&mut Vec<u8>)) -> (PathBuf, Vec<u8>) {
+    bench.open().append(vec![letter(1, "t", Reason::Rights)]).await.expect("appends");
+    let file = bench.files().remove(0);
+    let mut bytes = fs::read(&file).expect("reads");
+    change(&mut bytes);
+    fs::write(&file, &bytes).expect("writes");
+    (file, bytes)
+}
+
 async fn offsets(letters: &DeadLetters) -> Vec<u64> {
     letters.list().await.expect("lists").iter().map(|letter| letter.offset.0).collect()
 }
@@ -167,7 +177,6 @@ async fn a_letter_that_was_found_is_made_durable_before_it_counts_as_kept() {
     file.write_at(&bytes[..format::FILE_HEADER], 0).expect("writes");
     file.sync_data().and_then(|()| disk.sync_dir(&dir)).expect("synced");
     file.write_at(&bytes[format::FILE_HEADER..], format::FILE_HEADER as u64).expect("writes");
-    disk.kill();
     disk.restart(false);
 
     let sink = "main".parse().expect("a name");
@@ -244,16 +253,13 @@ async fn a_letter_that_rots_while_it_is_kept_is_passed_over() {
 #[tokio::test]
 async fn a_file_of_another_version_stops_everything_and_is_not_touched() {
     let bench = Bench::new();
-    let letters = bench.open();
-    letters.append(vec![letter(1, "t", Reason::Rights)]).await.expect("appends");
-    drop(letters);
-    let file = bench.files().remove(0);
-    let mut bytes = fs::read(&file).expect("reads");
-    bytes[8] = 2;
-    let crc = crc32c::crc32c(&bytes[..16]);
-    bytes[16..20].copy_from_slice(&crc.to_le_bytes());
-    bytes.push(1);
-    fs::write(&file, &bytes).expect("writes");
+    let (file, bytes) = changed_file(&bench, |bytes| {
+        bytes[8] = 2;
+        let crc = crc32c::crc32c(&bytes[..16]);
+        bytes[16..20].copy_from_slice(&crc.to_le_bytes());
+        bytes.push(1);
+    })
+    .await;
     let error = bench.try_open().expect_err("is refused").to_string();
     assert!(error.contains("format version 2, expected 1"), "{error}");
     assert_eq!(fs::read(&file).expect("reads"), bytes);
@@ -262,13 +268,7 @@ async fn a_file_of_another_version_stops_everything_and_is_not_touched() {
 #[tokio::test]
 async fn a_file_with_a_damaged_header_is_set_aside_and_a_stump_removed() {
     let bench = Bench::new();
-    let letters = bench.open();
-    letters.append(vec![letter(1, "t", Reason::Rights)]).await.expect("appends");
-    drop(letters);
-    let file = bench.files().remove(0);
-    let mut bytes = fs::read(&file).expect("reads");
-    bytes[13] ^= 1;
-    fs::write(&file, &bytes).expect("writes");
+    changed_file(&bench, |bytes| bytes[13] ^= 1).await;
     fs::write(bench.sink_dir().join("0000000000000008.letters"), [0; format::FILE_HEADER]).expect("writes");
     fs::write(bench.sink_dir().join("0000000000000009.letters"), b"ALMAD").expect("writes");
     let letters = bench.open();

@@ -22,7 +22,7 @@ use crate::alma::Verified;
 use crate::clock::{Clock, Timestamp};
 use crate::config::{self, Config, Privacy, SinkName, SourceName};
 use crate::dead_letters::{DeadLetterError, DeadLetterStores};
-use crate::journal::{Feed, Intake, Journal, NotTaken, Reader, Registration, Taken};
+use crate::journal::{Feed, Intake, Journal, JournalReader, NotTaken, Registration, Taken};
 use crate::sinks::NotBuiltIn;
 use crate::storage::blocking;
 
@@ -374,7 +374,7 @@ impl Intake for Way {
 }
 
 impl Places for Journal {
-    type Feed = Reader;
+    type Feed = JournalReader;
 
     fn register(&self, registration: &Registration) -> io::Result<()> {
         Self::register(self, registration)
@@ -384,7 +384,7 @@ impl Places for Journal {
         Self::knows(self, sink)
     }
 
-    fn feed(&self, sink: &SinkName) -> Option<Reader> {
+    fn feed(&self, sink: &SinkName) -> Option<JournalReader> {
         self.reader(sink)
     }
 

@@ -1,4 +1,4 @@
-//! Steps of the journal that `benches/micro.rs` measures alone, and that are not to be had from outside otherwise.
+//! Private steps of the journal that `benches/micro.rs` measures alone.
 
 use super::dedupe::key_of;
 use super::format::RecordHeader;
@@ -6,7 +6,7 @@ use crate::alma::BodyDigest;
 use crate::clock::Timestamp;
 use crate::config::SourceName;
 
-/// What dedupe knows an event by.
+/// The key by which dedupe knows an event.
 pub fn key(source: &SourceName, body: &BodyDigest) -> [u8; 16] {
     key_of(source, body)
 }

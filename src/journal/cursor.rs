@@ -1,4 +1,4 @@
-//! `cursors/` and `sinks`: where each sink stands, and who they are.
+//! `cursors/` and `sinks`: the cursor of each sink, and the list of sinks.
 //!
 //! ```text
 //! cursor = slot (at 0 and at 512, written in turn)
@@ -23,11 +23,11 @@ const SLOT: usize = 44;
 const SLOT_SPACING: usize = 512;
 const LIST_TITLE: &str = "alma-bridge sinks 1";
 
-/// A place in the journal: everything before `offset` is settled.
+/// A sink's progress: everything before `offset` is settled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Cursor {
     pub(super) offset: u64,
-    /// Where to begin reading to find it; only a hint, which the reader checks.
+    /// Where the record is on disk. The reader checks it, because it may be wrong.
     pub(super) hint: Option<Hint>,
 }
 
@@ -42,30 +42,30 @@ pub(super) struct Hint {
 pub(super) struct CursorFile {
     path: PathBuf,
     name: SinkName,
-    /// None: no file, or one whose sync failed and which must not be relied on again.
+    /// `None` if there is no file, or if a sync of it failed, after which it must not be trusted.
     file: Option<Arc<dyn DiskFile>>,
     generation: u64,
 }
 
 impl CursorFile {
-    /// A cursor that is written anew, whatever is there.
+    /// A cursor whose file will be replaced by the next write.
     pub(super) fn new(dir: &Path, name: &SinkName) -> Self {
         Self { path: dir.join(name.as_str()), name: name.clone(), file: None, generation: 0 }
     }
 
-    /// Opens a cursor and reads its newest place; none if its bytes are damaged.
+    /// Opens a cursor and reads its newest slot. The place is `None` if both slots are damaged.
     pub(super) fn open(disk: &dyn Disk, dir: &Path, name: &SinkName) -> io::Result<(Self, Option<Cursor>)> {
         let path = dir.join(name.as_str());
         let read = read_all(disk, &path)?;
         let slots = [0, SLOT_SPACING].map(|at| read.get(at..at + SLOT).and_then(|slot| decode(name, slot)));
         let newest = slots.into_iter().flatten().max_by_key(|(generation, _)| *generation);
-        // A file that can't be read is replaced, not written into.
+        // A file that can't be read is replaced instead of written to.
         let file = newest.and_then(|_| disk.open(&path, true).ok());
         let (generation, cursor) = newest.unzip();
         Ok((Self { path, name: name.clone(), file, generation: generation.unwrap_or(0) }, cursor))
     }
 
-    /// Makes a place durable, in the slot that is not the newest.
+    /// Makes a place durable in the older slot.
     pub(super) fn write(&mut self, disk: &dyn Disk, cursor: Cursor) -> io::Result<()> {
         let generation = self.generation + 1;
         let slot = encode(&self.name, generation, cursor);
@@ -114,7 +114,7 @@ fn slot_crc(name: &SinkName, content: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(name.as_str().as_bytes()), content)
 }
 
-/// Reads the names of the sinks. `None`: it is not whole.
+/// Reads the names of the sinks. Returns `None` if the list is damaged.
 pub(super) fn read_list(disk: &dyn Disk, path: &Path) -> io::Result<Option<BTreeSet<SinkName>>> {
     let bytes = read_all(disk, path)?;
     Ok(std::str::from_utf8(&bytes).ok().and_then(parse_list))
@@ -130,7 +130,7 @@ fn parse_list(text: &str) -> Option<BTreeSet<SinkName>> {
     lines.map(|line| line.parse().ok()).collect()
 }
 
-/// Replaces the list.
+/// Replaces the list of sinks.
 pub(super) fn write_list<'a>(
     disk: &dyn Disk,
     path: &Path,

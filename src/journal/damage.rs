@@ -1,4 +1,4 @@
-//! Loss is loud: the bytes are kept, the records counted, an error logged.
+//! Reports lost records loudly: it keeps the bytes, counts the records, and logs an error.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use super::segment::Segment;
 use super::state::Shared;
 use crate::storage::{Disk, DiskFile};
 
-/// Copied at once.
+/// Bytes that are copied at once.
 const BLOCK: u64 = 1024 * 1024;
 
 /// Moves a file that can't be used to `damaged/`, under a name that is free there, and says so: the error is logged, the
@@ -53,7 +53,7 @@ impl Shared {
         let path = self.paths.segment(segment.first);
         let moved = self.disk.rename(&path, &kept).and_then(|()| self.disk.sync_dir(&self.paths.damaged));
         let line = match moved.and_then(|()| self.disk.sync_dir(&self.paths.segments)) {
-            // Another sink was first.
+            // Another sink's reader was faster.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return,
             Err(error) => format!("{} can't be read ({why}), nor be set aside ({error})", path.display()),
             Ok(()) => format!("{} can't be read ({why}); it is set aside as {}", path.display(), kept.display()),
@@ -62,7 +62,7 @@ impl Shared {
         self.state().set_aside.push(line);
     }
 
-    /// Tells of damage to what was durable once; the second time it is met, nothing.
+    /// Reports damage to durable records. Does nothing if the same damage was reported before.
     pub(super) fn report_damage(&self, segment: u64, file: &dyn DiskFile, damage: Damage) {
         if !self.note_damage((segment, damage.from), damage.lost) {
             return;
@@ -78,7 +78,7 @@ impl Shared {
         }
     }
 
-    /// Tells of a segment that is gone whole.
+    /// Reports a segment that is missing.
     pub(super) fn report_missing(&self, segment: u64, lost: u64) {
         if self.note_damage((segment, 0), lost) {
             error!(
@@ -113,7 +113,7 @@ impl Shared {
         let mut at = damage.from;
         while at < damage.to {
             let mut block = BytesMut::zeroed(usize::try_from(BLOCK.min(damage.to - at)).unwrap_or(usize::MAX));
-            // What the disk does not give is zero in the copy.
+            // Bytes that can't be read are zero in the copy.
             let read = file.read_at(&mut block, at).unwrap_or(block.len());
             if read == 0 {
                 break;

@@ -1,4 +1,4 @@
-//! Which events are known: a ring of the newest digests.
+//! Recognises repeats by a ring of the newest digests.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ pub(super) fn key_of(source: &SourceName, body: &BodyDigest) -> DedupeKey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct KnownEvent {
     pub(super) key: DedupeKey,
-    /// When, in seconds since the Unix epoch; until 2106.
+    /// When it was made durable, in seconds since the Unix epoch. Lasts until 2106.
     pub(super) seconds: u32,
 }
 
@@ -43,7 +43,7 @@ pub(super) fn seconds(moment: Timestamp) -> u32 {
 /// The newest events, at most `max`. 20 bytes an event and a hash table's slot of four; grows as it is used.
 pub(super) struct Dedupe {
     ring: Vec<KnownEvent>,
-    /// The place in the ring that is written next, once the ring is full.
+    /// The place in the ring that is overwritten next, once the ring is full.
     next: usize,
     /// Places in the ring, by key.
     places: HashTable<u32>,
@@ -53,7 +53,7 @@ pub(super) struct Dedupe {
 
 impl Dedupe {
     pub(super) fn new(max: usize, window: Duration) -> Self {
-        // A place must fit a u32; so many digests are 80 GiB.
+        // A place must fit a u32. That many digests would take 80 GiB.
         let max = max.min(u32::MAX as usize);
         let window = u32::try_from(window.as_secs()).unwrap_or(u32::MAX);
         Self { ring: Vec::new(), next: 0, places: HashTable::new(), max, window }
@@ -61,7 +61,7 @@ impl Dedupe {
 
     /// When the event was made durable, to the second, if that was within the window.
     ///
-    /// The wall clock only makes it forget: an event from its future is known.
+    /// The wall clock can only make it forget. An event from the future is known.
     pub(super) fn first_seen(&self, key: &DedupeKey, now: Timestamp) -> Option<Timestamp> {
         let place = self.places.find(hash(key), |place| self.ring[*place as usize].key == *key)?;
         let then = self.ring[*place as usize].seconds;
@@ -69,7 +69,7 @@ impl Dedupe {
         known.then(|| Timestamp::from_micros(u64::from(then) * 1_000_000))
     }
 
-    /// Remembers an event, in the place of the oldest where there are too many.
+    /// Remembers an event. If the ring is full, it replaces the oldest one.
     pub(super) fn insert(&mut self, known: KnownEvent) {
         if self.max == 0 {
             return;
@@ -88,13 +88,13 @@ impl Dedupe {
         let Self { ring, places, .. } = self;
         let same = |other: &u32| ring[*other as usize].key == known.key;
         match places.find_mut(hash(&known.key), same) {
-            // It was known already, from longer ago than the window.
+            // It was known already, but from before the window.
             Some(found) => *found = place,
             None => drop(places.insert_unique(hash(&known.key), place, |place| hash(&ring[*place as usize].key))),
         }
     }
 
-    /// The newest `count`, or as many as there are; oldest first.
+    /// Returns the newest `count` events, or all if there are fewer, oldest first.
     pub(super) fn newest(&self, count: usize) -> Vec<KnownEvent> {
         let (newer, older) = self.ring.split_at(self.next);
         let skip = self.ring.len().saturating_sub(count);
@@ -109,7 +109,7 @@ impl Dedupe {
     }
 }
 
-/// A key is a part of a SHA-256: any eight bytes of it are a hash.
+/// A key is part of a SHA-256, so any eight bytes of it are a good hash.
 fn hash(key: &DedupeKey) -> u64 {
     u64::from_le_bytes(key[..8].try_into().expect("a key has 16 bytes"))
 }

@@ -1,4 +1,4 @@
-//! Why a journal can't be opened.
+//! The error of opening a journal.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,8 +8,8 @@ use crate::ownership::explain;
 
 /// Why the journal can't be opened.
 #[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// It was written by another version of the program. Nothing was touched.
+pub enum JournalOpenError {
+    /// Another version of the program wrote it. Nothing was changed.
     #[error(
         "the journal's format is unknown: {path} has {found:?}, expected version {VERSION}; \
          run the version of alma-bridge that wrote it, or move the folder away"
@@ -17,22 +17,22 @@ pub enum OpenError {
     UnknownFormat {
         /// The file that says so.
         path: PathBuf,
-        /// What it says.
+        /// The version that it names.
         found: String,
     },
-    /// The file system refuses.
+    /// The file system returned an error.
     #[error("can't {action} {path}: {source}")]
     Io {
-        /// What was tried.
+        /// The operation.
         action: &'static str,
-        /// On what.
+        /// The file or folder.
         path: PathBuf,
         /// Why not.
         source: io::Error,
     },
 }
 
-impl OpenError {
+impl JournalOpenError {
     pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { action, source: explain(&path, source), path }

@@ -10,14 +10,14 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::dedupe::key_of;
-use super::error::OpenError;
+use super::error::JournalOpenError;
 use super::format::SEGMENT_START;
 use super::open::{first_cursor, open};
-use super::reader::Reader;
+use super::reader::JournalReader;
 use super::retained::Retained;
 use super::state::{Shared, SinkEntry};
 use super::stats::JournalStats;
-use super::writer::{Append, Command, Writer};
+use super::writer::{Append, Writer, WriterCommand};
 use super::{Backlog, Intake, JournalLock, JournalOptions, NotTaken, Offset, Registration, Taken, maintenance};
 use crate::alma::Verified;
 use crate::clock::Timestamp;
@@ -33,24 +33,24 @@ pub struct Journal(Arc<Inner>);
 
 struct Inner {
     shared: Arc<Shared>,
-    commands: Sender<Command>,
-    /// Bounds what is queued for the writer; who finds it full waits.
+    commands: Sender<WriterCommand>,
+    /// Bounds the queue for the writer. Callers wait while it is full.
     queue: Arc<Semaphore>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// The first thread that panicked.
     died: watch::Sender<Option<&'static str>>,
 }
 
-/// A sink, as the journal sees it.
+/// A sink's place in the journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SinkBacklog {
-    /// Its name.
+    /// The name under which the journal keeps the place.
     pub name: SinkName,
     /// Everything before it is settled.
     pub cursor: Offset,
-    /// What waits for it; the oldest's time is that of the segment where it can't be read.
+    /// What waits for the sink. If the oldest event can't be read, its time is that of its segment.
     pub backlog: Backlog,
-    /// Whether the configuration names it; else it only keeps its place and its events.
+    /// Whether the sink is configured. If not, it only keeps its place and its events.
     pub configured: bool,
 }
 
@@ -63,15 +63,15 @@ pub enum ForgetError {
     /// The configuration still names it.
     #[error("the sink is configured; take it out of the configuration first")]
     Configured,
-    /// It could not be put down.
+    /// The list of sinks could not be written.
     #[error("can't write the list of sinks: {0}")]
     Io(#[from] io::Error),
 }
 
 impl Journal {
-    /// Opens the journal, makes it where there is none, mends what a crash left behind, and starts its threads.
-    /// Blocks; takes no longer because much waits.
-    pub fn open(mut options: JournalOptions) -> Result<Self, OpenError> {
+    /// Opens the journal, or creates it, repairs what a crash left, and starts the threads. Blocks. The time it takes does
+    /// not depend on the backlog.
+    pub fn open(mut options: JournalOptions) -> Result<Self, JournalOpenError> {
         let lock = options.lock.take().map(Arc::new);
         let dir = options.dir.clone();
         let (journal, writer) = Self::open_idle(options)?;
@@ -82,13 +82,13 @@ impl Journal {
             spawn("journal-maint", lock, &journal.0.died, move || maintenance::run(&maintained)),
         ];
         let threads: Vec<_> =
-            threads.into_iter().collect::<io::Result<_>>().map_err(OpenError::io("start threads for", &dir))?;
+            threads.into_iter().collect::<io::Result<_>>().map_err(JournalOpenError::io("start threads for", &dir))?;
         journal.threads().extend(threads);
         Ok(journal)
     }
 
-    /// Without threads: nothing is written yet.
-    fn open_idle(options: JournalOptions) -> Result<(Self, Writer), OpenError> {
+    /// Opens the journal without its threads. Nothing is written yet.
+    fn open_idle(options: JournalOptions) -> Result<(Self, Writer), JournalOpenError> {
         let queue = Arc::new(Semaphore::new(options.limits.queue));
         let (shared, dedupe) = open(options)?;
         let shared = Arc::new(shared);
@@ -99,9 +99,9 @@ impl Journal {
         Ok((Self(Arc::new(Inner { shared, commands, queue, threads: Mutex::default(), died })), writer))
     }
 
-    /// Opens the journal without its threads: a test takes their steps.
+    /// Opens the journal without its threads. A test takes their steps.
     #[cfg(test)]
-    pub(crate) fn open_stepped(options: JournalOptions) -> Result<(Self, super::Steps), OpenError> {
+    pub(crate) fn open_stepped(options: JournalOptions) -> Result<(Self, super::Steps), JournalOpenError> {
         let (journal, writer) = Self::open_idle(options)?;
         let steps = super::Steps::new(Arc::clone(&journal.0.shared), writer);
         Ok((journal, steps))
@@ -111,8 +111,8 @@ impl Journal {
         self.0.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Resolves if one of the journal's threads panics, with its name. Nothing is taken or deleted any more then, and only
-    /// a new process makes it good.
+    /// Resolves with the name of a thread of the journal if one panics. Then no event is taken or deleted any more until the
+    /// process is started again.
     pub async fn died(&self) -> &'static str {
         let mut died = self.0.died.subscribe();
         loop {
@@ -120,15 +120,15 @@ impl Journal {
                 return thread;
             }
             if died.changed().await.is_err() {
-                // The journal goes, and with it whoever could tell.
+                // The journal is gone, so nobody can report a panic any more.
                 std::future::pending::<()>().await;
             }
         }
     }
 
-    /// The sink's place to read from; none where the sink is unknown or has a reader already.
-    pub fn reader(&self, sink: &SinkName) -> Option<Reader> {
-        Reader::new(&self.0.shared, sink)
+    /// Returns the sink's reader, or `None` if the sink is unknown or has one already.
+    pub fn reader(&self, sink: &SinkName) -> Option<JournalReader> {
+        JournalReader::new(&self.0.shared, sink)
     }
 
     /// Adds a sink while the journal runs, or takes one back that was retired; durable when it returns. Blocks.
@@ -248,16 +248,16 @@ impl Journal {
         }
     }
 
-    /// What is retained and was made durable at `from` or later, and before `to` where it is given; in order. Reading
-    /// it blocks.
+    /// Returns the retained events that were made durable at `from` or later, and before `to` if it is given, in order.
+    /// Reading them blocks.
     pub fn scan(&self, from: Timestamp, to: Option<Timestamp>) -> Retained {
         let shared = &self.0.shared;
         let segments = shared.state().segments.clone();
         Retained::new(Arc::clone(&shared.disk), shared.paths.clone(), segments, from, to)
     }
 
-    /// When the newest event of each of these sources was made durable, as far as the newest files tell: about 64 MiB
-    /// of them is read. Blocks.
+    /// When the newest event of each of these sources was made durable. Reads only the newest 64 MiB or so, and leaves out
+    /// sources that are not there. Blocks.
     pub fn newest_events(&self, sources: &[SourceName]) -> BTreeMap<SourceName, Timestamp> {
         let shared = &self.0.shared;
         let segments = shared.state().segments.clone();
@@ -269,7 +269,7 @@ impl Journal {
             left = left.saturating_sub(segment.length);
             let (disk, paths) = (Arc::clone(&shared.disk), shared.paths.clone());
             let events = Retained::new(disk, paths, [segment].into(), Timestamp::default(), None);
-            // What can't be read is not known; delivery reports it.
+            // Delivery reports what can't be read.
             let in_order = events.map_while(Result::ok).map(|(_, event)| (event.source, event.recorded));
             for (source, recorded) in in_order.collect::<BTreeMap<_, _>>() {
                 if sources.contains(&source) {
@@ -280,11 +280,12 @@ impl Journal {
         newest
     }
 
-    /// Takes no more, writes what is queued, names the durable end, writes the cursors, ends the threads. What is
-    /// settled afterwards is published again. Bound it in time: a disk that hangs keeps it.
+    /// Stops taking events, writes those that are queued, names the durable end, writes the cursors, and ends the threads.
+    /// Events that are settled afterwards will be published again. The caller must bound the wait, because the disk may
+    /// hang.
     pub async fn close(&self) {
         self.0.queue.close();
-        drop(self.0.commands.send(Command::Close));
+        drop(self.0.commands.send(WriterCommand::Close));
         let threads = std::mem::take(&mut *self.threads());
         let joined = blocking(move || threads.into_iter().all(|thread| thread.join().is_ok())).await;
         if !joined.unwrap_or(false) {
@@ -292,13 +293,13 @@ impl Journal {
         }
     }
 
-    /// The writer panics.
+    /// Makes the writer panic.
     #[cfg(test)]
     pub(crate) fn break_writer(&self) {
-        drop(self.0.commands.send(Command::Panic));
+        drop(self.0.commands.send(WriterCommand::Panic));
     }
 
-    /// Does at once what the keeper does by and by.
+    /// Does the work of the maintenance thread synchronously.
     #[cfg(test)]
     pub(super) fn maintain(&self) {
         self.0.shared.maintain();
@@ -316,7 +317,7 @@ impl Intake for Journal {
         let permit = Arc::clone(&self.0.queue).acquire_owned().await.map_err(|_| NotTaken::NotRunning)?;
         let (answer, answered) = oneshot::channel();
         let append = Append { event, received, key, answer, _permit: permit };
-        self.0.commands.send(Command::Append(append)).map_err(|_| NotTaken::NotRunning)?;
+        self.0.commands.send(WriterCommand::Append(append)).map_err(|_| NotTaken::NotRunning)?;
         answered.await.unwrap_or(Err(NotTaken::NotRunning))
     }
 
@@ -330,7 +331,7 @@ impl Intake for Journal {
             return Err(NotTaken::DiskFailing(why));
         }
         let waiting = state.waiting_bytes();
-        // No event is smaller; those of best_effort sinks give way.
+        // No event is smaller than this. Events of best_effort sinks give way.
         let gives_way =
             state.sinks.values().all(|place| place.best_effort || state.locate(place.cursor.offset).is_none());
         if waiting + SEGMENT_START > config.max_size && !gives_way {
@@ -353,13 +354,13 @@ fn spawn(
     let held = move || {
         run();
         drop(death);
-        // Only now may another process write.
+        // Another process may write only after the thread has ended.
         drop(lock);
     };
     std::thread::Builder::new().name(name.to_owned()).spawn(held)
 }
 
-/// Tells if the thread that has it panics.
+/// Reports it if the thread that owns this panics.
 struct Death {
     thread: &'static str,
     died: watch::Sender<Option<&'static str>>,

@@ -1,33 +1,33 @@
-//! The heads of all segments, as a start finds them.
+//! Reads the headers of all segments at a start.
 
 use std::io;
 use std::sync::Arc;
 
 use tracing::{error, info, warn};
 
-use super::error::OpenError;
+use super::error::JournalOpenError;
 use super::format::{
     BadSegmentHeader, SEGMENT_HEADER, SEGMENT_START, SegmentHeader, file_name, most_records, parse_file_name,
 };
 use super::paths::Paths;
 use crate::storage::{Disk, DiskFile, is_unreadable};
 
-/// So many offsets count as used by a segment whose size nobody knows: no segment is as long as that.
+/// A segment of unknown size counts as if it used this many offsets. No segment has so many.
 const UNKNOWN: u64 = 1 << 32;
 
-/// A segment's file.
+/// A segment's file that the start found.
 pub(super) struct FoundSegment {
     pub(super) first: u64,
     pub(super) size: Option<u64>,
     pub(super) head: SegmentHead,
 }
 
-/// What is known of its head.
+/// What the start knows of a segment's header.
 pub(super) enum SegmentHead {
     Read(SegmentHeader, Arc<dyn DiskFile>),
     /// Both copies are damaged.
     Broken,
-    /// The disk does not give it, and why. It may yet do so.
+    /// The disk could not read it. It may do so later.
     Unread(io::Error),
 }
 
@@ -39,7 +39,7 @@ impl FoundSegment {
         }
     }
 
-    /// Above every offset that can be in it.
+    /// An offset above every one that can be in the segment.
     pub(super) fn bound(&self) -> u64 {
         self.first + self.size.map_or(UNKNOWN, most_records)
     }
@@ -50,40 +50,40 @@ impl FoundSegment {
     }
 }
 
-/// All segments in order.
-pub(super) fn heads(disk: &dyn Disk, paths: &Paths) -> Result<Vec<FoundSegment>, OpenError> {
+/// Returns all segments in order.
+pub(super) fn heads(disk: &dyn Disk, paths: &Paths) -> Result<Vec<FoundSegment>, JournalOpenError> {
     let names = match disk.list(&paths.segments) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        names => names.map_err(OpenError::io("list", &paths.segments))?,
+        names => names.map_err(JournalOpenError::io("list", &paths.segments))?,
     };
     let mut firsts: Vec<u64> = names.iter().filter_map(|name| parse_file_name(name, ".log")).collect();
     firsts.sort_unstable();
     firsts.into_iter().map(|first| look(disk, paths, first)).collect()
 }
 
-fn look(disk: &dyn Disk, paths: &Paths, first: u64) -> Result<FoundSegment, OpenError> {
+fn look(disk: &dyn Disk, paths: &Paths, first: u64) -> Result<FoundSegment, JournalOpenError> {
     let path = paths.segment(first);
     let file = match disk.open(&path, false) {
         Err(error) if is_unreadable(&error) => {
             return Ok(FoundSegment { first, size: None, head: SegmentHead::Unread(error) });
         }
-        file => file.map_err(OpenError::io("read", &path))?,
+        file => file.map_err(JournalOpenError::io("read", &path))?,
     };
     let size = file.size();
     let head = match (read_head(&*file, first), &size) {
         (Ok(Ok(header)), Ok(_)) => SegmentHead::Read(header, file),
         (Ok(Err(BadSegmentHeader::Version(version))), _) => {
-            return Err(OpenError::UnknownFormat { path, found: format!("version {version}") });
+            return Err(JournalOpenError::UnknownFormat { path, found: format!("version {version}") });
         }
         (Ok(Err(BadSegmentHeader::Broken)), Ok(_)) => SegmentHead::Broken,
         (Err(error), _) if is_unreadable(&error) => SegmentHead::Unread(error),
-        (Err(error), _) => return Err(OpenError::io("read", &path)(error)),
+        (Err(error), _) => return Err(JournalOpenError::io("read", &path)(error)),
         (_, Err(error)) => SegmentHead::Unread(io::Error::new(error.kind(), error.to_string())),
     };
     Ok(FoundSegment { first, size: size.ok(), head })
 }
 
-/// The head of the segment that begins at this offset.
+/// Reads the header of the segment that begins at this offset.
 pub(super) fn read_head(file: &dyn DiskFile, first: u64) -> io::Result<Result<SegmentHeader, BadSegmentHeader>> {
     let mut head = [0; SEGMENT_HEADER];
     let read = file.read_at(&mut head, 0)?;
@@ -91,7 +91,7 @@ pub(super) fn read_head(file: &dyn DiskFile, first: u64) -> io::Result<Result<Se
     Ok(header.and_then(|header| if header.first == first { Ok(header) } else { Err(BadSegmentHeader::Broken) }))
 }
 
-/// Above the offsets of segments that were moved away.
+/// Returns an offset above those of all segments in `damaged/`.
 pub(super) fn next_of_damaged(disk: &dyn Disk, paths: &Paths) -> u64 {
     let used = |name: &String| {
         let first = parse_file_name(name, ".log")?;
@@ -101,7 +101,7 @@ pub(super) fn next_of_damaged(disk: &dyn Disk, paths: &Paths) -> u64 {
     disk.list(&paths.damaged).unwrap_or_default().iter().filter_map(used).max().unwrap_or(0)
 }
 
-/// Moves a segment away whose head is broken.
+/// Moves a segment whose header is broken to `damaged/`, or removes it if it has no record.
 pub(super) fn move_away(disk: &dyn Disk, paths: &Paths, found: &FoundSegment) {
     let path = paths.segment(found.first);
     let done = if found.has_room() {
@@ -117,7 +117,7 @@ pub(super) fn move_away(disk: &dyn Disk, paths: &Paths, found: &FoundSegment) {
     }
 }
 
-/// Removes a segment that never had a record.
+/// Removes a segment without records.
 pub(super) fn remove_empty(disk: &dyn Disk, paths: &Paths, first: u64) {
     let removed = disk.remove(&paths.segment(first)).and_then(|()| disk.sync_dir(&paths.segments));
     if let Err(error) = removed {

@@ -7,7 +7,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-use super::error::OpenError;
+use super::error::JournalOpenError;
 use super::open::check_format;
 use crate::storage::{RealDisk, create_dirs, is_unreadable};
 
@@ -22,10 +22,10 @@ impl JournalLock {
     /// Tries once. None: another process holds it; try again later.
     ///
     /// Makes the folder where it is missing. A journal of an unknown format is refused before anything is touched.
-    pub fn acquire(dir: &Path) -> Result<Option<Self>, OpenError> {
+    pub fn acquire(dir: &Path) -> Result<Option<Self>, JournalOpenError> {
         check_format(&RealDisk, dir)?;
-        create_dirs(&RealDisk, dir).map_err(OpenError::io("create", dir))?;
-        let folder = File::open(dir).map_err(OpenError::io("open", dir))?;
+        create_dirs(&RealDisk, dir).map_err(JournalOpenError::io("create", dir))?;
+        let folder = File::open(dir).map_err(JournalOpenError::io("open", dir))?;
         let path = dir.join("lock");
         let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
         let file = match opened {
@@ -33,7 +33,7 @@ impl JournalLock {
                 tracing::error!(%error, path = %path.display(), "the lock file can't be opened; only the folder is locked");
                 None
             }
-            file => Some(file.map_err(OpenError::io("open", &path))?),
+            file => Some(file.map_err(JournalOpenError::io("open", &path))?),
         };
         let mut held = Vec::new();
         for (file, path) in file.into_iter().map(|file| (file, &*path)).chain([(folder, dir)]) {
@@ -44,7 +44,7 @@ impl JournalLock {
                 Err(TryLockError::Error(error)) if path == dir && !held.is_empty() => {
                     tracing::debug!(%error, "the journal's folder can't be locked; its lock file is");
                 }
-                Err(TryLockError::Error(error)) => return Err(OpenError::io("lock", path)(error)),
+                Err(TryLockError::Error(error)) => return Err(JournalOpenError::io("lock", path)(error)),
             }
         }
         Ok(Some(Self { _held: held }))
@@ -81,7 +81,7 @@ mod tests {
         let temp = tempfile::tempdir().expect("a folder");
         std::fs::write(temp.path().join("format"), "alma-bridge journal 2\n").expect("written");
         let error = JournalLock::acquire(temp.path()).expect_err("unknown");
-        assert!(matches!(error, OpenError::UnknownFormat { .. }), "{error}");
+        assert!(matches!(error, JournalOpenError::UnknownFormat { .. }), "{error}");
         assert_eq!(std::fs::read_dir(temp.path()).expect("listed").count(), 1);
     }
 }

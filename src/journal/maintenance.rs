@@ -1,4 +1,5 @@
-//! The thread that keeps house: writes cursors and digests behind what they stand for, deletes what was delivered.
+//! The maintenance thread. It writes cursors and digests after the progress that they record, and deletes delivered
+//! segments.
 
 use std::io;
 use std::sync::Arc;
@@ -14,23 +15,23 @@ use super::state::{JournalState, Shared, SmallFiles};
 use crate::config::SinkName;
 use crate::storage::remove_if_there;
 
-/// Cursors are written at most so often.
+/// The shortest time between two writes of the cursors.
 const CURSORS_EVERY: Duration = Duration::from_millis(200);
-/// Retention and free space are looked at so often where nothing happens.
+/// How often retention and free space are checked while nothing happens.
 const TIDY_EVERY: Duration = Duration::from_secs(1);
 
-/// Keeps house until the journal closes; the last thing it does is to write the cursors.
+/// Runs until the journal closes. The last thing it does is to write the cursors.
 pub(super) fn run(shared: &Arc<Shared>) {
     loop {
         let woken = shared.wake.wait(TIDY_EVERY);
         let began = Instant::now();
-        // Read first: what was settled before the closing is written after it.
+        // This is read before the work, so that whatever was settled before the close is still written.
         let closed = shared.state().closed;
         shared.maintain();
         if closed {
             return;
         }
-        // More may be settled meanwhile; a closing cuts this short.
+        // More may be settled meanwhile. A close ends the wait early.
         while woken && !shared.state().closed {
             let left = CURSORS_EVERY.saturating_sub(began.elapsed());
             if left.is_zero() {
@@ -42,7 +43,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
 }
 
 impl Shared {
-    /// All that is due: cursors, digests, deletion, free space.
+    /// Does all that is due: cursors, digests, deletion, free space.
     pub(super) fn maintain(&self) {
         let mut files = self.small_files();
         self.register_pending(&mut files);
@@ -57,7 +58,7 @@ impl Shared {
         }
     }
 
-    /// Free bytes of the disk; as it was, where the disk does not say.
+    /// Asks the disk for its free bytes. Returns the last answer if it fails.
     pub(super) fn ask_free(&self) -> u64 {
         match self.disk.free(&self.paths.dir) {
             Ok(free) => {
@@ -71,7 +72,7 @@ impl Shared {
         }
     }
 
-    /// Makes the cursors durable that have moved.
+    /// Makes all cursors durable that have moved.
     pub(super) fn flush_cursors(&self, files: &mut SmallFiles) {
         let moved: Vec<(SinkName, Cursor)> = {
             let state = self.state();
@@ -94,7 +95,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Puts down the sinks that the start could not put down.
+    /// Writes the list of sinks if the start could not.
     fn register_pending(&self, files: &mut SmallFiles) {
         if self.state().unregistered.is_none() {
             return;
@@ -103,14 +104,14 @@ impl Shared {
         self.state().unregistered = why;
     }
 
-    /// Makes every sink's cursor durable where it has none, then the list of sinks.
+    /// Makes the cursor of every sink durable that has none on disk, and then the list of sinks.
     pub(super) fn write_sinks(&self, files: &mut SmallFiles) -> io::Result<()> {
         let sinks: Vec<(SinkName, Option<Cursor>)> = {
             let state = self.state();
             let new = |place: &super::state::SinkEntry| place.on_disk.is_none().then_some(place.cursor);
             state.sinks.iter().map(|(name, place)| (name.clone(), new(place))).collect()
         };
-        // A name without a cursor would go back to the oldest segment.
+        // A start would set a sink without a cursor back to the oldest segment.
         for (name, new) in &sinks {
             if let Some(cursor) = new {
                 self.write_cursor(files, name, *cursor)?;
@@ -128,7 +129,7 @@ impl Shared {
             let done = written.is_ok();
             files.complain("digests", written);
             if !done {
-                // Tried again; the segment stays so long, unless its room is needed.
+                // The next run tries again. Until then the segment stays, unless its room is needed.
                 let mut state = self.state();
                 state.sealed.push((first, known));
                 state.sealed.extend(sealed);
@@ -139,7 +140,7 @@ impl Shared {
         }
     }
 
-    /// Removes digests that are too old, or behind `dedupe_max` newer ones.
+    /// Removes digests that are too old, or older than `dedupe_max` others.
     fn forget_digests(&self, files: &mut SmallFiles) {
         let oldest = seconds(self.clock.now().before(self.config.dedupe_window));
         let mut newer: usize = files.digests.iter().map(|(_, count, _)| count).sum();
@@ -156,8 +157,8 @@ impl Shared {
         }
     }
 
-    /// Removes segments without records but the last, which is the one that is written. Each start and each failed write
-    /// leaves one, and while a sink is stuck they would stay as long as what it waits for.
+    /// Removes segments without records, except for the last, which is being written. Each start and each failed write
+    /// leaves one, and they would pile up while a sink is stuck.
     fn remove_empty(&self) {
         let empty: Vec<u64> = {
             let state = self.state();
@@ -174,7 +175,7 @@ impl Shared {
         if !empty.is_empty()
             && let Err(error) = self.disk.sync_dir(&self.paths.segments)
         {
-            // They would come back after a crash, and go again.
+            // After a crash they would be there again, and be removed again.
             warn!(%error, "journal: can't sync the folder of segments");
         }
     }
@@ -204,7 +205,7 @@ impl Shared {
         self.delete_oldest(due);
     }
 
-    /// Deletes the oldest delivered segments until so many bytes are free; how many are then.
+    /// Deletes the oldest delivered segments until this many bytes are free. Returns how many are free.
     pub(super) fn make_room(&self, wanted: u64) -> u64 {
         let mut files = self.small_files();
         self.flush_cursors(&mut files);
@@ -213,14 +214,14 @@ impl Shared {
             let free = self.ask_free();
             let deletable = self.state().deletable();
             if free >= wanted || deletable == 0 || self.delete_oldest(1) == 0 {
-                // Where the disk was full before, there may be room for them now.
+                // If the disk was full, there may be room for the digests now.
                 self.write_digests(&mut files);
                 return free;
             }
         }
     }
 
-    /// Unlinks the oldest segments; how many. The caller has seen that they may go.
+    /// Deletes the oldest segments, and returns how many. The caller has checked that they may be deleted.
     fn delete_oldest(&self, count: usize) -> usize {
         let mut deleted = 0;
         while deleted < count {
@@ -235,15 +236,15 @@ impl Shared {
         if deleted > 0 {
             info!(segments = deleted, "journal: delivered segments deleted");
             if let Err(error) = self.disk.sync_dir(&self.paths.segments) {
-                // They would come back after a crash, and go again.
+                // After a crash they would be there again, and be removed again.
                 warn!(%error, "journal: can't sync the folder of segments");
             }
         }
         deleted
     }
 
-    /// Moves `best_effort` sinks on, from the oldest waiting segment, until a group of this size fits `max_size` or
-    /// another sink holds the oldest; bytes that wait then.
+    /// Moves `best_effort` sinks past the oldest waiting segments until a group of this size fits `max_size`, or until
+    /// another sink needs the oldest segment. Returns the bytes that still wait.
     pub(super) fn give_up(&self, size: u64) -> u64 {
         let mut state = self.state();
         loop {
@@ -262,7 +263,7 @@ impl Shared {
         }
     }
 
-    /// Takes every cursor past a segment.
+    /// Moves every cursor past a segment.
     fn pass_over(&self, state: &mut JournalState, index: usize) {
         let (end, last) = (state.segments[index].end, index + 1 == state.segments.len());
         let to = if last { state.end_cursor() } else { Cursor { offset: end, hint: None } };

@@ -1,22 +1,21 @@
 //! The journal: an append-only log of segments on disk. A 2xx means that the event is in it.
 //!
-//! The module `format` tells what is on disk, what a crash can leave behind and what is done about it.
+//! The module `format` describes what is on disk, what a crash can leave there, and how a start repairs it.
 //!
 //! # Threads
 //!
-//! The *writer* takes what is queued, writes it as one group, syncs, and answers all of it. It alone knows which events
-//! are known already: a repeat is answered once its first is durable. The *keeper* writes cursors and digests behind
-//! what they stand for, and deletes what was delivered. Readers read on the runtime's blocking threads, only what is
-//! synced.
+//! The *writer* takes the queued events, writes them as one commit group, syncs the file, and answers all of them. It
+//! alone recognises repeats. It answers a repeat once the first copy is durable. The *maintenance* thread writes cursors
+//! and digests after the progress that they record, and deletes delivered segments. Readers run on the runtime's blocking
+//! threads and see only what is synced.
 //!
 //! # Layout
 //!
 //! - `format`, `scan`: segments, and how reading continues after damage.
-//! - `cursor`, `digests`: the small files. `lock`: one process at a time.
-//! - `heads`, `recover`, `open`: a start. `state`: what all share.
-//! - `claims`: what a pump settles is not given up.
-//! - `writer`, `dedupe`: the way in. `reader`, `retained`: the ways out. `keeper`, `damage`: the house.
-//! - `metrics`: what is counted and measured.
+//! - `cursor`, `digests`: the small files. `lock`: keeps a second process out.
+//! - `heads`, `recover`, `open`: what a start does. `state`: what the threads share.
+//! - `claims`: events in flight, which a full journal does not give up.
+//! - `writer`, `dedupe`: writing. `reader`, `reading`, `retained`: reading. `maintenance`, `damage`: upkeep.
 
 #[doc(hidden)]
 pub mod bench_api;
@@ -35,6 +34,7 @@ mod metrics;
 mod open;
 mod paths;
 mod reader;
+mod reading;
 mod recover;
 mod retained;
 mod scan;
@@ -53,11 +53,11 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-pub use error::OpenError;
+pub use error::JournalOpenError;
 pub use handle::{ForgetError, Journal, SinkBacklog};
 pub use lock::JournalLock;
 pub use metrics::JournalMetrics;
-pub use reader::Reader;
+pub use reader::JournalReader;
 pub use retained::{Retained, Snapshot};
 pub use stats::JournalStats;
 #[cfg(test)]
@@ -72,9 +72,9 @@ use crate::units;
 
 /// What a journal is opened with.
 pub struct JournalOptions {
-    /// Its folder; made where it is missing.
+    /// The folder. [`Journal::open`] creates it if it is missing.
     pub dir: PathBuf,
-    /// The bounds.
+    /// The section `[journal]` of the configuration.
     pub config: config::Journal,
     /// The sinks of the configuration.
     pub sinks: Vec<Registration>,
@@ -82,12 +82,12 @@ pub struct JournalOptions {
     pub disk: Arc<dyn Disk>,
     /// The wall clock.
     pub clock: Arc<dyn Clock>,
-    /// Where syncs, damage and what is given up are counted.
+    /// Counts syncs, damage, and events that are given up.
     pub metrics: JournalMetrics,
-    /// Proof that no other process writes the folder; none only where the disk is not the machine's.
+    /// Proves that no other process writes the folder. Only a test with a fake disk has none.
     pub lock: Option<JournalLock>,
-    /// Sizes that are not the operator's.
-    pub limits: Limits,
+    /// Sizes that the operator does not choose.
+    pub limits: JournalLimits,
 }
 
 impl JournalOptions {
@@ -101,21 +101,21 @@ impl JournalOptions {
             clock: SystemClock::shared(),
             metrics: metrics.clone(),
             lock: Some(lock),
-            limits: Limits::of(&config.journal),
+            limits: JournalLimits::of(&config.journal),
         }
     }
 }
 
-/// A sink of the configuration, as the journal must know it.
+/// What the journal must know of a configured sink.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Registration {
-    /// Its name, under which it keeps its place.
+    /// The name under which the sink keeps its place.
     pub name: SinkName,
-    /// Where it begins if the journal does not know it.
+    /// Where the sink starts if the journal does not know it.
     pub start: Start,
-    /// Whose place it takes over if the journal does not know it.
+    /// The sink whose place it takes over if the journal does not know it.
     pub continues: Option<SinkName>,
-    /// Whether its oldest waiting events give way when the journal is full.
+    /// Whether a full journal may give up its oldest waiting events.
     pub best_effort: bool,
 }
 
@@ -130,54 +130,54 @@ impl From<&config::Sink> for Registration {
     }
 }
 
-/// Sizes that are not the operator's to choose.
+/// Sizes that the operator does not choose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// A segment ends when it has so many bytes.
+pub struct JournalLimits {
+    /// A segment ends once it has this many bytes.
     pub segment_bytes: u64,
-    /// A commit group ends when it has so many bytes; it has at least one event.
+    /// A commit group ends once it has this many bytes. It has at least one event.
     pub group_bytes: u64,
-    /// Events queued for the writer.
+    /// How many events may wait for the writer.
     pub queue: usize,
 }
 
-impl Limits {
-    /// 64 MiB a segment, less where `max_size` is small: space is given back by segments.
+impl JournalLimits {
+    /// 64 MiB a segment, or less if `max_size` is small, because space is given back by whole segments.
     pub fn of(config: &config::Journal) -> Self {
         const MIB: u64 = 1024 * 1024;
         Self { segment_bytes: (config.max_size / 8).clamp(MIB, 64 * MIB), group_bytes: 4 * MIB, queue: 1024 }
     }
 }
 
-/// What takes a verified event and says when it is durable: the journal, or with `storage = "none"` the pumps.
+/// Takes verified events and says when they are durable: the journal, or the pumps if `storage = "none"`.
 pub trait Intake: Send + Sync + 'static {
-    /// Resolves once the event is durable (or is a repeat of one that is), or can't be made so.
+    /// Resolves once the event is durable, or is a repeat of a durable one, or can't be made durable.
     ///
-    /// The event goes its way even if the returned future is dropped.
+    /// The event is processed even if the caller drops the future.
     fn take(&self, event: Verified, received: Timestamp) -> impl Future<Output = Result<Taken, NotTaken>> + Send;
 
-    /// Whether an event can be taken durably right now: what `/readyz` says.
+    /// Whether an event could be made durable right now. `/readyz` reports it.
     fn ready(&self) -> Result<(), NotTaken>;
 }
 
-/// How an event was taken; the word of `Alma-Bridge-Outcome`.
+/// How an event was taken, as `Alma-Bridge-Outcome` reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Taken {
-    /// It is durable.
+    /// The event is new, and durable now.
     Stored,
-    /// The same bytes at the same source are durable already: since this moment, to the second.
+    /// The same bytes of the same source have been durable since this moment, to the second.
     Repeat(Timestamp),
 }
 
-/// Why an event was not taken: a 503, for Alma to come again.
+/// Why an event was not taken. The answer is 503, so that Alma sends it again.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotTaken {
-    /// `max_size` of undelivered events is reached.
+    /// The undelivered events have reached `max_size`.
     #[error("journal full: {} wait, max_size is {}", units::size(*.waiting), units::size(*.max_size))]
     Full {
         /// Bytes of undelivered events.
         waiting: u64,
-        /// The bound.
+        /// The configured bound in bytes.
         max_size: u64,
     },
     /// The disk has less than `min_free` left.
@@ -185,13 +185,13 @@ pub enum NotTaken {
     DiskFull {
         /// Bytes free.
         free: u64,
-        /// The bound.
+        /// The configured bound in bytes.
         min_free: u64,
     },
-    /// A write or fsync failed and no new segment could be opened yet.
+    /// A write or fsync failed, and no new segment could be opened since.
     #[error("disk failing: {0}")]
     DiskFailing(String),
-    /// With `storage = "none"`: not every sink confirmed it.
+    /// `storage = "none"`, and not every sink confirmed the event.
     #[error("not confirmed: {0}")]
     NotConfirmed(String),
     /// Another process holds the journal's lock.
@@ -205,7 +205,7 @@ pub enum NotTaken {
     Stopping,
 }
 
-/// An event's place in the journal: a count that only grows and is never given twice. It may skip.
+/// An event's place in the journal. Offsets grow, may skip numbers, and are never assigned twice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Offset(pub u64);
 
@@ -215,22 +215,22 @@ impl std::fmt::Display for Offset {
     }
 }
 
-/// What a pump reads from: a sink's place in the journal, or with `storage = "none"` a queue.
+/// What a pump reads from: a sink's place in the journal, or a queue if `storage = "none"`.
 ///
-/// Reading runs ahead of the cursor: [`Feed::next_window`] moves the place of reading only, [`Feed::advance`] the
+/// Reading runs ahead of the cursor. [`Feed::next_window`] moves only the place of reading, [`Feed::advance`] moves the
 /// cursor, and [`Feed::rewind`] takes the place of reading back to the cursor.
 pub trait Feed: Send {
-    /// Waits until there is something to read, then gives up to `max_events` events or `max_bytes` of bodies, at least
-    /// one event, none that is not yet fsynced. Cancel-safe.
+    /// Waits for fsynced events, and returns up to `max_events` of them or `max_bytes` of bodies, but at least one event.
+    /// Cancel-safe.
     ///
-    /// A window may be empty of events where all it passed was damaged.
+    /// A window has no events if everything that it covers is damaged.
     fn next_window(
         &mut self,
         max_events: usize,
         max_bytes: usize,
     ) -> impl Future<Output = Result<Window, FeedClosed>> + Send;
 
-    /// Whether [`Feed::next_window`] would give one without a wait, but for the disk.
+    /// Whether [`Feed::next_window`] would wait for nothing but the disk.
     fn has_more(&mut self) -> bool;
 
     /// Claims events that are about to be sent or made dead letters, and returns the cursor.
@@ -244,23 +244,23 @@ pub trait Feed: Send {
     /// journal moved the cursor past them meanwhile.
     fn release(&mut self, settled: &[Offset], waiting: &[Offset]);
 
-    /// Everything before `to` is settled for this sink: confirmed, unwanted, given up, or a durable dead letter. Never
-    /// goes back.
+    /// Moves the cursor to `to`, unless it is there already or further. Everything before `to` must be settled for this
+    /// sink: confirmed, unwanted, given up, or a durable dead letter.
     fn advance(&mut self, to: Offset);
 
-    /// Reads on from the cursor, and ends all claims.
+    /// Goes back to the cursor, and ends all claims.
     fn rewind(&mut self);
 
-    /// What the cursor has not passed.
+    /// Returns what the cursor has not passed.
     fn backlog(&self) -> Backlog;
 }
 
-/// Some events in the order of their arrival.
+/// Events in the order of their arrival.
 #[derive(Clone, Debug, Default)]
 pub struct Window {
-    /// The events, with their offsets.
+    /// The events with their offsets.
     pub events: Vec<(Offset, StoredEvent)>,
-    /// The cursor's place once all of it is settled: above every offset in it.
+    /// Where the cursor goes once all of the window is settled. It is above every offset in it.
     pub end: Offset,
 }
 
@@ -273,7 +273,7 @@ pub struct Backlog {
     pub oldest: Option<Timestamp>,
 }
 
-/// The journal is closing or has died; nothing more will come.
+/// The journal is closing or has died. Nothing more will come.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the journal is closed")]
 pub struct FeedClosed;

@@ -1,4 +1,4 @@
-//! A start: format, folders, segments, sinks, digests, threads.
+//! What a start does: format, folders, segments, sinks, digests.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
@@ -8,7 +8,7 @@ use tracing::{error, warn};
 
 use super::cursor::{Cursor, CursorFile, read_list};
 use super::dedupe::{Dedupe, KnownEvent, seconds};
-use super::error::OpenError;
+use super::error::JournalOpenError;
 use super::format::{VERSION, file_name, parse_file_name};
 use super::heads::{SegmentHead, heads};
 use super::paths::Paths;
@@ -27,30 +27,30 @@ fn format_text() -> String {
 }
 
 /// What `format` says.
-pub(super) enum Format {
-    /// That the version is ours.
+pub(super) enum FormatFile {
+    /// The version of this program.
     Ours,
-    /// There is none.
+    /// There is no such file.
     Missing,
-    /// Nothing that can be read, and why; but no segment contradicts.
+    /// The file is unusable for this reason, and no segment has another version.
     Unusable(String),
 }
 
-/// Whether the journal's format is ours. Touches nothing.
-pub(super) fn check_format(disk: &dyn Disk, dir: &Path) -> Result<Format, OpenError> {
+/// Checks that this program can read the journal. Changes nothing.
+pub(super) fn check_format(disk: &dyn Disk, dir: &Path) -> Result<FormatFile, JournalOpenError> {
     let paths = Paths::new(dir);
     let why = match read_all(disk, &paths.format) {
-        Ok(bytes) if bytes == format_text().as_bytes() => return Ok(Format::Ours),
+        Ok(bytes) if bytes == format_text().as_bytes() => return Ok(FormatFile::Ours),
         Ok(bytes) => {
             let found = String::from_utf8_lossy(&bytes[..bytes.len().min(80)]).trim_end().to_owned();
             if names_another_version(&found) {
-                return Err(OpenError::UnknownFormat { path: paths.format, found });
+                return Err(JournalOpenError::UnknownFormat { path: paths.format, found });
             }
             if bytes.is_empty() { "it is empty" } else { "it is damaged" }.to_owned()
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Format::Missing),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(FormatFile::Missing),
         Err(error) if is_unreadable(&error) => error.to_string(),
-        Err(error) => return Err(OpenError::io("read", &paths.format)(error)),
+        Err(error) => return Err(JournalOpenError::io("read", &paths.format)(error)),
     };
     // A segment that the disk does not give says nothing; one that is not ours may be of another version.
     let other =
@@ -58,35 +58,38 @@ pub(super) fn check_format(disk: &dyn Disk, dir: &Path) -> Result<Format, OpenEr
     match other {
         Some(segment) => {
             let path = paths.segment(segment.first);
-            Err(OpenError::UnknownFormat { path, found: format!("no version, as {} ({why})", paths.format.display()) })
+            Err(JournalOpenError::UnknownFormat {
+                path,
+                found: format!("no version, as {} ({why})", paths.format.display()),
+            })
         }
-        None => Ok(Format::Unusable(why)),
+        None => Ok(FormatFile::Unusable(why)),
     }
 }
 
-/// Whether a version can be read, and it is not ours.
+/// Whether the text names a version, and another than ours.
 fn names_another_version(text: &str) -> bool {
     let digits = |text: &str| text.chars().take_while(char::is_ascii_digit).collect::<String>();
     let version = text.strip_prefix(FORMAT_TITLE).map(digits);
     version.is_some_and(|version| !version.is_empty() && version != VERSION.to_string())
 }
 
-/// Everything that a start makes, before the threads.
-pub(super) fn open(options: JournalOptions) -> Result<(Shared, Dedupe), OpenError> {
+/// Does all that a start does before it starts the threads.
+pub(super) fn open(options: JournalOptions) -> Result<(Shared, Dedupe), JournalOpenError> {
     let paths = Paths::new(&options.dir);
     let disk = &*options.disk;
     let format = check_format(disk, &options.dir)?;
-    let has_format = matches!(format, Format::Ours);
+    let has_format = matches!(format, FormatFile::Ours);
     let mut recovered = if has_format { None } else { Some(recover(disk, &paths, false)?) };
     let above = [folder_of(&paths.dir), &paths.dir];
     for dir in
         above.into_iter().chain([&paths.segments, &paths.cursors, &paths.digests, &paths.damaged].map(|dir| &**dir))
     {
-        create_dirs(disk, dir).map_err(OpenError::io("create", dir))?;
+        create_dirs(disk, dir).map_err(JournalOpenError::io("create", dir))?;
     }
     // What is there may be there for this start only: a process that was killed had not synced it yet.
     for dir in [&paths.segments, &paths.cursors, &paths.digests, &paths.damaged, &paths.dir] {
-        disk.sync_dir(dir).map_err(OpenError::io("sync", dir))?;
+        disk.sync_dir(dir).map_err(JournalOpenError::io("sync", dir))?;
     }
     let is_new = recovered.take().is_some_and(|found| found.segments.is_empty() && found.next == 1);
     let recovered = recover(disk, &paths, true)?;
@@ -94,10 +97,10 @@ pub(super) fn open(options: JournalOptions) -> Result<(Shared, Dedupe), OpenErro
         JournalState { next: recovered.next, unproven: recovered.unproven.clone(), ..JournalState::default() };
     state.segments.clone_from(&recovered.segments);
     let mut set_aside = Vec::new();
-    if let Format::Unusable(why) = &format {
+    if let FormatFile::Unusable(why) = &format {
         set_aside.push(damage::set_aside(disk, &paths, &paths.format, why));
     }
-    // A start whose disk failed may have left everything but the list, and it took no event.
+    // A start whose disk failed may have written everything but the list. It took no event.
     let took_events = recovered.segments.iter().any(|segment| segment.records() > 0);
     let mut found = find_sinks(disk, &paths, is_new, took_events, &mut set_aside)?;
     let mut files = SmallFiles { cursors: std::mem::take(&mut found.files), ..SmallFiles::default() };
@@ -107,28 +110,28 @@ pub(super) fn open(options: JournalOptions) -> Result<(Shared, Dedupe), OpenErro
     let shared = Shared::new(disk, clock, metrics, paths, config, limits, state, files);
     shared.note_set_aside(set_aside);
     if let Some(segment) = recovered.lost {
-        // How many there were is not known; at least one.
+        // Nobody knows how many records there were. Count one.
         shared.report_missing(segment, 1);
     }
     shared.write_sink_list(&found, must_write);
     if !has_format {
-        if !is_new && matches!(format, Format::Missing) {
+        if !is_new && matches!(format, FormatFile::Missing) {
             warn!(path = %shared.paths.format.display(), "journal: the file that tells its format is missing; written again");
         }
         let path = &shared.paths.format;
-        replace(&*shared.disk, path, format_text().as_bytes()).map_err(OpenError::io("write", path))?;
+        replace(&*shared.disk, path, format_text().as_bytes()).map_err(JournalOpenError::io("write", path))?;
     }
     shared.ask_free();
     Ok((shared, dedupe))
 }
 
-/// What `sinks` and `cursors/` say.
+/// What `sinks` and `cursors/` contain.
 struct FoundSinks {
-    /// Names that the journal knows.
+    /// The names in the list of sinks.
     listed: BTreeSet<SinkName>,
     /// Whether `sinks` could be read.
     whole: bool,
-    /// Whatever has a cursor, listed or not.
+    /// The sinks that have a cursor, listed or not.
     cursors: BTreeSet<SinkName>,
     opened: BTreeMap<SinkName, Option<Cursor>>,
     files: BTreeMap<SinkName, CursorFile>,
@@ -140,8 +143,8 @@ fn find_sinks(
     is_new: bool,
     took_events: bool,
     set_aside: &mut Vec<String>,
-) -> Result<FoundSinks, OpenError> {
-    let names = disk.list(&paths.cursors).map_err(OpenError::io("list", &paths.cursors))?;
+) -> Result<FoundSinks, JournalOpenError> {
+    let names = disk.list(&paths.cursors).map_err(JournalOpenError::io("list", &paths.cursors))?;
     let cursors: BTreeSet<SinkName> = names.iter().filter_map(|name| name.parse().ok()).collect();
     let list = match read_list(disk, &paths.sinks) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -156,7 +159,7 @@ fn find_sinks(
             set_aside.push(damage::set_aside(disk, paths, &paths.sinks, "it is damaged"));
             None
         }
-        list => list.map_err(OpenError::io("read", &paths.sinks))?,
+        list => list.map_err(JournalOpenError::io("read", &paths.sinks))?,
     };
     if list.is_none() {
         error!(
@@ -183,14 +186,14 @@ fn open_cursor(
     name: &SinkName,
     is_listed: bool,
     set_aside: &mut Vec<String>,
-) -> Result<(CursorFile, Option<Cursor>), OpenError> {
+) -> Result<(CursorFile, Option<Cursor>), JournalOpenError> {
     let path = paths.cursors.join(name.as_str());
     let why = match CursorFile::open(disk, &paths.cursors, name) {
         Ok((file, Some(cursor))) => return Ok((file, Some(cursor))),
         Ok((_, None)) => Some("it is damaged".to_owned()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) if is_unreadable(&error) => Some(error.to_string()),
-        Err(error) => return Err(OpenError::io("read", &path)(error)),
+        Err(error) => return Err(JournalOpenError::io("read", &path)(error)),
     };
     // Without the list its file is all that tells of the sink. It is replaced by the cursor that is written next.
     let line = match why {
@@ -203,7 +206,7 @@ fn open_cursor(
 
 /// Gives every sink its place; whether the list or a cursor must be written before an event is taken.
 fn place_sinks(state: &mut JournalState, found: &FoundSinks, configured: &[Registration]) -> bool {
-    // No offset is given twice, whatever was lost.
+    // No offset may be assigned twice, whatever was lost.
     let highest = found.opened.values().flatten().map(|cursor| cursor.offset).max().unwrap_or(0);
     state.next = state.next.max(highest);
     for name in &found.listed {
@@ -219,7 +222,7 @@ fn place_sinks(state: &mut JournalState, found: &FoundSinks, configured: &[Regis
     for registration in configured.iter().filter(|registration| !found.listed.contains(&registration.name)) {
         let place = match found.opened.get(&registration.name).copied().flatten() {
             Some(cursor) => SinkEntry::new(cursor),
-            // Which names there were is not known, but the place that it is to continue is.
+            // The list is lost, but the cursor of the sink that it continues is there.
             None if !found.whole && !registration.continues.as_ref().is_some_and(|it| state.sinks.contains_key(it)) => {
                 SinkEntry::new(state.oldest_cursor())
             }
@@ -244,7 +247,7 @@ fn place_sinks(state: &mut JournalState, found: &FoundSinks, configured: &[Regis
     is_new
 }
 
-/// Where a sink begins that the journal does not know.
+/// The first cursor of a sink that the journal does not know.
 pub(super) fn first_cursor(state: &JournalState, registration: &Registration) -> Cursor {
     if let Some(other) = &registration.continues {
         if let Some(place) = state.sinks.get(other) {
@@ -286,7 +289,7 @@ impl Shared {
     }
 }
 
-/// Fills dedupe, newest segment first, until it is full or the window is passed.
+/// Fills dedupe from the newest segment back, until it is full or the window ends.
 fn load_digests(
     options: &JournalOptions,
     paths: &Paths,
@@ -294,7 +297,7 @@ fn load_digests(
     state: &mut JournalState,
     files: &mut SmallFiles,
     set_aside: &mut Vec<String>,
-) -> Result<Dedupe, OpenError> {
+) -> Result<Dedupe, JournalOpenError> {
     let (disk, config) = (&*options.disk, &options.config);
     let oldest = seconds(options.clock.now().before(config.dedupe_window));
     let on_disk = disk.list(&paths.digests).unwrap_or_default();
@@ -305,7 +308,7 @@ fn load_digests(
     for first in firsts.into_iter().rev() {
         let segment = segments.get(&first);
         if count >= config.dedupe_max || segment.is_some_and(|segment| segment.records() == 0) {
-            // Not read; removed where it is on disk.
+            // These digests are not needed. Maintenance removes them.
             files.digests.extend(on_disk.contains(&first).then_some((first, 0, 0)));
             continue;
         }
@@ -340,20 +343,20 @@ fn load_digests(
     Ok(dedupe)
 }
 
-/// The digests of a segment; none if they are missing or can't be used.
+/// Returns the digests of a segment. There are none if the file is missing or unusable.
 fn read_digests(
     disk: &dyn Disk,
     paths: &Paths,
     first: u64,
     set_aside: &mut Vec<String>,
-) -> Result<Option<Vec<KnownEvent>>, OpenError> {
+) -> Result<Option<Vec<KnownEvent>>, JournalOpenError> {
     let path = paths.digests.join(file_name(first, ""));
     let why = match digests::read(disk, &paths.digests, first) {
         Ok(Some(known)) => return Ok(Some(known)),
         Ok(None) => "it is damaged".to_owned(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) if is_unreadable(&error) => error.to_string(),
-        Err(error) => return Err(OpenError::io("read", &path)(error)),
+        Err(error) => return Err(JournalOpenError::io("read", &path)(error)),
     };
     set_aside.push(damage::set_aside(disk, paths, &path, &why));
     Ok(None)

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::format::file_name;
 
-/// Where things are in the journal's folder.
+/// The paths in the journal's folder.
 #[derive(Clone, Debug)]
 pub(super) struct Paths {
     pub(super) dir: PathBuf,

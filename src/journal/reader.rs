@@ -1,7 +1,6 @@
-//! A sink's way through the journal.
+//! A sink's reader: it reads ahead of the cursor, and moves the cursor when events are settled.
 
 use std::collections::VecDeque;
-use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,97 +8,37 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 use tracing::error;
 
-use super::cursor::{Cursor, Hint};
-use super::format::SEGMENT_START;
-use super::heads::read_head;
-use super::scan::{Item, Scan, ScanPlace, Span};
-use super::segment::Segment;
+use super::cursor::Cursor;
+use super::reading::{BLOCK, Bounds, Mark, ReadPlace};
 use super::state::{Shared, SinkEntry};
 use super::{Backlog, Feed, FeedClosed, Offset, Window};
-use crate::clock::Timestamp;
 use crate::config::SinkName;
 use crate::storage::blocking;
-use crate::storage::{DiskFile, is_unreadable};
 
-/// Read at once; the events of a block share its memory.
-const BLOCK: usize = 256 * 1024;
-/// Read at once to learn when the oldest event was received.
-const PEEK_BLOCK: usize = 4096;
-/// Whoever has read so many at once, and all there was, is under load and caught up.
+/// A reader that got at least this many events, and all there were, is under load and has caught up.
 const BUSY: u32 = 8;
-/// Then the next window is not read at once, but so long after for each event of the last, and so holds more: what it
-/// takes to read, send and confirm one depends little on how many it holds.
+/// Such a reader pauses this long for each event of its last window, so that the next window holds more. To read, send and
+/// confirm a window costs about the same however many events it holds.
 const PAUSE_PER_EVENT: Duration = Duration::from_micros(100);
-/// But no longer.
+/// The longest pause.
 const PAUSE_MAX: Duration = Duration::from_millis(10);
-/// A read that fails is tried again so often, once a second, before the bytes count as damaged.
+/// How often a failed read is tried again, once a second, before the bytes count as damaged.
 const READ_TRIES: u32 = 10;
 
-/// What a sink reads from; one a sink at a time.
-pub struct Reader {
+/// Reads events for a sink. Each sink has at most one reader.
+pub struct JournalReader {
     shared: Arc<Shared>,
     sink: SinkName,
     place: ReadPlace,
-    /// Events that were read and that the cursor has not passed.
+    /// Events that were read, and that the cursor has not passed.
     marks: VecDeque<Mark>,
     failed_reads: u32,
-    /// Before it no window is read.
+    /// No window is read before this moment.
     paused: Option<Instant>,
 }
 
-/// Where reading goes on.
-#[derive(Clone)]
-struct ReadPlace {
-    offset: u64,
-    start: From,
-    file: Option<(u64, Arc<dyn DiskFile>)>,
-}
-
-/// What is known of the place in the file.
-#[derive(Clone, Copy)]
-enum From {
-    Hint(Option<Hint>),
-    Scan(u64, ScanPlace),
-}
-
-impl ReadPlace {
-    fn at(cursor: Cursor) -> Self {
-        Self { offset: cursor.offset, start: From::Hint(cursor.hint), file: None }
-    }
-
-    /// Where a cursor would point that stands here.
-    fn hint(&self) -> Option<Hint> {
-        match self.start {
-            From::Hint(hint) => hint,
-            From::Scan(segment, place) => Some(Hint { segment, at: place.group_at() }),
-        }
-    }
-}
-
-/// An event that was read.
-struct Mark {
-    offset: u64,
-    hint: Hint,
-    received: Timestamp,
-}
-
-/// How much to read.
-#[derive(Clone, Copy)]
-struct Bounds {
-    events: usize,
-    bytes: usize,
-    block: usize,
-    salvage: bool,
-}
-
-struct Read {
-    window: Window,
-    place: ReadPlace,
-    marks: Vec<Mark>,
-}
-
-impl Reader {
-    /// Takes the sink's place; none where the sink is unknown or has a reader already.
+impl JournalReader {
+    /// Returns the sink's reader, or `None` if the sink is unknown or has one already.
     pub(super) fn new(shared: &Arc<Shared>, sink: &SinkName) -> Option<Self> {
         let mut state = shared.state();
         let place = state.sinks.get_mut(sink).filter(|place| !place.reading)?;
@@ -116,7 +55,7 @@ impl Reader {
         })
     }
 
-    /// Whether there is something to read; goes on behind events that were given up.
+    /// Whether there is something to read. Skips events that were given up.
     fn look(&mut self) -> Result<bool, FeedClosed> {
         let state = self.shared.state();
         let place = state.sinks.get(&self.sink).filter(|_| !state.closed).ok_or(FeedClosed)?;
@@ -127,12 +66,12 @@ impl Reader {
         Ok(state.locate(self.place.offset).is_some())
     }
 
-    /// Does something at the sink's place; nothing if the sink was forgotten.
+    /// Changes the sink's place, unless the sink was forgotten.
     fn at_place<T: Default>(&self, change: impl FnOnce(&mut SinkEntry) -> T) -> T {
         self.shared.state().sinks.get_mut(&self.sink).map(change).unwrap_or_default()
     }
 
-    /// What was in flight is read again, or counts as given up if the cursor has passed it.
+    /// Ends all claims. Events that were in flight will be read again, or count as given up if the cursor has passed them.
     fn end_claims(&self) {
         let given_up = self.at_place(|place| place.claims.abandon(place.cursor.offset));
         self.shared.count_given_up(&self.sink, given_up);
@@ -160,7 +99,7 @@ impl Reader {
     }
 }
 
-impl Feed for Reader {
+impl Feed for JournalReader {
     async fn next_window(&mut self, max_events: usize, max_bytes: usize) -> Result<Window, FeedClosed> {
         let shared = Arc::clone(&self.shared);
         if let Some(until) = self.paused {
@@ -169,7 +108,7 @@ impl Feed for Reader {
         }
         loop {
             let mut grown = pin!(shared.grown.notified());
-            // From now on: what comes while we look is not missed.
+            // Enabled before we look, so that events that come meanwhile are not missed.
             grown.as_mut().enable();
             if self.look()? {
                 let salvage = self.failed_reads >= READ_TRIES;
@@ -192,7 +131,7 @@ impl Feed for Reader {
 
     fn claim(&mut self, events: &[Offset]) -> Offset {
         self.at_place(|place| {
-            // Only such a sink's events are ever given up, and others need not pay for it.
+            // Only events of such a sink are ever given up. Others need not pay for it.
             if place.best_effort {
                 place.claims.claim(events, place.cursor.offset);
             }
@@ -239,182 +178,11 @@ impl Feed for Reader {
     }
 }
 
-impl Drop for Reader {
+impl Drop for JournalReader {
     fn drop(&mut self) {
         self.end_claims();
         if let Some(place) = self.shared.state().sinks.get_mut(&self.sink) {
             place.reading = false;
         }
     }
-}
-
-impl Shared {
-    /// What waits for a sink. Reads one record where it is not known yet when the oldest was received.
-    pub(super) fn backlog_of(&self, sink: &SinkName) -> Backlog {
-        let cursor = {
-            let state = self.state();
-            let Some(place) = state.sinks.get(sink) else { return Backlog::default() };
-            let known = place.oldest.is_some_and(|(offset, _)| offset == place.cursor.offset);
-            if known || state.events_from(place.cursor.offset) == 0 {
-                return state.backlog(place);
-            }
-            place.cursor
-        };
-        let bounds = Bounds { events: 1, bytes: 0, block: PEEK_BLOCK, salvage: false };
-        let read = self.read(ReadPlace::at(cursor), bounds);
-        let mut state = self.state();
-        let received = read.ok().and_then(|read| read.marks.first().map(|mark| mark.received));
-        // What can't be read came after its segment was begun. A disk that fails is not asked again every second.
-        let created = state.locate(cursor.offset).map(|index| state.segments[index].created);
-        let received = received.or(created);
-        if let Some(place) = state.sinks.get_mut(sink) {
-            place.oldest = received.map(|received| (cursor.offset, received)).or(place.oldest);
-        }
-        state.sinks.get(sink).map_or_else(Backlog::default, |place| state.backlog(place))
-    }
-
-    /// Reads on until a bound is reached, or the end of a segment that had something, or the durable end.
-    fn read(&self, mut place: ReadPlace, bounds: Bounds) -> io::Result<Read> {
-        loop {
-            let Some((mut segment, missing)) = self.segment_at(place.offset) else {
-                let window = Window { events: Vec::new(), end: Offset(place.offset) };
-                return Ok(Read { window, place, marks: Vec::new() });
-            };
-            if let Some((missing, lost)) = missing {
-                self.report_missing(missing, lost);
-            }
-            place.offset = place.offset.max(segment.first);
-            let Some(file) = self.open_segment(&mut place, &mut segment, bounds.salvage)? else {
-                // An empty window, so that the next segment has all its tries: that this one is lost says nothing of it.
-                place.offset = segment.end;
-                let window = Window { events: Vec::new(), end: Offset(segment.end) };
-                return Ok(Read { window, place, marks: Vec::new() });
-            };
-            let read = self.read_segment(place, &segment, &file, bounds)?;
-            if !read.window.events.is_empty() {
-                return Ok(read);
-            }
-            place = read.place;
-        }
-    }
-
-    /// The segment of the next record at or above an offset; with it a segment that should be before it and is not,
-    /// and how many records it had from there on.
-    fn segment_at(&self, offset: u64) -> Option<(Segment, Option<(u64, u64)>)> {
-        let state = self.state();
-        let index = state.locate(offset)?;
-        let segment = state.segments[index].clone();
-        let before = index.checked_sub(1).map(|before| state.segments[before].first);
-        let missing = segment.previous.filter(|previous| previous.end > offset && before != Some(previous.first));
-        Some((segment, missing.map(|previous| (previous.first, previous.end - offset.max(previous.first)))))
-    }
-
-    /// A segment's file, and its head where the start could not read it. None: all of it is lost.
-    fn open_segment(
-        &self,
-        place: &mut ReadPlace,
-        segment: &mut Segment,
-        salvage: bool,
-    ) -> io::Result<Option<Arc<dyn DiskFile>>> {
-        let opened = match place.file.take().filter(|(first, _)| *first == segment.first) {
-            Some((_, file)) => Ok(file),
-            None => self.disk.open(&self.paths.segment(segment.first), false),
-        };
-        let known = opened.and_then(|file| {
-            let whole = segment.seed.is_some() || self.learn(segment, &*file)?;
-            Ok((file, whole))
-        });
-        match known {
-            Ok((file, true)) => {
-                place.file = Some((segment.first, Arc::clone(&file)));
-                Ok(Some(file))
-            }
-            Ok((_, false)) => {
-                self.lose_segment(segment, place.offset, "both its heads are broken");
-                Ok(None)
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.report_missing(segment.first, segment.lost_from(place.offset));
-                Ok(None)
-            }
-            Err(error) if salvage && is_unreadable(&error) => {
-                self.lose_segment(segment, place.offset, &error.to_string());
-                Ok(None)
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Reads the head that the start could not read; whether it is whole.
-    fn learn(&self, segment: &mut Segment, file: &dyn DiskFile) -> io::Result<bool> {
-        let (Ok(header), size) = (read_head(file, segment.first)?, file.size()?) else { return Ok(false) };
-        (segment.seed, segment.previous, segment.created) = (Some(header.seed), header.previous, header.created);
-        if !segment.exact {
-            segment.length = size.max(SEGMENT_START);
-        }
-        let mut state = self.state();
-        if let Some(known) = state.segments.iter_mut().find(|known| known.first == segment.first) {
-            known.clone_from(segment);
-        }
-        Ok(true)
-    }
-
-    fn read_segment(
-        &self,
-        mut place: ReadPlace,
-        segment: &Segment,
-        file: &Arc<dyn DiskFile>,
-        bounds: Bounds,
-    ) -> io::Result<Read> {
-        // A segment without a seed is not opened.
-        let seed = segment.seed.unwrap_or_default();
-        let part = Span { file: Arc::clone(file), seed, length: segment.length, end: Some(segment.end) };
-        let mut scan = begin(part, segment, &place, bounds)?.salvage(bounds.salvage);
-        let (mut events, mut marks, mut bytes) = (Vec::new(), Vec::new(), 0usize);
-        let mut before = scan.place();
-        while events.len() < bounds.events
-            && let Some(item) = scan.next()?
-        {
-            match item {
-                Item::Record(record) if record.offset >= place.offset => {
-                    let size = record.event.body.len();
-                    if !events.is_empty() && bytes + size > bounds.bytes {
-                        place.start = From::Scan(segment.first, before);
-                        place.offset = record.offset;
-                        return Ok(Read { window: Window { events, end: Offset(record.offset) }, place, marks });
-                    }
-                    bytes += size;
-                    let hint = Hint { segment: segment.first, at: before.group_at() };
-                    marks.push(Mark { offset: record.offset, hint, received: record.event.received });
-                    events.push((Offset(record.offset), record.event));
-                }
-                Item::Damage(damage) if scan.expected() > place.offset || damage.lost == 0 => {
-                    self.report_damage(segment.first, &**file, damage);
-                }
-                Item::Record(_) | Item::Damage(_) | Item::Group(_) => {}
-            }
-            before = scan.place();
-        }
-        place.start = From::Scan(segment.first, scan.place());
-        place.offset = scan.expected().max(place.offset);
-        if scan.at() >= segment.length {
-            // Records that are missing at the end without a damaged byte can only be a head that tells of too many.
-            place.offset = place.offset.max(segment.end);
-        }
-        Ok(Read { window: Window { events, end: Offset(place.offset) }, place, marks })
-    }
-}
-
-/// Begins at the place that is known, else at the segment's first record.
-fn begin(part: Span, segment: &Segment, place: &ReadPlace, bounds: Bounds) -> io::Result<Scan> {
-    match place.start {
-        From::Scan(first, at) if first == segment.first => return Ok(Scan::resume(part, at, bounds.block)),
-        From::Hint(Some(hint)) if hint.segment == segment.first && hint.at >= SEGMENT_START => {
-            if let Some(scan) = Scan::from_hint(&part, hint.at, place.offset, bounds.block)? {
-                return Ok(scan);
-            }
-        }
-        From::Scan(..) | From::Hint(_) => {}
-    }
-    Ok(Scan::new(part, SEGMENT_START, segment.first, bounds.block))
 }

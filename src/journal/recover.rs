@@ -1,4 +1,4 @@
-//! What a start finds in `segments/`, and what it mends there.
+//! What a start finds in `segments/`, and what it repairs there.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tracing::{error, info, warn};
 
 use super::dedupe::KnownEvent;
-use super::error::OpenError;
+use super::error::JournalOpenError;
 use super::format::{DedupeKey, Previous, SEGMENT_START, SegmentHeader, most_records};
 use super::heads::{FoundSegment, SegmentHead, heads, move_away, next_of_damaged, remove_empty};
 use super::paths::Paths;
@@ -17,24 +17,24 @@ use super::unproven::UnprovenTail;
 use crate::clock::Timestamp;
 use crate::storage::{Disk, DiskFile};
 
-/// Read at once while a segment is read whole.
+/// Bytes of one read while a whole segment is read.
 pub(super) const SCAN_BLOCK: usize = 1024 * 1024;
 
-/// The segments as they are, each as far as it is durable.
+/// The segments, each as far as it is durable.
 pub(super) struct Recovered {
     pub(super) segments: VecDeque<Segment>,
-    /// Above every offset that was ever given, as far as segments can tell.
+    /// An offset above all that were ever assigned, as far as the segments tell.
     pub(super) next: u64,
-    /// Digests of segments that were read whole: the last, as a rule.
+    /// Digests of the segments that were read whole. As a rule, that is the last one.
     pub(super) known: HashMap<u64, Vec<KnownEvent>>,
-    /// What could not be made durable yet.
+    /// A tail that could not be made durable yet.
     pub(super) unproven: Option<UnprovenTail>,
-    /// The last segment, where it is unreadable whole; one before it is missed by whoever reads on.
+    /// The last segment, if all of it is unreadable. Readers notice an earlier one themselves.
     pub(super) lost: Option<u64>,
 }
 
 /// Reads the heads of all segments and the whole of the last. `mend`: cut off what is torn, move away what is broken.
-pub(super) fn recover(disk: &dyn Disk, paths: &Paths, mend: bool) -> Result<Recovered, OpenError> {
+pub(super) fn recover(disk: &dyn Disk, paths: &Paths, mend: bool) -> Result<Recovered, JournalOpenError> {
     let all = heads(disk, paths)?;
     let next = all.last().map_or(1, |last| last.first + 1).max(next_of_damaged(disk, paths));
     let (segments, known) = (VecDeque::new(), HashMap::new());
@@ -44,7 +44,7 @@ pub(super) fn recover(disk: &dyn Disk, paths: &Paths, mend: bool) -> Result<Reco
         all.iter().filter_map(|found| found.header()?.previous).map(|named| (named.first, named)).collect();
     let created: Vec<Option<Timestamp>> = all.iter().map(|found| Some(found.header()?.created)).collect();
     let next_created = |index: usize| created[index + 1..].iter().flatten().next().copied();
-    // After it nothing was ever acknowledged.
+    // No event after it was ever acknowledged.
     let newest = all.iter().rposition(|found| found.header().is_some() || found.has_room());
     for (index, found) in all.iter().enumerate() {
         let named = named.get(&found.first);
@@ -55,14 +55,14 @@ pub(super) fn recover(disk: &dyn Disk, paths: &Paths, mend: bool) -> Result<Reco
                 }
                 continue;
             }
-            // A segment behind the last commit would hide what of that is not sure yet.
+            // A segment after the last commit would hide what of that commit is not sure to be durable.
             SegmentHead::Unread(_)
                 if passed_over.contains(&found.first) || newest.is_none_or(|newest| newest < index) =>
             {
                 continue;
             }
             SegmentHead::Broken => {
-                // If no record fits into it, it was being created.
+                // If it has no room for a record, it was being created when the process died.
                 if found.has_room() {
                     recovered.next = recovered.next.max(found.bound());
                     recovered.lost = (index + 1 == created.len()).then_some(found.first);
@@ -111,7 +111,7 @@ fn passed_over(found: &[FoundSegment]) -> HashSet<u64> {
     passed_over
 }
 
-/// A segment's file whose head is known.
+/// A segment's file, with a header that is whole.
 struct OpenedSegment<'a> {
     first: u64,
     size: u64,
@@ -119,7 +119,7 @@ struct OpenedSegment<'a> {
 }
 
 impl Recovered {
-    /// Reads a segment of whose durable end no other segment tells.
+    /// Reads a segment whose durable end no other segment names.
     #[allow(clippy::too_many_arguments, reason = "a part of `recover`, with what that has at hand")]
     fn read_whole(
         &mut self,
@@ -130,13 +130,13 @@ impl Recovered {
         may_be_torn: bool,
         mend: bool,
         segment: &mut Segment,
-    ) -> Result<(), OpenError> {
+    ) -> Result<(), JournalOpenError> {
         let read = read_tail(file, header, if may_be_torn { How::Torn } else { How::Whole });
         let tail = read.or_else(|error| {
             error!(segment = file.first, %error, "journal: a segment can't be read whole; what can't is left as it is");
             read_tail(file, header, How::Salvaged)
         });
-        let tail = tail.map_err(OpenError::io("read", &paths.segment(file.first)))?;
+        let tail = tail.map_err(JournalOpenError::io("read", &paths.segment(file.first)))?;
         self.next = self.next.max(tail.used);
         let (sure, rest) = tail.mend(disk, paths, mend, segment, file.size);
         self.known.insert(file.first, sure);
@@ -145,23 +145,23 @@ impl Recovered {
     }
 }
 
-/// A segment of whose durable end no other segment tells: the last, as a rule.
+/// A segment whose durable end no other segment names. As a rule, that is the last one.
 struct Tail {
     how: How,
     newest: Timestamp,
-    /// Above every offset in it, torn or not.
+    /// An offset above all in the segment, those of torn records included.
     used: u64,
     /// What the last intact head of a group proves: all before this place is durable, and all below this offset.
     proven: (u64, u64),
-    /// Where the intact part ends.
+    /// The end of the intact part.
     intact: (u64, u64),
     known: Vec<(u64, DedupeKey, Timestamp)>,
 }
 
-/// What may be wrong with such a segment.
+/// How the end of such a segment may be damaged.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum How {
-    /// What is damaged at its end was never acknowledged.
+    /// Damage at the end is a torn write, which was never acknowledged.
     Torn,
     /// A later segment was written, though nothing is left that tells of this one: damage is damage.
     Whole,
@@ -174,9 +174,9 @@ fn read_tail(opened: &OpenedSegment<'_>, header: &SegmentHeader, how: How) -> io
     let part = Span { file: Arc::clone(opened.file), seed: header.seed, length: opened.size, end: None };
     let mut scan = Scan::new(part, SEGMENT_START, header.first, SCAN_BLOCK).salvage(how == How::Salvaged);
     let (mut newest, mut used, mut known) = (header.created, header.first, Vec::new());
-    // Without a group not even its header: the next segment is to name it.
+    // Without a group, not even the header is proven to be durable, and the next segment will name it.
     let mut proven = (0, header.first);
-    // The first damage after the last intact head of a group.
+    // The first damage after the last intact group header.
     let mut torn = None;
     while let Some(item) = scan.next()? {
         match item {
@@ -239,7 +239,7 @@ impl Tail {
     }
 }
 
-/// One whose head the disk does not give: as far as its file and its neighbour tell.
+/// A segment whose header can't be read, as far as its file and the next segment describe it.
 fn unread_segment(found: &FoundSegment, created: Timestamp) -> Segment {
     Segment {
         first: found.first,
@@ -249,7 +249,7 @@ fn unread_segment(found: &FoundSegment, created: Timestamp) -> Segment {
         exact: false,
         created,
         previous: None,
-        // Not known, and so not old.
+        // The time is unknown, so the segment must not count as old.
         newest: Timestamp::from_micros(u64::MAX),
     }
 }

@@ -1,4 +1,4 @@
-//! Reading what is retained without being a sink: for a replay, and for a look from outside.
+//! Reads retained events without being a sink, for a replay or from another process.
 
 use std::collections::VecDeque;
 use std::io;
@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::Offset;
-use super::error::OpenError;
+use super::error::JournalOpenError;
 use super::format::SEGMENT_START;
 use super::heads::read_head;
 use super::open::check_format;
@@ -18,7 +18,7 @@ use crate::clock::Timestamp;
 use crate::message::StoredEvent;
 use crate::storage::{Disk, is_unreadable};
 
-/// Retained events in order. Damaged ones, and those of segments that are gone, are passed over and counted.
+/// Retained events in order. It skips and counts damaged events and those of segments that are gone.
 pub struct Retained {
     disk: Arc<dyn Disk>,
     paths: Paths,
@@ -41,7 +41,7 @@ impl Retained {
         let mut gone = 0;
         let mut before: Option<u64> = None;
         for segment in &segments {
-            // What was deleted before the oldest that is left went as it should.
+            // Segments before the oldest one were deleted as they should be.
             let missing = segment.previous.filter(|named| before.is_some_and(|before| before < named.first));
             let is_due = segment.created >= from;
             gone += missing.filter(|_| is_due).map_or(0, |named| named.end - named.first);
@@ -51,7 +51,7 @@ impl Retained {
         Self { disk, paths, segments, from, to, scan: None, damaged: 0, gone }
     }
 
-    /// Records of segments that were deleted, so far as they may be of the time asked for.
+    /// Records of missing segments that may be of the requested time.
     pub fn gone(&self) -> u64 {
         self.gone
     }
@@ -61,7 +61,7 @@ impl Retained {
         self.damaged
     }
 
-    /// The next event whatever its time; none at the end.
+    /// Returns the next event, whatever its time, or `None` at the end.
     fn step(&mut self) -> io::Result<Option<(Offset, StoredEvent)>> {
         loop {
             let Some(scan) = &mut self.scan else {
@@ -115,7 +115,7 @@ impl Iterator for Retained {
                 }
                 Ok(None) => return None,
                 Err(error) => {
-                    // What can't be read now ends the reading; the next call would read the same again.
+                    // An error ends the reading, because the next call would meet it again.
                     (self.scan, self.segments) = (None, VecDeque::new());
                     return Some(Err(error));
                 }
@@ -124,7 +124,7 @@ impl Iterator for Retained {
     }
 }
 
-/// A journal seen from outside, without its lock and without touching it, as of the opening.
+/// A journal as it was when it was opened, read without its lock and without changing it.
 pub struct Snapshot {
     disk: Arc<dyn Disk>,
     paths: Paths,
@@ -132,15 +132,15 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Opens a journal to read only. Blocks.
-    pub fn open(dir: &Path, disk: Arc<dyn Disk>) -> Result<Self, OpenError> {
+    /// Opens a journal for reading only. Blocks.
+    pub fn open(dir: &Path, disk: Arc<dyn Disk>) -> Result<Self, JournalOpenError> {
         check_format(&*disk, dir)?;
         let paths = Paths::new(dir);
         let segments = recover(&*disk, &paths, false)?.segments;
         Ok(Self { disk, paths, segments })
     }
 
-    /// As [`super::Journal::scan`].
+    /// Like [`super::Journal::scan`].
     pub fn scan(&self, from: Timestamp, to: Option<Timestamp>) -> Retained {
         Retained::new(Arc::clone(&self.disk), self.paths.clone(), self.segments.clone(), from, to)
     }

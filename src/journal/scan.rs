@@ -1,4 +1,4 @@
-//! Reads a segment item by item, and on behind what is damaged.
+//! Reads a segment item by item, and continues after damage.
 
 use std::io;
 use std::sync::Arc;
@@ -12,12 +12,12 @@ use crate::config::SourceName;
 use crate::message::StoredEvent;
 use crate::storage::DiskFile;
 
-/// Read at once while the next intact item is looked for.
+/// Bytes of one read while the next intact item is searched.
 const SEARCH_BLOCK: usize = 64 * 1024;
-/// What a disk fails to read at once: what is left is read page by page.
+/// The unit in which a disk fails to read. After a failed read, the rest is read in these units.
 const PAGE: usize = 4096;
 
-/// What was found at a place.
+/// What a scan finds.
 pub(super) enum Item {
     Group(GroupHeader),
     Record(Record),
@@ -31,7 +31,7 @@ pub(super) struct Record {
     pub(super) event: StoredEvent,
 }
 
-/// Bytes that are no records or groups, though one must begin there.
+/// Bytes that are neither a record nor a group, where one must begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Damage {
     pub(super) from: u64,
@@ -40,7 +40,7 @@ pub(super) struct Damage {
     pub(super) lost: u64,
 }
 
-/// Where a scan stands, to go on later.
+/// The position of a scan, from which it can continue later.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ScanPlace {
     at: u64,
@@ -49,7 +49,7 @@ pub(super) struct ScanPlace {
 }
 
 impl ScanPlace {
-    /// Where a scan must begin to find the next record and the group it belongs to.
+    /// Where a scan must begin to find the next record together with its group.
     pub(super) fn group_at(&self) -> u64 {
         self.group.filter(|group| self.at < group.end).map_or(self.at, |group| group.at)
     }
@@ -63,14 +63,14 @@ struct Group {
     recorded: Timestamp,
 }
 
-/// Which part of which segment is read.
+/// The part of a segment that is read.
 #[derive(Clone)]
 pub(super) struct Span {
     pub(super) file: Arc<dyn DiskFile>,
     pub(super) seed: u32,
-    /// Where reading stops: the durable length.
+    /// The durable length, where reading stops.
     pub(super) length: u64,
-    /// One past the last offset before `length`, where it is known.
+    /// One past the last offset before `length`, if it is known.
     pub(super) end: Option<u64>,
 }
 
@@ -112,17 +112,17 @@ impl Scan {
         }
     }
 
-    /// Goes on where an earlier scan of the segment stood.
+    /// Continues where an earlier scan of the segment stopped.
     pub(super) fn resume(part: Span, place: ScanPlace, block_size: usize) -> Self {
         Self { group: place.group, ..Self::new(part, place.at, place.expected, block_size) }
     }
 
-    /// Where it stands.
+    /// Returns the position.
     pub(super) fn place(&self) -> ScanPlace {
         ScanPlace { at: self.at, expected: self.expected, group: self.group }
     }
 
-    /// Takes bytes that the disk does not give for damage, rather than for an error.
+    /// Treats bytes that the disk can't read as damage instead of an error.
     pub(super) fn salvage(mut self, salvage: bool) -> Self {
         self.salvage = salvage;
         self
@@ -138,7 +138,7 @@ impl Scan {
         self.expected
     }
 
-    /// Begins at a place that may be wrong: only where an item is found there, at or before the wanted offset.
+    /// Begins at a place that may be wrong. Returns `None` unless an item at or before the wanted offset is there.
     pub(super) fn from_hint(part: &Span, at: u64, wanted: u64, block_size: usize) -> io::Result<Option<Self>> {
         let mut scan = Self::new(part.clone(), at, wanted, block_size);
         scan.expected = match scan.parse(at)? {
@@ -149,7 +149,7 @@ impl Scan {
         Ok(Some(scan).filter(|scan| scan.expected <= wanted))
     }
 
-    /// The next item; none at the durable end.
+    /// Returns the next item, or `None` at the durable end.
     pub(super) fn next(&mut self) -> io::Result<Option<Item>> {
         if self.at >= self.part.length {
             return Ok(None);
@@ -192,14 +192,14 @@ impl Scan {
         let Some(source) = self.source_name(name).filter(|_| record.fits(self.part.seed, payload)) else {
             return Ok(Parsed::Spoilt(record, to));
         };
-        // Where the group's head is lost, the time of receipt is nearest to when the event was made durable.
+        // If the group's header is lost, the time of receipt is the best guess at when the event was made durable.
         let group = self.group.filter(|group| at < group.end);
         let recorded = group.map_or(record.received, |group| group.recorded);
         let event = StoredEvent { source, received: record.received, recorded, body: whole.slice_ref(body) };
         Ok(Parsed::Record(Box::new(Record { offset: record.offset, key: record.key, event }), to))
     }
 
-    /// Nearly all events of a journal come from one source: its name is not made anew for each.
+    /// Nearly all events of a journal come from one source, so its name is kept instead of allocated for each.
     fn source_name(&mut self, bytes: &[u8]) -> Option<SourceName> {
         if self.source.as_ref().is_none_or(|source| source.as_str().as_bytes() != bytes) {
             self.source = Some(std::str::from_utf8(bytes).ok()?.parse().ok()?);
@@ -207,7 +207,7 @@ impl Scan {
         self.source.clone()
     }
 
-    /// Looks for the next intact item behind this place and goes there, or to the durable end.
+    /// Searches the next intact item after this place, and goes there, or to the durable end.
     fn search(&mut self) -> io::Result<Damage> {
         let (from, expected) = (self.at, self.expected);
         self.group = None;
@@ -239,7 +239,7 @@ impl Scan {
         Ok(Damage { from, to: self.at, lost: self.expected - expected })
     }
 
-    /// Bytes from a place: as many as asked for, fewer only where the segment ends.
+    /// Returns the bytes at a place: as many as requested, or fewer if the segment ends before.
     fn bytes(&mut self, at: u64, want: usize) -> io::Result<Bytes> {
         let left = usize::try_from(self.part.length.saturating_sub(at)).unwrap_or(usize::MAX);
         let want = want.min(left);
@@ -257,7 +257,7 @@ impl Scan {
         Ok(self.block.slice(..want.min(read)))
     }
 
-    /// What the disk gives page by page; pages that it does not give stay zero.
+    /// Reads page by page. Pages that can't be read stay zero.
     fn read_pages(&self, block: &mut [u8], at: u64) -> usize {
         let mut place = at;
         for page in block.chunks_mut(PAGE) {

@@ -11,13 +11,14 @@ pub(super) struct Segment {
     pub(super) end: u64,
     /// Bytes of its file, the header included.
     pub(super) length: u64,
-    /// None: its head could not be read yet. Whoever reads it tries again.
+    /// `None` if the header could not be read yet. Readers try again.
     pub(super) seed: Option<u32>,
-    /// Whether `length` and `end` are what is durable. Else they are bounds, and the next segment must not say so.
+    /// Whether `length` and `end` are what is durable. If not, they are upper bounds, and the next segment must not repeat
+    /// them.
     pub(super) exact: bool,
     pub(super) created: Timestamp,
     pub(super) previous: Option<Previous>,
-    /// The latest time at which a record of it was made durable, or a little later.
+    /// When the last record was made durable, or a little later.
     pub(super) newest: Timestamp,
 }
 
@@ -39,18 +40,17 @@ impl Segment {
         self.end - self.first
     }
 
-    /// Bytes behind the header.
+    /// Bytes after the header.
     pub(super) fn content(&self) -> u64 {
         self.length.saturating_sub(SEGMENT_START)
     }
 
-    /// How many of its records are lost to whoever stands at this offset, if all of it is; at least one where nobody
-    /// knows.
+    /// How many records a reader at this offset loses if the whole segment is lost, or 1 if nobody knows.
     pub(super) fn lost_from(&self, offset: u64) -> u64 {
         if self.exact { self.end - offset.max(self.first) } else { 1 }
     }
 
-    /// What the next segment says of this one; nothing unless it is true.
+    /// What the next segment says of this one, or `None` if it is not known exactly.
     pub(super) fn as_previous(&self) -> Option<Previous> {
         self.exact.then_some(Previous { first: self.first, length: self.length, end: self.end })
     }

@@ -9,20 +9,20 @@ pub struct JournalStats {
     pub waiting_bytes: u64,
     /// All other bytes of segments.
     pub delivered_bytes: u64,
-    /// The bound of `waiting_bytes`.
+    /// The configured bound on `waiting_bytes`.
     pub max_size: u64,
     /// Bytes free on the disk, at most a second old.
     pub free_bytes: u64,
-    /// The bound of `free_bytes`.
+    /// The configured lower bound on `free_bytes`.
     pub min_free: u64,
-    /// Records that were durable and were found to be lost, since the start.
+    /// Durable records that were found to be lost since the start.
     pub damaged_records: u64,
-    /// Files that could not be used, since the start: which, why, and where they are kept.
+    /// Files that could not be used since the start: which, why, and where they are kept.
     pub set_aside: Vec<String>,
     /// One past the last durable offset.
     pub next_offset: Offset,
-    /// Files of events.
+    /// Number of segments.
     pub segments: usize,
-    /// Why the disk takes nothing just now.
+    /// Why nothing can be written just now.
     pub failing: Option<String>,
 }

@@ -1,11 +1,11 @@
-//! The journal's threads, whose steps a test takes: everything happens in one order, and in the same one each time.
+//! Lets a test take the steps of the journal's threads, so that everything happens in the same order every time.
 
 use std::sync::Arc;
 
 use super::state::Shared;
 use super::writer::Writer;
 
-/// Writer and keeper of a journal that was opened without threads.
+/// The writer and the maintenance of a journal that was opened without threads.
 pub(crate) struct Steps {
     shared: Arc<Shared>,
     writer: Writer,
@@ -16,22 +16,22 @@ impl Steps {
         Self { shared, writer }
     }
 
-    /// The writer writes and answers what is queued.
+    /// The writer writes and answers the queued events.
     pub(crate) fn write(&mut self) {
         self.writer.obey_all();
     }
 
-    /// Nothing came for a second.
+    /// The writer does what is due after a second without an event.
     pub(crate) fn idle(&mut self) {
         self.writer.idle();
     }
 
-    /// The keeper does what is due.
+    /// The maintenance thread does what is due.
     pub(crate) fn maintain(&self) {
         self.shared.maintain();
     }
 
-    /// Both end in good order, as behind [`super::Journal::close`].
+    /// Both stop in good order, as for [`super::Journal::close`].
     pub(crate) fn close(mut self) {
         self.writer.obey_all();
         self.writer.name_end();

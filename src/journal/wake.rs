@@ -3,7 +3,7 @@
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-/// Wakes the keeper.
+/// Wakes the maintenance thread.
 #[derive(Default)]
 pub(super) struct WakeSignal {
     pending: Mutex<bool>,
@@ -11,7 +11,7 @@ pub(super) struct WakeSignal {
 }
 
 impl WakeSignal {
-    /// Something is to be done, by and by: one that is wanted already is not woken again.
+    /// Requests work soon. Does nothing if work is requested already.
     pub(super) fn wake(&self) {
         let before = std::mem::replace(&mut *self.pending.lock().unwrap_or_else(PoisonError::into_inner), true);
         if !before {
@@ -19,19 +19,19 @@ impl WakeSignal {
         }
     }
 
-    /// Something is to be done at once.
+    /// Requests work at once.
     pub(super) fn hurry(&self) {
         *self.pending.lock().unwrap_or_else(PoisonError::into_inner) = true;
         self.changed.notify_one();
     }
 
-    /// Waits so long whoever wakes, but no longer than to the closing; what was missed is still pending.
+    /// Waits this long, or until the journal closes. Requests that come meanwhile stay pending.
     pub(super) fn wait_out(&self, at_most: Duration) {
         let pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
         drop(self.changed.wait_timeout(pending, at_most));
     }
 
-    /// Waits until someone wakes, at most so long; whether someone did.
+    /// Waits for a request, at most this long. Returns whether there was one.
     pub(super) fn wait(&self, at_most: Duration) -> bool {
         let pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
         let waited = self.changed.wait_timeout_while(pending, at_most, |pending| !*pending);

@@ -1,4 +1,4 @@
-//! The thread that writes: takes what is queued, writes it as one group, syncs, answers.
+//! The writer thread. It takes queued events, writes them as one commit group, syncs the file, and answers.
 
 mod active;
 
@@ -19,19 +19,19 @@ use crate::alma::Verified;
 use crate::clock::Timestamp;
 use active::Active;
 
-/// After so long without an event the durable end is named; so long between tries to open a segment.
+/// The idle time after which the durable end is named, and the time between two tries to open a segment.
 const IDLE: Duration = Duration::from_secs(1);
-/// Where the end is named already, nothing is due so soon.
+/// The wait if the durable end is named already.
 const NAMED_IDLE: Duration = Duration::from_mins(1);
-/// A segment ends so long after its first record.
+/// A segment ends this long after its first record.
 const SEGMENT_AGE: Duration = Duration::from_hours(1);
-/// A buffer that one large event made larger than this is given back.
+/// A buffer that grew beyond this for a large event is freed.
 const BUFFER_KEPT: usize = 8 * 1024 * 1024;
 
-/// What the writer is asked to do.
-pub(super) enum Command {
+/// A request to the writer.
+pub(super) enum WriterCommand {
     Append(Append),
-    /// Write what is queued, name the durable end, stop.
+    /// Write the queued events, name the durable end, and stop.
     Close,
     /// Panic.
     #[cfg(test)]
@@ -43,24 +43,24 @@ pub(super) struct Append {
     pub(super) event: Verified,
     pub(super) received: Timestamp,
     pub(super) key: DedupeKey,
-    pub(super) answer: Answer,
-    /// Its place in the queue.
+    pub(super) answer: TakeAnswer,
+    /// The event's place in the queue, held until the answer.
     pub(super) _permit: OwnedSemaphorePermit,
 }
 
-type Answer = oneshot::Sender<Result<Taken, NotTaken>>;
+type TakeAnswer = oneshot::Sender<Result<Taken, NotTaken>>;
 
-/// Events of one fsync, not yet durable.
+/// The events of one commit group, before the fsync.
 #[derive(Default)]
 struct Group {
-    /// The body is let go only when it is durable: until then it counts in `body_memory`.
+    /// The bodies, which count in `body_memory` until they are durable.
     stored: Vec<Append>,
     keys: HashSet<DedupeKey>,
-    /// The same event again, while its first is in this group.
-    repeats: Vec<Answer>,
+    /// Repeats of events that are in this group.
+    repeats: Vec<TakeAnswer>,
 }
 
-/// The bounds that hold for one group.
+/// The bounds on one commit group.
 struct Room {
     waiting: u64,
     free: u64,
@@ -68,24 +68,24 @@ struct Room {
 
 pub(super) struct Writer {
     shared: Arc<Shared>,
-    commands: Receiver<Command>,
+    commands: Receiver<WriterCommand>,
     dedupe: Dedupe,
     active: Option<Active>,
     previous: Option<Previous>,
-    /// The offset that the next event gets.
+    /// The offset of the next event.
     next: u64,
     buffer: Vec<u8>,
     retry_at: Instant,
     closing: bool,
-    /// Where a group's answers are given; by this thread itself where there is none.
+    /// The runtime that gives a group's answers. If there is none, this thread gives them.
     runtime: Option<Handle>,
 }
 
 impl Writer {
-    /// Opens the first segment of this run if the disk lets it.
+    /// Opens the first segment of this process, if the disk allows it.
     pub(super) fn start(
         shared: Arc<Shared>,
-        commands: Receiver<Command>,
+        commands: Receiver<WriterCommand>,
         dedupe: Dedupe,
         previous: Option<Previous>,
     ) -> Self {
@@ -106,7 +106,7 @@ impl Writer {
         writer
     }
 
-    /// Until it is told to close, or nobody is left to tell. Called from within a runtime, its answers are given there.
+    /// Runs until it is told to close, or nobody is left who could tell it.
     pub(super) fn run(mut self, runtime: Option<Handle>) {
         self.runtime = runtime;
         let _mark = MarkClosed(Arc::clone(&self.shared));
@@ -118,20 +118,20 @@ impl Writer {
                 Err(RecvTimeoutError::Timeout) => self.idle(),
             }
         }
-        // Whoever sent after the closing sees the channel closed, or its answer dropped.
+        // A sender that comes after the close finds the channel closed, or its answer dropped.
         self.name_end();
     }
 
-    fn obey(&mut self, command: Command) {
+    fn obey(&mut self, command: WriterCommand) {
         match command {
-            Command::Append(append) => self.write(append),
-            Command::Close => self.closing = true,
+            WriterCommand::Append(append) => self.write(append),
+            WriterCommand::Close => self.closing = true,
             #[cfg(test)]
-            Command::Panic => panic!("as the test wants it"),
+            WriterCommand::Panic => panic!("as the test wants it"),
         }
     }
 
-    /// Does at once what the thread does once something came.
+    /// Drains the queue synchronously, for tests.
     #[cfg(test)]
     pub(super) fn obey_all(&mut self) {
         while let Ok(command) = self.commands.try_recv() {
@@ -139,7 +139,7 @@ impl Writer {
         }
     }
 
-    /// Nothing came for a while.
+    /// Does what is due after a while without an event.
     pub(super) fn idle(&mut self) {
         self.name_end();
         if self.is_old() {
@@ -150,7 +150,7 @@ impl Writer {
         }
     }
 
-    /// Writes one event, and with it all that waits behind it, up to the bounds of a group.
+    /// Writes one event together with those that are queued after it, up to the bounds of a group.
     fn write(&mut self, first: Append) {
         if self.active.is_none() && self.retry_at <= Instant::now() {
             self.try_open();
@@ -171,7 +171,7 @@ impl Writer {
                 break;
             }
             match self.commands.try_recv() {
-                Ok(Command::Append(event)) => append = Some(event),
+                Ok(WriterCommand::Append(event)) => append = Some(event),
                 Ok(command) => self.obey(command),
                 Err(TryRecvError::Empty | TryRecvError::Disconnected) => {}
             }
@@ -182,14 +182,14 @@ impl Writer {
         self.buffer.shrink_to(BUFFER_KEPT);
     }
 
-    /// Whether the group, or with it the segment, has reached its size.
+    /// Whether the group has reached its size, or would fill the segment.
     fn is_full(&self) -> bool {
         let length = self.active.as_ref().map_or(0, |active| active.length);
         let left = self.shared.limits.segment_bytes.saturating_sub(length);
         self.buffer.len() as u64 >= left.min(self.shared.limits.group_bytes)
     }
 
-    /// Whether the segment's hour is over. Where the clock went back, the hour begins anew.
+    /// Whether the segment's hour is over. If the clock went back, the hour starts again.
     fn is_old(&mut self) -> bool {
         let now = self.shared.clock.now();
         let Some(since) = self.active.as_mut().and_then(|active| active.since.as_mut()) else { return false };
@@ -197,7 +197,7 @@ impl Writer {
         now.since(*since) >= SEGMENT_AGE
     }
 
-    /// Puts an event into the group, or answers why not.
+    /// Puts an event into the group, or answers that it can't be taken.
     fn admit(&mut self, append: Append, group: &mut Group, room: &mut Room, now: Timestamp) {
         if let Some(first_seen) = self.dedupe.first_seen(&append.key, now) {
             answer(append.answer, Ok(Taken::Repeat(first_seen)));
@@ -234,7 +234,7 @@ impl Writer {
         Room { waiting, free: self.shared.ask_free() }
     }
 
-    /// Whether a group of this size passes no bound; what was delivered goes before it would.
+    /// Checks that a group of this size exceeds no bound. Deletes delivered segments first if that makes room.
     fn check_room(&mut self, room: &mut Room, size: u64) -> Result<(), NotTaken> {
         let (max_size, min_free) = (self.shared.config.max_size, self.shared.config.min_free);
         if room.waiting + size > max_size {
@@ -245,7 +245,7 @@ impl Writer {
         }
         if room.free < min_free.saturating_add(size) {
             room.free = self.shared.make_room(min_free.saturating_add(size));
-            // Only between groups can the segment that is written be ended, so that it can go too.
+            // The active segment can be ended only between two groups. Then it can be deleted too.
             if room.free < min_free.saturating_add(size) && self.buffer.len() == GROUP_HEADER && self.is_passed() {
                 self.rotate();
                 room.free = self.shared.make_room(min_free.saturating_add(size));
@@ -257,7 +257,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Whether the segment that is written has records, all of them delivered.
+    /// Whether the active segment has records and all of them are delivered.
     fn is_passed(&self) -> bool {
         let state = self.shared.state();
         let last = state.segments.back().filter(|_| self.active.is_some());
@@ -321,7 +321,7 @@ impl Writer {
         active.known += stored.len();
     }
 
-    /// Lets readers see what is durable.
+    /// Shows readers what is durable.
     fn publish(&self, now: Timestamp) {
         let Some(active) = &self.active else { return };
         let mut state = self.shared.state();
@@ -336,12 +336,12 @@ impl Writer {
     }
 }
 
-/// An answer that nobody waits for any more is let go: the event went its way.
-fn answer(to: Answer, outcome: Result<Taken, NotTaken>) {
+/// Drops the answer if nobody waits for it any more. The event is taken all the same.
+fn answer(to: TakeAnswer, outcome: Result<Taken, NotTaken>) {
     drop(to.send(outcome));
 }
 
-/// However the writer ends, nobody waits for it afterwards.
+/// However the writer ends, nobody must wait for it afterwards.
 struct MarkClosed(Arc<Shared>);
 
 impl Drop for MarkClosed {

@@ -26,7 +26,7 @@ const CLOSE_WITHIN: Duration = Duration::from_secs(10);
 pub enum OfflineError {
     /// The journal can't be opened.
     #[error(transparent)]
-    Journal(#[from] journal::OpenError),
+    Journal(#[from] journal::JournalOpenError),
     /// The journal can't write a sink's name.
     #[error("the journal can't write its list of sinks: {0}")]
     Register(io::Error),

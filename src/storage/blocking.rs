@@ -1,13 +1,13 @@
-//! Work on a disk, off the runtime's threads.
+//! Runs blocking work off the runtime's threads.
 
 use tokio::task::JoinHandle;
 
-/// Runs work that blocks. It is done to its end though nobody awaits it.
+/// Runs work that blocks. It runs to its end even if nobody awaits it.
 pub(crate) fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
     #[cfg(test)]
     if in_line::is_on() {
         return tokio::spawn(async move {
-            // Others go first, as they may where a thread does the work.
+            // Other tasks go first, as they may while a thread does the work.
             tokio::task::yield_now().await;
             work()
         });
@@ -15,7 +15,7 @@ pub(crate) fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'sta
     tokio::task::spawn_blocking(work)
 }
 
-/// For a simulation, which is the same each time only where no second thread has a part in it.
+/// Runs the work on the caller's thread. A simulation needs that to be the same every time.
 #[cfg(test)]
 pub(crate) mod in_line {
     use std::cell::Cell;
@@ -28,7 +28,7 @@ pub(crate) mod in_line {
         ON.get()
     }
 
-    /// From now on this thread does such work as a task among the others, on the runtime that it is on.
+    /// From now on, this thread runs blocking work as a task of its runtime.
     pub(crate) fn turn_on() {
         ON.set(true);
     }

@@ -1,7 +1,6 @@
-//! The seam to the file system: what the journal asks of a disk, and the real one.
+//! What the journal and the dead letters need of a file system, and the machine's own.
 //!
-//! Behind it tests put a disk that forgets what was not synced, tears writes, fills up and fails. Every call blocks;
-//! the journal makes them on threads of its own.
+//! Tests replace it with a disk that forgets what was not synced, tears writes, fills up and fails. Every call blocks.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
@@ -9,21 +8,21 @@ use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// A file system, as far as the journal needs one.
+/// The operations of a file system that the bridge needs for what must survive a power cut.
 pub trait Disk: Send + Sync + 'static {
-    /// Creates a folder, 0700. An existing one is [`io::ErrorKind::AlreadyExists`].
+    /// Creates a folder with mode 0700. Fails with [`io::ErrorKind::AlreadyExists`] if it exists.
     fn create_dir(&self, dir: &Path) -> io::Result<()>;
 
-    /// Creates a file that must not exist, 0600, for reading and writing.
+    /// Creates a file with mode 0600 for reading and writing. Fails if it exists.
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
 
-    /// Opens an existing file, for writing too where asked.
+    /// Opens an existing file for reading, and for writing if `write` is set.
     fn open(&self, path: &Path, write: bool) -> io::Result<Arc<dyn DiskFile>>;
 
-    /// The names in a folder, in no order.
+    /// Returns the names in a folder, in no order.
     fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
 
-    /// Renames a file, over another where there is one.
+    /// Renames a file. Replaces another of that name.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 
     /// Removes a file.
@@ -32,25 +31,25 @@ pub trait Disk: Send + Sync + 'static {
     /// Makes the folder's entries durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
 
-    /// Bytes that we may still write on the disk of this folder.
+    /// Returns how many bytes we may still write on the disk of this folder.
     fn free(&self, dir: &Path) -> io::Result<u64>;
 }
 
 /// An open file.
 pub trait DiskFile: Send + Sync + 'static {
-    /// Reads from a place; fewer bytes than asked for, or none, only at the end of the file.
+    /// Reads at a position. Returns fewer bytes than the buffer holds only at the end of the file.
     fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize>;
 
-    /// Writes all of it at a place.
+    /// Writes all bytes at a position.
     fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()>;
 
     /// Makes data and length durable (fdatasync).
     fn sync_data(&self) -> io::Result<()>;
 
-    /// Cuts the file off.
+    /// Sets the length.
     fn set_size(&self, size: u64) -> io::Result<()>;
 
-    /// Length in bytes.
+    /// Returns the length in bytes.
     fn size(&self) -> io::Result<u64>;
 }
 
@@ -59,7 +58,7 @@ pub trait DiskFile: Send + Sync + 'static {
 pub struct RealDisk;
 
 impl RealDisk {
-    /// Shared, as [`crate::journal::JournalOptions`] wants it.
+    /// Returns it as [`crate::journal::JournalOptions`] takes it.
     pub fn shared() -> Arc<dyn Disk> {
         Arc::new(Self)
     }
@@ -80,7 +79,7 @@ impl Disk for RealDisk {
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        // A name that is not UTF-8 is none of ours.
+        // The bridge has no name that is not UTF-8.
         let names = std::fs::read_dir(dir)?.map(|entry| entry.map(|entry| entry.file_name().into_string().ok()));
         names.filter_map(Result::transpose).collect()
     }
@@ -99,7 +98,7 @@ impl Disk for RealDisk {
 
     fn free(&self, dir: &Path) -> io::Result<u64> {
         let stat = rustix::fs::statvfs(dir)?;
-        // What a process without privileges may use.
+        // Only what a process without privileges may use.
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 }
@@ -124,7 +123,7 @@ impl DiskFile for File {
 
     fn sync_data(&self) -> io::Result<()> {
         File::sync_data(self)?;
-        // A file without a name is gone with the process, whatever was synced.
+        // A file without a name vanishes with the process, whatever was synced.
         if std::os::unix::fs::MetadataExt::nlink(&self.metadata()?) == 0 {
             return Err(io::Error::new(io::ErrorKind::NotFound, "the file was deleted while it was in use"));
         }
@@ -140,8 +139,8 @@ impl DiskFile for File {
     }
 }
 
-/// Whether an error says that the file itself can't be read. Any other may be of the process or the machine: it is no
-/// reason to give a file up.
+/// Whether an error says that the file itself can't be read. Any other error may be due to the process or the machine, and
+/// is no reason to give the file up.
 pub(crate) fn is_unreadable(error: &io::Error) -> bool {
     use rustix::io::Errno;
     match error.raw_os_error() {
@@ -150,8 +149,8 @@ pub(crate) fn is_unreadable(error: &io::Error) -> bool {
     }
 }
 
-/// Creates a folder and those above it where they are missing, each made durable in the one above. One that is there is
-/// made durable too: whoever made it may have been killed, or failed, before it was.
+/// Creates a folder and the missing ones above it, and makes each durable in the one above. An existing folder is made
+/// durable too, because the process that created it may have been killed before it did so.
 pub(crate) fn create_dirs(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
     match disk.create_dir(dir) {
         Ok(()) => {}
@@ -172,7 +171,7 @@ pub(crate) fn create_dirs(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
     disk.sync_dir(folder_of(dir))
 }
 
-/// The folder that holds an entry of this path.
+/// Returns the folder that holds the entry of this path.
 pub(crate) fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(above) if !above.as_os_str().is_empty() => above,
@@ -189,7 +188,7 @@ pub(crate) fn read_all(disk: &dyn Disk, path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Puts a file in the place of another so that after a crash there is the old one or the new one, whole.
+/// Replaces a file. After a crash, either the old or the new one is there, whole.
 pub(crate) fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(TEMPORARY);
@@ -202,7 +201,7 @@ pub(crate) fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<
     disk.sync_dir(folder_of(path))
 }
 
-/// Creates a file, and its folder again where somebody has deleted it.
+/// Creates a file, and its folder if somebody has deleted it.
 pub(crate) fn create_in_folder(disk: &dyn Disk, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
     match disk.create(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -213,7 +212,7 @@ pub(crate) fn create_in_folder(disk: &dyn Disk, path: &Path) -> io::Result<Arc<d
     }
 }
 
-/// What a file is called while [`replace`] writes it; a name of ours has no dot, so it is never one of these.
+/// The end of a file's name while [`replace`] writes it. No name of a sink or a segment ends like this.
 const TEMPORARY: &str = ".new";
 
 /// Removes a file that may be gone already.
@@ -238,7 +237,6 @@ mod tests {
         let dir = Path::new("/data/journal");
         create_dirs(&disk, Path::new("/data")).expect("made");
         disk.create_dir(dir).expect("made");
-        disk.kill();
         disk.restart(false);
         create_dirs(&disk, dir).expect("there already");
         replace(&disk, &dir.join("file"), b"bytes").expect("written");

@@ -1,11 +1,12 @@
-//! A disk in memory that keeps apart what is written and what is durable, and fails as it is told.
+//! The fake disk: it keeps apart what is written and what is durable, and fails as a test tells it to.
 //!
-//! What was not synced has a fate of its own at a power cut: each write is dropped, kept, cut short, or torn by sectors;
-//! each entry of a folder stays or goes. A sync that fails leaves its writes in the page cache, clean, and on the disk
-//! by chance: a later sync does not write them. A process that is killed loses nothing of what it wrote.
+//! A power cut takes what was not synced. Without a seed it takes all of it, which is the worst case and the same every
+//! time. With a seed ([`SimDisk::reseed`]) each write is dropped, kept, cut short, or torn by sectors, and each entry of a
+//! folder stays or goes. A sync that fails leaves its writes in the page cache, marked clean: a later sync does not write
+//! them. A process that is killed loses nothing that it wrote.
 
 mod contents;
-mod rot;
+mod hands;
 #[cfg(test)]
 mod tests;
 
@@ -13,17 +14,18 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use contents::{Change, Contents, Entry, File, parent};
-pub(crate) use contents::{write, write_torn};
+pub(crate) use contents::DiskOp;
+use contents::{Contents, FileChange, FolderChange, parent};
 use fastrand::Rng;
-pub(crate) use rot::Spot;
+pub(crate) use hands::Spot;
+use rustix::io::Errno;
 
 use crate::storage::{Disk, DiskFile};
 
-/// What the disk says is free where nothing is wrong.
+/// The free space that the disk reports unless a fault says otherwise, in bytes.
 const PLENTY: u64 = 1 << 40;
 
-/// What an operation does: faults are told by it.
+/// The kinds of operations. A failure applies to one of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Write,
@@ -33,49 +35,80 @@ pub(crate) enum Kind {
     Rename,
     Remove,
     Read,
+    /// Opens a file, asks for its size, or lists a folder.
     Open,
 }
 
-/// Operations of a kind that fail: so many pass, then so many fail.
-#[derive(Clone, Copy, Debug)]
+/// Operations that fail: of one kind, at or under one path. The first `after` of them succeed, the next `times` fail.
+#[derive(Clone, Debug)]
 pub(crate) struct Fail {
     pub(crate) kind: Kind,
-    pub(crate) after: u32,
-    pub(crate) times: u32,
+    pub(crate) under: PathBuf,
+    after: u32,
+    times: u32,
+    errno: Errno,
+}
+
+impl Fail {
+    /// The next `times` operations of this kind fail with `EIO`, whatever their path.
+    pub(crate) fn new(kind: Kind, times: u32) -> Self {
+        Self { kind, under: "/".into(), after: 0, times, errno: Errno::IO }
+    }
+
+    /// Every operation of this kind fails at or under a path.
+    pub(crate) fn every(kind: Kind, under: impl Into<PathBuf>) -> Self {
+        Self::new(kind, u32::MAX).under(under)
+    }
+
+    pub(crate) fn under(self, under: impl Into<PathBuf>) -> Self {
+        Self { under: under.into(), ..self }
+    }
+
+    pub(crate) fn after(self, after: u32) -> Self {
+        Self { after, ..self }
+    }
+
+    pub(crate) fn with(self, errno: Errno) -> Self {
+        Self { errno, ..self }
+    }
 }
 
 /// What is wrong with the disk.
 #[derive(Clone, Default)]
 pub(crate) struct Faults {
-    /// No new file and no growth.
+    /// No file can be created and none can grow.
     pub(crate) full: bool,
-    /// It says that nearly nothing is free.
-    pub(crate) low: bool,
-    pub(crate) fail: Option<Fail>,
+    /// The free space that the disk reports, in bytes.
+    pub(crate) free: Option<u64>,
+    pub(crate) fails: Vec<Fail>,
     /// A part of a file that can't be read.
     pub(crate) bad_spot: Option<Spot>,
-    /// The process dies in or behind the operation after so many.
+    /// After so many operations the process dies, during the next one or right after it.
     pub(crate) crash: Option<u32>,
-    /// A file that can't be read, and whether it can't even be opened.
-    pub(crate) unreadable: Option<(PathBuf, bool)>,
+    /// The thread of this name panics at its next operation.
+    pub(crate) panics: Option<&'static str>,
 }
 
+#[derive(Clone)]
 struct Inner {
     contents: Contents,
     faults: Faults,
     dead: bool,
-    random: Rng,
+    /// `None`: whatever may be lost is lost.
+    random: Option<Rng>,
     trace: u64,
+    /// What changed the disk, in order, if a test records it.
+    record: Option<Vec<DiskOp>>,
 }
 
-/// The disk; a clone is the same disk.
+/// The disk. A clone is the same disk.
 #[derive(Clone)]
 pub(crate) struct SimDisk(Arc<Mutex<Inner>>);
 
-struct Opened {
+struct SimFile {
     disk: SimDisk,
     id: usize,
-    /// As it was when it was opened.
+    /// The path by which the file was opened. It may have been renamed since.
     path: PathBuf,
 }
 
@@ -85,9 +118,31 @@ impl SimDisk {
             contents: Contents::default(),
             faults: Faults::default(),
             dead: false,
-            random: Rng::with_seed(0),
+            random: None,
             trace: 0xcbf2_9ce4_8422_2325,
+            record: None,
         })))
+    }
+
+    /// A new disk that records what changes it.
+    pub(crate) fn recording() -> Self {
+        let disk = Self::new();
+        disk.lock().record = Some(Vec::new());
+        disk
+    }
+
+    /// A disk on which these operations were done.
+    pub(crate) fn replay(ops: &[DiskOp]) -> Self {
+        let disk = Self::new();
+        for op in ops {
+            disk.lock().contents.apply(op.clone());
+        }
+        disk
+    }
+
+    /// This disk, as the journal takes it.
+    pub(crate) fn shared(&self) -> Arc<dyn Disk> {
+        Arc::new(self.clone())
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -98,90 +153,126 @@ impl SimDisk {
         change(&mut self.lock().faults);
     }
 
-    /// Chance goes on from here: so it does not hang on the steps before.
-    pub(crate) fn reseed(&self, seed: u64) {
-        self.lock().random = Rng::with_seed(seed);
+    pub(crate) fn fail(&self, fail: Fail) {
+        self.lock().faults.fails.push(fail);
     }
 
-    /// Whether the process that uses it is dead.
+    /// No operation fails any more.
+    pub(crate) fn stop_failing(&self) {
+        self.lock().faults.fails.clear();
+    }
+
+    /// Sets the seed from which all chance is drawn from here on. So chance does not depend on the steps before.
+    pub(crate) fn reseed(&self, seed: u64) {
+        self.lock().random = Some(Rng::with_seed(seed));
+    }
+
+    /// Whether the process that uses this disk is dead.
     pub(crate) fn is_dead(&self) -> bool {
         self.lock().dead
     }
 
-    pub(crate) fn kill(&self) {
-        self.lock().dead = true;
-    }
-
-    /// A number that tells the run: every operation is in it.
+    /// A hash of every operation so far. Two runs that did the same in the same order have the same one.
     pub(crate) fn trace(&self) -> u64 {
         self.lock().trace
     }
 
-    /// The next process comes. With the power gone, only what is durable is left, and what chance gives.
+    /// How many operations are recorded.
+    pub(crate) fn recorded(&self) -> usize {
+        self.lock().record.as_ref().map_or(0, Vec::len)
+    }
+
+    /// Takes the record.
+    pub(crate) fn take_record(&self) -> Vec<DiskOp> {
+        self.lock().record.take().unwrap_or_default()
+    }
+
+    /// The next process uses the disk. If the power was cut, only what is durable is left, and what chance adds.
     pub(crate) fn restart(&self, power: bool) {
         let mut inner = self.lock();
         inner.dead = false;
         inner.faults.crash = None;
         if power {
             let Inner { contents, random, .. } = &mut *inner;
-            contents.cut_power(random);
+            contents.cut_power(random.as_mut());
         }
     }
 
-    /// The files at or under a path.
-    pub(crate) fn files(&self, under: &Path) -> Vec<PathBuf> {
-        self.lock().contents.now.files.keys().filter(|path| path.starts_with(under)).cloned().collect()
-    }
-
-    /// Whether a fault is to come, or is there, but for a file that can't be read.
-    pub(crate) fn is_faulty(&self) -> bool {
-        let Faults { full, low, fail, crash, .. } = &self.lock().faults;
-        *full || *low || fail.is_some() || crash.is_some()
-    }
-
-    /// Whether a file that is durably in a folder has these bytes durably.
-    pub(crate) fn has_durably(&self, dir: &Path, needle: &[u8]) -> bool {
-        self.lock().contents.has_durably(dir, needle)
-    }
-
-    /// An operation begins: whether it is to fail.
-    fn begin(&self, kind: Kind, path: &Path) -> io::Result<(MutexGuard<'_, Inner>, bool)> {
+    /// Kills the process, with or without the power, and returns the disk for the next one. Threads of the old process
+    /// that still run keep a disk on which everything fails.
+    pub(crate) fn crash(&self, power: bool) -> Self {
         let mut inner = self.lock();
-        if inner.dead {
-            return Err(io::Error::other("the process is dead"));
-        }
+        inner.dead = true;
+        let next = Self(Arc::new(Mutex::new(inner.clone())));
+        next.restart(power);
+        next
+    }
+
+    /// Whether anything is wrong with the disk or will be, except for a bad spot.
+    pub(crate) fn is_faulty(&self) -> bool {
+        let Faults { full, free, fails, crash, .. } = &self.lock().faults;
+        *full || free.is_some() || !fails.is_empty() || crash.is_some()
+    }
+
+    fn alive(&self) -> io::Result<MutexGuard<'_, Inner>> {
+        let inner = self.lock();
+        let panics = inner.faults.panics;
+        assert!(panics.is_none() || panics != std::thread::current().name(), "the test makes this thread panic");
+        if inner.dead { Err(io::Error::other("the process is dead")) } else { Ok(inner) }
+    }
+
+    /// Starts an operation. Returns the error with which it must fail, if any.
+    fn begin(&self, kind: Kind, path: &Path) -> io::Result<(MutexGuard<'_, Inner>, Option<io::Error>)> {
+        let mut inner = self.alive()?;
         let mut trace = inner.trace;
         for byte in path.as_os_str().as_encoded_bytes().iter().chain(&[kind as u8]) {
             trace = (trace ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
         }
         inner.trace = trace;
-        let mut fails = false;
-        if let Some(fail) = inner.faults.fail.as_mut().filter(|fail| fail.kind == kind) {
-            if fail.after > 0 {
-                fail.after -= 1;
-            } else {
-                fails = true;
-                fail.times -= 1;
-                if fail.times == 0 {
-                    inner.faults.fail = None;
+        let mut errno = None;
+        inner.faults.fails.retain_mut(|fail| {
+            if fail.kind == kind && path.starts_with(&fail.under) {
+                if fail.after > 0 {
+                    fail.after -= 1;
+                } else {
+                    (errno, fail.times) = (Some(fail.errno), fail.times - 1);
                 }
             }
-        }
+            fail.times > 0
+        });
         match &mut inner.faults.crash {
             Some(0) => {
                 inner.dead = true;
-                // In the middle of it, or right behind it.
-                fails |= inner.random.bool();
+                if inner.random.as_mut().is_some_and(Rng::bool) {
+                    errno = Some(Errno::IO);
+                }
             }
             Some(after) => *after -= 1,
             None => {}
         }
-        Ok((inner, fails))
+        Ok((inner, errno.map(Into::into)))
+    }
+
+    /// Starts an operation that does nothing if it fails.
+    fn whole(&self, kind: Kind, path: &Path) -> io::Result<MutexGuard<'_, Inner>> {
+        match self.begin(kind, path)? {
+            (_, Some(error)) => Err(error),
+            (inner, None) => Ok(inner),
+        }
     }
 }
 
-fn failed() -> io::Error {
-    io::Error::other("simulated failure")
+impl Inner {
+    fn apply(&mut self, op: DiskOp) {
+        if let Some(record) = &mut self.record {
+            record.push(op.clone());
+        }
+        self.contents.apply(op);
+    }
+
+    fn file(&self, path: &Path) -> io::Result<usize> {
+        self.contents.now.files.get(path).copied().ok_or_else(not_found)
+    }
 }
 
 fn not_found() -> io::Error {
@@ -190,10 +281,7 @@ fn not_found() -> io::Error {
 
 impl Disk for SimDisk {
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
-        let (mut inner, fails) = self.begin(Kind::Create, dir)?;
-        if fails {
-            return Err(failed());
-        }
+        let mut inner = self.whole(Kind::Create, dir)?;
         if dir == Path::new("/") || inner.contents.now.dirs.contains(dir) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
@@ -201,15 +289,12 @@ impl Disk for SimDisk {
         if above != Path::new("/") && !inner.contents.now.dirs.contains(&above) {
             return Err(not_found());
         }
-        inner.contents.note(Entry::Dir(dir.to_owned()));
+        inner.apply(DiskOp::Entry(FolderChange::Dir(dir.to_owned())));
         Ok(())
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        let (mut inner, fails) = self.begin(Kind::Create, path)?;
-        if fails {
-            return Err(failed());
-        }
+        let mut inner = self.whole(Kind::Create, path)?;
         if inner.faults.full {
             return Err(io::ErrorKind::StorageFull.into());
         }
@@ -220,134 +305,98 @@ impl Disk for SimDisk {
             return Err(not_found());
         }
         let id = inner.contents.files.len();
-        inner.contents.files.push(File::default());
-        inner.contents.note(Entry::Create(path.to_owned(), id));
-        Ok(Arc::new(Opened { disk: self.clone(), id, path: path.to_owned() }))
+        inner.apply(DiskOp::Entry(FolderChange::Create(path.to_owned(), id)));
+        Ok(Arc::new(SimFile { disk: self.clone(), id, path: path.to_owned() }))
     }
 
     fn open(&self, path: &Path, _write: bool) -> io::Result<Arc<dyn DiskFile>> {
-        let (inner, fails) = self.begin(Kind::Open, path)?;
-        if fails || inner.faults.unreadable.as_ref().is_some_and(|(bad, opening)| *opening && bad == path) {
-            return Err(failed());
-        }
-        let id = *inner.contents.now.files.get(path).ok_or_else(not_found)?;
-        Ok(Arc::new(Opened { disk: self.clone(), id, path: path.to_owned() }))
+        let id = self.whole(Kind::Open, path)?.file(path)?;
+        Ok(Arc::new(SimFile { disk: self.clone(), id, path: path.to_owned() }))
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        let (inner, fails) = self.begin(Kind::Open, dir)?;
-        if fails {
-            return Err(failed());
-        }
-        if !inner.contents.now.dirs.contains(dir) {
+        let inner = self.whole(Kind::Open, dir)?;
+        let tree = &inner.contents.now;
+        if !tree.dirs.contains(dir) {
             return Err(not_found());
         }
-        let tree = &inner.contents.now;
         let here = tree.files.keys().chain(&tree.dirs).filter(|path| path.parent() == Some(dir));
         Ok(here.filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned())).collect())
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let (mut inner, fails) = self.begin(Kind::Rename, from)?;
-        if fails {
-            return Err(failed());
-        }
-        let id = *inner.contents.now.files.get(from).ok_or_else(not_found)?;
-        inner.contents.note(Entry::Rename(from.to_owned(), to.to_owned(), id));
+        let mut inner = self.whole(Kind::Rename, from)?;
+        let id = inner.file(from)?;
+        inner.apply(DiskOp::Entry(FolderChange::Rename(from.to_owned(), to.to_owned(), id)));
         Ok(())
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        let (mut inner, fails) = self.begin(Kind::Remove, path)?;
-        if fails {
-            return Err(failed());
-        }
-        if !inner.contents.now.files.contains_key(path) {
-            return Err(not_found());
-        }
-        inner.contents.note(Entry::Remove(path.to_owned()));
+        let mut inner = self.whole(Kind::Remove, path)?;
+        inner.file(path)?;
+        inner.apply(DiskOp::Entry(FolderChange::Remove(path.to_owned())));
         Ok(())
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        let (mut inner, fails) = self.begin(Kind::SyncDir, dir)?;
-        if fails {
-            return Err(failed());
-        }
-        inner.contents.sync_dir(dir);
+        self.whole(Kind::SyncDir, dir)?.apply(DiskOp::SyncDir(dir.to_owned()));
         Ok(())
     }
 
     fn free(&self, _dir: &Path) -> io::Result<u64> {
-        let inner = self.lock();
-        if inner.dead { Err(failed()) } else { Ok(if inner.faults.low { 1 } else { PLENTY }) }
+        Ok(self.alive()?.faults.free.unwrap_or(PLENTY))
     }
 }
 
-impl DiskFile for Opened {
+impl DiskFile for SimFile {
     fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
-        let (inner, fails) = self.disk.begin(Kind::Read, Path::new(""))?;
-        if fails || inner.faults.unreadable.as_ref().is_some_and(|(bad, _)| *bad == self.path) {
-            return Err(failed());
-        }
+        let inner = self.disk.whole(Kind::Read, &self.path)?;
         let content = &inner.contents.files[self.id].now;
         let at = usize::try_from(at).expect("fits").min(content.len());
         let read = buffer.len().min(content.len() - at);
         let bad = inner.faults.bad_spot.as_ref().filter(|spot| spot.id == self.id);
         if bad.is_some_and(|spot| spot.bytes.start < at + read && at < spot.bytes.end) {
-            return Err(failed());
+            return Err(Errno::IO.into());
         }
         buffer[..read].copy_from_slice(&content[at..at + read]);
         Ok(read)
     }
 
     fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
-        let (mut inner, fails) = self.disk.begin(Kind::Write, Path::new(""))?;
+        let (mut inner, error) = self.disk.begin(Kind::Write, &self.path)?;
         let at = usize::try_from(at).expect("fits");
-        let full = inner.faults.full && at + bytes.len() > inner.contents.files[self.id].now.len();
-        // What fails was written as far as it went.
-        let written = if fails || full { &bytes[..inner.random.usize(0..=bytes.len())] } else { bytes };
-        let file = &mut inner.contents.files[self.id];
-        write(&mut file.now, at, written);
-        file.pending.push(Change::Write(at, written.to_owned()));
-        match (fails, full) {
-            (true, _) => Err(failed()),
-            (_, true) => Err(io::ErrorKind::StorageFull.into()),
-            _ => Ok(()),
-        }
+        let grows = at + bytes.len() > inner.contents.files[self.id].now.len();
+        let error = error.or_else(|| (inner.faults.full && grows).then(|| io::ErrorKind::StorageFull.into()));
+        // A write that fails may have written a part.
+        let written = match &error {
+            Some(_) => inner.random.as_mut().map_or(0, |random| random.usize(0..=bytes.len())),
+            None => bytes.len(),
+        };
+        inner.apply(DiskOp::Change(self.id, FileChange::Write(at, bytes[..written].to_owned())));
+        error.map_or(Ok(()), Err)
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        let (mut inner, fails) = self.disk.begin(Kind::Sync, Path::new(""))?;
-        let Inner { contents: Contents { files, .. }, random, dead, .. } = &mut *inner;
-        match fails {
-            // A process that was killed in it leaves its writes as they were.
-            true if *dead => Err(failed()),
-            true => {
-                files[self.id].lose_sync(random);
-                Err(failed())
-            }
-            false => {
-                files[self.id].sync();
-                Ok(())
-            }
+        let (mut inner, error) = self.disk.begin(Kind::Sync, &self.path)?;
+        let Some(error) = error else {
+            inner.apply(DiskOp::Sync(self.id));
+            return Ok(());
+        };
+        // A process that was killed during the sync leaves its writes in the page cache as they were.
+        if !inner.dead {
+            let Inner { contents, random, .. } = &mut *inner;
+            contents.files[self.id].lose_sync(random.as_mut());
         }
+        Err(error)
     }
 
     fn set_size(&self, size: u64) -> io::Result<()> {
-        let (mut inner, fails) = self.disk.begin(Kind::Write, Path::new(""))?;
-        if fails {
-            return Err(failed());
-        }
-        let size = usize::try_from(size).expect("fits");
-        let file = &mut inner.contents.files[self.id];
-        file.now.resize(size, 0);
-        file.pending.push(Change::Size(size));
+        let mut inner = self.disk.whole(Kind::Write, &self.path)?;
+        inner.apply(DiskOp::Change(self.id, FileChange::Size(usize::try_from(size).expect("fits"))));
         Ok(())
     }
 
     fn size(&self) -> io::Result<u64> {
-        let (inner, fails) = self.disk.begin(Kind::Read, Path::new(""))?;
-        if fails { Err(failed()) } else { Ok(inner.contents.files[self.id].now.len() as u64) }
+        Ok(self.disk.whole(Kind::Open, &self.path)?.contents.files[self.id].now.len() as u64)
     }
 }

@@ -105,7 +105,6 @@ async fn a_crash_at_any_moment_of_writing_anew_leaves_each_letter_once() {
             disk.faults(|faults| faults.crash = Some(crash));
             let appended = letters.append(vec![large(4, 150), large(5, 150)]).await.is_ok();
             drop(letters);
-            disk.kill();
             disk.restart(power);
             let letters = open();
             let found = bodies(&letters).await;
@@ -135,12 +134,11 @@ async fn a_removed_letter_does_not_come_back_with_an_old_file() {
         letters.remove(vec![all[0], all[1]]).await.expect("removes");
         // The file is written anew, and its folder can't be synced.
         disk.reseed(seed);
-        disk.faults(|faults| faults.fail = Some(Fail { kind: Kind::SyncDir, after: 0, times: 1 }));
+        disk.fail(Fail::new(Kind::SyncDir, 1));
         drop(letters.append(vec![large(first + 5, 150), large(first + 6, 150)]).await);
-        disk.faults(|faults| faults.fail = None);
+        disk.stop_failing();
         letters.remove(vec![all[2]]).await.expect("removes");
         drop(letters);
-        disk.kill();
         disk.restart(true);
         let letters = open();
         assert!(!ids(&letters).await.contains(&all[2]), "seed {seed}");
@@ -173,7 +171,7 @@ async fn a_letter_is_not_copied_again_each_time_its_removal_fails() {
     let id = ids(&letters).await[0];
     let reclassify = || letters.reclassify(id, Failure::new(Reason::TooLarge, "no"), Timestamp::from_micros(9));
     // After the copy is written.
-    disk.faults(|faults| faults.fail = Some(Fail { kind: Kind::Write, after: 1, times: 1 }));
+    disk.fail(Fail::new(Kind::Write, 1).after(1));
     reclassify().await.expect_err("the letter can't be marked");
     assert_eq!(offsets(&letters).await, [1, 1]);
     reclassify().await.expect("does");
@@ -206,7 +204,6 @@ async fn a_sink_takes_over_letters_with_their_ids() {
     assert!(text.contains(r#"dead_letters{sink="new",reason="rights"} 1"#), "{text}");
     assert!(text.contains(r#"dead_letters{sink="old",reason="rights"} 0"#), "{text}");
     to.append(vec![letter(6, "a", Reason::Rights)]).await.expect("appends");
-    disk.kill();
     disk.restart(true);
     let to = letter_box(&disk, &metrics).open(&new).expect("opens");
     assert_eq!(ids(&to).await[..2], before);
@@ -245,7 +242,6 @@ async fn a_crash_at_any_moment_of_taking_over_loses_no_letter() {
                 disk.reseed(crash.into());
                 disk.faults(|faults| faults.crash = Some(crash));
                 drop(all.adopt(&new, &old));
-                disk.kill();
                 disk.restart(power);
                 let all = letter_box(&disk, &metrics);
                 all.adopt(&new, &old).expect("takes over the rest");

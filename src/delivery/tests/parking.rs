@@ -179,14 +179,9 @@ async fn a_disk_that_fails_does_not_change_why_a_topic_is_parked() {
     let bench = setup.start(script);
     bench.push(&["alma.user 1"]);
     bench.until_settled().await;
-    disk.faults(|faults| faults.fail = Some(Fail { kind: Kind::Read, after: 0, times: 1 }));
+    disk.fail(Fail::new(Kind::Read, 1));
     bench.handle.retry_parked();
-    let failed = || {
-        let mut failed = false;
-        disk.faults(|faults| failed = faults.fail.is_none());
-        failed
-    };
-    bench.until("its letter could not be read", |_| failed()).await;
+    bench.until("its letter could not be read", |_| !disk.is_faulty()).await;
     bench.push(&["alma.user 2"]);
     bench.until_settled().await;
     assert_eq!(bench.letters().await, owned(&["1", "2"].map(|id| ("alma.user", id, Reason::Rights))));

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::{Feed as _, FeedClosed, Intake as _, Journal, NotTaken, Offset, Taken};
-use super::ram::RamDisk;
 use super::read_all;
 use super::{body, is_repeat, number, options, real, sink, soon, take};
 use crate::testing::TestClock;
+use crate::testing::disk::SimDisk;
 
 #[tokio::test]
 async fn what_is_stored_comes_back_in_order_on_a_real_disk() {
@@ -56,7 +56,7 @@ async fn what_is_stored_comes_back_in_order_on_a_real_disk() {
 
 #[tokio::test]
 async fn a_cursor_never_goes_back() {
-    let journal = Journal::open(options(RamDisk::default().shared(), TestClock::new())).expect("opened");
+    let journal = Journal::open(options(SimDisk::new().shared(), TestClock::new())).expect("opened");
     for n in 0..3 {
         take(&journal, body(n, 0)).await.expect("taken");
     }

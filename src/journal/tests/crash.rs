@@ -1,21 +1,19 @@
-//! A real run is recorded; then it crashes at any point of it, and what comes back must hold the promise.
+//! A run is recorded. Then it crashes after any of its operations, and the journal must keep its promise from there.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
 use futures_util::future::join_all;
 
-use super::super::{Feed as _, Journal, JournalOptions, Limits, Offset, Registration, Taken};
-use super::ram::RamDisk;
+use super::super::{Feed as _, Journal, JournalLimits, JournalOptions, Offset, Registration, Taken};
 use super::read_all;
-use super::recorder::{Fate, Op, Recorder, after_crash};
 use super::{body, is_repeat, number, options, registration, sink, soon, take};
 use crate::clock::Clock;
 use crate::config::Start;
 use crate::testing::TestClock;
+use crate::testing::disk::{DiskOp, SimDisk};
 
 /// How many crashes are tried.
 const STATES: usize = 2_500;
@@ -30,23 +28,46 @@ enum Note {
     Settled(usize, Vec<u64>),
 }
 
-fn crash_options(dir: &Path, disk: Arc<dyn crate::storage::Disk>, clock: Arc<dyn Clock>) -> JournalOptions {
-    // "other" begins with the oldest, so that what both must still get is the same.
-    let sinks = SINKS.map(|name| Registration { start: Start::Oldest, ..registration(name) });
-    let mut options = options(disk, clock);
-    options.limits = Limits { segment_bytes: 8 * 1024, group_bytes: 3 * 1024, queue: 64 };
-    options.config.retain = Duration::from_mins(10);
-    options.config.retain_size = 20 * 1024;
-    JournalOptions { dir: dir.to_owned(), sinks: sinks.into(), ..options }
+/// What becomes of that which was not synced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unsynced {
+    Lost,
+    /// The process was killed and the machine runs on.
+    Kept,
+    /// Each write and each entry has a fate of its own.
+    Mixed,
 }
 
-/// Several processes one after the other, each ended well or by kill -9, on the real disk.
-async fn record(dir: &Path, random: &mut Rng) -> Vec<Op<Note>> {
-    let mut disk = Recorder::new();
+impl Unsynced {
+    /// The disk after a crash that came after these operations.
+    fn after(self, ops: &[DiskOp], random: &mut Rng) -> SimDisk {
+        let disk = SimDisk::replay(ops);
+        if self == Self::Mixed {
+            disk.reseed(random.u64(..));
+        }
+        disk.crash(self != Self::Kept)
+    }
+}
+
+fn crash_options(disk: &SimDisk, clock: Arc<dyn Clock>) -> JournalOptions {
+    // "other" starts with the oldest event, so that both sinks are owed the same.
+    let sinks = SINKS.map(|name| Registration { start: Start::Oldest, ..registration(name) });
+    let mut options = options(disk.shared(), clock);
+    options.limits = JournalLimits { segment_bytes: 8 * 1024, group_bytes: 3 * 1024, queue: 64 };
+    options.config.retain = Duration::from_mins(10);
+    options.config.retain_size = 20 * 1024;
+    JournalOptions { sinks: sinks.into(), ..options }
+}
+
+/// Runs several processes one after the other, each of which is stopped or killed. Returns what they did to the disk, and
+/// each note with the number of operations before it.
+async fn record(random: &mut Rng) -> (Vec<DiskOp>, Vec<(usize, Note)>) {
+    let mut disk = SimDisk::recording();
+    let mut notes = Vec::new();
     let clock = TestClock::new();
     let mut next = 0;
     for session in 0..12 {
-        let journal = Journal::open(crash_options(dir, Arc::new(disk.clone()), clock.clone())).expect("opened");
+        let journal = Journal::open(crash_options(&disk, clock.clone())).expect("opened");
         let mut readers = SINKS.map(|name| journal.reader(&sink(name)).expect("known"));
         for _ in 0..random.usize(3..12) {
             let burst: Vec<u64> = (next..next + random.u64(1..6)).collect();
@@ -54,17 +75,17 @@ async fn record(dir: &Path, random: &mut Rng) -> Vec<Op<Note>> {
             let taken = join_all(burst.iter().map(|n| take(&journal, body(*n, random_size(*n))))).await;
             for (n, taken) in burst.iter().zip(taken) {
                 assert_eq!(taken, Ok(Taken::Stored));
-                disk.note(Note::Acknowledged(*n));
+                notes.push((disk.recorded(), Note::Acknowledged(*n)));
             }
             for (index, reader) in readers.iter_mut().enumerate() {
                 if random.u8(0..3) > 0 && reader.has_more() {
                     let window = soon(reader.next_window(random.usize(1..9), 1 << 20)).await.expect("open");
                     let numbers: Vec<_> = window.events.iter().map(|(_, event)| number(&event.body)).collect();
                     for ((offset, _), n) in window.events.iter().zip(&numbers) {
-                        disk.note(Note::Read(*offset, *n));
+                        notes.push((disk.recorded(), Note::Read(*offset, *n)));
                     }
                     if random.u8(0..4) > 0 {
-                        disk.note(Note::Settled(index, numbers));
+                        notes.push((disk.recorded(), Note::Settled(index, numbers)));
                         reader.advance(window.end);
                     } else {
                         reader.rewind();
@@ -79,9 +100,9 @@ async fn record(dir: &Path, random: &mut Rng) -> Vec<Op<Note>> {
         if session % 2 == 0 {
             soon(journal.close()).await;
         }
-        disk = disk.kill();
+        disk = disk.crash(false);
     }
-    disk.take()
+    (disk.take_record(), notes)
 }
 
 /// Some of several sectors, some of a few bytes.
@@ -99,25 +120,24 @@ struct Expected {
 }
 
 impl Expected {
-    fn at(ops: &[Op<Note>]) -> Self {
+    fn after(ops: usize, notes: &[(usize, Note)]) -> Self {
         let mut expected = Self::default();
-        for op in ops {
-            match op {
-                Op::Note(Note::Acknowledged(n)) => _ = expected.acknowledged.insert(*n),
-                Op::Note(Note::Read(offset, n)) => {
+        for (_, note) in notes.iter().take_while(|(done, _)| *done <= ops) {
+            match note {
+                Note::Acknowledged(n) => _ = expected.acknowledged.insert(*n),
+                Note::Read(offset, n) => {
                     let before = expected.read.insert(*offset, *n);
                     assert!(before.is_none_or(|before| before == *n), "{offset} given twice in the run");
                 }
-                Op::Note(Note::Settled(sink, numbers)) => expected.settled[*sink].extend(numbers),
-                _ => {}
+                Note::Settled(sink, numbers) => expected.settled[*sink].extend(numbers),
             }
         }
         expected
     }
 
     /// Starts on what the crash left, and sees that the promise was kept.
-    async fn check(&self, dir: &Path, disk: &RamDisk, clock: &Arc<TestClock>, random: &mut Rng) {
-        let journal = Journal::open(crash_options(dir, disk.shared(), clock.clone())).expect("it always starts");
+    async fn check(&self, disk: &SimDisk, clock: &Arc<TestClock>, random: &mut Rng) {
+        let journal = Journal::open(crash_options(disk, clock.clone())).expect("it always starts");
         let mut readers = SINKS.map(|name| journal.reader(&sink(name)).expect("known"));
         let mut highest = self.read.last_key_value().map_or(Offset(0), |(offset, _)| *offset);
         for (index, reader) in readers.iter_mut().enumerate() {
@@ -161,36 +181,33 @@ impl Drop for Told {
 
 #[tokio::test]
 async fn every_crash_keeps_the_promise() {
-    let temp = tempfile::tempdir().expect("a folder");
-    let dir = temp.path().join("journal");
     let seed = std::env::var("CRASH_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(3);
-    let ops = record(&dir, &mut Rng::with_seed(seed)).await;
-    // The folder above was there before.
+    let (ops, notes) = record(&mut Rng::with_seed(seed)).await;
     let mut tried = BTreeMap::new();
     for state in 0..STATES {
         let mut random = Rng::with_seed(state as u64);
         let cut = random.usize(1..=ops.len());
-        let fate = [Fate::Mixed, Fate::Mixed, Fate::Mixed, Fate::Dropped, Fate::Kept][state % 5];
-        let _told = Told(format!("state {state}: {fate:?} after {cut} of {} operations", ops.len()));
-        let disk = after_crash(&ops[..cut], fate, &mut random);
-        let expected = Expected::at(&ops[..cut]);
-        expected.check(&dir, &disk, &TestClock::new(), &mut random).await;
+        let unsynced = [Unsynced::Mixed, Unsynced::Mixed, Unsynced::Mixed, Unsynced::Lost, Unsynced::Kept][state % 5];
+        let _told = Told(format!("state {state}: {unsynced:?} after {cut} of {} operations", ops.len()));
+        let disk = unsynced.after(&ops[..cut], &mut random);
+        let expected = Expected::after(cut, &notes);
+        expected.check(&disk, &TestClock::new(), &mut random).await;
         if state % 4 == 0 {
             // And again, right after it started: what it relied on must be durable, and so must be what it took.
             let disk = disk.crash(state % 8 == 0);
             let mut again = expected;
             again.acknowledged.insert(1_000_000);
-            again.check_again(&dir, &disk).await;
+            again.check_again(&disk).await;
         }
-        *tried.entry(format!("{fate:?}")).or_insert(0) += 1;
+        *tried.entry(format!("{unsynced:?}")).or_insert(0) += 1;
     }
     println!("crash states tried: {STATES} {tried:?}, cut from a run of {} operations", ops.len());
 }
 
 impl Expected {
     /// After a second crash: all that was acknowledged is there.
-    async fn check_again(&self, dir: &Path, disk: &RamDisk) {
-        let journal = Journal::open(crash_options(dir, disk.shared(), TestClock::new())).expect("it starts again");
+    async fn check_again(&self, disk: &SimDisk) {
+        let journal = Journal::open(crash_options(disk, TestClock::new())).expect("it starts again");
         for (index, name) in SINKS.iter().enumerate() {
             let read = read_all(&mut journal.reader(&sink(name)).expect("known")).await;
             let again: BTreeSet<u64> = read.into_values().collect();

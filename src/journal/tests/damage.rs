@@ -2,19 +2,19 @@
 
 use std::path::Path;
 
-use super::super::{Feed as _, Intake as _, Journal, OpenError, Snapshot};
-use super::ram::RamDisk;
+use super::super::{Feed as _, Intake as _, Journal, JournalOpenError, Snapshot};
 use super::read_all;
 use super::{body, number, options, sink, soon, take};
 use crate::clock::Timestamp;
-use crate::journal::Limits;
+use crate::journal::JournalLimits;
 use crate::testing::TestClock;
+use crate::testing::disk::{Fail, Kind, SimDisk};
 
 /// A journal of three segments with three events each, well stopped, and the files of its segments.
-pub(super) async fn three_segments() -> (RamDisk, Vec<std::path::PathBuf>) {
-    let disk = RamDisk::default();
+pub(super) async fn three_segments() -> (SimDisk, Vec<std::path::PathBuf>) {
+    let disk = SimDisk::new();
     let mut options = options(disk.shared(), TestClock::new());
-    options.limits = Limits { segment_bytes: 4096, group_bytes: 1024, queue: 16 };
+    options.limits = JournalLimits { segment_bytes: 4096, group_bytes: 1024, queue: 16 };
     let journal = Journal::open(options).expect("opened");
     for n in 0..9 {
         take(&journal, body(n, 950)).await.expect("taken");
@@ -26,7 +26,7 @@ pub(super) async fn three_segments() -> (RamDisk, Vec<std::path::PathBuf>) {
     (disk, segments)
 }
 
-fn reopen(disk: &RamDisk) -> Journal {
+fn reopen(disk: &SimDisk) -> Journal {
     Journal::open(options(disk.shared(), TestClock::new())).expect("it starts")
 }
 
@@ -132,10 +132,11 @@ async fn a_cursor_alone_keeps_offsets_from_being_given_again() {
 async fn a_last_segment_that_the_disk_does_not_give_is_not_cut() {
     let (disk, segments) = three_segments().await;
     let whole = disk.get(&segments[2]).expect("there");
-    // Heads of segments can be read, nothing behind them.
-    disk.faults(|faults| faults.reads_behind = Some(1024));
+    // Its header can be read, and nothing after it.
+    let spot = disk.spot(&segments[2], 1024..whole.len());
+    disk.faults(|faults| faults.bad_spot = Some(spot));
     let journal = reopen(&disk);
-    disk.faults(|faults| faults.reads_behind = None);
+    disk.faults(|faults| faults.bad_spot = None);
     assert_eq!(disk.get(&segments[2]).expect("there"), whole);
     assert_eq!(due(&journal).await, [0, 1, 2, 3, 4, 5, 6, 7, 8]);
     take(&journal, body(99, 0)).await.expect("taken");
@@ -145,16 +146,16 @@ async fn a_last_segment_that_the_disk_does_not_give_is_not_cut() {
 #[tokio::test]
 async fn an_unknown_format_is_refused_and_nothing_touched() {
     let (disk, segments) = three_segments().await;
-    let refused = |disk: &RamDisk| {
+    let refused = |disk: &SimDisk| {
         let before = disk.contents();
         let refused = Journal::open(options(disk.shared(), TestClock::new())).err().expect("refused");
-        assert!(matches!(refused, OpenError::UnknownFormat { .. }), "{refused}");
+        assert!(matches!(refused, JournalOpenError::UnknownFormat { .. }), "{refused}");
         assert!(before == disk.contents(), "touched");
         refused.to_string()
     };
-    disk.put(Path::new("/journal/format"), b"alma-bridge journal 2\n".to_vec());
+    disk.put("/journal/format", "alma-bridge journal 2\n");
     assert!(refused(&disk).contains("journal 2"));
-    disk.take(Path::new("/journal/format"));
+    disk.take("/journal/format");
     disk.damage(&segments[1], |bytes| {
         for at in [0, 512] {
             bytes[at + 8] = 2;
@@ -169,11 +170,11 @@ async fn an_unknown_format_is_refused_and_nothing_touched() {
 #[tokio::test]
 async fn a_lost_list_or_cursor_goes_back_to_the_oldest() {
     let (disk, _) = three_segments().await;
-    disk.take(Path::new("/journal/sinks"));
-    disk.take(Path::new("/journal/cursors/main"));
+    disk.take("/journal/sinks");
+    disk.take("/journal/cursors/main");
     assert_eq!(due(&reopen(&disk)).await.len(), 9);
     let (disk, _) = three_segments().await;
-    disk.put(Path::new("/journal/cursors/main"), vec![0; 3]);
+    disk.put("/journal/cursors/main", vec![0; 3]);
     assert_eq!(due(&reopen(&disk)).await.len(), 9);
 }
 
@@ -182,7 +183,7 @@ async fn a_disk_that_does_not_give_a_page_is_asked_again_before_it_counts_as_dam
     let (disk, _) = three_segments().await;
     let journal = reopen(&disk);
     let mut reader = journal.reader(&sink("main")).expect("known");
-    disk.faults(|faults| faults.reads_behind = Some(0));
+    disk.fail(Fail::every(Kind::Read, "/journal/segments"));
     let began = tokio::time::Instant::now();
     let window = reader.next_window(64, 1 << 20).await.expect("open");
     assert!(began.elapsed().as_secs() >= 10, "tried for 10 s");
@@ -192,7 +193,7 @@ async fn a_disk_that_does_not_give_a_page_is_asked_again_before_it_counts_as_dam
 
 #[tokio::test]
 async fn what_is_retained_can_be_read_from_a_time_on_and_from_outside() {
-    let (disk, clock) = (RamDisk::default(), TestClock::new());
+    let (disk, clock) = (SimDisk::new(), TestClock::new());
     let journal = Journal::open(options(disk.shared(), clock.clone())).expect("opened");
     let mut times = Vec::new();
     for n in 0..6 {
@@ -212,7 +213,7 @@ async fn what_is_retained_can_be_read_from_a_time_on_and_from_outside() {
 
 #[tokio::test]
 async fn the_newest_event_of_each_source_is_found_after_a_restart() {
-    let (disk, clock) = (RamDisk::default(), TestClock::new());
+    let (disk, clock) = (SimDisk::new(), TestClock::new());
     let journal = Journal::open(options(disk.shared(), clock.clone())).expect("opened");
     let mut newest = std::collections::BTreeMap::new();
     for (n, name) in ["a", "b", "a", "gone"].into_iter().enumerate() {
@@ -230,7 +231,7 @@ async fn the_newest_event_of_each_source_is_found_after_a_restart() {
 
 #[tokio::test]
 async fn the_oldest_waiting_event_tells_its_age() {
-    let (disk, clock) = (RamDisk::default(), TestClock::new());
+    let (disk, clock) = (SimDisk::new(), TestClock::new());
     let journal = Journal::open(options(disk.shared(), clock.clone())).expect("opened");
     let mut received = Vec::new();
     for n in 0..4 {

@@ -1,22 +1,22 @@
 //! What a full journal gives up counts once, whatever the sink's pump has read of it.
 
-use super::super::{Feed as _, Journal, JournalMetrics, Limits, Offset, Reader, Taken};
-use super::ram::RamDisk;
+use super::super::{Feed as _, Journal, JournalLimits, JournalMetrics, JournalReader, Offset, Taken};
 use super::{body, options, sink, soon, take};
 use crate::testing::TestClock;
+use crate::testing::disk::SimDisk;
 
 /// A journal of segments of one event each, with a `best_effort` sink and room for about eight events.
 struct Full {
     journal: Journal,
-    reader: Reader,
+    reader: JournalReader,
     metrics: JournalMetrics,
     taken: u64,
 }
 
 impl Full {
     async fn new() -> Self {
-        let mut options = options(RamDisk::default().shared(), TestClock::new());
-        options.limits = Limits { segment_bytes: 2048, group_bytes: 1024, queue: 16 };
+        let mut options = options(SimDisk::new().shared(), TestClock::new());
+        options.limits = JournalLimits { segment_bytes: 2048, group_bytes: 1024, queue: 16 };
         options.config.max_size = 10_000;
         options.sinks[0].best_effort = true;
         let metrics = options.metrics.clone();

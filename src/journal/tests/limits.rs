@@ -3,18 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::{Feed as _, Intake as _, Journal, JournalOptions, Limits, NotTaken, Taken};
-use super::ram::RamDisk;
+use super::super::{Feed as _, Intake as _, Journal, JournalLimits, JournalOptions, NotTaken, Taken};
 use super::read_all;
-use super::{body, is_repeat, options, registration, sink, soon, take, until};
+use super::{body, fail_syncs, is_repeat, options, registration, sink, soon, take, until};
 use crate::testing::TestClock;
+use crate::testing::disk::{Fail, Kind, SimDisk};
 
 const MIN_FREE: u64 = 1 << 20;
 
 /// Small segments, one event each.
-fn small(disk: &RamDisk, clock: &Arc<TestClock>) -> JournalOptions {
+fn small(disk: &SimDisk, clock: &Arc<TestClock>) -> JournalOptions {
     let mut options = options(disk.shared(), clock.clone());
-    options.limits = Limits { segment_bytes: 2048, group_bytes: 1024, queue: 16 };
+    options.limits = JournalLimits { segment_bytes: 2048, group_bytes: 1024, queue: 16 };
     options.config.min_free = MIN_FREE;
     options
 }
@@ -29,13 +29,13 @@ async fn settle_all(journal: &Journal, name: &str) {
 
 #[tokio::test]
 async fn a_failed_sync_ends_the_segment_and_is_forgotten() {
-    let (disk, clock) = (RamDisk::default(), TestClock::new());
+    let (disk, clock) = (SimDisk::new(), TestClock::new());
     let journal = Journal::open(options(disk.shared(), clock.clone())).expect("opened");
     assert_eq!(take(&journal, body(1, 0)).await, Ok(Taken::Stored));
     let file = disk.files("/journal/segments").pop().expect("a segment");
-    disk.faults(|faults| faults.syncs = 1);
+    fail_syncs(&disk, 1);
     let failed = take(&journal, body(2, 0)).await;
-    assert_eq!(failed, Err(NotTaken::DiskFailing("sync failed".into())));
+    assert!(matches!(failed, Err(NotTaken::DiskFailing(_))), "{failed:?}");
     let (length, failing) = (disk.get(&file).expect("there").len(), journal.ready());
     assert!(matches!(failing, Err(NotTaken::DiskFailing(_))), "{failing:?}");
     // The next append opens another file; dedupe does not know what failed.
@@ -58,19 +58,19 @@ async fn a_failed_sync_ends_the_segment_and_is_forgotten() {
 /// The head of the next segment says of the one before that all of it is durable: it must wait until that is so.
 #[tokio::test]
 async fn no_segment_follows_a_tail_that_is_not_sure_to_be_durable() {
-    let (disk, clock) = (RamDisk::default(), TestClock::new());
+    let (disk, clock) = (SimDisk::new(), TestClock::new());
     let journal = Journal::open(options(disk.shared(), clock.clone())).expect("opened");
     assert_eq!(take(&journal, body(1, 0)).await, Ok(Taken::Stored));
-    disk.faults(|faults| faults.syncs = 1);
+    fail_syncs(&disk, 1);
     take(&journal, body(2, 0)).await.expect_err("the sync failed");
     // It is in the page cache when the next process comes, whose syncs fail as well.
     let disk = disk.crash(false);
-    disk.faults(|faults| faults.syncs = usize::MAX);
+    fail_syncs(&disk, u32::MAX);
     let journal = Journal::open(options(disk.shared(), clock.clone())).expect("opened");
     let failed = take(&journal, body(3, 0)).await;
     assert!(matches!(failed, Err(NotTaken::DiskFailing(_))), "{failed:?}");
     assert_eq!(disk.files("/journal/segments").len(), 1);
-    disk.faults(|faults| faults.syncs = 0);
+    disk.stop_failing();
     until("events are taken again", || journal.ready().is_ok()).await;
     let disk = disk.crash(true);
     let journal = Journal::open(options(disk.shared(), clock)).expect("opened");
@@ -79,29 +79,27 @@ async fn no_segment_follows_a_tail_that_is_not_sure_to_be_durable() {
     assert_eq!(journal.stats().damaged_records, 0);
 }
 
-/// A process that was killed while it made its segment left the header in the page cache.
+/// The header of the segment is in the page cache alone, because its sync failed and its process was then killed.
 #[tokio::test]
 async fn a_segment_that_was_found_empty_is_durable_before_the_next_names_it() {
-    let disk = RamDisk::default();
+    let disk = SimDisk::new();
     drop(Journal::open(options(disk.shared(), TestClock::new())).expect("opened"));
-    let contents = disk.crash(true).contents();
+    let disk = disk.crash(true);
     let segment = disk.files("/journal/segments").remove(0);
-    let dirs = contents.keys().flat_map(|path| path.ancestors().skip(1)).map(std::path::Path::to_owned).collect();
-    let mut synced = contents.clone();
-    synced.insert(segment.clone(), Vec::new());
-    let disk = RamDisk::with(dirs, contents.clone(), synced);
+    let header = disk.get(&segment);
+    disk.unsync(&segment);
     let _journal = Journal::open(options(disk.shared(), TestClock::new())).expect("opened");
     let disk = disk.crash(true);
     assert_eq!(disk.files("/journal/segments").len(), 2);
-    assert_eq!(disk.get(&segment), contents.get(&segment).cloned());
+    assert_eq!(disk.get(&segment), header);
 }
 
 #[tokio::test]
 async fn repeats_in_flight_share_the_fate_of_the_first() {
-    let disk = RamDisk::default();
+    let disk = SimDisk::new();
     let journal = Journal::open(options(disk.shared(), TestClock::new())).expect("opened");
     let burst = || futures_util::future::join_all((0..8).map(|_| take(&journal, body(1, 0))));
-    disk.faults(|faults| faults.syncs = 1);
+    fail_syncs(&disk, 1);
     let (failed, taken): (Vec<_>, Vec<_>) = burst().await.into_iter().partition(Result::is_err);
     assert!(!failed.is_empty());
     assert!(taken.iter().filter(|taken| **taken == Ok(Taken::Stored)).count() <= 1);
@@ -113,7 +111,7 @@ async fn repeats_in_flight_share_the_fate_of_the_first() {
 
 #[tokio::test]
 async fn it_recovers_by_itself_and_a_full_disk_does_not_keep_it_from_starting() {
-    let (disk, clock) = (RamDisk::default(), TestClock::new());
+    let (disk, clock) = (SimDisk::new(), TestClock::new());
     let journal = Journal::open(options(disk.shared(), clock.clone())).expect("opened");
     take(&journal, body(1, 0)).await.expect("taken");
     soon(journal.close()).await;
@@ -130,7 +128,7 @@ async fn it_recovers_by_itself_and_a_full_disk_does_not_keep_it_from_starting() 
 
 #[tokio::test]
 async fn no_event_is_taken_before_a_new_sink_is_put_down() {
-    let (disk, clock) = (RamDisk::default(), TestClock::new());
+    let (disk, clock) = (SimDisk::new(), TestClock::new());
     soon(Journal::open(options(disk.shared(), clock.clone())).expect("opened").close()).await;
     let disk = disk.crash(false);
     disk.faults(|faults| faults.full = true);
@@ -146,7 +144,7 @@ async fn no_event_is_taken_before_a_new_sink_is_put_down() {
 
 #[tokio::test]
 async fn max_size_bounds_what_waits_and_nothing_else() {
-    let (disk, clock) = (RamDisk::default(), TestClock::new());
+    let (disk, clock) = (SimDisk::new(), TestClock::new());
     let mut options = small(&disk, &clock);
     options.config.max_size = 10_000;
     let journal = Journal::open(options).expect("opened");
@@ -172,7 +170,7 @@ async fn max_size_bounds_what_waits_and_nothing_else() {
 
 #[tokio::test]
 async fn best_effort_sinks_give_way_and_others_do_not() {
-    let (disk, clock) = (RamDisk::default(), TestClock::new());
+    let (disk, clock) = (SimDisk::new(), TestClock::new());
     let mut options = small(&disk, &clock);
     options.config.max_size = 10_000;
     options.sinks[0].best_effort = true;
@@ -198,7 +196,7 @@ async fn best_effort_sinks_give_way_and_others_do_not() {
 
 #[tokio::test]
 async fn delivered_events_go_before_a_503_for_min_free() {
-    let (disk, clock) = (RamDisk::default(), TestClock::new());
+    let (disk, clock) = (SimDisk::new(), TestClock::new());
     let journal = Journal::open(small(&disk, &clock)).expect("opened");
     for n in 0..9 {
         take(&journal, body(n, 900)).await.expect("taken");
@@ -208,21 +206,21 @@ async fn delivered_events_go_before_a_503_for_min_free() {
     settle_all(&journal, "main").await;
     let before = disk.files("/journal/segments").len();
     assert!(before >= 4, "{before} segments");
-    disk.faults(|faults| faults.free = MIN_FREE - 1);
+    disk.faults(|faults| faults.free = Some(MIN_FREE - 1));
     let refused = take(&journal, body(100, 900)).await;
     assert!(matches!(refused, Err(NotTaken::DiskFull { min_free: MIN_FREE, .. })), "{refused:?}");
     let left = disk.files("/journal/segments");
     assert_eq!(left.len(), 1);
     assert_eq!(disk.get(&left[0]).expect("there").len(), 1024, "all that was delivered went, the newest too");
     assert!(matches!(journal.ready(), Err(NotTaken::DiskFull { .. })));
-    disk.faults(|faults| faults.free = 0);
+    disk.faults(|faults| faults.free = None);
     assert_eq!(take(&journal, body(100, 900)).await, Ok(Taken::Stored));
     assert!(is_repeat(&take(&journal, body(3, 900)).await), "digests outlive their segment");
 }
 
 #[tokio::test]
 async fn retention_is_by_time_and_by_size_and_only_of_what_is_past_every_cursor_on_disk() {
-    let (disk, clock) = (RamDisk::default(), TestClock::new());
+    let (disk, clock) = (SimDisk::new(), TestClock::new());
     let mut options = small(&disk, &clock);
     options.config.retain = Duration::from_mins(10);
     options.config.retain_size = 9_000;
@@ -234,11 +232,11 @@ async fn retention_is_by_time_and_by_size_and_only_of_what_is_past_every_cursor_
     journal.maintain();
     let all = segments();
     assert!(all >= 10, "{all}: undelivered events stay, whatever their size");
-    disk.faults(|faults| faults.cursors = true);
+    disk.fail(Fail::every(Kind::Sync, "/journal/cursors"));
     settle_all(&journal, "main").await;
     journal.maintain();
     assert_eq!(segments(), all, "the cursor is not on disk yet");
-    disk.faults(|faults| faults.cursors = false);
+    disk.stop_failing();
     journal.maintain();
     assert!((3..=6).contains(&segments()), "{} within retain_size", segments());
     clock.go_back(Duration::from_secs(10_000));
@@ -251,7 +249,7 @@ async fn retention_is_by_time_and_by_size_and_only_of_what_is_past_every_cursor_
 
 #[tokio::test]
 async fn a_segment_ends_an_hour_after_its_first_record() {
-    let (disk, clock) = (RamDisk::default(), TestClock::new());
+    let (disk, clock) = (SimDisk::new(), TestClock::new());
     let journal = Journal::open(options(disk.shared(), clock.clone())).expect("opened");
     clock.pass(Duration::from_hours(2));
     take(&journal, body(1, 0)).await.expect("taken");

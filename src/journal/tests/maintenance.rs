@@ -3,15 +3,15 @@
 use std::time::Duration;
 
 use super::super::{Feed as _, Intake as _, Journal, NotTaken, Taken};
-use super::ram::RamDisk;
 use super::read_all;
-use super::{body, options, sink, soon, take};
+use super::{body, fail_syncs, options, sink, soon, take};
 use crate::clock::Timestamp;
 use crate::testing::TestClock;
+use crate::testing::disk::SimDisk;
 
 #[tokio::test]
 async fn segments_without_events_do_not_pile_up_while_a_sink_is_stuck() {
-    let (mut disk, clock) = (RamDisk::default(), TestClock::new());
+    let (mut disk, clock) = (SimDisk::new(), TestClock::new());
     for start in 0..6 {
         let journal = Journal::open(options(disk.shared(), clock.clone())).expect("opened");
         if start == 0 {
@@ -19,7 +19,7 @@ async fn segments_without_events_do_not_pile_up_while_a_sink_is_stuck() {
         }
         clock.pass(Duration::from_hours(2));
         // Each write that fails ends a segment that has nothing else.
-        disk.faults(|faults| faults.syncs = 1);
+        fail_syncs(&disk, 1);
         take(&journal, body(100, 0)).await.expect_err("the sync fails");
         while matches!(journal.ready(), Err(NotTaken::DiskFailing(_))) {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -47,10 +47,10 @@ async fn segments_without_events_do_not_pile_up_while_a_sink_is_stuck() {
 /// A process was killed after it opened a segment and before it removed the one before.
 #[tokio::test]
 async fn a_segment_that_the_next_one_passes_over_goes_at_the_start() {
-    let (disk, clock) = (RamDisk::default(), TestClock::new());
+    let (disk, clock) = (SimDisk::new(), TestClock::new());
     let journal = Journal::open(options(disk.shared(), clock.clone())).expect("opened");
     take(&journal, body(0, 0)).await.expect("taken");
-    disk.faults(|faults| faults.syncs = 1);
+    fail_syncs(&disk, 1);
     take(&journal, body(1, 900)).await.expect_err("the sync fails");
     let empty = disk.files("/journal/segments");
     soon(journal.close()).await;
@@ -66,7 +66,7 @@ async fn a_segment_that_the_next_one_passes_over_goes_at_the_start() {
 
 #[tokio::test]
 async fn what_is_read_again_tells_how_much_is_gone() {
-    let disk = RamDisk::default();
+    let disk = SimDisk::new();
     let mut small = options(disk.shared(), TestClock::new());
     small.limits.segment_bytes = 4096;
     small.limits.group_bytes = 1024;
@@ -101,7 +101,7 @@ async fn what_is_read_again_tells_how_much_is_gone() {
 #[tokio::test]
 async fn a_thread_that_panics_is_told_and_nothing_waits_for_it() {
     for thread in ["journal-writer", "journal-maint"] {
-        let (disk, clock) = (RamDisk::default(), TestClock::new());
+        let (disk, clock) = (SimDisk::new(), TestClock::new());
         let journal = Journal::open(options(disk.shared(), clock)).expect("opened");
         take(&journal, body(0, 0)).await.expect("taken");
         let mut reader = journal.reader(&sink("main")).expect("known");

@@ -7,8 +7,6 @@ mod giving_up;
 mod limits;
 mod maintenance;
 mod model;
-mod ram;
-mod recorder;
 mod sinks;
 mod unreadable;
 
@@ -21,14 +19,15 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{
-    Feed as _, Intake as _, Journal, JournalMetrics, JournalOptions, Limits, NotTaken, Offset, Reader, Registration,
-    Taken,
+    Feed as _, Intake as _, Journal, JournalLimits, JournalMetrics, JournalOptions, JournalReader, NotTaken, Offset,
+    Registration, Taken,
 };
 use crate::alma::{SignatureHeader, Unverified, Verified};
 use crate::clock::Clock;
 use crate::config::{self, NamedSecret, Secret, SecretFrom, SinkName, Start, Storage};
 use crate::storage::Disk;
 use crate::telemetry::Registry;
+use crate::testing::disk::{Fail, Kind, SimDisk};
 
 fn sink(name: &str) -> SinkName {
     name.parse().expect("a name")
@@ -61,8 +60,13 @@ fn options(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>) -> JournalOptions {
         clock,
         metrics: JournalMetrics::register(&mut Registry::default()),
         lock: None,
-        limits: Limits { segment_bytes: 64 << 20, group_bytes: 4 << 20, queue: 1024 },
+        limits: JournalLimits { segment_bytes: 64 << 20, group_bytes: 4 << 20, queue: 1024 },
     }
+}
+
+/// The next syncs of segments fail.
+fn fail_syncs(disk: &SimDisk, times: u32) {
+    disk.fail(Fail::new(Kind::Sync, times).under("/journal/segments"));
 }
 
 fn real(dir: &Path, clock: Arc<dyn Clock>) -> JournalOptions {
@@ -104,7 +108,7 @@ fn is_repeat(taken: &Result<Taken, NotTaken>) -> bool {
 }
 
 /// Reads all that is there without moving the cursor: numbers by offset.
-async fn read_all(reader: &mut Reader) -> BTreeMap<Offset, u64> {
+async fn read_all(reader: &mut JournalReader) -> BTreeMap<Offset, u64> {
     let mut read = BTreeMap::new();
     while reader.has_more() {
         let window = soon(reader.next_window(512, 1 << 20)).await.expect("open");

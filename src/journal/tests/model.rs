@@ -1,93 +1,27 @@
 //! The journal beside a plain model of it, under whatever may happen to it.
 
+mod ops;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ops::{End, Harm, Op, ops};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
-use super::super::{Feed as _, Journal, Limits, NotTaken, Offset, Reader, Registration, Taken};
-use super::ram::RamDisk;
+use super::super::{Feed as _, Journal, JournalLimits, JournalReader, NotTaken, Offset, Registration, Taken};
 use super::read_all;
-use super::{body, number, options, registration, sink, soon, take};
+use super::{body, fail_syncs, number, options, registration, sink, soon, take};
 use crate::clock::{Clock as _, Timestamp};
 use crate::config::Start;
 use crate::testing::TestClock;
+use crate::testing::disk::SimDisk;
 
 const SINKS: [&str; 2] = ["main", "other"];
 const WINDOW: Duration = Duration::from_hours(12);
 const MAX_SIZE: u64 = 24 * 1024;
 const MIN_FREE: u64 = 1024 * 1024;
-
-/// What happens.
-#[derive(Clone, Debug)]
-enum Op {
-    /// Events that come at once, by number; the same number is the same event.
-    Take(Vec<u64>),
-    /// A sink reads so many events, and settles so many of them.
-    Read(usize, usize, usize),
-    Rewind(usize),
-    KeepHouse,
-    Pass(u64),
-    GoBack(u64),
-    /// The next so many syncs of a segment fail.
-    FailSyncs(usize),
-    Full(bool),
-    LowSpace(bool),
-    Reopen(End, Harm),
-}
-
-/// How the process ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
-    Closed,
-    Killed,
-    Power,
-}
-
-/// What happens to the files before the next start.
-#[derive(Clone, Copy, Debug)]
-enum Harm {
-    None,
-    /// A bit of a segment turns; only after a clean stop, or it may be the torn tail that it hits.
-    Flip(prop::sample::Index, prop::sample::Index),
-    /// A segment before the last is cut.
-    Truncate(prop::sample::Index, prop::sample::Index),
-    DropCursor(usize),
-    SpoilCursor(usize),
-    SpoilDigests,
-    DropDigests,
-    SpoilList,
-}
-
-fn ops() -> impl Strategy<Value = Vec<Op>> {
-    let end = prop_oneof![3 => Just(End::Closed), 2 => Just(End::Killed), 2 => Just(End::Power)];
-    let index = any::<prop::sample::Index>;
-    let harm = prop_oneof![
-        6 => Just(Harm::None),
-        4 => (index(), index()).prop_map(|(file, at)| Harm::Flip(file, at)),
-        1 => (index(), index()).prop_map(|(file, at)| Harm::Truncate(file, at)),
-        1 => (0..SINKS.len()).prop_map(Harm::DropCursor),
-        1 => (0..SINKS.len()).prop_map(Harm::SpoilCursor),
-        1 => Just(Harm::SpoilDigests),
-        1 => Just(Harm::DropDigests),
-        1 => Just(Harm::SpoilList),
-    ];
-    let op = prop_oneof![
-        8 => prop::collection::vec(0..60u64, 1..6).prop_map(Op::Take),
-        8 => (0..SINKS.len(), 1..12usize, 0..12usize).prop_map(|(sink, read, settled)| Op::Read(sink, read, settled)),
-        1 => (0..SINKS.len()).prop_map(Op::Rewind),
-        2 => Just(Op::KeepHouse),
-        1 => (0..40_000u64).prop_map(Op::Pass),
-        1 => (0..40_000u64).prop_map(Op::GoBack),
-        1 => (1..3usize).prop_map(Op::FailSyncs),
-        1 => any::<bool>().prop_map(Op::Full),
-        1 => any::<bool>().prop_map(Op::LowSpace),
-        5 => (end, harm).prop_map(|(end, harm)| Op::Reopen(end, harm)),
-    ];
-    prop::collection::vec(op, 1..70)
-}
 
 fn size(number: u64) -> usize {
     usize::try_from(number * 53 % 700).expect("fits")
@@ -125,10 +59,10 @@ struct Model {
 
 /// Both, side by side.
 struct Bench {
-    disk: RamDisk,
+    disk: SimDisk,
     clock: Arc<TestClock>,
     journal: Journal,
-    readers: Vec<Reader>,
+    readers: Vec<JournalReader>,
     model: Model,
     /// The latest time there ever was.
     latest: Timestamp,
@@ -136,10 +70,10 @@ struct Bench {
     may_fail: bool,
 }
 
-fn open(disk: &RamDisk, clock: &Arc<TestClock>) -> (Journal, Vec<Reader>) {
+fn open(disk: &SimDisk, clock: &Arc<TestClock>) -> (Journal, Vec<JournalReader>) {
     let mut options = options(disk.shared(), clock.clone());
     options.sinks = SINKS.map(|name| Registration { start: Start::Oldest, ..registration(name) }).into();
-    options.limits = Limits { segment_bytes: 4 * 1024, group_bytes: 2 * 1024, queue: 16 };
+    options.limits = JournalLimits { segment_bytes: 4 * 1024, group_bytes: 2 * 1024, queue: 16 };
     options.config.max_size = MAX_SIZE;
     options.config.min_free = MIN_FREE;
     options.config.retain = Duration::from_secs(20_000);
@@ -152,7 +86,7 @@ fn open(disk: &RamDisk, clock: &Arc<TestClock>) -> (Journal, Vec<Reader>) {
 
 impl Bench {
     fn new() -> Self {
-        let (disk, clock) = (RamDisk::default(), TestClock::new());
+        let (disk, clock) = (SimDisk::new(), TestClock::new());
         let (journal, readers) = open(&disk, &clock);
         Self { disk, clock, journal, readers, model: Model::default(), may_fail: false, latest: Timestamp::default() }
     }
@@ -175,7 +109,7 @@ impl Bench {
             Op::GoBack(seconds) => self.clock.go_back(Duration::from_secs(seconds)),
             Op::FailSyncs(count) => {
                 self.may_fail = true;
-                self.disk.faults(|faults| faults.syncs = count);
+                fail_syncs(&self.disk, count);
             }
             Op::Full(full) => {
                 self.model.full = full;
@@ -184,7 +118,7 @@ impl Bench {
             }
             Op::LowSpace(low) => {
                 self.model.low_space = low;
-                self.disk.faults(|faults| faults.free = if low { MIN_FREE } else { 0 });
+                self.disk.faults(|faults| faults.free = low.then_some(MIN_FREE));
             }
             Op::Reopen(end, harm) => self.reopen(end, harm).await,
         }
@@ -257,7 +191,8 @@ impl Bench {
             // A flip in what no later group or segment proves can't be told from a torn tail.
             end = End::Closed;
             self.model.full = false;
-            self.disk.faults(|faults| (faults.full, faults.syncs) = (false, 0));
+            self.disk.faults(|faults| faults.full = false);
+            self.disk.stop_failing();
             self.take(&[0]).await;
             if self.journal.stats().failing.is_some() {
                 harm = Harm::None;
@@ -268,6 +203,7 @@ impl Bench {
         }
         self.readers.clear();
         self.disk = self.disk.crash(end == End::Power);
+        self.disk.stop_failing();
         self.may_fail = self.model.full;
         // With the disk full or failing, not even a clean stop can put down everything.
         let exact = end == End::Closed && matches!(harm, Harm::None) && !self.model.full;
@@ -311,22 +247,21 @@ impl Bench {
                     return usize::MAX;
                 }
             }
-            Harm::DropCursor(index) => self.disk.take(format!("/journal/cursors/{}", SINKS[index]).as_ref()),
+            Harm::DropCursor(index) => self.disk.take(format!("/journal/cursors/{}", SINKS[index])),
             Harm::SpoilCursor(index) => {
-                let path = format!("/journal/cursors/{}", SINKS[index]);
-                self.disk.put(path.as_ref(), vec![7; 600]);
+                self.disk.put(format!("/journal/cursors/{}", SINKS[index]), [7; 600]);
             }
             Harm::SpoilDigests | Harm::DropDigests => {
                 for path in self.disk.files("/journal/digests") {
                     if matches!(harm, Harm::DropDigests) {
                         self.disk.take(&path);
                     } else {
-                        self.disk.put(&path, b"spoilt".to_vec());
+                        self.disk.put(&path, "spoilt");
                     }
                 }
                 self.model.forgetful = true;
             }
-            Harm::SpoilList => self.disk.put("/journal/sinks".as_ref(), b"main\n".to_vec()),
+            Harm::SpoilList => self.disk.put("/journal/sinks", "main\n"),
         }
         0
     }

@@ -1,11 +1,11 @@
 //! Who reads the journal: sinks that come, go, continue and are forgotten.
 
 use super::super::{Feed as _, ForgetError, Journal, Registration};
-use super::ram::RamDisk;
 use super::read_all;
 use super::{body, options, registration, sink, soon, take};
 use crate::config::Start;
 use crate::testing::TestClock;
+use crate::testing::disk::SimDisk;
 
 /// The numbers that a sink still has to get.
 async fn due(journal: &Journal, name: &str) -> Vec<u64> {
@@ -19,7 +19,7 @@ fn names(journal: &Journal) -> Vec<(String, bool)> {
 
 #[tokio::test]
 async fn a_new_sink_starts_where_it_says() {
-    let journal = Journal::open(options(RamDisk::default().shared(), TestClock::new())).expect("opened");
+    let journal = Journal::open(options(SimDisk::new().shared(), TestClock::new())).expect("opened");
     for n in 0..3 {
         take(&journal, body(n, 0)).await.expect("taken");
     }
@@ -35,7 +35,7 @@ async fn a_new_sink_starts_where_it_says() {
 
 #[tokio::test]
 async fn a_sink_that_is_taken_out_keeps_its_place_until_it_returns_or_is_forgotten() {
-    let (disk, clock) = (RamDisk::default(), TestClock::new());
+    let (disk, clock) = (SimDisk::new(), TestClock::new());
     let journal = Journal::open(options(disk.shared(), clock.clone())).expect("opened");
     take(&journal, body(0, 0)).await.expect("taken");
     soon(journal.close()).await;
@@ -63,7 +63,7 @@ async fn a_sink_that_is_taken_out_keeps_its_place_until_it_returns_or_is_forgott
 
 #[tokio::test]
 async fn a_sink_takes_over_another_s_place() {
-    let (disk, clock) = (RamDisk::default(), TestClock::new());
+    let (disk, clock) = (SimDisk::new(), TestClock::new());
     let journal = Journal::open(options(disk.shared(), clock.clone())).expect("opened");
     for n in 0..4 {
         take(&journal, body(n, 0)).await.expect("taken");

@@ -4,25 +4,25 @@ use std::path::Path;
 
 use rustix::io::Errno;
 
-use super::super::{Feed as _, Journal, NotTaken, OpenError, Taken};
+use super::super::{Feed as _, Journal, JournalOpenError, NotTaken, Taken};
 use super::damage::three_segments;
-use super::ram::RamDisk;
 use super::read_all;
-use super::{body, options, registration, sink, soon, take};
+use super::{body, fail_syncs, options, registration, sink, soon, take};
 use crate::journal::Registration;
 use crate::testing::TestClock;
+use crate::testing::disk::{Fail, Kind, SimDisk};
 
 const FORMAT: &str = "/journal/format";
 
-fn open(disk: &RamDisk) -> Result<Journal, OpenError> {
+fn open(disk: &SimDisk) -> Result<Journal, JournalOpenError> {
     Journal::open(options(disk.shared(), TestClock::new()))
 }
 
 /// Opens it while the disk does not give a file, and then does.
-fn open_without(disk: &RamDisk, file: &Path, errno: Errno) -> Result<Journal, OpenError> {
-    disk.faults(|faults| faults.unreadable = Some((file.to_owned(), errno.raw_os_error())));
+fn open_without(disk: &SimDisk, file: &Path, errno: Errno) -> Result<Journal, JournalOpenError> {
+    disk.fail(Fail::every(Kind::Read, file).with(errno));
     let opened = open(disk);
-    disk.faults(|faults| faults.unreadable = None);
+    disk.faults(|faults| faults.fails.retain(|fail| fail.kind != Kind::Read));
     opened
 }
 
@@ -48,7 +48,7 @@ async fn one_file_that_can_t_be_read_is_set_aside_and_costs_nothing() {
         let kept = format!("/journal/damaged/{}", file.trim_start_matches("/journal/").replace('/', "-"));
         let told = journal.stats().set_aside;
         assert!(told.len() == 1 && told[0].contains(file) && told[0].contains(&kept), "{told:?}");
-        assert!(disk.get(Path::new(&kept)).is_some(), "{kept}");
+        assert!(disk.get(&kept).is_some(), "{kept}");
         assert_eq!(due(&journal, "main").await, [0, 1, 2, 3, 4, 5, 6, 7, 8], "{file}");
         goes_on(&journal).await;
         soon(journal.close()).await;
@@ -88,7 +88,7 @@ async fn a_segment_whose_head_the_start_can_t_read_is_delivered_once_it_can() {
 /// Behind the last commit, which can't be made sure of at first, there may be a segment whose head can't be read.
 #[tokio::test]
 async fn the_last_commit_is_published_once_it_is_sure_whatever_segment_is_behind_it() {
-    let disk = RamDisk::default();
+    let disk = SimDisk::new();
     let journal = open(&disk).expect("opened");
     for n in 0..3 {
         take(&journal, body(n, 0)).await.expect("taken");
@@ -96,7 +96,7 @@ async fn the_last_commit_is_published_once_it_is_sure_whatever_segment_is_behind
     let disk = disk.crash(true);
     let behind = Path::new("/journal/segments/00000000000000000004.log");
     disk.put(behind, vec![0; 40]);
-    disk.faults(|faults| faults.syncs = 1);
+    fail_syncs(&disk, 1);
     let journal = open_without(&disk, behind, Errno::IO).expect("it starts");
     take(&journal, body(3, 0)).await.expect("taken");
     assert_eq!(due(&journal, "main").await, [0, 1, 2, 3]);
@@ -110,7 +110,7 @@ async fn the_last_commit_is_published_once_it_is_sure_whatever_segment_is_behind
 async fn a_segment_that_stays_unreadable_is_lost_after_ten_tries_and_kept() {
     for (index, left) in [(0, [3, 4, 5, 6, 7, 8]), (1, [0, 1, 2, 6, 7, 8]), (2, [0, 1, 2, 3, 4, 5])] {
         let (disk, segments) = three_segments().await;
-        disk.faults(|faults| faults.unreadable = Some((segments[index].clone(), Errno::IO.raw_os_error())));
+        disk.fail(Fail::every(Kind::Read, &segments[index]));
         let journal = open(&disk).expect("it starts");
         let mut reader = journal.reader(&sink("main")).expect("known");
         let mut read = Vec::new();
@@ -133,17 +133,16 @@ async fn a_segment_that_stays_unreadable_is_lost_after_ten_tries_and_kept() {
 #[tokio::test(start_paused = true)]
 async fn the_segment_after_one_that_is_lost_has_all_its_tries() {
     let (disk, segments) = three_segments().await;
-    let fail =
-        |file: &Path| disk.faults(|faults| faults.unreadable = Some((file.to_owned(), Errno::IO.raw_os_error())));
-    fail(&segments[0]);
+    disk.fail(Fail::every(Kind::Read, &segments[0]));
     let journal = open(&disk).expect("it starts");
     let mut reader = journal.reader(&sink("main")).expect("known");
     let window = reader.next_window(64, 1 << 20).await.expect("open");
     assert!(window.events.is_empty(), "the first is lost, and the next has not been tried");
-    fail(&segments[1]);
+    disk.stop_failing();
+    disk.fail(Fail::every(Kind::Read, &segments[1]));
     let healed = async {
         tokio::time::sleep(std::time::Duration::from_secs(3)).await;
-        disk.faults(|faults| faults.unreadable = None);
+        disk.stop_failing();
     };
     let (window, ()) = tokio::join!(reader.next_window(64, 1 << 20), healed);
     let read: Vec<_> = window.expect("open").events.iter().map(|(_, event)| super::number(&event.body)).collect();
@@ -155,28 +154,28 @@ async fn the_segment_after_one_that_is_lost_has_all_its_tries() {
 async fn a_format_that_says_nothing_is_written_anew_if_no_segment_contradicts() {
     for content in ["", "alma-bridge journal ", "alma-bridge journal 1", "\0\0\0\0", "alma-bridge jour"] {
         let (disk, _) = three_segments().await;
-        disk.put(Path::new(FORMAT), content.into());
+        disk.put(FORMAT, content);
         let journal = open(&disk).unwrap_or_else(|error| panic!("{content:?}: {error}"));
         assert_eq!(due(&journal, "main").await.len(), 9);
         assert_eq!(journal.stats().set_aside.len(), 1);
-        assert_eq!(disk.get(Path::new(FORMAT)).expect("there"), b"alma-bridge journal 1\n");
+        assert_eq!(disk.get(FORMAT).expect("there"), b"alma-bridge journal 1\n");
     }
     for content in ["alma-bridge journal 2\n", "alma-bridge journal 2", "alma-bridge journal 10\n"] {
         let (disk, _) = three_segments().await;
-        disk.put(Path::new(FORMAT), content.into());
+        disk.put(FORMAT, content);
         refuses(&disk);
     }
     // Of another version, for all that can be told.
     let (disk, segments) = three_segments().await;
-    disk.put(Path::new(FORMAT), Vec::new());
+    disk.put(FORMAT, "");
     disk.damage(&segments[1], |bytes| bytes[..1024].fill(0));
     refuses(&disk);
 }
 
-fn refuses(disk: &RamDisk) {
+fn refuses(disk: &SimDisk) {
     let before = disk.contents();
     let refused = open(disk).err().expect("refused");
-    assert!(matches!(refused, OpenError::UnknownFormat { .. }), "{refused}");
+    assert!(matches!(refused, JournalOpenError::UnknownFormat { .. }), "{refused}");
     assert!(before == disk.contents(), "touched");
 }
 
@@ -192,9 +191,9 @@ async fn without_the_list_the_cursors_tell_the_sinks() {
     soon(journal.close()).await;
     let mut disk = disk.crash(true);
     // Both, and a start that can't write either: the cursor must not be moved away while nothing else tells of the sink.
-    disk.put(Path::new("/journal/cursors/main"), vec![0; 3]);
+    disk.put("/journal/cursors/main", vec![0; 3]);
     for _ in 0..2 {
-        disk.put(Path::new("/journal/sinks"), vec![1, 2, 3]);
+        disk.put("/journal/sinks", vec![1, 2, 3]);
         disk.faults(|faults| faults.full = true);
         let mut none = options(disk.shared(), TestClock::new());
         none.sinks = Vec::new();
@@ -202,7 +201,7 @@ async fn without_the_list_the_cursors_tell_the_sinks() {
         disk = disk.crash(true);
         disk.faults(|faults| faults.full = false);
     }
-    disk.put(Path::new("/journal/sinks"), vec![1, 2, 3]);
+    disk.put("/journal/sinks", vec![1, 2, 3]);
     let mut renamed = options(disk.shared(), TestClock::new());
     renamed.sinks = vec![with("other", None), with("new", Some("main"))];
     let journal = Journal::open(renamed).expect("it starts");
@@ -214,13 +213,13 @@ async fn without_the_list_the_cursors_tell_the_sinks() {
 /// The name is on disk no more, or may not be: a sink that returns must be put down again before it is owed anything.
 #[tokio::test]
 async fn after_a_forget_that_failed_no_event_is_taken_before_the_list_is_whole() {
-    let (disk, clock) = (RamDisk::default(), TestClock::new());
+    let (disk, clock) = (SimDisk::new(), TestClock::new());
     let journal = Journal::open(options(disk.shared(), clock.clone())).expect("opened");
     take(&journal, body(0, 0)).await.expect("taken");
     journal.retire(&sink("main"));
-    disk.faults(|faults| faults.dir_syncs = Some("/journal".into()));
+    disk.fail(Fail::every(Kind::SyncDir, "/journal"));
     journal.forget(&sink("main")).expect_err("its folder can't be synced");
-    disk.faults(|faults| faults.dir_syncs = None);
+    disk.stop_failing();
     journal.register(&registration("main")).expect("it returns");
     let refused = take(&journal, body(1, 0)).await;
     assert!(matches!(refused, Err(NotTaken::DiskFailing(_))), "{refused:?}");

@@ -1,4 +1,4 @@
-//! The segment that is written: how it begins, where its end is named, how it ends.
+//! The active segment: how it begins, how its durable end is named, how it ends.
 
 use std::io;
 use std::sync::Arc;
@@ -13,16 +13,16 @@ use crate::journal::format::{GROUP_HEADER, GroupHeader, SEGMENT_START, SegmentHe
 use crate::journal::segment::Segment;
 use crate::storage::{DiskFile, create_in_folder};
 
-/// The segment that is written.
+/// The segment that the writer appends to.
 pub(super) struct Active {
     pub(super) file: Arc<dyn DiskFile>,
     pub(super) first: u64,
     pub(super) seed: u32,
-    /// Durable bytes; the next group begins here.
+    /// The durable length, where the next group begins.
     pub(super) length: u64,
     /// When its first record was made durable.
     pub(super) since: Option<Timestamp>,
-    /// Whether an empty group names the durable end already.
+    /// Whether an empty group at the end names the durable end.
     pub(super) named: bool,
     /// Of the newest events of dedupe, how many are its own: for `digests/`, once it is sealed.
     pub(super) known: usize,
@@ -39,7 +39,7 @@ impl Writer {
         NotTaken::DiskFailing(why)
     }
 
-    /// Says on disk that all there is is durable.
+    /// Writes an empty group, which names the durable end.
     pub(in crate::journal) fn name_end(&mut self) {
         let Some(active) = self.active.as_mut().filter(|active| !active.named && active.since.is_some()) else {
             return;
@@ -69,7 +69,7 @@ impl Writer {
         let Some(active) = self.active.take() else { return };
         let known = self.dedupe.newest(active.known);
         let mut state = self.shared.state();
-        // The next one names the last that has records.
+        // The next segment names the last one that has records.
         if state.segments.back().is_some_and(|segment| segment.records() > 0) {
             self.previous = state.previous();
         }
@@ -124,7 +124,7 @@ impl Writer {
             Ok(file)
         });
         let file = opened.inspect_err(|_| {
-            // The name is used up; what is left of the file holds nothing.
+            // The name can't be used again. The file has no records.
             self.next += 1;
             self.shared.state().next = self.next;
             drop(self.shared.disk.remove(&path));

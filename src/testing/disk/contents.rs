@@ -5,23 +5,37 @@ use std::path::{Path, PathBuf};
 
 use fastrand::Rng;
 
-/// Disks lose and keep sectors of so many bytes.
+/// Disks lose and keep sectors of this many bytes.
 const SECTOR: usize = 512;
 
-#[derive(Default)]
+/// The bytes of files, by path.
+pub(crate) type Files = BTreeMap<PathBuf, Vec<u8>>;
+
+#[derive(Clone, Default)]
 pub(super) struct File {
     pub(super) now: Vec<u8>,
     pub(super) durable: Vec<u8>,
-    /// Written since the last sync.
-    pub(super) pending: Vec<Change>,
+    /// Changes since the last sync.
+    pub(super) pending: Vec<FileChange>,
 }
 
-pub(super) enum Change {
+/// A change of the disk. Files are named by their index in [`Contents::files`].
+#[derive(Clone)]
+pub(crate) enum DiskOp {
+    Entry(FolderChange),
+    SyncDir(PathBuf),
+    Change(usize, FileChange),
+    Sync(usize),
+}
+
+#[derive(Clone)]
+pub(crate) enum FileChange {
     Write(usize, Vec<u8>),
     Size(usize),
 }
 
-pub(super) enum Entry {
+#[derive(Clone)]
+pub(crate) enum FolderChange {
     Dir(PathBuf),
     Create(PathBuf, usize),
     Rename(PathBuf, PathBuf, usize),
@@ -36,29 +50,29 @@ pub(super) struct Tree {
 }
 
 impl Tree {
-    fn apply(&mut self, entry: &Entry) {
+    fn apply(&mut self, entry: &FolderChange) {
         match entry {
-            Entry::Dir(dir) => _ = self.dirs.insert(dir.clone()),
-            Entry::Create(path, id) => _ = self.files.insert(path.clone(), *id),
-            Entry::Rename(from, to, id) => {
+            FolderChange::Dir(dir) => _ = self.dirs.insert(dir.clone()),
+            FolderChange::Create(path, id) => _ = self.files.insert(path.clone(), *id),
+            FolderChange::Rename(from, to, id) => {
                 if self.files.get(from) == Some(id) {
                     self.files.remove(from);
                 }
                 self.files.insert(to.clone(), *id);
             }
-            Entry::Remove(path) => _ = self.files.remove(path),
+            FolderChange::Remove(path) => _ = self.files.remove(path),
         }
     }
 }
 
 /// Files and folders, as written and as durable.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Contents {
     pub(super) files: Vec<File>,
     pub(super) now: Tree,
     durable: Tree,
-    /// Entries since, and which folders of each were not synced yet.
-    pending: Vec<(Entry, Vec<PathBuf>)>,
+    /// Entries that are not durable, each with the folders that must still be synced for it.
+    pending: Vec<(FolderChange, Vec<PathBuf>)>,
 }
 
 pub(super) fn parent(path: &Path) -> PathBuf {
@@ -77,16 +91,31 @@ impl Contents {
         folder_stays && here.map(|(_, id)| id).any(found)
     }
 
-    pub(super) fn note(&mut self, entry: Entry) {
+    pub(super) fn apply(&mut self, op: DiskOp) {
+        match op {
+            DiskOp::Entry(entry) => self.note(entry),
+            DiskOp::SyncDir(dir) => self.sync_dir(&dir),
+            DiskOp::Change(id, change) => {
+                change.apply(&mut self.files[id].now);
+                self.files[id].pending.push(change);
+            }
+            DiskOp::Sync(id) => self.files[id].sync(),
+        }
+    }
+
+    fn note(&mut self, entry: FolderChange) {
+        if let FolderChange::Create(..) = &entry {
+            self.files.push(File::default());
+        }
         self.now.apply(&entry);
         let open = match &entry {
-            Entry::Dir(path) | Entry::Create(path, _) | Entry::Remove(path) => vec![parent(path)],
-            Entry::Rename(from, to, _) => vec![parent(from), parent(to)],
+            FolderChange::Dir(path) | FolderChange::Create(path, _) | FolderChange::Remove(path) => vec![parent(path)],
+            FolderChange::Rename(from, to, _) => vec![parent(from), parent(to)],
         };
         self.pending.push((entry, open));
     }
 
-    pub(super) fn sync_dir(&mut self, dir: &Path) {
+    fn sync_dir(&mut self, dir: &Path) {
         for (_, open) in &mut self.pending {
             open.retain(|other| other != dir);
         }
@@ -96,10 +125,10 @@ impl Contents {
         }
     }
 
-    /// What is left without power: what is durable, and what chance gives.
-    pub(super) fn cut_power(&mut self, random: &mut Rng) {
+    /// Leaves what is durable, and what chance adds.
+    pub(super) fn cut_power(&mut self, mut random: Option<&mut Rng>) {
         for (entry, open) in std::mem::take(&mut self.pending) {
-            if open.is_empty() || random.bool() {
+            if open.is_empty() || random.as_deref_mut().is_some_and(Rng::bool) {
                 self.durable.apply(&entry);
             }
         }
@@ -115,44 +144,52 @@ impl Contents {
         files.retain(|path, _| dirs.contains(&parent(path)));
         self.now = self.durable.clone();
         for file in &mut self.files {
-            file.lose_sync(random);
+            file.lose_sync(random.as_deref_mut());
             file.now.clone_from(&file.durable);
         }
     }
 }
 
 impl File {
-    pub(super) fn sync(&mut self) {
+    fn sync(&mut self) {
         for change in std::mem::take(&mut self.pending) {
-            match change {
-                Change::Write(at, bytes) => write(&mut self.durable, at, &bytes),
-                Change::Size(size) => self.durable.resize(size, 0),
-            }
+            change.apply(&mut self.durable);
         }
     }
 
-    /// What was not synced comes to the disk by chance, and counts as clean.
-    pub(super) fn lose_sync(&mut self, random: &mut Rng) {
+    /// Leaves it to chance how much of what was not synced reaches the disk; without chance, nothing does. From then on
+    /// it counts as clean.
+    pub(super) fn lose_sync(&mut self, mut random: Option<&mut Rng>) {
         for change in std::mem::take(&mut self.pending) {
+            let Some(random) = random.as_deref_mut() else { continue };
             match change {
-                Change::Write(at, bytes) => write_torn(&mut self.durable, at, &bytes, random),
-                Change::Size(size) if random.bool() => self.durable.resize(size, 0),
-                Change::Size(_) => {}
+                FileChange::Write(at, bytes) => write_torn(&mut self.durable, at, &bytes, random),
+                FileChange::Size(size) if random.bool() => self.durable.resize(size, 0),
+                FileChange::Size(_) => {}
             }
         }
     }
 }
 
-/// Writes into a file, which grows as it must.
-pub(crate) fn write(content: &mut Vec<u8>, at: usize, bytes: &[u8]) {
+impl FileChange {
+    fn apply(&self, content: &mut Vec<u8>) {
+        match self {
+            Self::Write(at, bytes) => write(content, *at, bytes),
+            Self::Size(size) => content.resize(*size, 0),
+        }
+    }
+}
+
+/// Writes into a file, which grows if it must.
+fn write(content: &mut Vec<u8>, at: usize, bytes: &[u8]) {
     if content.len() < at + bytes.len() {
         content.resize(at + bytes.len(), 0);
     }
     content[at..at + bytes.len()].copy_from_slice(bytes);
 }
 
-/// Writes what a power cut may leave of a write: nothing, all, its beginning, or any of its sectors.
-pub(crate) fn write_torn(content: &mut Vec<u8>, at: usize, bytes: &[u8], random: &mut Rng) {
+/// Writes what a power cut may leave of a write: nothing, all of it, its beginning, or any of its sectors.
+fn write_torn(content: &mut Vec<u8>, at: usize, bytes: &[u8], random: &mut Rng) {
     match random.u8(0..4) {
         0 => {}
         1 => write(content, at, bytes),
@@ -160,14 +197,14 @@ pub(crate) fn write_torn(content: &mut Vec<u8>, at: usize, bytes: &[u8], random:
         _ => {
             let mut from = 0;
             while from < bytes.len() {
-                // To the next border of a sector of the file.
+                // Up to the next boundary of a sector of the file.
                 let to = (from + SECTOR - (at + from) % SECTOR).min(bytes.len());
                 if random.bool() {
                     write(content, at + from, &bytes[from..to]);
                 }
                 from = to;
             }
-            // The length may be there without the bytes.
+            // The file may have the new length without the bytes.
             if random.bool() && content.len() < at + bytes.len() {
                 content.resize(at + bytes.len(), 0);
             }

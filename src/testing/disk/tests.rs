@@ -1,4 +1,4 @@
-//! The simulated disk forgets what a real one may forget, and nothing else.
+//! The fake disk forgets what a real one may forget, and nothing else.
 
 use super::*;
 
@@ -12,22 +12,14 @@ fn disk() -> SimDisk {
     disk
 }
 
-fn content(disk: &SimDisk) -> Option<Vec<u8>> {
-    let file = disk.open(FILE.as_ref(), false).ok()?;
-    let mut bytes = vec![0; usize::try_from(file.size().expect("has one")).expect("fits")];
-    file.read_at(&mut bytes, 0).expect("read");
-    Some(bytes)
-}
-
-/// What a power cut leaves, over many chances.
+/// What a power cut leaves of the file, for each of many seeds.
 fn left(act: impl Fn(&SimDisk)) -> Vec<Option<Vec<u8>>> {
     let each = |seed| {
         let disk = disk();
         disk.reseed(seed);
         act(&disk);
-        disk.kill();
         disk.restart(true);
-        content(&disk)
+        disk.get(FILE)
     };
     (0..40).map(each).collect()
 }
@@ -58,6 +50,51 @@ fn what_is_synced_stays_and_nothing_else_is_sure() {
 }
 
 #[test]
+fn without_a_seed_whatever_was_not_synced_is_lost() {
+    let disk = disk();
+    let synced = file(&disk, b"bytes");
+    synced.sync_data().expect("synced");
+    disk.sync_dir("/dir".as_ref()).expect("synced");
+    synced.write_at(b"BYTES", 0).expect("written");
+    disk.create("/dir/other".as_ref()).expect("made");
+    let killed = disk.crash(false);
+    assert_eq!((killed.get(FILE), killed.files("/").len()), (Some(b"BYTES".to_vec()), 2));
+    let cut = killed.crash(true);
+    assert_eq!((cut.get(FILE), cut.files("/").len()), (Some(b"bytes".to_vec()), 1));
+    synced.sync_data().expect_err("of a process that is dead");
+}
+
+#[test]
+fn a_failure_is_of_one_kind_and_under_one_path() {
+    let disk = disk();
+    let file = file(&disk, b"bytes");
+    disk.fail(Fail::new(Kind::Sync, 1).under("/other"));
+    file.sync_data().expect("of another path");
+    disk.fail(Fail::new(Kind::Sync, 1).under("/dir").after(1).with(Errno::NOSPC));
+    file.sync_data().expect("the first");
+    file.write_at(b"B", 0).expect("of another kind");
+    assert_eq!(file.sync_data().expect_err("the second").raw_os_error(), Some(Errno::NOSPC.raw_os_error()));
+    file.sync_data().expect("the third");
+}
+
+#[test]
+fn a_replay_has_what_was_recorded() {
+    let disk = SimDisk::recording();
+    disk.create_dir("/dir".as_ref()).expect("made");
+    disk.sync_dir("/".as_ref()).expect("synced");
+    file(&disk, b"bytes").sync_data().expect("synced");
+    let disk = disk.crash(false);
+    disk.sync_dir("/dir".as_ref()).expect("synced");
+    let record = disk.take_record();
+    assert_eq!(SimDisk::replay(&record).crash(true).contents(), disk.contents());
+    assert_eq!(
+        SimDisk::replay(&record[..record.len() - 1]).crash(true).files("/").len(),
+        0,
+        "the folder is not synced"
+    );
+}
+
+#[test]
 fn writes_are_torn_by_sectors() {
     let torn = left(|disk| {
         let _file = file(disk, &[7; 3 * 512]);
@@ -73,10 +110,10 @@ fn a_sync_after_one_that_failed_makes_nothing_good() {
         disk.sync_dir("/dir".as_ref()).expect("synced");
         let file = file(disk, b"bytes");
         disk.sync_dir("/dir".as_ref()).expect("synced");
-        disk.faults(|faults| faults.fail = Some(Fail { kind: Kind::Sync, after: 0, times: 1 }));
+        disk.fail(Fail::new(Kind::Sync, 1));
         file.sync_data().expect_err("fails");
         file.sync_data().expect("says that all is well");
-        assert_eq!(content(disk).as_deref(), Some(&b"bytes"[..]), "it is in the page cache");
+        assert_eq!(disk.get(FILE).as_deref(), Some(&b"bytes"[..]), "it is in the page cache");
     });
     assert!(lost.iter().any(|left| left.as_deref() != Some(b"bytes")));
 }
@@ -93,7 +130,7 @@ fn a_killed_process_loses_nothing_that_it_wrote_and_can_do_no_more() {
         assert!(disk.is_dead());
         file.sync_data().expect_err("dead");
         disk.restart(false);
-        let left = content(&disk).expect("there");
+        let left = disk.get(FILE).expect("there");
         assert!(left == b"bytes" || (last.is_err() && left == b"byte"), "{left:?}");
     }
 }
@@ -116,7 +153,7 @@ fn a_rename_is_there_whole_or_not_at_all() {
 fn a_full_disk_takes_no_growth() {
     let disk = disk();
     let file = file(&disk, b"bytes");
-    disk.faults(|faults| (faults.full, faults.low) = (true, true));
+    disk.faults(|faults| (faults.full, faults.free) = (true, Some(1)));
     file.write_at(b"BYTES", 0).expect("no growth");
     file.write_at(b"more", 5).expect_err("full");
     disk.create("/dir/other".as_ref()).err().expect("full");

@@ -9,8 +9,8 @@ use tokio::time::sleep;
 
 use super::event;
 use super::schedule::{Mood, Refusal, SINKS};
-use super::world::World;
-use crate::journal::{Backlog, Feed, FeedClosed, Offset, Reader, Window};
+use super::world::{Count, World};
+use crate::journal::{Backlog, Feed, FeedClosed, JournalReader, Offset, Window};
 use crate::message::Message;
 use crate::sinks::{Failure, Outcome, Outcomes, Reason, Sink, Windows};
 
@@ -133,7 +133,7 @@ impl SimSink {
         let mut known = self.world.lock();
         let copy = window.iter().filter_map(|message| event::number(&message.data)).find(|it| self.told.contains(it));
         let copy = copy.filter(|number| !known.letters.iter().any(|letters| letters.is_for(self.index, *number)));
-        let may_repeat = known.forgetful || known.tally.kills + known.tally.power_cuts > 0;
+        let may_repeat = known.forgetful || known.tally.get(Count::Kills) + known.tally.get(Count::PowerCuts) > 0;
         if let Some(number) = copy.filter(|_| !may_repeat) {
             known.breaks(|| format!("event {number} is sent to {} again though it was confirmed", SINKS[self.index]));
         }
@@ -203,7 +203,7 @@ impl Sink for SimSink {
         let is_dead = self.world.lock().disk.is_dead();
         let takes = self.up && !is_dead && !matches!(self.mood(), Mood::Unreachable | Mood::Hangs);
         if takes {
-            self.world.lock().tally.overlapped += u64::from(!self.begun.is_empty());
+            self.world.lock().tally.add(Count::Overlapped, u64::from(!self.begun.is_empty()));
             let outcomes = self.answer(window);
             self.begun.push_back((ids(window), outcomes));
         }
@@ -231,7 +231,7 @@ impl Sink for SimSink {
 
 /// A sink's place in the journal; sees to it that the cursor passes nothing that is not settled.
 pub(super) struct Watched {
-    feed: Reader,
+    feed: JournalReader,
     world: World,
     index: usize,
     /// Read, and not yet passed.
@@ -240,7 +240,7 @@ pub(super) struct Watched {
 }
 
 impl Watched {
-    pub(super) fn new(feed: Reader, world: World, index: usize) -> Self {
+    pub(super) fn new(feed: JournalReader, world: World, index: usize) -> Self {
         world.lock().forgets_claims(index);
         Self { feed, world, index, read: BTreeMap::new(), passed: Offset(0) }
     }

@@ -11,16 +11,17 @@ use tokio::time::{Instant, sleep};
 
 use super::broker::{SimSink, Watched};
 use super::event;
-use super::letters;
-use super::run::ROOM;
 use super::schedule::{OTHER, SINKS, Step, What};
-use super::world::{LETTERS, World, index, name};
+use super::world::{Count, LETTERS, ROOM, World, index, name};
 use crate::bridge::metrics::Metrics;
 use crate::clock::Clock as _;
 use crate::config::{self, Config, SinkName, Storage};
 use crate::dead_letters::DeadLetterStores;
 use crate::delivery::{DeliveryOptions, Places, PumpHandle, SinkSetup, Supervisor, Way};
-use crate::journal::{Intake as _, Journal, JournalOptions, Limits, NotTaken, Offset, Registration, Steps, Taken};
+use crate::journal::{
+    Intake as _, Journal, JournalLimits, JournalOptions, NotTaken, Offset, Registration, Steps, Taken,
+};
+use crate::sinks::Class;
 use crate::testing::TestClock;
 
 /// How long the sinks may take at the end to settle what is in flight.
@@ -53,7 +54,7 @@ pub(super) struct Configured {
 }
 
 /// What waits for each sink, and how much of it was ever given up.
-struct Waiting {
+struct Backlogs {
     places: Vec<(SinkName, Offset, u64)>,
     given_up: Vec<u64>,
     is_failing: bool,
@@ -147,7 +148,7 @@ fn journal_options(start: &Beginning) -> JournalOptions {
         clock: Arc::clone(&start.clock) as _,
         metrics: start.metrics.journal.clone(),
         lock: None,
-        limits: Limits { segment_bytes: 2 * 1024, group_bytes: 1024, queue: 16 },
+        limits: JournalLimits { segment_bytes: 2 * 1024, group_bytes: 1024, queue: 16 },
     }
 }
 
@@ -194,7 +195,7 @@ impl Life {
         }
     }
 
-    /// Tells the world which sinks the journal has put down: with an event, at the latest.
+    /// Tells the world which sinks the journal has written to its list. It has by the first event, at the latest.
     fn note_sinks(&self) {
         if self.is_dead() || self.journal.stats().failing.is_some() {
             return;
@@ -224,7 +225,7 @@ impl Life {
 
     /// [`OTHER`] is forgotten, as an operator does it.
     fn forget(&self) {
-        let Some(generation) = self.start.world.lock().places[OTHER].registered else { return };
+        let Some(generation) = self.start.world.lock().owed[OTHER].registered else { return };
         let name = name(OTHER, generation);
         let is_retired = |sink: &(SinkName, Offset, u64)| sink.0 == name;
         if self.running[OTHER].is_none() && self.journal.places().iter().any(is_retired) {
@@ -233,9 +234,9 @@ impl Life {
         }
     }
 
-    /// Sinks that were taken out return: what waits for them would hold the journal full. So does what waits for an old
-    /// name that a start took from a cursor; nothing hangs on it but letters, which the next start takes over. Returns
-    /// whether there was such a name.
+    /// Brings back the sinks that were taken out, because their waiting events would keep the journal full. Forgets old names
+    /// that a start took from a cursor: only letters depend on them, and the next start takes those over. Returns whether
+    /// there was such a name.
     pub(super) async fn bring_back(&mut self, sinks: &Sinks) -> bool {
         for problem in self.apply(sinks).await {
             self.start.world.lock().breaks(|| format!("it does not come back: {problem}"));
@@ -276,9 +277,6 @@ impl Life {
             }
             What::Configured(..) | What::Rename(_) | What::BestEffort(_) => drop(self.apply(sinks).await),
             What::Forget => self.forget(),
-            What::RetryLetters { sink, to, within } => {
-                letters::retry(self, *sink, *to, Duration::from_millis(*within)).await;
-            }
             What::RetryParked => self.sinks.handles().retry_parked(),
             _ => {}
         }
@@ -312,22 +310,22 @@ impl Life {
             match answer {
                 Ok(how) => known.acknowledges(*number, how),
                 Err(NotTaken::Full { .. } | NotTaken::DiskFull { .. } | NotTaken::DiskFailing(_)) => {
-                    known.tally.refused_503 += 1;
+                    known.tally.add(Count::Refused503, 1);
                 }
                 Err(error) => known.breaks(|| format!("event {number} is not taken: {error}")),
             }
         }
     }
 
-    fn waiting(&self) -> Waiting {
+    fn waiting(&self) -> Backlogs {
         let is_failing = self.journal.stats().failing.is_some();
         let places = self.journal.places();
         let given_up = places.iter().map(|(name, ..)| self.start.metrics.journal.given_up_so_far(name)).collect();
-        Waiting { places, given_up, is_failing }
+        Backlogs { places, given_up, is_failing }
     }
 
     /// No pump has run while events were taken: a cursor that moved was moved because the journal was full.
-    fn see_given_up(&self, before: &Waiting, stored: u64) {
+    fn see_given_up(&self, before: &Backlogs, stored: u64) {
         let after = self.waiting();
         let mut known = self.start.world.lock();
         for (index_of, (sink, cursor, events)) in before.places.iter().enumerate() {
@@ -380,7 +378,7 @@ impl Life {
         };
         let running = self.running.iter().enumerate();
         let mut running = running.filter_map(|(index, generation)| Some((index, (*generation)?)));
-        running.any(|(index, generation)| behind(index, generation)) || self.parked() > 0 || letters::stranded(self) > 0
+        running.any(|(index, generation)| behind(index, generation)) || self.parked() > 0 || self.stranded() > 0
     }
 
     /// Topics that wait for an operator just now.
@@ -388,14 +386,20 @@ impl Life {
         self.sinks.handles().statuses().iter().map(|status| status.parked.len()).sum()
     }
 
-    /// Ends in good order.
+    /// How many letters of the sinks that run wait for an operator.
+    fn stranded(&self) -> u64 {
+        let by_reason = self.sinks.handles().statuses().into_iter().flat_map(|status| status.dead_letters.by_reason);
+        by_reason.filter(|(reason, _)| reason.class() == Class::NeedsOperator).map(|(_, count)| count).sum()
+    }
+
+    /// Stops in good order.
     pub(super) async fn close(self) {
         drop(maintain(&self.steps, self.sinks.stop(Instant::now() + PATIENCE)).await);
         self.steps.close();
     }
 }
 
-/// Waits for work while the keeper does its own.
+/// Waits for work while the maintenance thread does its own.
 async fn maintain<T>(steps: &Steps, work: impl Future<Output = T>) -> T {
     let mut work = std::pin::pin!(work);
     loop {

@@ -9,8 +9,7 @@
 //! shortest schedule and what the process said in it. The bridge's own [`crate::delivery::Supervisor`] starts, replaces and
 //! stops the sinks.
 //!
-//! - `disk`: what is written and what is durable. `broker`: a sink, and a feed that is watched. `event`: events.
-//! - `letters`: what happens to dead letters.
+//! - `broker`: a sink, and a feed that is watched. `event`: events. `letters`: what happens to dead letters.
 //! - `reloads`: reloads with `storage = "none"`, which have no journal; schedules of their own.
 //! - `schedule`: what happens. `life`: one process. `run`: one schedule. `world`: what the promise is held against.
 //!
@@ -174,12 +173,12 @@ fn hold_it_against(draw: fn(u64) -> Vec<Step>, schedules: u64) -> (u64, Tally) {
                         break;
                     }
                     let Ran { outcome, tally, .. } = run(&draw(seed), &metrics);
-                    own.add(&tally);
+                    own.add_all(&tally);
                     if outcome.is_err() {
                         failing.fetch_min(seed, Ordering::Relaxed);
                     }
                 }
-                tally.lock().expect("no thread panicked").add(&own);
+                tally.lock().expect("no thread panicked").add_all(&own);
             });
         }
     });

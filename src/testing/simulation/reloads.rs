@@ -69,7 +69,7 @@ impl Spec {
 type Specs = BTreeMap<usize, Spec>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mood {
+enum DirectMood {
     Well,
     Unreachable,
     Hangs,
@@ -77,19 +77,19 @@ enum Mood {
 }
 
 #[derive(Clone, Debug)]
-enum Step {
+enum DirectStep {
     /// So many events come at once, and so many milliseconds pass.
     Take(usize, u64),
-    Mood(usize, Mood),
+    DirectMood(usize, DirectMood),
     /// A reload, while events come.
     Reload(Specs),
 }
 
 #[derive(Default)]
-struct Known {
+struct DirectKnown {
     /// The configuration in effect; during a reload the one before and the one after.
     in_effect: Vec<Specs>,
-    moods: BTreeMap<usize, Mood>,
+    moods: BTreeMap<usize, DirectMood>,
     /// By a sink's name and an event's number.
     confirmed: BTreeSet<(usize, u64)>,
     /// The next event.
@@ -102,10 +102,10 @@ struct Known {
 }
 
 #[derive(Clone, Default)]
-struct World(Arc<Mutex<Known>>);
+struct DirectWorld(Arc<Mutex<DirectKnown>>);
 
-impl World {
-    fn lock(&self) -> MutexGuard<'_, Known> {
+impl DirectWorld {
+    fn lock(&self) -> MutexGuard<'_, DirectKnown> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -113,8 +113,8 @@ impl World {
         self.lock().broken.get_or_insert(why);
     }
 
-    fn mood(&self, place: usize) -> Mood {
-        self.lock().moods.get(&place).copied().unwrap_or(Mood::Well)
+    fn mood(&self, place: usize) -> DirectMood {
+        self.lock().moods.get(&place).copied().unwrap_or(DirectMood::Well)
     }
 
     /// An event was answered that came while one of these configurations was in effect.
@@ -141,21 +141,21 @@ impl World {
     }
 }
 
-struct SimSink {
-    world: World,
+struct DirectSink {
+    world: DirectWorld,
     name: usize,
     place: usize,
     random: Rng,
 }
 
-impl Sink for SimSink {
+impl Sink for DirectSink {
     fn connect(&mut self) -> BoxFuture<'_, Result<Vec<String>, Failure>> {
         Box::pin(async {
             sleep(Duration::from_millis(self.random.u64(1..40))).await;
             match self.world.mood(self.place) {
-                Mood::Unreachable => Err(Failure::new(Reason::Unreachable, "simulated")),
-                Mood::Hangs => std::future::pending().await,
-                Mood::Well | Mood::Refuses => Ok(Vec::new()),
+                DirectMood::Unreachable => Err(Failure::new(Reason::Unreachable, "simulated")),
+                DirectMood::Hangs => std::future::pending().await,
+                DirectMood::Well | DirectMood::Refuses => Ok(Vec::new()),
             }
         })
     }
@@ -164,10 +164,10 @@ impl Sink for SimSink {
         Box::pin(async move {
             sleep(Duration::from_millis(self.random.u64(1..40))).await;
             match self.world.mood(self.place) {
-                Mood::Unreachable => return outcomes.fail_open(&Failure::new(Reason::Unreachable, "simulated")),
-                Mood::Refuses => return outcomes.fail_open(&Failure::new(Reason::Malformed, "simulated")),
-                Mood::Hangs => std::future::pending().await,
-                Mood::Well => {}
+                DirectMood::Unreachable => return outcomes.fail_open(&Failure::new(Reason::Unreachable, "simulated")),
+                DirectMood::Refuses => return outcomes.fail_open(&Failure::new(Reason::Malformed, "simulated")),
+                DirectMood::Hangs => std::future::pending().await,
+                DirectMood::Well => {}
             }
             let numbers = window.iter().filter_map(|message| event::number(&message.data));
             self.world.lock().confirmed.extend(numbers.map(|number| (self.name, number)));
@@ -197,11 +197,11 @@ fn configuration(base: &Config, specs: &Specs) -> Config {
     Config { sinks: specs.iter().map(sink).collect(), ..base.clone() }
 }
 
-fn build(world: &World, sink: &config::Sink) -> SinkSetup {
+fn build(world: &DirectWorld, sink: &config::Sink) -> SinkSetup {
     let name = NAMES.iter().position(|name| *name == sink.name.as_str()).expect("one of them");
     let kinds = u8::try_from(sink.max_topics / PLACES).expect("as it was put there");
     let spec = Spec { kinds, place: sink.max_topics % PLACES };
-    let simulated = SimSink { world: world.clone(), name, place: spec.place, random: Rng::new() };
+    let simulated = DirectSink { world: world.clone(), name, place: spec.place, random: Rng::new() };
     let make = move |event: &StoredEvent| {
         let number = event::number(&event.body).expect("whole");
         spec.asks_for(number).then(|| Message::sample("alma.t", &number.to_string(), &event.body, event.received))
@@ -209,21 +209,21 @@ fn build(world: &World, sink: &config::Sink) -> SinkSetup {
     SinkSetup { config: sink.clone(), sink: Box::new(simulated), make: Arc::new(make) }
 }
 
-fn draw(seed: u64) -> (Specs, Vec<Step>) {
+fn draw(seed: u64) -> (Specs, Vec<DirectStep>) {
     let mut random = Rng::with_seed(seed);
     let first = Specs::from([(0, Spec::draw(&mut random)), (1, Spec::draw(&mut random))]);
     let faults = random.bool();
     let (mut specs, mut steps) = (first.clone(), Vec::new());
     for _ in 0..random.usize(2..12) {
         steps.push(match random.u8(0..8) {
-            0..2 => Step::Take(random.usize(1..6), random.u64(0..200)),
+            0..2 => DirectStep::Take(random.usize(1..6), random.u64(0..200)),
             2..4 if faults => {
-                let moods = [Mood::Well, Mood::Unreachable, Mood::Hangs, Mood::Refuses];
-                Step::Mood(random.usize(0..PLACES), moods[random.usize(0..moods.len())])
+                let moods = [DirectMood::Well, DirectMood::Unreachable, DirectMood::Hangs, DirectMood::Refuses];
+                DirectStep::DirectMood(random.usize(0..PLACES), moods[random.usize(0..moods.len())])
             }
             _ => {
                 change(&mut specs, &mut random);
-                Step::Reload(specs.clone())
+                DirectStep::Reload(specs.clone())
             }
         });
     }
@@ -251,12 +251,12 @@ fn change(specs: &mut Specs, random: &mut Rng) {
     }
 }
 
-struct Run {
-    world: World,
+struct DirectRun {
+    world: DirectWorld,
     direct: Arc<Direct>,
 }
 
-impl Run {
+impl DirectRun {
     /// An event comes and is answered.
     async fn take(&self) -> Result<Taken, NotTaken> {
         let (number, in_effect) = {
@@ -284,7 +284,7 @@ impl Run {
         join_all(coming).await;
     }
 
-    async fn all(&self, base: &Config, metrics: &Metrics, first: Specs, steps: &[Step], seed: u64) {
+    async fn all(&self, base: &Config, metrics: &Metrics, first: Specs, steps: &[DirectStep], seed: u64) {
         let mut random = Rng::with_seed(seed);
         self.world.lock().in_effect = vec![first.clone()];
         let world = self.world.clone();
@@ -298,12 +298,12 @@ impl Run {
         sinks.apply(&configuration(base, &first)).await;
         for step in steps {
             match step {
-                Step::Take(count, millis) => {
+                DirectStep::Take(count, millis) => {
                     join_all((0..*count).map(|_| self.take())).await;
                     sleep(Duration::from_millis(*millis)).await;
                 }
-                Step::Mood(place, mood) => drop(self.world.lock().moods.insert(*place, *mood)),
-                Step::Reload(specs) => {
+                DirectStep::DirectMood(place, mood) => drop(self.world.lock().moods.insert(*place, *mood)),
+                DirectStep::Reload(specs) => {
                     self.world.lock().in_effect.push(specs.clone());
                     join(sinks.apply(&configuration(base, specs)), self.load(&mut random)).await;
                     self.world.lock().in_effect.remove(0);
@@ -329,10 +329,10 @@ impl Run {
 fn run(base: &Config, metrics: &Metrics, seed: u64) -> (u64, u64, u64, Option<String>) {
     fastrand::seed(seed);
     let (first, steps) = draw(seed);
-    let world = World::default();
-    world.lock().may_refuse = steps.iter().any(|step| matches!(step, Step::Mood(..)));
+    let world = DirectWorld::default();
+    world.lock().may_refuse = steps.iter().any(|step| matches!(step, DirectStep::DirectMood(..)));
     let direct = Arc::new(Direct::new(DEADLINE, metrics.delivery.clone(), SystemClock::shared()));
-    let run = Run { world: world.clone(), direct };
+    let run = DirectRun { world: world.clone(), direct };
     let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
     runtime.block_on(run.all(base, metrics, first.clone(), &steps, seed));
     let known = world.lock();

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
 
@@ -11,15 +12,13 @@ use super::event;
 use super::letters;
 use super::life::{Beginning, Configured, Life};
 use super::schedule::{Mood, OTHER, Refusal, SINKS, Step, TOPICS, Unreadable, What};
-use super::world::{LETTERS, Tally, World, letter_folder, name};
+use super::world::{Count, LETTERS, ROOM, Tally, World, letter_folder, name};
 use crate::bridge::metrics::Metrics;
 use crate::dead_letters::DeadLetters;
 use crate::sinks::Class;
 use crate::testing::TestClock;
 use crate::testing::disk::{Fail, Faults, Kind, SimDisk};
 
-/// Room for all dead letters of one sink, in bytes.
-pub(super) const ROOM: u64 = 1 << 20;
 /// An event that comes once all faults are over.
 const LAST_EVENT: u64 = 1_000;
 
@@ -56,7 +55,11 @@ pub(super) fn run(steps: &[Step], metrics: &Metrics) -> Ran {
     if panicked {
         known.breaks(|| "panicked".to_owned());
     }
-    Ran { outcome: known.broken.take().map_or(Ok(()), Err), tally: known.tally, trace: disk.trace() }
+    Ran {
+        outcome: known.broken.take().map_or(Ok(()), Err),
+        tally: std::mem::take(&mut known.tally),
+        trace: disk.trace(),
+    }
 }
 
 /// After this a repeat may be stored again: what is remembered, and for how long, hangs on it.
@@ -72,7 +75,7 @@ fn may_forget(what: &What) -> bool {
 fn may_rename(world: &World, sink: usize, generation: u32) -> bool {
     let known = world.lock();
     let has_letters = |dir: PathBuf| known.disk.files(&dir).iter().any(|file| file.parent() == Some(&*dir));
-    known.places[sink].registered == Some(generation)
+    known.owed[sink].registered == Some(generation)
         && !(0..generation).any(|before| has_letters(letter_folder(sink, before)))
 }
 
@@ -125,7 +128,7 @@ impl Run {
             // What is still running when the runtime goes ends where it stands, as in a process that is killed.
             match runtime().block_on(self.live(&mut left)) {
                 End::DidNotStart if !self.disk.is_dead() => {
-                    self.beginning.world.lock().tally.failed_starts += 1;
+                    self.beginning.world.lock().tally.add(Count::FailedStarts, 1);
                     if let Some(step) = left.next() {
                         self.outside(step);
                     }
@@ -152,7 +155,7 @@ impl Run {
     fn crash(&mut self) {
         tracing::info!(power = self.power, "-- the process is dead");
         let tally = &mut self.beginning.world.lock().tally;
-        *if self.power { &mut tally.power_cuts } else { &mut tally.kills } += 1;
+        tally.add(if self.power { Count::PowerCuts } else { Count::Kills }, 1);
         self.torn |= self.power;
         self.disk.restart(std::mem::take(&mut self.power));
     }
@@ -174,28 +177,37 @@ impl Run {
                 life.close().await;
                 return End::Closed;
             }
-            life.step(step, &self.beginning.sinks).await;
+            match step.what {
+                What::RetryLetters { sink, to, within } => {
+                    letters::retry(&life, sink, to, Duration::from_millis(within)).await;
+                }
+                _ => life.step(step, &self.beginning.sinks).await,
+            }
         }
-        self.beginning.world.lock().tally.parked += life.parked() as u64;
+        self.beginning.world.lock().tally.add(Count::Parked, life.parked() as u64);
         self.see_damage(&life);
         End::Killed
     }
 
     /// Starts a process. No one file that can't be read keeps it from starting; later the disk gives it again.
     async fn begin(&mut self) -> Option<Life> {
-        let fail = self.fail_start.take();
-        self.disk.faults(|faults| (faults.bad_spot, faults.fail) = (None, fail.or(faults.fail)));
+        self.disk.faults(|faults| faults.bad_spot = None);
+        if let Some(fail) = self.fail_start.take() {
+            self.disk.faults(|faults| faults.fails = vec![fail]);
+        }
+        let has_other_faults = self.disk.is_faulty();
         let unreadable = self.unreadable.take();
         if let Some(Unreadable { of, pick, opening }) = unreadable {
             let files = self.disk.files(Path::new(of.under()));
             let file = files.get(pick % files.len().max(1)).cloned();
             tracing::info!(?file, "-- can't be read");
-            self.beginning.world.lock().tally.unreadable += u64::from(file.is_some());
-            self.disk.faults(|faults| faults.unreadable = file.map(|file| (file, opening)));
+            self.beginning.world.lock().tally.add(Count::UnreadableFiles, u64::from(file.is_some()));
+            for kind in [Kind::Read, Kind::Open].into_iter().take(1 + usize::from(opening)) {
+                self.disk.faults(|faults| faults.fails.extend(file.iter().map(|file| Fail::every(kind, file))));
+            }
         }
-        let has_other_faults = self.disk.is_faulty();
         let begun = Life::begin(self.beginning.clone()).await;
-        self.disk.faults(|faults| faults.unreadable = None);
+        self.disk.faults(|faults| faults.fails.retain(|fail| fail.under == Path::new("/")));
         if let (Err(error), Some(unreadable), false) = (&begun, unreadable, has_other_faults) {
             self.breaks(format!("it does not start because of one file ({:?}): {error}", unreadable.of));
         }
@@ -225,17 +237,17 @@ impl Run {
     fn outside(&mut self, step: &Step) {
         self.reseed(step.seed);
         let Beginning { world, clock, sinks, dead_max_size, .. } = &mut self.beginning;
-        world.lock().tally.steps += 1;
+        world.lock().tally.add(Count::Steps, 1);
         tracing::info!("-- {:?}", step.what);
-        match step.what {
+        match step.what.clone() {
             What::Jump(seconds) => clock.jump(seconds),
             What::Crash { after, power } => {
                 self.power = power;
                 self.disk.faults(|faults| faults.crash = Some(after));
             }
-            What::Fail(fail) => self.disk.faults(|faults| faults.fail = Some(fail)),
+            What::Fail(fail) => self.disk.faults(|faults| faults.fails = vec![fail]),
             What::Full(full) => self.disk.faults(|faults| faults.full = full),
-            What::Low(low) => self.disk.faults(|faults| faults.low = low),
+            What::Low(low) => self.disk.faults(|faults| faults.free = low.then_some(1)),
             What::Broker(sink, mood) => world.lock().brokers[sink].mood = mood,
             What::Topic(sink, topic, refusal) => world.lock().brokers[sink].topics[topic] = refusal,
             What::Configured(sink, is) => sinks[sink].is = is || !world.lock().knows_sinks(),
@@ -276,12 +288,10 @@ impl Run {
         self.beginning.dead_max_size = ROOM;
         let left_names = runtime().block_on(self.last_life());
         if left_names && self.is_kept() {
-            self.disk.kill();
             self.disk.restart(true);
             runtime().block_on(self.last_life());
         }
         if self.is_kept() {
-            self.disk.kill();
             self.disk.restart(true);
             runtime().block_on(self.check());
         }
@@ -339,7 +349,7 @@ impl Run {
                 }
             }
             let mut known = self.beginning.world.lock();
-            known.tally.letters += kept.len() as u64;
+            known.tally.add(Count::Letters, kept.len() as u64);
             let lost = known.lost(index, &kept);
             if !lost.is_empty() {
                 known.breaks(|| format!("acknowledged, and neither confirmed by {sink} nor its letter: {lost:?}"));

@@ -154,7 +154,8 @@ pub(super) fn draw(seed: u64) -> Vec<Step> {
 pub(super) fn draw_failing_start(seed: u64) -> Vec<Step> {
     let mut random = Rng::with_seed(seed);
     let kind = [Kind::Write, Kind::Sync][random.usize(0..2)];
-    let fails = Fail { kind, after: random.u32(0..3), times: random.u32(1..4) };
+    let after = random.u32(0..3);
+    let fails = Fail::new(kind, random.u32(1..4)).after(after);
     let mut some = |most| What::Take((0..random.usize(1..most)).map(|_| random.u64(0..EVENTS)).collect());
     let (first, second, last) = (some(5), some(5), some(5));
     let steps = [
@@ -232,7 +233,9 @@ fn fail(random: &mut Rng) -> Fail {
         Kind::Read,
         Kind::Open,
     ];
-    Fail { kind: KINDS[random.usize(0..KINDS.len())], after: random.u32(0..8), times: random.u32(1..4) }
+    let kind = KINDS[random.usize(0..KINDS.len())];
+    let after = random.u32(0..8);
+    Fail::new(kind, random.u32(1..4)).after(after)
 }
 
 fn mood(random: &mut Rng) -> Mood {

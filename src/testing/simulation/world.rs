@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::event;
-use super::letters::{self, LettersKnown, LettersTally};
 use super::schedule::{Mood, OTHER, Refusal, SINKS, TOPICS};
 use crate::config::SinkName;
 use crate::journal::{Offset, Taken};
@@ -22,7 +21,7 @@ pub(super) struct Known {
     /// Answered 2xx.
     pub(super) acknowledged: BTreeSet<u64>,
     pub(super) brokers: [Broker; SINKS.len()],
-    pub(super) places: [Place; SINKS.len()],
+    pub(super) owed: [Owed; SINKS.len()],
     pub(super) letters: [LettersKnown; SINKS.len()],
     /// When each event was first sent, in steps.
     offered: BTreeMap<u64, u64>,
@@ -35,72 +34,62 @@ pub(super) struct Known {
     pub(super) tally: Tally,
 }
 
-/// What happened, to see that a run was worth the while.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Tally {
-    pub(super) steps: u64,
-    pub(super) acknowledged: u64,
-    pub(super) refused_503: u64,
-    pub(super) repeats: u64,
-    pub(super) published: u64,
-    pub(super) published_again: u64,
-    /// Windows that were begun while one ahead of them was on its way.
-    pub(super) overlapped: u64,
-    pub(super) letters: u64,
-    pub(super) kills: u64,
-    pub(super) power_cuts: u64,
-    pub(super) failed_starts: u64,
-    pub(super) parked: u64,
-    pub(super) given_up: u64,
-    pub(super) renamed: u64,
-    pub(super) forgotten: u64,
-    pub(super) unreadable: u64,
-    pub(super) of_letters: LettersTally,
+/// Something that happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Count {
+    Steps,
+    Acknowledged,
+    Refused503,
+    Repeats,
+    Published,
+    PublishedAgain,
+    /// Windows that were begun while one ahead of them was in flight.
+    Overlapped,
+    Letters,
+    Kills,
+    PowerCuts,
+    FailedStarts,
+    Parked,
+    GivenUp,
+    Renamed,
+    Forgotten,
+    UnreadableFiles,
+    DamagedLetters,
+    UnreadableLetters,
+    Retries,
+    /// Letters that a retry had published.
+    Taken,
+    /// Retries that ended after their deadline.
+    Overdue,
 }
 
+/// How often each thing happened. A run in which something never happened proves little.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Tally(BTreeMap<Count, u64>);
+
 impl Tally {
-    pub(super) const fn saw_everything(&self) -> bool {
-        let Self { steps, acknowledged, refused_503, repeats, published, published_again, .. } = *self;
-        let Self { overlapped, letters, parked, kills, power_cuts, failed_starts, .. } = *self;
-        let Self { given_up, renamed, forgotten, unreadable, .. } = *self;
-        let taken = steps > 0 && acknowledged > 0 && refused_503 > 0 && repeats > 0;
-        let sent = published > 0 && published_again > 0 && overlapped > 0 && letters > 0 && parked > 0;
-        let changed = given_up > 0 && renamed > 0 && forgotten > 0 && unreadable > 0;
-        let dead = self.of_letters.saw_everything();
-        taken && sent && changed && dead && kills > 0 && power_cuts > 0 && failed_starts > 0
+    pub(super) fn get(&self, count: Count) -> u64 {
+        self.0.get(&count).copied().unwrap_or_default()
     }
 
-    pub(super) fn add(&mut self, other: &Self) {
-        let Self { steps, acknowledged, refused_503, repeats, published, published_again, .. } = other;
-        let Self { overlapped, letters, kills, power_cuts, failed_starts, parked, .. } = other;
-        let Self { given_up, renamed, forgotten, unreadable, .. } = other;
-        self.of_letters.add(&other.of_letters);
-        for (sum, more) in [
-            (&mut self.steps, steps),
-            (&mut self.acknowledged, acknowledged),
-            (&mut self.refused_503, refused_503),
-            (&mut self.repeats, repeats),
-            (&mut self.published, published),
-            (&mut self.published_again, published_again),
-            (&mut self.overlapped, overlapped),
-            (&mut self.letters, letters),
-            (&mut self.kills, kills),
-            (&mut self.power_cuts, power_cuts),
-            (&mut self.failed_starts, failed_starts),
-            (&mut self.parked, parked),
-            (&mut self.given_up, given_up),
-            (&mut self.renamed, renamed),
-            (&mut self.forgotten, forgotten),
-            (&mut self.unreadable, unreadable),
-        ] {
-            *sum += more;
+    pub(super) fn add(&mut self, count: Count, times: u64) {
+        if times > 0 {
+            *self.0.entry(count).or_default() += times;
         }
+    }
+
+    pub(super) fn add_all(&mut self, other: &Self) {
+        other.0.iter().for_each(|(count, times)| self.add(*count, *times));
+    }
+
+    pub(super) fn saw_everything(&self) -> bool {
+        self.0.len() == Count::Overdue as usize + 1
     }
 }
 
 /// What the journal owes a sink, whatever its name.
 #[derive(Default)]
-pub(super) struct Place {
+pub(super) struct Owed {
     /// The generation of the name that the journal has put down last.
     pub(super) registered: Option<u32>,
     /// Since which step it has a place; `None` if it has none.
@@ -111,6 +100,46 @@ pub(super) struct Place {
     given_up: Vec<Range<Offset>>,
     /// What its pump has in flight or has settled. The journal does not count it when it gives events up.
     claimed: BTreeSet<Offset>,
+}
+
+/// What the world knows of the letters of one sink.
+#[derive(Default)]
+pub(super) struct LettersKnown {
+    /// Events whose letters are damaged, with what is left of their bodies.
+    pub(super) rotten: BTreeMap<u64, Vec<u8>>,
+    /// Events whose letters another sink was asked to publish.
+    given: BTreeMap<u64, Given>,
+}
+
+/// A letter that another sink was to publish.
+struct Given {
+    to: usize,
+    /// The other sink confirmed it since.
+    is_taken: bool,
+}
+
+impl LettersKnown {
+    /// Another sink is asked to publish letters of this one.
+    pub(super) fn gives(&mut self, to: usize, numbers: impl Iterator<Item = u64>) {
+        self.given.extend(numbers.map(|number| (number, Given { to, is_taken: false })));
+    }
+
+    /// Whether another sink has what was this one's letter.
+    pub(super) fn is_taken(&self, number: u64) -> bool {
+        self.given.get(&number).is_some_and(|given| given.is_taken)
+    }
+
+    /// Whether this sink may publish an event for another one.
+    pub(super) fn is_for(&self, sink: usize, number: u64) -> bool {
+        self.given.get(&number).is_some_and(|given| given.to == sink)
+    }
+
+    /// A sink confirmed an event.
+    pub(super) fn confirms(&mut self, sink: usize, number: u64) {
+        if let Some(given) = self.given.get_mut(&number).filter(|given| given.to == sink) {
+            given.is_taken = true;
+        }
+    }
 }
 
 /// One sink's broker.
@@ -136,7 +165,7 @@ impl World {
             acknowledged: BTreeSet::new(),
             brokers: [broker(), broker()],
             // Both are configured from the first event on.
-            places: [(); SINKS.len()].map(|()| Place { since: Some(0), ..Place::default() }),
+            owed: [(); SINKS.len()].map(|()| Owed { since: Some(0), ..Owed::default() }),
             letters: [(); SINKS.len()].map(|()| LettersKnown::default()),
             offered: BTreeMap::new(),
             offsets: BTreeMap::new(),
@@ -165,6 +194,8 @@ pub(super) fn index(name: &SinkName) -> Option<usize> {
 
 /// Where the dead letters of all sinks are.
 pub(super) const LETTERS: &str = "/data/journal/dead";
+/// Room for all dead letters of one sink, in bytes.
+pub(super) const ROOM: u64 = 1 << 20;
 
 /// Where the dead letters of a sink are under one of its names.
 pub(super) fn letter_folder(sink: usize, generation: u32) -> PathBuf {
@@ -185,19 +216,19 @@ impl Known {
 
     /// An event is sent.
     pub(super) fn offers(&mut self, number: u64) {
-        self.offered.entry(number).or_insert(self.tally.steps);
+        self.offered.entry(number).or_insert(self.tally.get(Count::Steps));
     }
 
     /// An event is answered 2xx. Each sink that has a place is to get it; of a repeat only what was sent after it began.
     pub(super) fn acknowledges(&mut self, number: u64, how: Taken) {
         let is_new = self.acknowledged.insert(number);
-        self.tally.acknowledged += u64::from(is_new);
-        self.tally.repeats += u64::from(matches!(how, Taken::Repeat(_)));
+        self.tally.add(Count::Acknowledged, u64::from(is_new));
+        self.tally.add(Count::Repeats, u64::from(matches!(how, Taken::Repeat(_))));
         if !is_new && how == Taken::Stored && !self.forgetful {
             self.breaks(|| format!("event {number} was taken before, and is stored again"));
         }
         let offered = self.offered.get(&number).copied().unwrap_or_default();
-        for place in &mut self.places {
+        for place in &mut self.owed {
             let gets = |since| how == Taken::Stored || (is_new && since < offered);
             if place.since.is_some_and(gets) {
                 place.due.insert(number);
@@ -207,59 +238,60 @@ impl Known {
 
     /// The journal has put down a sink under this name.
     pub(super) fn registers(&mut self, sink: usize, generation: u32) {
-        let place = &mut self.places[sink];
+        let place = &mut self.owed[sink];
         let renamed = place.registered.replace(generation).is_some_and(|before| before != generation);
-        self.tally.renamed += u64::from(renamed);
-        place.since.get_or_insert(self.tally.steps);
+        self.tally.add(Count::Renamed, u64::from(renamed));
+        place.since.get_or_insert(self.tally.get(Count::Steps));
     }
 
     /// [`OTHER`] is being forgotten: if that goes wrong, an operator can't rely on its place either.
     pub(super) fn forgets(&mut self) {
-        self.tally.forgotten += 1;
-        let place = &mut self.places[OTHER];
+        self.tally.add(Count::Forgotten, 1);
+        let place = &mut self.owed[OTHER];
         place.since = None;
         place.due.clear();
     }
 
     /// A pump is about to settle events.
     pub(super) fn claims(&mut self, sink: usize, events: &[Offset], cursor: Offset) {
-        self.places[sink].claimed.extend(events.iter().filter(|offset| **offset >= cursor));
+        self.owed[sink].claimed.extend(events.iter().filter(|offset| **offset >= cursor));
     }
 
     /// A pump did not settle what it had claimed.
     pub(super) fn releases(&mut self, sink: usize, waiting: &[Offset]) {
         for offset in waiting {
-            self.places[sink].claimed.remove(offset);
+            self.owed[sink].claimed.remove(offset);
         }
     }
 
     /// A sink's cursor is at `to`.
     pub(super) fn ends_claims(&mut self, sink: usize, to: Offset) {
-        let place = &mut self.places[sink];
+        let place = &mut self.owed[sink];
         place.claimed = place.claimed.split_off(&to);
     }
 
     /// A pump begins again.
     pub(super) fn forgets_claims(&mut self, sink: usize) {
-        self.places[sink].claimed.clear();
+        self.owed[sink].claimed.clear();
     }
 
     /// How many of these events do not count as given up.
     pub(super) fn claimed(&self, sink: usize, events: Range<Offset>) -> u64 {
-        self.places[sink].claimed.range(events).count() as u64
+        self.owed[sink].claimed.range(events).count() as u64
     }
 
     /// A sink is made to pass events because the journal is full.
     pub(super) fn gives_up(&mut self, sink: usize, events: Range<Offset>, count: u64) {
-        self.tally.given_up += count;
-        self.places[sink].given_up.push(events);
+        self.tally.add(Count::GivenUp, count);
+        self.owed[sink].given_up.push(events);
     }
 
     fn is_given_up(&self, sink: usize, offset: Offset) -> bool {
-        self.places[sink].given_up.iter().any(|events| events.contains(&offset))
+        self.owed[sink].given_up.iter().any(|events| events.contains(&offset))
     }
 
-    /// What a sink is owed and does not have.
+    /// What a sink is owed and does not have. Letters that rotted or that another sink has are no loss, but the bytes of
+    /// those that rotted must be kept.
     pub(super) fn lost(&mut self, sink: usize, kept: &BTreeSet<u64>) -> Vec<u64> {
         let confirmed = &self.brokers[sink].confirmed;
         let is_settled = |number: &u64| confirmed.contains(number) || kept.contains(number);
@@ -269,15 +301,26 @@ impl Known {
             let first = offsets.next();
             first.is_some_and(|first| self.is_given_up(sink, first)) && offsets.all(|o| self.is_given_up(sink, o))
         };
-        let due = self.places[sink].due.iter().filter(|number| event::is_wanted(sink, **number)).copied();
-        let lost = due.filter(|number| !is_settled(number) && !all_given_up(number)).collect();
-        letters::without_excuse(self, sink, lost)
+        let due = self.owed[sink].due.iter().filter(|number| event::is_wanted(sink, **number)).copied();
+        let mut lost: Vec<_> = due.filter(|number| !is_settled(number) && !all_given_up(number)).collect();
+        lost.retain(|number| match self.letters[sink].rotten.get(number) {
+            Some(bytes) => {
+                let mut dirs = self.letter_folders(sink).flat_map(|dir| [dir.join("damaged"), dir]);
+                if !dirs.any(|dir| self.disk.find(&dir, bytes).is_some()) {
+                    let why = format!("the damaged letter of event {number} of {} is not kept", SINKS[sink]);
+                    self.broken.get_or_insert(why);
+                }
+                false
+            }
+            None => !self.letters[sink].is_taken(*number),
+        });
+        lost
     }
 
     /// Where the letters of a sink are or were, under any of its names.
     pub(super) fn letter_folders(&self, sink: usize) -> impl Iterator<Item = PathBuf> + use<> {
         // A name may have letters before the world hears of it.
-        let newest = self.places[sink].registered.map_or(0, |last| last + 1);
+        let newest = self.owed[sink].registered.map_or(0, |last| last + 1);
         (0..=newest).map(move |generation| letter_folder(sink, generation))
     }
 
@@ -308,12 +351,12 @@ impl Known {
 
     /// A message arrived at a broker.
     pub(super) fn arrives(&mut self, sink: usize, number: u64) {
-        self.tally.published += 1;
+        self.tally.add(Count::Published, 1);
         if !event::is_wanted(sink, number) {
             self.breaks(|| format!("{} gets event {number}, which it does not ask for", SINKS[sink]));
         }
         if !self.brokers[sink].arrived.insert(number) {
-            self.tally.published_again += 1;
+            self.tally.add(Count::PublishedAgain, 1);
         }
     }
 
