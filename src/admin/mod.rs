@@ -10,9 +10,9 @@
 //! | `POST /reload` | loads the configuration again: 200 once it is in effect, 422 with all that is wrong; [`Reloaded`] as JSON |
 //! | `POST /tools` | 200 and JSON: an [`OperatorRequest`] is carried out; 409 where it can't be done as things stand |
 //!
-//! A POST wants `Authorization: Bearer` with the admin token, and is not read before that fits. It is 403 if there is no
-//! token: `storage = "none"` runs with a `data_dir` that can't be written. `POST /tools`, which can show bodies, is accepted
-//! only from this machine unless `[admin] tools = "network"`; each use is logged with what was asked. At most
+//! A POST wants `Authorization: Bearer` with the admin token, and is not read before that fits. It is 403 if there is
+//! no token: `storage = "none"` runs with a `data_dir` that can't be written. `POST /tools`, which can show bodies, is
+//! accepted only from this machine unless `[admin] tools = "network"`; each use is logged with what was asked. At most
 //! [`MAX_CHANGES`] POSTs are carried out at once, so that they never use up the connections.
 //!
 //! A GET shows no personal data.
@@ -91,7 +91,7 @@ struct Routes {
     lines: StrangersLines,
 }
 
-const NO_TOKEN: &str = "there is no admin token: [admin] token_file does not exist, and data_dir can't be written. Make \
+const NO_TOKEN: &str = "there is no admin token: [admin] token_file does not exist, and data_dir cannot be written. Make \
                         data_dir writable, or set token_file to a file that holds a token";
 
 const TEXT: &str = "text/plain; charset=utf-8";

@@ -22,10 +22,10 @@ Exit code 1 if a signature is given that does not fit.";
 
 /// Show how the bridge reads a body, and why a signature does not fit
 ///
-/// Shows the verdict, and the topic, key and attributes at every sink. With a signature, it first shows which secret fits.
-/// If none does, it looks for the usual mistakes: a secret with extra blanks, line ends or quotes; a body with a line end
-/// added or removed, or that was re-formatted on its way; a signature over JSON.stringify(body), as the sample of Ex Libris
-/// makes it; or one in hex or URL-safe Base64, or with a sha256= prefix.
+/// Shows the verdict, and the topic, key and attributes at every sink. With a signature, it first shows which secret
+/// fits. If none does, it looks for the usual mistakes: a secret with extra blanks, line ends or quotes; a body with a
+/// line end added or removed, or that was re-formatted on its way; a signature over JSON.stringify(body), as the sample
+/// of Ex Libris makes it; or one in hex or URL-safe Base64, or with a sha256= prefix.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
@@ -70,7 +70,7 @@ fn read(path: &Path) -> Result<Vec<u8>, Failure> {
             body.len()
         })
     };
-    read.map_err(|error| Failure::failed(format!("can't read {}: {error}", path.display())))?;
+    read.map_err(|error| Failure::failed(format!("cannot read {}: {error}", path.display())))?;
     Ok(body)
 }
 

@@ -118,7 +118,7 @@ impl Client {
                 Err(error) => Err(distrust(&error).unwrap_or_else(|| format!("no TLS with {host}:{port}: {error}"))),
             }
         };
-        let late = |_| format!("can't reach {host}:{port} within {} s", PATIENCE.as_secs());
+        let late = |_| format!("cannot reach {host}:{port} within {} s", PATIENCE.as_secs());
         timeout(PATIENCE, connect).await.map_err(late)?
     }
 
@@ -128,7 +128,7 @@ impl Client {
                 "no bridge answers on {host}:{port} ({}): is it running? start it with \"alma-bridge run\"",
                 listener.key()
             ),
-            _ => format!("can't reach {host}:{port}: {error}"),
+            _ => format!("cannot reach {host}:{port}: {error}"),
         }
     }
 }

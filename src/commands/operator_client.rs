@@ -1,5 +1,5 @@
-//! Where the tools for the bad day are used: at the running bridge, by its admin listener, or on the journal of one that
-//! does not run, under its lock.
+//! Where the tools for the bad day are used: at the running bridge, by its admin listener, or on the journal of one
+//! that does not run, under its lock.
 
 use std::io::{self, IsTerminal as _, Write as _};
 
@@ -109,7 +109,7 @@ impl OperatorClient {
 /// What a running bridge asks of a request that changes something.
 pub(super) fn authorization(config: &Config) -> Result<HeaderValue, Failure> {
     let token = config.admin_token().map_err(|error| {
-        Failure::failed(format!("can't read the admin token {}: {error}", config.admin.token_file.display()))
+        Failure::failed(format!("cannot read the admin token {}: {error}", config.admin.token_file.display()))
     })?;
     let mut authorization = HeaderValue::from_bytes(&[b"Bearer ".as_slice(), token.expose()].concat())
         .map_err(|_| Failure::failed("the admin token has characters that no header can hold"))?;
@@ -156,10 +156,10 @@ pub(super) fn confirmed(what: &str, yes: bool) -> Result<(), Failure> {
         return Ok(());
     }
     if !io::stdin().is_terminal() {
-        return Err(Failure::Usage(format!("{what}\nthis can't be undone; add --yes to confirm")));
+        return Err(Failure::Usage(format!("{what}\nthis cannot be undone; add --yes to confirm")));
     }
     // A prompt that can't be shown can't be answered either.
-    write!(io::stderr(), "{what}\nThis can't be undone. Go on? [y/N] ").map_err(Failure::failed)?;
+    write!(io::stderr(), "{what}\nThis cannot be undone. Go on? [y/N] ").map_err(Failure::failed)?;
     let mut answer = String::new();
     io::stdin().read_line(&mut answer).map_err(Failure::failed)?;
     match answer.trim() {

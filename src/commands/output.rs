@@ -1,8 +1,8 @@
 //! What the commands print: results on stdout, all that explains on stderr. Nothing else in this crate prints.
 //!
 //! Rust ignores SIGPIPE, and `println!` panics once nobody reads stdout (`check --show | head -1`). Here that is a
-//! [`Failure::Unread`], which ends the command like any other failure, so that temporary folders are removed and bridges
-//! stopped, but says nothing and exits with 0. Lines for stderr are dropped if nobody reads them.
+//! [`Failure::Unread`], which ends the command like any other failure, so that temporary folders are removed and
+//! bridges stopped, but says nothing and exits with 0. Lines for stderr are dropped if nobody reads them.
 
 use std::fmt;
 use std::io::{self, Write as _};
@@ -36,7 +36,7 @@ pub(super) fn bytes(bytes: &[u8]) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     out.write_all(bytes).and_then(|()| out.flush()).map_err(|error| match error.kind() {
         io::ErrorKind::BrokenPipe => Failure::Unread,
-        _ => Failure::failed(format!("can't write to stdout: {error}")),
+        _ => Failure::failed(format!("cannot write to stdout: {error}")),
     })
 }
 

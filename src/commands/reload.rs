@@ -20,7 +20,7 @@ Examples:
   alma-bridge reload                        after an edit of the configuration
   alma-bridge check && alma-bridge reload   look at the edit first
 
-Exit code 1 if the bridge refuses the configuration or can't put all of it in effect.";
+Exit code 1 if the bridge refuses the configuration or cannot put all of it in effect.";
 
 /// Have the running bridge load its configuration again, and report the result
 ///

@@ -35,7 +35,7 @@ pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
     }
     tls::install_provider();
     config.ingress.max_connections = ingress::raise_file_limit(config.ingress.max_connections);
-    let made = config.generate_missing().map_err(|error| Failure::failed(format!("can't make a secret: {error}")))?;
+    let made = config.generate_missing().map_err(|error| Failure::failed(format!("cannot make a secret: {error}")))?;
     for path in &made {
         tracing::info!(path = %path.display(), "made");
     }
@@ -246,8 +246,8 @@ fn refuse(bridge: &Bridge, errors: Vec<String>, warnings: Vec<String>) -> Reload
 
 /// Looks at the files that a configuration is read from.
 ///
-/// Mounted `ConfigMap`s and `Secret`s swap a link; contents are compared, not times. A change counts once nothing more has
-/// changed between two looks. Only digests are kept: the files hold secrets.
+/// Mounted `ConfigMap`s and `Secret`s swap a link; contents are compared, not times. A change counts once nothing more
+/// has changed between two looks. Only digests are kept: the files hold secrets.
 struct Watch {
     files: Vec<PathBuf>,
     in_effect: Vec<Option<FileDigest>>,

@@ -1,7 +1,7 @@
 //! `secret`: a source's secret, to paste into Alma's integration profile.
 //!
-//! Alma never sends again what got a 401. A fresh secret is therefore shown only once the running bridge accepts it, and
-//! none is made that would end the one that Alma uses.
+//! Alma never sends again what got a 401. A fresh secret is therefore shown only once the running bridge accepts it,
+//! and none is made that would end the one that Alma uses.
 
 use std::path::{Path, PathBuf};
 
@@ -31,16 +31,17 @@ pub(super) struct Args {
 
     /// Make a fresh strong secret instead
     ///
-    /// For the built-in source it is written into its file, and the running bridge loads it before it is printed. The old
-    /// secret stays accepted until the next --new or --revoke; --new is refused as long as Alma may still use the one
-    /// that it would end. For a source with secrets of its own the fresh one is only printed, with what to do with it.
+    /// For the built-in source it is written into its file, and the running bridge loads it before it is printed. The
+    /// old secret stays accepted until the next --new or --revoke; --new is refused as long as Alma may still use the
+    /// one that it would end. For a source with secrets of its own the fresh one is only printed, with what to do with
+    /// it.
     #[arg(long)]
     new: bool,
 
     /// End the previous secret at once, as after a leak
     ///
-    /// Only for the built-in source: it accepts the secret from before the last --new until the next --new or --revoke. If
-    /// Alma still uses that secret or may use it, --revoke says so and asks first. Prints no secret.
+    /// Only for the built-in source: it accepts the secret from before the last --new until the next --new or --revoke.
+    /// If Alma still uses that secret or may use it, --revoke says so and asks first. Prints no secret.
     #[arg(long, conflicts_with = "new")]
     revoke: bool,
 
@@ -51,7 +52,7 @@ pub(super) struct Args {
 
 pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
     let mut config = load(file)?;
-    let made = config.generate_missing().map_err(|error| Failure::failed(format!("can't make the secret: {error}")))?;
+    let made = config.generate_missing().map_err(|error| Failure::failed(format!("cannot make the secret: {error}")))?;
     let source = pick_source(&config, args.source.as_ref())?;
     let current = source.secrets.iter().find_map(|named| named.secret.as_ref());
     let generated = source.secrets.iter().find_map(|named| match &named.from {
@@ -103,7 +104,7 @@ fn renew(config: &Config, source: &Source, path: &Path) -> Result<Secret, Failur
         if let Err(why) = accepted(&bridge, source).await {
             renewed.undo().map_err(|error| {
                 Failure::failed(format!(
-                    "{why}; the bridge does not know the new secret yet, and the old one can't be put back: {error}. The old \
+                    "{why}; the bridge does not know the new secret yet, and the old one cannot be put back: {error}. The old \
                      secret stays valid; do not paste the new one before \"alma-bridge reload\" succeeds"
                 ))
             })?;
@@ -175,7 +176,7 @@ fn why_not_yet(status: &Status, source: &Source) -> Option<String> {
             Some(format!("Alma still uses the older secret (last used at {older}; the current one {newer})"))
         }
         (None, None) => Some(format!(
-            "no event has come since the bridge started at {started}, so that it can't tell whether Alma still uses the \
+            "no event has come since the bridge started at {started}, so that it cannot tell whether Alma still uses the \
              older secret"
         )),
     }
@@ -260,7 +261,7 @@ fn revoke(config: &Config, source: &Source, generated: Option<&PathBuf>, yes: bo
             yes,
         )?;
     }
-    config::revoke_previous(path).map_err(|error| Failure::failed(format!("can't revoke it: {error}")))?;
+    config::revoke_previous(path).map_err(|error| Failure::failed(format!("cannot revoke it: {error}")))?;
     errln!("the previous secret is removed");
     if !runs {
         errln!("no bridge runs; the next one will not accept it");
@@ -284,7 +285,7 @@ async fn may_be_in_use(bridge: &Running, source: &Source) -> Option<String> {
     };
     match asked.await {
         Ok(status) => why_not_yet(&status, source),
-        Err(why) => Some(format!("the running bridge can't tell whether Alma still uses the older secret: {why}")),
+        Err(why) => Some(format!("the running bridge cannot tell whether Alma still uses the older secret: {why}")),
     }
 }
 

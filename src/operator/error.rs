@@ -1,4 +1,4 @@
-//! Why a request can't be carried out as things stand.
+//! Why an operator's request failed.
 
 use std::io;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use crate::delivery::{DeliveryError, Stopped};
 use crate::journal::ForgetError;
 use crate::sinks::NotBuiltIn;
 
-/// See the module.
+/// Why an operator's request failed.
 #[derive(Debug, thiserror::Error)]
 pub enum OperatorError {
     /// The bridge runs without a journal.
@@ -19,10 +19,10 @@ pub enum OperatorError {
     #[error("the journal is not open yet")]
     NotOpen,
     /// Neither the configuration nor the journal nor the dead letters have a sink of this name.
-    #[error("no sink {0} is known; `alma-bridge sinks list` shows all")]
+    #[error("unknown sink {0}; `alma-bridge sinks list` shows all")]
     UnknownSink(SinkName),
     /// Only a configured sink can publish.
-    #[error("sink {sink} is not in the configuration, so nothing can be published to it; there are: {}", configured.join(", "))]
+    #[error("sink {sink} is not configured, so nothing can be published to it; there are: {}", configured.join(", "))]
     NotConfigured {
         /// The sink that was asked for.
         sink: SinkName,
@@ -30,10 +30,10 @@ pub enum OperatorError {
         configured: Vec<String>,
     },
     /// The letters' own sink can't publish them.
-    #[error("{0}; --to names the sink that is to get its letters")]
+    #[error("{0}; name another sink for its letters with --to")]
     NoPublisher(Box<OperatorError>),
     /// The bridge has not run with this sink yet.
-    #[error("the journal does not know sink {0} yet: it has no place before the bridge ran with it")]
+    #[error("sink {0} has no place in the journal until the bridge has run with it")]
     NoPlace(SinkName),
     /// The journal keeps the sink.
     #[error("sink {sink}: {error}")]
@@ -52,7 +52,7 @@ pub enum OperatorError {
         id: u64,
     },
     /// A request names too many letters.
-    #[error("{given} letters at once, at most {most} are taken")]
+    #[error("found {given} letters in one request, expected at most {most}")]
     TooManyLetters {
         /// How many the request names.
         given: usize,
@@ -81,28 +81,28 @@ pub enum OperatorError {
         why: String,
     },
     /// One replay runs at a time.
-    #[error("replay {0} is going on; only one goes at a time")]
+    #[error("replay {0} is running; only one can run at a time")]
     ReplayRuns(String),
-    /// No replay of this name runs, or was the last one.
-    #[error("no replay {0} is known; a restart ends it, and it may be begun again")]
+    /// This is neither the running replay nor the last one.
+    #[error("unknown replay {0}; a restart of the bridge ends a replay, and you can start it again")]
     UnknownReplay(String),
     /// Nobody asked for what a dry run found.
-    #[error("nobody asked for what it found")]
+    #[error("nobody asked for the results")]
     NobodyAsked,
     /// The sink ended during a replay.
-    #[error("the sink was stopped or replaced meanwhile; begin again, every event keeps its id")]
+    #[error("the sink was stopped or replaced meanwhile; start the replay again, every event keeps its id")]
     SinkEnded,
     /// A replay can't read on.
-    #[error("can't read the journal: {0}")]
+    #[error("cannot read the journal: {0}")]
     Read(io::Error),
     /// The sink can't be started on a stopped bridge's journal.
     #[error(transparent)]
     NotBuiltIn(#[from] NotBuiltIn),
-    /// The same, by another cause.
+    /// As [`OperatorError::NotBuiltIn`], for another reason.
     #[error(transparent)]
     Delivery(#[from] DeliveryError),
     /// A bug.
-    #[error("a panic, see the log")]
+    #[error("the bridge panicked, see its log")]
     Panicked,
 }
 

@@ -25,7 +25,7 @@ pub enum OfflineError {
     #[error(transparent)]
     Journal(#[from] journal::OpenError),
     /// The journal can't write down a sink's name.
-    #[error("the journal can't write its list of sinks: {0}")]
+    #[error("the journal cannot write its list of sinks: {0}")]
     Register(std::io::Error),
 }
 

@@ -80,7 +80,7 @@ fn use_the_letters(setup: &Setup, ids: &[String]) {
 
     let why = setup.fails(2, &["dead-letters", "drop", &ids[0]]);
     assert!(why.contains("dropping 1 dead letter of sink main: its event is lost to it"), "{why}");
-    assert!(why.contains("this can't be undone; add --yes to confirm"), "{why}");
+    assert!(why.contains("this cannot be undone; add --yes to confirm"), "{why}");
     assert_eq!(letters(setup).len(), 3, "nothing was dropped");
     assert!(setup.done(&["dead-letters", "drop", &events[0], "--yes"]).contains("1 letter dropped"));
     assert!(setup.fails(1, &["dead-letters", "drop", &ids[0], "--yes"]).contains("no dead letter"));

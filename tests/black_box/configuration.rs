@@ -24,7 +24,7 @@ fn everything_that_is_wrong_is_said_at_once() {
             "soon",
             "sources.alma.path",
             "sources.alma.secret_file",
-            "the file that it names can't be read",
+            "the file that it names cannot be read",
             "Other",
             "kafkaa",
             "config.toml",

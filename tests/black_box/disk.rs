@@ -314,7 +314,7 @@ fn runs_without_data_dir(setup: &Setup) {
             format!("POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer x\r\ncontent-length: 0\r\n\r\n");
         let answer = Client::connect(bridge.admin).send(request.as_bytes());
         assert_eq!(answer.status, 403, "{}", answer.text());
-        assert!(answer.text().contains("data_dir can't be written"), "{}", answer.text());
+        assert!(answer.text().contains("data_dir cannot be written"), "{}", answer.text());
     }
     let why = setup.fails(1, &["status"]);
     assert!(why.contains("no bridge runs with data_dir") && why.contains("give admin.listen a fixed port"), "{why}");

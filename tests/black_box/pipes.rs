@@ -107,7 +107,7 @@ fn a_full_disk_is_told_of() {
     let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("Linux has it");
     let output = check.stdout(full).output().expect("runs");
     assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output.stderr).contains("error: can't write to stdout: No space left"), "{output:?}");
+    assert!(text(&output.stderr).contains("error: cannot write to stdout: No space left"), "{output:?}");
 }
 
 #[test]

@@ -162,7 +162,7 @@ async fn a_stream_of_somebody_else_takes_nothing() {
     place.settings.stream.push_str("-OURS");
     let mut sink = place.sink();
     let warnings = sink.connect().await.expect("the server runs");
-    assert!(warnings.iter().any(|warning| warning.contains("can't create stream")), "{warnings:?}");
+    assert!(warnings.iter().any(|warning| warning.contains("cannot create stream")), "{warnings:?}");
     let outcomes = sink.publish(&place.events("loan", 3)).await;
     assert!(outcomes.iter().all(|outcome| reason(outcome) == Some(Reason::Missing)), "{outcomes:?}");
     assert_eq!(foreign.read().len(), 0);

@@ -23,7 +23,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Gives what is appended to the topic files, until the reader has had enough.
 pub async fn tail(sink: &FileSink, options: TailOptions) -> Result<(), Failure> {
     let failed =
-        |error: io::Error| Failure::new(Reason::Unreachable, format!("can't read {}: {error}", sink.dir.display()));
+        |error: io::Error| Failure::new(Reason::Unreachable, format!("cannot read {}: {error}", sink.dir.display()));
     let TailOptions { topics, from_start, into, ready } = options;
     let (mut followers, mut older) = (HashMap::new(), Vec::new());
     let there = topic_files(&sink.dir).map_err(failed)?;

@@ -253,17 +253,17 @@ fn not_created(settings: &KafkaSink, code: Code) -> Failure {
     let words = errors::words(code);
     let detail = match code {
         Code::InvalidTopic => format!(
-            "the topic does not exist and can't be created: {words}; a name collides with one that has _ for . or . for _"
+            "the topic does not exist and cannot be created: {words}; a name collides with one that has _ for . or . for _"
         ),
         Code::InvalidReplicationFactor => format!(
-            "the topic does not exist and can't be created: {words}; replication = {} is more than the brokers that \
+            "the topic does not exist and cannot be created: {words}; replication = {} is more than the brokers that \
              are up",
             settings.replication
         ),
         Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed => {
             format!("the topic does not exist and may not be created: {words}; it takes the right Create")
         }
-        _ => format!("the topic does not exist and can't be created: {words}"),
+        _ => format!("the topic does not exist and cannot be created: {words}"),
     };
     Failure::new(errors::reason(code), detail)
 }

@@ -163,7 +163,7 @@ impl Connection {
                 if settings.create_stream {
                     match self.create_stream(settings, subjects).await {
                         Ok(_) => tracing::info!(stream = settings.stream, "stream created"),
-                        Err(failure) => warnings.push(format!("can't create stream {}: {failure}", settings.stream)),
+                        Err(failure) => warnings.push(format!("cannot create stream {}: {failure}", settings.stream)),
                     }
                 } else {
                     warnings.push(format!("stream {} does not exist and create_stream is false", settings.stream));
@@ -174,8 +174,8 @@ impl Connection {
             }
             Err(failure) if failure.reason == Reason::Unreachable => return Err(failure),
             // No answer: no JetStream there yet, or no right to ask. Publishing tells which.
-            Ok(Err(error)) => warnings.push(format!("can't look at stream {}: {error}", settings.stream)),
-            Err(failure) => warnings.push(format!("can't look at stream {}: {failure}", settings.stream)),
+            Ok(Err(error)) => warnings.push(format!("cannot look at stream {}: {error}", settings.stream)),
+            Err(failure) => warnings.push(format!("cannot look at stream {}: {failure}", settings.stream)),
         }
         let limit = message_limit(max_body);
         if self.client.max_payload() < limit {
@@ -231,7 +231,7 @@ pub(super) fn falls_short(
     if !subjects.are_taken_by(&found.subjects) {
         let (found, asked) = (found.subjects.join(", "), subjects.created.join(", "));
         warnings
-            .push(format!("stream {stream} takes {found}: subjects outside it can't be published, expected {asked}"));
+            .push(format!("stream {stream} takes {found}: subjects outside it cannot be published, expected {asked}"));
     }
     if found.storage != StorageType::File {
         warnings.push(format!("stream {stream} is kept in memory: a restart of the server loses it, expected file"));

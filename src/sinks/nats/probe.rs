@@ -167,11 +167,11 @@ async fn missing(connection: &Connection, settings: &Settings, subjects: &Subjec
     }
     if let Err(failure) = may_create(connection, name).await {
         let mend = format!("{by_hand}, or allow the user $JS.API.STREAM.CREATE.{name}");
-        checks.push(Check::bad(what, format!("does not exist, and can't be created: {}", failure.detail), mend));
+        checks.push(Check::bad(what, format!("does not exist, and cannot be created: {}", failure.detail), mend));
         return Found::Nothing;
     }
     if settings.replicas > 1 && connection.client.server_info().cluster.is_none() {
-        let found = format!("{}, but the server is in no cluster: the stream can't be created", settings.replicas);
+        let found = format!("{}, but the server is in no cluster: the stream cannot be created", settings.replicas);
         let mend = "set replicas = 1, or run at least as many servers in a cluster";
         checks.push(Check::bad(format!("replicas of {name}"), found, mend));
         // That is the cause; whether there is a right to publish shows once it is mended.

@@ -15,7 +15,7 @@ pub(super) fn sort(error: &lapin::Error) -> Failure {
         }
         ErrorKind::IOError(error) => Failure::new(reason_of_io(error), error.to_string()),
         ErrorKind::AuthProviderError(text) => Failure::new(Reason::Login, text.clone()),
-        ErrorKind::SerialisationError(_) => Failure::new(Reason::Malformed, "its headers can't be written as a frame"),
+        ErrorKind::SerialisationError(_) => Failure::new(Reason::Malformed, "its headers cannot be written as a frame"),
         ErrorKind::ChannelsLimitReached => Failure::new(Reason::Busy, "the broker gives no more channels"),
         ErrorKind::MissingHeartbeatError => Failure::new(Reason::Unreachable, "the broker shows no sign of life"),
         _ => Failure::new(Reason::Unreachable, error.to_string()),

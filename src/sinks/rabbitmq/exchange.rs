@@ -56,7 +56,7 @@ pub(super) async fn prepare(connection: &Connection, settings: &Settings) -> Res
     match declare(connection, &names).await {
         Ok(()) => Ok(Found::Declared),
         Err(failure) if failure.reason.class() == Class::Retry => Err(failure),
-        Err(failure) => Ok(Found::Missing(format!("it can't be declared: {failure}"))),
+        Err(failure) => Ok(Found::Missing(format!("it cannot be declared: {failure}"))),
     }
 }
 
@@ -142,7 +142,8 @@ pub(super) async fn falls_short(connection: &Connection, names: &Names) -> Resul
     }
 }
 
-/// What is meant by `inequivalent arg 'type' for exchange 'alma' in vhost '/': received 'topic' but current is 'direct'`.
+/// What is meant by `inequivalent arg 'type' for exchange 'alma' in vhost '/': received 'topic' but current is
+/// 'direct'`.
 fn difference(exchange: &ShortString, said: &str) -> Option<String> {
     let (argument, rest) = said.split_once("inequivalent arg '")?.1.split_once('\'')?;
     let (_, current) = rest.split_once("but current is ")?;

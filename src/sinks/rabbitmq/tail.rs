@@ -21,7 +21,7 @@ const PREFETCH: u16 = 64;
 pub async fn tail(name: &SinkName, settings: &Settings, prefix: &str, options: TailOptions) -> Result<(), Failure> {
     let TailOptions { topics, from_start, into, ready } = options;
     if from_start {
-        let detail = "RabbitMQ keeps no events for new readers: --from-start can't be had, read a queue that is bound";
+        let detail = "RabbitMQ keeps no events for new readers: --from-start cannot be had, read a queue that is bound";
         return Err(Failure::new(Reason::Malformed, detail));
     }
     let connection = Connection::open(&connection_name(name), &Address::of(settings)?).await?;
