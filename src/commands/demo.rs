@@ -36,10 +36,10 @@ Examples:
 
 /// Watch a bridge in a temporary folder take and publish one sample of every action
 ///
-/// Starts a bridge of its own on a free port of 127.0.0.1, with a secret made for it; sends Alma's challenge and a
-/// signed sample of every action; shows each as it lands on its topic, with its times. Afterwards everything is gone
-/// except what was published to configured brokers: with --config or `ALMA_BRIDGE_CONFIG` they get made-up events,
-/// which subscribers will act on. A configured file sink writes to the temporary folder instead of its own.
+/// Starts its own bridge on a free port of 127.0.0.1 with a fresh secret, sends Alma's challenge and a signed sample of
+/// every action, and shows each event as it lands on its topic, with its times. Afterwards it removes everything. With
+/// --config or `ALMA_BRIDGE_CONFIG` it publishes to the configured brokers: the made-up events stay there, and
+/// subscribers will act on them. A configured file sink writes to the temporary folder instead of its own.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
@@ -63,8 +63,8 @@ pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
     result
 }
 
-/// The configured sinks, or the built-in one if there is no file. Everything else is in the folder and on free ports. File
-/// sinks write to the folder too, because their own folders belong to the bridge that runs with the configuration.
+/// The configured sinks, or the built-in one if there is no file. Everything else is in the folder and on free ports.
+/// File sinks write to the folder too, because their own folders belong to the bridge that runs with the configuration.
 fn demo_config(file: Option<&Path>, folder: &Path) -> Result<Config, Failure> {
     let mut env = environment();
     env.retain(|(name, _)| file.is_some() || !name.starts_with(config::ENV_PREFIX));

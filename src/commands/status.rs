@@ -1,4 +1,4 @@
-//! `status`: what the running bridge is doing.
+//! `status`: shows what the running bridge is doing.
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _};
@@ -34,11 +34,11 @@ pub(super) struct Args {
     #[arg(long, conflicts_with = "watch")]
     json: bool,
 
-    /// Show it again every two seconds, until Ctrl-C; a bridge that restarts meanwhile is waited for
+    /// Show it again every two seconds until Ctrl-C, even while the bridge restarts
     #[arg(long)]
     watch: bool,
 
-    /// Print nothing; exit 1 only if no event can be taken (for health checks)
+    /// Print nothing, and exit 1 only if the bridge cannot take events (for health checks)
     #[arg(long, conflicts_with_all = ["json", "watch"])]
     ready: bool,
 
@@ -46,7 +46,7 @@ pub(super) struct Args {
     outside: Outside,
 }
 
-/// Between two looks of --watch.
+/// How often --watch asks.
 const WATCH_EVERY: Duration = Duration::from_secs(2);
 
 pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
@@ -72,7 +72,7 @@ pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
     })
 }
 
-/// The status as it is shown. Looks for the bridge anew each time: one that was restarted may have another port.
+/// The status to show. Looks up the bridge's address each time, because a restart may have changed its port.
 async fn look(bridge: &Running) -> Result<(String, Status), Failure> {
     let (mut document, mut status) = fetch(&mut bridge.client()?).await?;
     if let Some(broken) = bridge.broken() {
@@ -82,8 +82,8 @@ async fn look(bridge: &Running) -> Result<(String, Status), Failure> {
     Ok((document, status))
 }
 
-/// Shows it again and again: on a terminal in place of what was there, elsewhere one block after another. A bridge that
-/// does not answer may be restarting, and is asked again.
+/// Shows the status again and again: on a terminal in the same place, elsewhere one block after another. A bridge that
+/// does not answer may be restarting, so it is asked again.
 async fn watch(bridge: &Running, outside: Outside) -> Result<(), Failure> {
     let on_terminal = io::stdout().is_terminal();
     loop {
@@ -95,7 +95,7 @@ async fn watch(bridge: &Running, outside: Outside) -> Result<(), Failure> {
             }
         };
         if on_terminal {
-            // Clears the terminal and starts at its top.
+            // Clears the terminal and moves to its top.
             outln!("\x1b[2J\x1b[H{shown}")?;
         } else {
             outln!("{shown}\n")?;
@@ -104,19 +104,19 @@ async fn watch(bridge: &Running, outside: Outside) -> Result<(), Failure> {
     }
 }
 
-/// The document as it came, and read.
+/// The status as JSON text, and parsed.
 pub(super) async fn fetch(client: &mut Client) -> Result<(String, Status), Failure> {
     let request = Request::get("/status").body(Full::<Bytes>::default()).expect("a constant path");
     let answer = client.send(request).await.map_err(Failure::failed)?;
     let document = String::from_utf8_lossy(answer.body()).into_owned();
     let status = serde_json::from_str(&document).map_err(|error| {
-        Failure::failed(format!("the admin listener answered {}, no status: {error}", answer.status()))
+        Failure::failed(format!("the admin listener answered {} without a status: {error}", answer.status()))
     })?;
     Ok((document, status))
 }
 
-/// What needs a person, with what is wrong with the configuration on disk. That is newer than what the bridge says of the
-/// last reload that it refused, most often of the same file.
+/// What needs a person, including what is wrong with the configuration on disk. That replaces what the bridge says
+/// about the last reload that it refused, because it is newer and usually about the same file.
 fn with_broken_file(status: &Status, broken: &str) -> Vec<String> {
     let refused = status.config.refused.join("; ");
     let is_older = |line: &String| !refused.is_empty() && line.contains(&refused);
@@ -125,7 +125,7 @@ fn with_broken_file(status: &Status, broken: &str) -> Vec<String> {
     [format!("{broken}; the one loaded at {in_effect} stays in effect")].into_iter().chain(others).collect()
 }
 
-/// The document as it came, but for this.
+/// The document with `attention` replaced.
 fn with_attention(document: &str, attention: &[String]) -> Result<String, Failure> {
     let mut document: serde_json::Value = serde_json::from_str(document).map_err(Failure::failed)?;
     document["attention"] = attention.into();
@@ -208,7 +208,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_broken_file_that_the_bridge_has_refused_is_told_of_once() {
+    fn a_broken_file_that_the_bridge_refused_is_reported_once() {
         let mut status = Status { attention: vec!["sink main: 3 dead letters".into()], ..Status::default() };
         status.config.refused.push("c.toml: line 3".to_owned());
         status.attention.push("the last reload was refused: c.toml: line 3".to_owned());
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn tells_what_is_wrong_before_all_else() {
+    fn what_needs_a_person_comes_first() {
         let status = Status { attention: vec!["sink main: 3 dead letters".into()], ..Status::default() };
         let text = render(&status, Outside::escaped());
         assert!(text.starts_with("alma-bridge : NOT READY"), "{text}");

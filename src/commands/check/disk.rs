@@ -1,5 +1,4 @@
-//! The disks of `check --connect`: whether the data folder can be written, what lies under it, and whether there is
-//! room.
+//! `check --connect` for the disks: whether the data folder can be written, its file system, and whether there is room.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,8 +14,8 @@ use crate::sinks::tools::{Check, nearest, try_to_write};
 const TMPFS_MAGIC: u64 = 0x0102_1994;
 const OVERLAYFS_MAGIC: u64 = 0x794c_7630;
 
-/// Assumed topics of a sink whose template does not tell how many there will be: one for each event that Alma is known to
-/// send.
+/// Assumed topics of a sink whose template does not tell how many there will be: one for each event that Alma is known
+/// to send.
 const TOPICS_IF_UNKNOWN: u64 = 22;
 
 /// The data folder, and the journal's disk if there is a journal.
