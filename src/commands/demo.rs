@@ -195,7 +195,11 @@ async fn connected(bridge: &Bridge) -> Result<(), Failure> {
     let deadline = Instant::now() + PATIENCE;
     while !bridge.status().sinks.iter().all(|sink| sink.state == "up") {
         if Instant::now() > deadline {
-            return Err(Failure::failed(format!("the sinks did not connect within {} s{}", PATIENCE.as_secs(), whys(bridge))));
+            return Err(Failure::failed(format!(
+                "the sinks did not connect within {} s{}",
+                PATIENCE.as_secs(),
+                whys(bridge)
+            )));
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }

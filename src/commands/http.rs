@@ -156,7 +156,9 @@ fn tls_connector() -> Result<TlsConnector, String> {
     let found = rustls_native_certs::load_native_certs();
     roots.add_parsable_certificates(found.certs);
     if roots.is_empty() {
-        return Err("this system has no trusted certificate authorities: set SSL_CERT_FILE to a file with some".to_owned());
+        return Err(
+            "this system has no trusted certificate authorities: set SSL_CERT_FILE to a file with some".to_owned()
+        );
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = rustls::ClientConfig::builder_with_provider(provider)
@@ -173,9 +175,9 @@ fn tls_problem(error: &io::Error, host: &str, port: u16) -> String {
     match cause {
         Some(rustls::Error::InvalidCertificate(refused)) => distrust(refused),
         // What a plain HTTP listener answers is not a TLS record.
-        Some(rustls::Error::InvalidMessage(_)) => format!(
-            "{host}:{port} does not speak TLS ({error}): if it expects plain HTTP, use http://{host}:{port}"
-        ),
+        Some(rustls::Error::InvalidMessage(_)) => {
+            format!("{host}:{port} does not speak TLS ({error}): if it expects plain HTTP, use http://{host}:{port}")
+        }
         _ => format!("no TLS with {host}:{port}: {error}"),
     }
 }
@@ -184,9 +186,9 @@ fn tls_problem(error: &io::Error, host: &str, port: u16) -> String {
 fn distrust(refused: &CertificateError) -> String {
     let not_trusted = |why: &str| format!("the listener's certificate is not trusted: {why}");
     match refused {
-        CertificateError::UnknownIssuer => {
-            not_trusted("this system does not know its authority: set SSL_CERT_FILE to a file with the authority's certificate")
-        }
+        CertificateError::UnknownIssuer => not_trusted(
+            "this system does not know its authority: set SSL_CERT_FILE to a file with the authority's certificate",
+        ),
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => not_trusted("it has expired"),
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             not_trusted("it is not valid yet")

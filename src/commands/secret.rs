@@ -52,7 +52,8 @@ pub(super) struct Args {
 
 pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
     let mut config = load(file)?;
-    let made = config.generate_missing().map_err(|error| Failure::failed(format!("cannot generate the secret: {error}")))?;
+    let made =
+        config.generate_missing().map_err(|error| Failure::failed(format!("cannot generate the secret: {error}")))?;
     let source = pick_source(&config, args.source.as_ref())?;
     let current = source.secrets.iter().find_map(|named| named.secret.as_ref());
     let generated = source.secrets.iter().find_map(|named| match &named.from {
@@ -261,7 +262,8 @@ fn revoke(config: &Config, source: &Source, generated: Option<&PathBuf>, yes: bo
             yes,
         )?;
     }
-    config::revoke_previous(path).map_err(|error| Failure::failed(format!("cannot revoke the previous secret: {error}")))?;
+    config::revoke_previous(path)
+        .map_err(|error| Failure::failed(format!("cannot revoke the previous secret: {error}")))?;
     errln!("the previous secret is removed");
     if !runs {
         errln!("no bridge runs; the next one will not accept it");

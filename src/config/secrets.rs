@@ -113,11 +113,13 @@ pub(super) fn bytes_of(path: &Path) -> Result<(Vec<u8>, Vec<String>), BadSecret>
     let mut warnings = Vec::new();
     if mode & 0o020 != 0 {
         // Not refused: Kubernetes gives a volume's files to the Pod's fsGroup with the right to write.
-        warnings
-            .push(format!("{shown} can be written by its group (mode {mode:04o}): chmod g-w unless something needs this"));
+        warnings.push(format!(
+            "{shown} can be written by its group (mode {mode:04o}): chmod g-w unless something needs this"
+        ));
     }
     if mode & 0o004 != 0 {
-        warnings.push(format!("{shown} can be read by everybody (mode {mode:04o}): chmod o-r unless something needs this"));
+        warnings
+            .push(format!("{shown} can be read by everybody (mode {mode:04o}): chmod o-r unless something needs this"));
     }
     Ok((bytes, warnings))
 }
@@ -194,7 +196,10 @@ mod tests {
         for mode in [0o602, 0o666] {
             assert!(matches!(from_file(file(b"s", mode).path()), Err(BadSecret::Writable { .. })), "{mode:o}");
         }
-        assert_eq!(from_file(file(b"s", 0o644).path()).expect("Kubernetes mounts files with this mode").warnings.len(), 1);
+        assert_eq!(
+            from_file(file(b"s", 0o644).path()).expect("Kubernetes mounts files with this mode").warnings.len(),
+            1
+        );
         assert_eq!(from_file(file(b"s", 0o660).path()).expect("fsGroup sets this mode").warnings.len(), 1);
         assert_eq!(from_file(file(b"s", 0o640).path()).expect("a group may read").warnings.len(), 0);
     }

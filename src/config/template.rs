@@ -12,8 +12,9 @@ pub struct TopicTemplate {
 impl TopicTemplate {
     /// Reads a template. The error is what was expected.
     pub(super) fn parse(text: &str) -> Result<Self, Expected> {
-        let expected =
-            |what: &str| Err(format!("{what}; expected a template such as \"alma.{{action}}\" or \"alma.{{action}}.{{event}}\""));
+        let expected = |what: &str| {
+            Err(format!("{what}; expected a template such as \"alma.{{action}}\" or \"alma.{{action}}.{{event}}\""))
+        };
         let mut parts = Vec::new();
         let mut rest = text;
         while !rest.is_empty() {

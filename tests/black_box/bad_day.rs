@@ -63,7 +63,7 @@ fn use_the_letters(setup: &Setup, ids: &[String]) {
     assert_eq!(setup.done(&["dead-letters", "show", &events[1]]), shown, "the event's id will do");
     let unknown = "1.0123456789abcdef";
     for command in ["show", "retry", "drop"] {
-        assert!(setup.fails(1, &["dead-letters", command, unknown]).contains("no dead letter of event"));
+        assert!(setup.fails(1, &["dead-letters", command, unknown]).contains("no dead letter for event"));
     }
     setup.fails(2, &["dead-letters", "show", "nonsense"]);
 
@@ -320,7 +320,7 @@ fn drain_delivers_what_waits_and_takes_nothing() {
     let bridge = setup.start();
     post_three(&bridge);
     let beside = setup.fails(1, &["drain"]);
-    assert!(beside.contains("a bridge runs on this journal"), "{beside}");
+    assert!(beside.contains("a bridge runs with this journal"), "{beside}");
     bridge.kill();
     let late = setup.fails(1, &["drain", "--timeout", "300ms"]);
     assert!(

@@ -174,7 +174,7 @@ fn properties_that_are_not_allowed_or_refused_end_check_and_run_at_once() {
         ("\"bootstrap.servers\" = \"a:1\"", "use brokers"),
         ("\"compresion.type\" = \"zstd\"", "did you mean `compression.type`"),
         ("\"compression.type\" = \"zstandard\"", "librdkafka refuses it"),
-        ("\"sasl.mechanism\" = \"SCRAM-SHA-256\"", "without a log-in"),
+        ("\"sasl.mechanism\" = \"SCRAM-SHA-256\"", "without a login"),
     ] {
         let setup = Setup::new(&format!("[sinks.main]\ntype = \"kafka\"\nproperties = {{ {property} }}\n"));
         for command in ["check", "run"] {

@@ -41,7 +41,7 @@ fn what_becomes_of_a_body() {
     let body = loan(5);
     std::fs::write(setup.path("body.json"), &body).expect("written");
     let shown = setup.done(&["explain", "body.json", "--signature", &signature(&body)]);
-    for part in ["alma.loan", "com.exlibrisgroup.alma.loan.loan_created", "/alma/01TEST_INST", "fits secret"] {
+    for part in ["alma.loan", "com.exlibrisgroup.alma.loan.loan_created", "/alma/01TEST_INST", "matches secret"] {
         assert!(shown.contains(part), "{part} is not in\n{shown}");
     }
     std::fs::write(setup.path("other"), "not an event").expect("written");
@@ -54,7 +54,7 @@ fn what_becomes_of_a_body() {
 fn a_signature_of_the_raw_body_fits() {
     let setup = Setup::new("");
     let (line, fits) = verdict(&setup, RAW, &sign(SECRET, RAW));
-    assert_eq!((line.as_str(), fits), ("signature  fits secret \"default\" of source alma", true));
+    assert_eq!((line.as_str(), fits), ("signature  matches secret \"default\" of source alma", true));
     let other = why(&setup, RAW, &sign("another", RAW));
     assert!(other.contains("refused: no secret of source alma fits, and no usual mistake explains it"), "{other}");
 }
@@ -121,8 +121,8 @@ fn a_body_that_was_changed_on_its_way_is_found() {
 fn the_bug_of_the_official_sample_is_named() {
     let setup = Setup::new("");
     let line = why(&setup, RAW, &sign(SECRET, STRINGIFIED));
-    assert!(line.contains("with JSON.stringify(body) in place of the raw body"), "{line}");
-    assert!(line.contains("a bug of Ex Libris's sample listener"), "{line}");
+    assert!(line.contains("with JSON.stringify(body) instead of the raw body"), "{line}");
+    assert!(line.contains("a bug in Ex Libris's sample listener"), "{line}");
     // Both may have made this one.
     let line = why(&setup, r#"{ "action" : "BIB" }"#, &sign(SECRET, r#"{"action":"BIB"}"#));
     assert!(line.contains("proxy or gateway") && line.contains("Ex Libris's sample"), "{line}");
@@ -150,11 +150,11 @@ fn what_is_no_signature_of_alma_is_told() {
     let url_safe = whole.replace('+', "-").replace('/', "_");
     assert_ne!(url_safe, whole, "the sample has such a character");
     for (written, oddity) in [
-        (format!(" {whole}\n"), "has blanks around it"),
+        (format!(" {whole}\n"), "begins or ends with blanks"),
         (format!("sha256={whole}"), "begins with sha256="),
         (format!("sha256={}", hex(&whole)), "begins with sha256= and is hex, not Base64"),
-        (url_safe.clone(), "is URL-safe Base64 (- and _ in place of + and /)"),
-        (url_safe.trim_end_matches('=').to_owned(), "is URL-safe Base64 (- and _ in place of + and /)"),
+        (url_safe.clone(), "is URL-safe Base64 (with - and _ instead of + and /)"),
+        (url_safe.trim_end_matches('=').to_owned(), "is URL-safe Base64 (with - and _ instead of + and /)"),
     ] {
         let line = why(&setup, RAW, &written);
         let told = format!("it {oddity}. Written as Alma does, it would fit secret \"default\" of source alma");

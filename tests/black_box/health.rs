@@ -134,7 +134,7 @@ fn a_broker_that_is_down_shows_as_retrying_and_needs_no_person_yet() {
     assert!(said.contains("retrying") && said.contains("unreachable: "), "{said}");
 }
 
-/// A NATS server that refuses every log-in.
+/// A NATS server that refuses every login.
 fn refusing_server() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = listener.local_addr().expect("an address").port();

@@ -119,7 +119,7 @@ fn a_demo_that_nobody_watches_cleans_up() {
     // As head -1.
     let mut line = String::new();
     BufReader::new(demo.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
-    assert!(line.starts_with("A bridge of its own listens on "), "{line}");
+    assert!(line.starts_with("The demo's bridge listens on "), "{line}");
     let ended = wait_for("it to end", || demo.try_wait().expect("waits"));
     let said = std::io::read_to_string(demo.stderr.take().expect("piped")).expect("text");
     assert_eq!((ended.code(), said.as_str()), (Some(0), ""));

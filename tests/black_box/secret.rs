@@ -134,7 +134,7 @@ fn a_secret_that_the_bridge_does_not_load_is_not_shown() {
     let output = setup.command(&["secret", "--new"]);
     let said = text(&output.stderr);
     assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "{said}");
-    for part in ["reload refused", "sinks", "would not know it yet", "the old secret stays valid"] {
+    for part in ["reload refused", "sinks", "would not accept it", "the old secret stays valid"] {
         assert!(said.contains(part), "{part:?} is not in\n{said}");
     }
     assert_eq!((secret(&setup, &[]), alma.post(&first)), (first.clone(), 204));

@@ -1,4 +1,4 @@
-//! TLS, log-in and rights.
+//! TLS, login and rights.
 
 use std::collections::BTreeSet;
 use std::process::Command;

@@ -1,4 +1,4 @@
-//! TLS, log-in and the rights of a subscriber.
+//! TLS, login and the rights of a subscriber.
 
 use std::process::Command;
 

@@ -39,7 +39,7 @@ async fn what_exists_is_used_as_it_is_and_what_falls_short_is_told() {
         ("topic", true, json!({}), Some("no alternate exchange")),
         ("topic", true, json!({"alternate-exchange": "other"}), None),
         ("topic", false, json!({}), Some("not durable")),
-        ("direct", true, json!({}), Some("of type direct, expected topic")),
+        ("direct", true, json!({}), Some("has type direct, expected topic")),
     ] {
         let exchange = fresh();
         let made = json!({"type": kind, "durable": durable, "arguments": arguments});

@@ -97,7 +97,8 @@ fn a_reload_keeps_the_built_in_source_and_its_secret() {
         assert!(refused[0].0.ends_with("webhook.secret") && refused[0].1.contains("stays"), "{refused:?}");
     }
     bench.write(&format!("data_dir = \"DIR/data\"\n{SOURCE}{SINK}"));
-    reload(&running, Some(&bench.path("config.toml")), &[]).expect("something configured may replace something built in");
+    reload(&running, Some(&bench.path("config.toml")), &[])
+        .expect("something configured may replace something built in");
 }
 
 #[test]
