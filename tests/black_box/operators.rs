@@ -80,8 +80,8 @@ fn all_metrics_are_there_from_the_start_at_0() {
 
 /// Whoever sets an alert looks the metric up there.
 #[test]
-fn every_metric_is_in_docs_operate_md() {
-    let page = include_str!("../../docs/operate.md");
+fn every_metric_is_in_docs_metrics_md() {
+    let page = include_str!("../../docs/metrics.md");
     let setup = Setup::new("");
     let metrics = setup.start().admin_get("/metrics");
     let described: Vec<_> = metrics.text().lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
@@ -95,7 +95,7 @@ fn every_metric_is_in_docs_operate_md() {
         };
         let name = format!("`{}{suffix}", family.trim_start_matches("alma_bridge_"));
         let is_named = page.split(&name).skip(1).any(|after| after.starts_with(['`', '{']));
-        assert!(is_named, "{family} ({kind}) is not in docs/operate.md");
+        assert!(is_named, "{family} ({kind}) is not in docs/metrics.md");
     }
 }
 
