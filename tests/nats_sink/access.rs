@@ -61,7 +61,7 @@ async fn logs_in_by_every_means() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_a_log_in_is_told_as_such() {
+async fn what_is_wrong_with_a_login_is_told_as_such() {
     let _shared = SERVER.read().await;
     let encrypted = var("NATS_TLS");
     let good = login(&var("NATS_USER"), &var("NATS_PASSWORD"));
