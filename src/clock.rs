@@ -1,6 +1,6 @@
-//! The wall clock, handed in from outside so that tests of retention, dedupe and back-off do not sleep.
+//! The wall clock, passed in from outside so that tests of retention, deduplication and back-off do not sleep.
 //!
-//! The wall clock decides only what is deleted or remembered, never what is delivered.
+//! It decides only what is deleted or remembered, never what is delivered.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub struct Timestamp(u64);
 
 impl Timestamp {
-    /// From microseconds since the Unix epoch.
+    /// A moment given in microseconds since the Unix epoch.
     pub const fn from_micros(micros: u64) -> Self {
         Self(micros)
     }
@@ -27,7 +27,7 @@ impl Timestamp {
         self.0 / 1_000
     }
 
-    /// How long after `earlier` this is; zero where the clock went backwards.
+    /// How long after `earlier` this moment is. Zero if the clock went backwards.
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_micros(self.0.saturating_sub(earlier.0))
     }
@@ -37,13 +37,13 @@ impl Timestamp {
         fmt::from_fn(move |f| {
             match jiff::Timestamp::from_second(i64::try_from(self.0 / 1_000_000).unwrap_or(i64::MAX)) {
                 Ok(moment) => write!(f, "{moment}"),
-                // Past year 9999, as below.
+                // After the year 9999, as below.
                 Err(_) => write!(f, "{self}"),
             }
         })
     }
 
-    /// This moment moved back by `by`, not before the epoch.
+    /// The moment that is earlier by `by`, but not before the epoch.
     #[must_use]
     pub fn before(self, by: Duration) -> Self {
         Self(self.0.saturating_sub(u64::try_from(by.as_micros()).unwrap_or(u64::MAX)))
@@ -51,7 +51,8 @@ impl Timestamp {
 }
 
 impl Timestamp {
-    /// For a line that is read soon: `18:51:25`, with the date if that is not the day of `now`. UTC, as the log.
+    /// A short form for a line that is read soon: `18:51:25`, with the date unless it is that of `now`. In UTC, like
+    /// the log.
     pub fn brief(self, now: Self) -> String {
         let (this, now) = (self.to_string(), now.to_string());
         let Some((date, time)) = this.split_once('T') else { return this };
@@ -66,13 +67,13 @@ impl fmt::Display for Timestamp {
         let micros = i64::try_from(self.0).unwrap_or(i64::MAX);
         match jiff::Timestamp::from_microsecond(micros) {
             Ok(moment) => write!(f, "{moment:.3}"),
-            // Past year 9999: no event of ours, but a damaged record must not panic a log line.
+            // After the year 9999. Only a damaged record has such a time, and logging it must not panic.
             Err(_) => write!(f, "{}us", self.0),
         }
     }
 }
 
-/// From RFC 3339.
+/// Parses RFC 3339.
 impl FromStr for Timestamp {
     type Err = jiff::Error;
 
@@ -82,9 +83,9 @@ impl FromStr for Timestamp {
     }
 }
 
-/// Where the time comes from.
+/// A source of the current time.
 pub trait Clock: Send + Sync + 'static {
-    /// What the wall clock shows now.
+    /// The current time.
     fn now(&self) -> Timestamp;
 }
 
@@ -93,7 +94,7 @@ pub trait Clock: Send + Sync + 'static {
 pub struct SystemClock;
 
 impl SystemClock {
-    /// Shared, as the parts of the bridge want it.
+    /// The machine's clock, in the form that the parts of the bridge take.
     pub fn shared() -> Arc<dyn Clock> {
         Arc::new(Self)
     }
@@ -111,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn prints_rfc_3339_with_milliseconds() {
+    fn is_displayed_in_rfc_3339_with_milliseconds() {
         assert_eq!(Timestamp::from_micros(1_704_164_645_678_901).to_string(), "2024-01-02T03:04:05.678Z");
         assert_eq!(Timestamp::from_micros(0).to_string(), "1970-01-01T00:00:00.000Z");
         assert!(Timestamp::from_micros(u64::MAX).to_string().ends_with("us"));

@@ -1,11 +1,11 @@
-//! How many connections a listener serves at once, and which one gives way when another one comes.
+//! The limit of a listener's connections, and which one is evicted when a new one arrives.
 //!
-//! A connection is a stranger's until it is trusted: on the listener for Alma after its first proven event, on the
-//! listener for operators while it does what the token's holder asks. When every place is taken, a stranger's
-//! connection gives way to the new one: the oldest one of the network that has the most of them, the new one counted
-//! in. So whoever opens many connections pushes out his own, not those of others.
+//! A connection is a stranger's until it is trusted. The listener for Alma trusts it after its first proven event; the
+//! listener for operators, while it serves a request with the token. When every place is taken, a stranger's connection
+//! gives way to the new one. It is the oldest of the network that has the most strangers' connections, including the
+//! new one. A client that opens many connections therefore evicts its own, not those of others.
 //!
-//! A connection that gives way frees its place at once, whatever it is doing. Its task ends when it runs next.
+//! A connection that gives way frees its place at once, whatever it is doing. Its task ends the next time it runs.
 
 mod metrics;
 
@@ -22,8 +22,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use metrics::ConnectionMetrics;
 
-/// Sockets beyond the limit: of connections that gave way and whose tasks have not run since. The process keeps files
-/// in reserve for them.
+/// Sockets beyond the limit, for connections that gave way and whose tasks have not run since. The process reserves
+/// files for them.
 const GOING: usize = 32;
 
 /// The limit of one listener.
@@ -48,7 +48,7 @@ struct Places {
     strangers: HashMap<Network, BTreeMap<u64, CancellationToken>>,
 }
 
-/// One connection's place under the limit, free again when this is dropped.
+/// One connection's place under the limit. Dropping it frees the place.
 pub struct Place {
     connection: Arc<Connection>,
     _socket: OwnedSemaphorePermit,
@@ -64,7 +64,7 @@ pub struct Connection {
     gives_way: CancellationToken,
 }
 
-/// Addresses that one person may hold all of: a /24 of IPv4, a /48 of IPv6; the bits that they share.
+/// A block of addresses that may all belong to one person, as the bits that they share: a /24 of IPv4, a /48 of IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Network {
     V4(u32),
@@ -92,7 +92,7 @@ impl Limit {
         }
     }
 
-    /// A place for a new connection from `peer`. Waits only if every other connection is trusted.
+    /// Returns a place for a new connection from `peer`. Waits only if every other connection is trusted.
     pub async fn place(&self, peer: IpAddr) -> Place {
         let socket = Arc::clone(&self.sockets).acquire_owned().await.expect("the semaphore is never closed");
         loop {
@@ -122,10 +122,10 @@ impl Limit {
 }
 
 impl Places {
-    /// Frees a place for a connection from `newcomer`; `None` if every connection is trusted.
+    /// Frees a place for a connection from `newcomer`. Returns `None` if every connection is trusted.
     fn evict_for(&mut self, newcomer: Network) -> Option<()> {
         let crowd = |network: &Network, of: &BTreeMap<_, _>| of.len() + usize::from(*network == newcomer);
-        // Among equals, the network with the oldest connection.
+        // If several networks have equally many, the one with the oldest connection.
         let most = self
             .strangers
             .iter()
@@ -168,7 +168,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         let connection = &self.connection;
         let mut places = connection.shared.lock();
-        // If it gave way, another one has its place already.
+        // If it gave way, another connection already has its place.
         if !connection.gives_way.is_cancelled() {
             places.forget(connection.network, connection.number);
             places.taken -= 1;
@@ -179,7 +179,7 @@ impl Drop for Place {
 }
 
 impl Connection {
-    /// The other end's address.
+    /// The client's address.
     pub fn peer(&self) -> IpAddr {
         self.peer
     }
@@ -189,7 +189,7 @@ impl Connection {
         self.gives_way.cancelled().await;
     }
 
-    /// From now on it does not give way.
+    /// From now on, this connection does not give way.
     pub fn trust(&self) {
         if self.trusted.swap(true, Ordering::Relaxed) {
             return;
@@ -197,7 +197,7 @@ impl Connection {
         self.shared.lock().forget(self.network, self.number);
     }
 
-    /// Trusts it until the guard is dropped.
+    /// Trusts this connection until the guard is dropped.
     pub fn trust_meanwhile(&self) -> impl Drop + use<'_> {
         self.trust();
         Meanwhile(self)
@@ -262,7 +262,7 @@ mod tests {
         assert!(gave_way(&crowd[0]), "the oldest of the crowd");
         assert!(!gave_way(&old) && !gave_way(&other) && !gave_way(&crowd[1]));
         let _own = place(&limit, "203.0.113.3").await;
-        assert!(gave_way(&other), "the newcomer's own network is the most crowded with him");
+        assert!(gave_way(&other), "the newcomer's own network has the most, including the newcomer");
         assert!(!gave_way(&old), "the oldest of all, alone in its network, stays");
     }
 
@@ -282,7 +282,7 @@ mod tests {
         three.connection.trust();
         let waiting = limit.place("192.0.2.3".parse().expect("an address"));
         tokio::pin!(waiting);
-        assert!(futures_util::poll!(&mut waiting).is_pending(), "whoever gave way frees one place, not two");
+        assert!(futures_util::poll!(&mut waiting).is_pending(), "a connection that gave way frees one place, not two");
         drop(one);
         timeout(Duration::from_secs(30), waiting).await.expect("one has ended");
     }

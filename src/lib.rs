@@ -1,33 +1,35 @@
-//! alma-bridge takes the webhooks that Ex Libris Alma sends, proves that they are Alma's, makes them durable, and
-//! publishes them to Kafka, RabbitMQ, NATS JetStream or files on one topic per action.
+//! alma-bridge receives the webhooks of Ex Libris Alma, verifies that they come from Alma, makes them durable, and
+//! publishes them to Kafka, RabbitMQ, NATS JetStream or files, on one topic per action.
 //!
-//! # Layout: the way of an event
+//! # Layout: the path of an event
 //!
-//! - [`ingress`]: the hyper server for Alma: a bounded read, the signature, then the journal, then the answer.
-//! - [`alma`]: what Alma says: signature, envelope. No I/O.
-//! - [`journal`]: the durable log: append, fsync, read from a cursor per sink.
-//! - [`delivery`]: a pump per sink: windows, deadlines, back-off, parked topics.
+//! - [`ingress`]: the hyper server for Alma: bounded read, signature, journal, answer.
+//! - [`alma`]: Alma's signature and the envelope of its events. No I/O.
+//! - [`journal`]: the durable log: append, fsync, one cursor per sink.
+//! - [`delivery`]: one pump per sink: windows, deadlines, back-off, parked topics.
 //! - [`dead_letters`]: the events that a sink could not take.
-//! - [`message`]: an event as it is published: topic, CloudEvents attributes, data.
-//! - [`sinks`]: the contract, and a folder for each type of sink.
+//! - [`message`]: an event in the form in which it is published: topic, CloudEvents attributes, data.
+//! - [`sinks`]: the contract of a sink, and a folder for each type.
 //!
-//! Beside it:
+//! Besides:
 //!
-//! - [`config`]: settings as written become the configuration as used. Read by all, reads nothing.
-//! - [`bridge`]: the running whole: built from a configuration, changed by a reload, stopped in good order.
+//! - [`config`]: turns the settings as written into the configuration as used. Every module imports it, and it imports
+//!   none.
+//! - [`bridge`]: the running bridge: started from a configuration, reloaded, shut down gracefully.
 //! - [`admin`]: the listener for operators: health, metrics, status page.
-//! - [`operator`]: what operators ask beyond that: sinks, dead letters, replays.
-//! - [`connections`]: how many connections a listener serves at once, and which one gives way.
-//! - [`commands`]: one file per command of the program.
-//! - [`telemetry`]: the log, and the registry of metrics. Each module owns the metrics of what it does.
-//! - [`storage`]: the file system, and the threads for work that blocks.
-//! - [`clock`]: the wall clock, handed in from outside.
-//! - `printable`: text from outside, made safe to print. `units`: sizes, durations and ages, as people write them.
+//! - [`operator`]: operators' requests about sinks, dead letters and replays, and their execution.
+//! - [`connections`]: the limit of a listener's connections, and which one is evicted for a new one.
+//! - [`commands`]: one file per command.
+//! - [`telemetry`]: the log and the registry of metrics. Each module owns its metrics.
+//! - [`storage`]: the file system, and the threads for blocking work.
+//! - [`clock`]: the wall clock, passed in from outside.
+//! - `printable`: escapes text from outside. `units`: sizes, durations and ages for people. `ownership`: explains why a
+//!   file of another user cannot be opened.
 //!
-//! Imports run downwards only: commands → bridge → admin, ingress → operator → delivery → `dead_letters` → sinks, journal →
-//! message, storage → alma.
+//! Imports run downwards only: commands → bridge → admin, ingress → operator → delivery → `dead_letters` → sinks,
+//! journal → message, storage → alma.
 
-// Nothing panics because nobody reads what it prints: see `commands::output`.
+// `println!` panics if stdout is closed. See `commands::output`.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod admin;

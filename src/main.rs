@@ -1,8 +1,8 @@
-//! Arguments to command to exit code, nothing else.
+//! The program. Everything is in the library.
 
 use std::process::ExitCode;
 
-/// glibc's keeps for good what a burst took; this one gives it back, and costs less CPU.
+/// glibc's allocator never returns what a burst took. jemalloc does, and uses less CPU time.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

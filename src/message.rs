@@ -1,8 +1,8 @@
-//! An event as it is published: its topic, its CloudEvents attributes and its data.
+//! An event in the form in which it is published: its topic, its CloudEvents attributes and its data.
 //!
-//! [`StoredEvent`] is what the journal gives back; [`Messages`] makes it into a [`Message`] for one sink, which writes
-//! it as a document ([`Message::structured`]) or as headers and body. Making one never fails: what can't be read is
-//! published as unparsed. The topic comes only from signed bytes.
+//! The journal returns a [`StoredEvent`]. [`Messages`] turns it into a [`Message`] for one sink, which writes it as a
+//! document ([`Message::structured`]) or as headers and body. This never fails: a body that can't be parsed is
+//! published as unparsed. Topics are made only from signed bytes.
 
 mod encoding;
 mod known;
@@ -27,9 +27,9 @@ pub use make::Messages;
 pub struct StoredEvent {
     /// The source that proved it.
     pub source: SourceName,
-    /// When its request came.
+    /// When its request arrived.
     pub received: Timestamp,
-    /// When it was made durable: the attribute `recordedtime`.
+    /// When it became durable: the attribute `recordedtime`.
     pub recorded: Timestamp,
     /// What Alma signed, byte for byte.
     pub body: Bytes,
@@ -37,12 +37,12 @@ pub struct StoredEvent {
 
 /// Where a message is published: Kafka topic, RabbitMQ routing key, NATS subject, name of a topic file.
 ///
-/// At most 249 of `[a-z0-9_.-]` behind the literal prefix; no segment is empty.
+/// At most 249 characters of `[a-z0-9_.-]`. It begins with the literal prefix, and no segment is empty.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Topic(Arc<str>);
 
 impl Topic {
-    /// A name that keeps to the rules already: that of a dead letter, or of a broker.
+    /// A topic by its name, which must be valid: from a dead letter or a broker.
     pub fn from_name(name: &str) -> Self {
         Self(name.into())
     }
@@ -64,12 +64,12 @@ impl fmt::Display for Topic {
 pub struct EventId(Arc<str>);
 
 impl EventId {
-    /// An id that keeps to the rules already: that of a dead letter.
+    /// An id that must be valid: from a dead letter.
     pub fn from_text(id: &str) -> Self {
         Self(id.into())
     }
 
-    /// At most 81 of `[A-Za-z0-9_.-]`.
+    /// The id as text: at most 81 characters of `[A-Za-z0-9_.-]`.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -81,7 +81,7 @@ impl fmt::Display for EventId {
     }
 }
 
-/// What the body is, found from its first non-blank byte and whether it could be parsed.
+/// The type of the body. It follows from the first byte that is not blank, and from whether the body could be parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ContentType {
     /// `application/json`
@@ -103,50 +103,50 @@ impl ContentType {
     }
 }
 
-/// An event made ready for one sink.
+/// An event prepared for one sink.
 #[derive(Clone)]
 pub struct Message {
-    /// Where it goes.
+    /// Where the message is published.
     pub topic: Topic,
-    /// Its id: attribute `id`, RabbitMQ's `message_id`, the end of the `Nats-Msg-Id`.
+    /// The attribute `id`, RabbitMQ's `message_id`, and the end of the `Nats-Msg-Id`.
     pub id: EventId,
     /// The source's name, for the `Nats-Msg-Id`.
     pub source_name: SourceName,
-    /// Kafka's record key: attribute `partitionkey`.
+    /// The attribute `partitionkey`, and the key of a Kafka record.
     pub partition_key: String,
-    /// When its request came, for the delay from receipt to confirm.
+    /// When the event's request arrived. The delay from receipt to confirm is measured from here.
     pub received: Timestamp,
-    /// The broker's record time: attribute `recordedtime`.
+    /// The attribute `recordedtime`, and the time of the broker's record.
     pub recorded: Timestamp,
-    /// What `data` is.
+    /// The type of `data`.
     pub content_type: ContentType,
-    /// All attributes in the order in which they are written, `specversion` first, `datacontenttype` among them.
+    /// All attributes, including `datacontenttype`, in the order in which they are written.
     pub attributes: Vec<(&'static str, String)>,
     /// What Alma signed.
     pub data: Bytes,
-    /// How the sink writes it.
+    /// How the sink writes the message.
     pub format: Format,
-    /// None where it is delivered in its turn.
+    /// `None` unless a replay publishes the message.
     pub replay: Option<Replay>,
 }
 
 /// How a replay publishes an event again. Its CloudEvents id is the same either way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Replay {
-    /// Under a broker's id of this run (`Nats-Msg-Id`), so that the broker does not drop it as a repeat.
+    /// With a message id of this run (`Nats-Msg-Id`), so that the broker does not drop it as a duplicate.
     Again(Arc<str>),
-    /// Under the broker's id of the first time, so that a broker that lost events takes only those.
+    /// With the original message id, so that a broker that lost events accepts only those.
     Repair,
 }
 
-/// Without body and attributes: they hold personal data.
+/// Omits the body and the attributes, which hold personal data.
 impl fmt::Debug for StoredEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "StoredEvent({}, {}, {} bytes)", self.source, self.received, self.body.len())
     }
 }
 
-/// Without body and attributes: they hold personal data.
+/// Omits the body and the attributes, which hold personal data.
 impl fmt::Debug for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Message({}, {} bytes)", self.topic, self.data.len())
@@ -155,7 +155,7 @@ impl fmt::Debug for Message {
 
 #[cfg(test)]
 impl Message {
-    /// A message with what the tests of delivery and sinks look at.
+    /// A message with the fields that the tests of delivery and sinks check.
     pub(crate) fn sample(topic: &str, id: &str, data: &[u8], received: Timestamp) -> Self {
         Self {
             topic: Topic(topic.into()),

@@ -5,9 +5,9 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-/// Adds the owner and the remedy to the error of a file that this process may not open because it is another user's.
+/// Adds the owner and the remedy to an error if this process may not open the file because it belongs to another user.
 ///
-/// Every other error comes back as it is.
+/// Returns every other error unchanged.
 pub(crate) fn explain(path: &Path, error: io::Error) -> io::Error {
     if error.kind() != io::ErrorKind::PermissionDenied {
         return error;
@@ -27,8 +27,8 @@ pub(crate) fn explain(path: &Path, error: io::Error) -> io::Error {
     )
 }
 
-/// The file, or the folder above it that does not even let us look, and its owner. `None` if the path does not exist:
-/// then its folder is not writable, which `chown` is not to change.
+/// The file, or the closest folder above it that can be examined, and its owner. Returns `None` if the path does not
+/// exist: then its folder is not writable, and `chown` is not the remedy.
 fn closed_by(path: &Path) -> Option<(&Path, u32)> {
     for path in path.ancestors() {
         match fs::metadata(path) {
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_files_of_others_are_explained() {
+    fn only_files_of_other_users_are_explained() {
         let temp = tempfile::tempdir().expect("a folder");
         let own = temp.path().join("own");
         fs::write(&own, "").expect("written");

@@ -1,8 +1,8 @@
 //! Text from outside, made safe to print.
 //!
-//! Bodies, topics and what brokers say may hold control characters, and a terminal obeys them: it moves the cursor, writes
-//! its title or the clipboard, or hides a line. [`Printable`] and [`Escape`] write each as `\u001b`. JSON reads that as the
-//! same character, so a JSON document stays the document that it was.
+//! Bodies, topics and messages of brokers may contain control characters. A terminal obeys them: it moves the cursor,
+//! sets its title or the clipboard, or hides a line. [`Printable`] and [`Escape`] write each as `\u001b`. In JSON that
+//! denotes the same character, so the document keeps its meaning.
 
 use std::fmt::{self, Write};
 
@@ -13,12 +13,12 @@ pub(crate) struct Printable<'a> {
     style: Style,
 }
 
-/// What becomes of line ends and tabs.
+/// How line ends and tabs are treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Style {
-    /// They are escaped too: the text stands within a line.
+    /// They are escaped too, because the text is part of a line.
     Line,
-    /// Line ends become blanks: a JSON document has them only between its tokens, where a blank is as good.
+    /// Line ends become blanks. A JSON document has them only between tokens, where a blank means the same.
     Document,
     /// They stay.
     Lines,
@@ -27,17 +27,17 @@ pub(crate) enum Style {
 }
 
 impl<'a> Printable<'a> {
-    /// For a place in a line of ours.
+    /// Text that is part of a line.
     pub(crate) const fn line(text: &'a str) -> Self {
         Self::new(text, Style::Line)
     }
 
-    /// For several lines.
+    /// Text of several lines.
     pub(crate) const fn lines(text: &'a str) -> Self {
         Self::new(text, Style::Lines)
     }
 
-    /// In this style.
+    /// Text in this style.
     pub(crate) const fn new(text: &'a str, style: Style) -> Self {
         Self { text, style }
     }
@@ -57,9 +57,7 @@ impl fmt::Display for Printable<'_> {
 /// Escapes what is written through it.
 #[derive(Debug)]
 pub(crate) struct Escape<W> {
-    /// Where it goes.
     pub(crate) into: W,
-    /// How.
     pub(crate) style: Style,
 }
 
@@ -91,7 +89,7 @@ impl Style {
     }
 }
 
-/// Control characters (C0, DEL, C1), and what reorders or breaks a line without being seen. None is beyond U+FFFF, so that
+/// Control characters (C0, DEL, C1), and invisible characters that reorder or break a line. None is beyond U+FFFF, so
 /// four digits are enough.
 const fn is_unsafe(c: char) -> bool {
     matches!(
@@ -128,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_document_stays_the_document_that_it_was() {
+    fn an_escaped_document_means_the_same() {
         let document = "{\n \"a\":\r\n\"\u{7f}\u{9b}\u{202e}ü\",\t\"b\":1}";
         let printed = Printable::new(document, Style::Document).to_string();
         assert!(!printed.contains(is_unsafe_but_tab), "{printed}");

@@ -1,11 +1,10 @@
-//! What operators see of the running bridge: its log, and the [`Registry`] of its metrics. Each module owns the metrics
-//! of what it does, in a file `metrics.rs`.
+//! The log, and the [`Registry`] of metrics. Each module owns its metrics, in a file `metrics.rs`.
 //!
-//! A label set whose values are known beforehand exists from the start at 0, so that alerts can use its rate. Counters and
-//! histograms change when something happens. The gauges of the journal and of the sinks' backlogs are set from snapshots
-//! when somebody reads the metrics.
+//! A label set whose values are known beforehand exists from the start at 0, so that alerts can use its rate. Counters
+//! and histograms change when something happens. Gauges of the journal and of the sinks' backlogs are set at each
+//! scrape.
 //!
-//! Personal data (patron ids, names, titles, bodies) reaches neither, at no level.
+//! Personal data (patron ids, names, titles, bodies) reaches neither the metrics nor the log, at any level.
 
 pub mod logs;
 mod process;

@@ -46,7 +46,7 @@ pub(crate) fn age(age: Duration) -> String {
     }
 }
 
-/// A moment in RFC 3339 with its age: `2024-01-02T03:04:05.678Z (41 s ago)`. Without the age if either can't be read.
+/// A moment in RFC 3339 with its age: `2024-01-02T03:04:05.678Z (41 s ago)`. Without the age if either time is invalid.
 pub(crate) fn with_age(moment: &str, now: &str) -> String {
     let read = |text: &str| text.parse::<Timestamp>().ok();
     match (read(moment), read(now)) {
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_stands_with_its_age() {
+    fn a_moment_is_shown_with_its_age() {
         let aged = |now| with_age("2024-01-02T03:04:05.678Z", now);
         assert_eq!(aged("2024-01-02T03:04:46.700Z"), "2024-01-02T03:04:05.678Z (41 s ago)");
         assert_eq!(aged("2024-01-02T05:04:04.000Z"), "2024-01-02T03:04:05.678Z (119 min ago)");

@@ -93,7 +93,7 @@ struct Routes {
     lines: StrangersLines,
 }
 
-const NO_TOKEN: &str = "there is no admin token: [admin] token_file does not exist, and data_dir can't be written. Make \
+const NO_TOKEN: &str = "there is no admin token: [admin] token_file does not exist, and data_dir cannot be written. Make \
                         data_dir writable, or set token_file to a file that holds a token";
 
 const TEXT: &str = "text/plain; charset=utf-8";

@@ -1,7 +1,7 @@
-//! The envelope of an event: what topic and attributes are made from, and no more.
+//! The envelope of an event: only what topics and attributes are made from.
 //!
-//! Sources: the Ex Libris developer network's page on webhooks, and bodies seen from live systems. The list of actions
-//! is open, and so are the objects behind it: what is not known here is left alone.
+//! Sources: the Ex Libris developer network's page on webhooks, and bodies seen from live systems. Alma may add actions
+//! and objects at any time, so this module ignores whatever it does not know.
 
 mod json;
 mod xml;
@@ -9,11 +9,11 @@ mod xml;
 use std::borrow::Cow;
 use std::fmt;
 
-/// Levels of nesting, in JSON and XML. Alma's own documents have about ten; a CloudEvents document adds one, and parsers
-/// of those who subscribe commonly stop at 128.
+/// Levels of nesting, in JSON and XML. Alma's own documents have about ten. A CloudEvents document adds one, and
+/// subscribers' parsers commonly stop at 128.
 const MAX_DEPTH: usize = 100;
 
-/// What could be read of a verified body. Borrows from it where it can.
+/// What could be read of a verified body. Borrows from the body if possible.
 #[derive(Clone, Debug, Default)]
 pub struct Event<'a> {
     syntax: Option<Syntax>,
@@ -24,13 +24,13 @@ pub struct Event<'a> {
 /// How a body is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Syntax {
-    /// Its first byte that is no blank is `{`.
+    /// The first byte that is not blank is `{`.
     Json,
-    /// It is `<`.
+    /// The first byte that is not blank is `<`.
     Xml,
 }
 
-/// Why a body is no event: the sentence of `explain`.
+/// Why a body could not be parsed. `explain` prints the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unparsed {
     /// Begins with a byte order mark.
@@ -42,24 +42,24 @@ pub enum Unparsed {
     /// Begins with neither `{` nor `<`.
     #[error("begins with neither {{ nor <")]
     NeitherJsonNorXml,
-    /// Begins like a JSON object and is none that is taken: not well-formed, something behind it, too deep.
-    #[error("no JSON object, or something behind it, or too deep")]
+    /// Begins like a JSON object, but is malformed, followed by something else, or nested too deeply.
+    #[error("not a JSON object, or followed by something else, or nested too deeply")]
     NotJson,
-    /// Begins like XML and is none that is taken: not well-formed, a document type, too deep.
-    #[error("not well-formed XML, or with a document type, or too deep")]
+    /// Begins like XML, but is not well-formed, has a document type, or is nested too deeply.
+    #[error("not well-formed XML, or with a document type, or nested too deeply")]
     NotXml,
-    /// No `action`.
-    #[error("action missing")]
+    /// `action` is missing.
+    #[error("action is missing")]
     ActionMissing,
-    /// `action` more than once.
-    #[error("action there twice")]
+    /// `action` occurs more than once.
+    #[error("action occurs twice")]
     ActionTwice,
     /// `action` is empty or not a string.
-    #[error("action empty or not a string")]
+    #[error("action is empty or not a string")]
     ActionNotText,
 }
 
-/// The fields that are read. One that is there more than once, or is not a string, counts as absent.
+/// The fields that are read. A field that occurs more than once, or is not a string, counts as absent.
 #[derive(Clone, Debug, Default)]
 struct Fields<'a> {
     id: Option<Cow<'a, str>>,
@@ -99,7 +99,7 @@ pub enum ObjectId<'a> {
     User(Cow<'a, str>),
 }
 
-/// Where the id of each object stands: first fit. Source: samples of each action.
+/// Where the id of each object is. The first match counts. Source: samples of each action.
 const OBJECT_IDS: [&[&str]; 7] = [
     &["job_instance", "id"],
     &["item_loan", "loan_id"],
@@ -111,7 +111,7 @@ const OBJECT_IDS: [&[&str]; 7] = [
 ];
 
 impl<'a> ObjectId<'a> {
-    /// The id found at one of [`OBJECT_IDS`]; an empty one is none.
+    /// The id found at one of [`OBJECT_IDS`]. Returns `None` if it is empty.
     fn at(path: &[&str], id: Cow<'a, str>) -> Option<Self> {
         match path {
             _ if id.is_empty() => None,
@@ -122,7 +122,7 @@ impl<'a> ObjectId<'a> {
 }
 
 impl<'a> Event<'a> {
-    /// Reads a body. Never fails: what can't be read is unparsed, and still an event.
+    /// Reads a body. Never fails: a body that can't be parsed is still an event.
     pub fn parse(body: &'a [u8]) -> Self {
         match read(body) {
             Ok((syntax, fields)) => Self { syntax: Some(syntax), unparsed: None, fields },
@@ -130,17 +130,17 @@ impl<'a> Event<'a> {
         }
     }
 
-    /// How it is written; none where it is unparsed.
+    /// How the body is written. `None` if it is unparsed.
     pub fn syntax(&self) -> Option<Syntax> {
         self.syntax
     }
 
-    /// Why it is unparsed, where it is.
+    /// Why the body is unparsed. `None` if it was parsed.
     pub fn unparsed(&self) -> Option<Unparsed> {
         self.unparsed
     }
 
-    /// Alma's id of the event: 1 to 64 of `[A-Za-z0-9_.-]`, else none.
+    /// Alma's id of the event: 1 to 64 characters of `[A-Za-z0-9_.-]`. `None` if it is anything else.
     pub fn id(&self) -> Option<&str> {
         let fits = |id: &&str| {
             (1..=64).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
@@ -148,12 +148,12 @@ impl<'a> Event<'a> {
         self.fields.id.as_deref().filter(fits)
     }
 
-    /// `action` as Alma wrote it; empty where unparsed.
+    /// `action` as Alma wrote it. Empty if the body is unparsed.
     pub fn action(&self) -> &str {
         &self.fields.action
     }
 
-    /// `event.value`, or `event` where it is a string.
+    /// `event.value`, or `event` if that is a string.
     pub fn event(&self) -> Option<&str> {
         self.fields.event.as_deref().filter(|event| !event.is_empty())
     }
@@ -163,12 +163,12 @@ impl<'a> Event<'a> {
         self.fields.institution.as_deref().filter(|institution| !institution.is_empty())
     }
 
-    /// `time` as Alma wrote it, whatever it is.
+    /// `time` as Alma wrote it. It need not be a valid time.
     pub fn time(&self) -> Option<&str> {
         self.fields.time.as_deref()
     }
 
-    /// What it is about, where that is known.
+    /// The object that the event is about, if its id is known.
     pub fn object(&self) -> Option<&ObjectId<'a>> {
         self.fields.object.as_ref()
     }

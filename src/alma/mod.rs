@@ -1,8 +1,8 @@
 //! What Alma says: the signature of a request and the envelope of an event. No I/O.
 //!
-//! - [`signature`]: from an [`Unverified`] body to a [`Verified`] one; nothing else makes a `Verified`.
-//! - [`event`]: action, event, institution, time and the object's id, from JSON or XML.
-//! - [`rewritten`]: what others make of a JSON body on its way.
+//! - [`signature`]: turns an [`Unverified`] body into a [`Verified`] one. Nothing else creates a `Verified`.
+//! - [`event`]: reads action, event, institution, time and the object's id from JSON or XML.
+//! - [`rewritten`]: how proxies and parsers may have rewritten a JSON body.
 //! - [`samples`]: made-up bodies of every action.
 
 pub mod event;
@@ -13,5 +13,5 @@ pub mod signature;
 pub use event::Event;
 pub use signature::{BodyDigest, SignatureFailure, SignatureHeader, Unverified, Verified};
 
-/// The actions that Alma is known to send, as they stand in a topic. Its own list is open.
+/// The actions that Alma is known to send, as they appear in a topic. Alma may add others at any time.
 pub const ACTIONS: [&str; 7] = ["job_end", "loan", "request", "bib", "item", "user", "notification"];

@@ -1,4 +1,4 @@
-//! What others make of a JSON body on its way: for `explain`, which looks for what a signature was made over.
+//! How a JSON body may have been rewritten in transit. `explain` uses this to find what a signature was made over.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -8,8 +8,8 @@ use serde::de::IgnoredAny;
 /// Levels of nesting beyond which a body is left alone. The walk recurses.
 const MAX_DEPTH: usize = 128;
 
-/// The body without the whitespace between its tokens, all else byte for byte: as it was before something pretty-printed
-/// it. `None` if it is not JSON.
+/// Removes the whitespace between the tokens and changes nothing else, which undoes pretty-printing. Returns `None` if
+/// the body is not JSON.
 pub fn compact(body: &[u8]) -> Option<Vec<u8>> {
     let mut compact = Vec::with_capacity(json(body)?.len());
     let (mut within_string, mut escaped) = (false, false);
@@ -27,10 +27,10 @@ pub fn compact(body: &[u8]) -> Option<Vec<u8>> {
     Some(compact)
 }
 
-/// The body as `JSON.stringify(JSON.parse(body))` writes it in JavaScript. `None` if it is not JSON.
+/// The body as `JSON.stringify(JSON.parse(body))` writes it in JavaScript. Returns `None` if it is not JSON.
 ///
-/// Ex Libris's sample listener signs this instead of the bytes that came. It differs wherever a parser forgets how
-/// something was written: `209.0`, `\/`, `\u00e9`, numbers beyond 2^53, keys that are there twice or are numbers.
+/// Ex Libris's sample listener signs this instead of the raw bytes. The two differ wherever a parser does not keep how
+/// something was written: `209.0`, `\/`, `\u00e9`, numbers beyond 2^53, keys that occur twice or are numbers.
 pub fn stringified(body: &[u8]) -> Option<Vec<u8>> {
     let mut reader = Reader { rest: json(body)?, depth: 0 };
     reader.value().map(String::into_bytes)
@@ -56,7 +56,7 @@ impl<'a> Reader<'a> {
         self.rest = self.rest.trim_start_matches([' ', '\t', '\n', '\r']);
     }
 
-    /// Whether the next token is this one, which is then passed.
+    /// Consumes the next token if it is this one. Returns whether it was.
     fn passes(&mut self, token: char) -> bool {
         self.skip_whitespace();
         let rest = self.rest.strip_prefix(token);
@@ -107,7 +107,8 @@ impl<'a> Reader<'a> {
         Some(format!("[{}]", values.join(",")))
     }
 
-    /// The last value of a key counts, at the place of its first; keys that are array indices come first, in order.
+    /// If a key occurs twice, its last value counts, at the position of the first. Keys that are array indices come
+    /// first, in numerical order.
     fn object(&mut self) -> Option<String> {
         self.passes('{');
         let mut members = Members::default();
@@ -151,7 +152,7 @@ impl<'a> Reader<'a> {
         rest.is_some()
     }
 
-    /// Behind `\u`: one UTF-16 unit, or with the next one a pair of surrogates.
+    /// Reads what follows `\u`: one UTF-16 unit, or the first of a pair of surrogates.
     fn escaped_unit(&mut self, written: &mut String) -> Option<()> {
         let unit = self.hex()?;
         let before = self.rest;
@@ -186,7 +187,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The members of an object, keys as they are written.
+/// The members of an object. Keys include their quotes.
 #[derive(Default)]
 struct Members {
     in_order: Vec<(String, String)>,
@@ -204,21 +205,21 @@ impl Members {
     }
 
     fn written(mut self) -> String {
-        // Stable: all that are no index stay in their order, after those that are.
+        // The sort is stable, so the keys that are not indices keep their order, after those that are.
         self.in_order.sort_by_key(|(key, _)| index(key).unwrap_or(u32::MAX));
         let members: Vec<String> = self.in_order.into_iter().map(|(key, value)| key + ":" + &value).collect();
         format!("{{{}}}", members.join(","))
     }
 }
 
-/// What JavaScript takes for an array's index: digits without a leading zero, below 2^32 - 1.
+/// The array index that JavaScript reads from a key: digits without a leading zero, below 2^32 - 1.
 fn index(key: &str) -> Option<u32> {
     let digits = key.trim_matches('"');
     let index: u32 = digits.parse().ok().filter(|index| *index < u32::MAX)?;
     (index.to_string() == digits).then_some(index)
 }
 
-/// As JavaScript writes a number: ECMAScript, `Number::toString`.
+/// Writes a number as JavaScript does: ECMAScript, `Number::toString`.
 fn js_number(number: f64) -> String {
     if !number.is_finite() {
         return "null".to_owned();
@@ -231,7 +232,7 @@ fn js_number(number: f64) -> String {
     let (mantissa, exponent) = shortest.split_once('e').unwrap_or((&shortest, "0"));
     let digits = mantissa.replace('.', "");
     let exponent: i32 = exponent.parse().unwrap_or(0);
-    // Digits before the point; none or fewer: zeros follow it.
+    // How many digits precede the decimal point. If 0 or negative, zeros follow the point.
     let (count, point) = (i32::try_from(digits.len()).unwrap_or(i32::MAX), exponent + 1);
     let zeros = |count: i32| "0".repeat(usize::try_from(count).unwrap_or(0));
     let (head, tail) = digits.split_at(usize::try_from(point).unwrap_or(0).min(digits.len()));
@@ -257,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn compact_takes_nothing_but_the_whitespace_between_tokens() {
+    fn compact_removes_only_the_whitespace_between_tokens() {
         let pretty = "{\n  \"a b\" : [ 209.0,\t\"x \\\" y\\\\\" , { } ],\r\n \"\\u00e9\" : null\n}\n";
         assert_eq!(text(compact(pretty.as_bytes())), r#"{"a b":[209.0,"x \" y\\",{}],"\u00e9":null}"#);
         assert_eq!(compact(b"{ \"a\""), None);
@@ -265,7 +266,7 @@ mod tests {
         assert_eq!(compact(b"{\"a\":\"\xff\"}"), None);
     }
 
-    /// The right sides are what Node.js v20.20.2 made of the left ones.
+    /// The expected texts are the output of Node.js v20.20.2.
     #[test]
     fn stringified_is_what_javascript_writes() {
         for (body, expected) in [
@@ -291,6 +292,6 @@ mod tests {
         }
         assert_eq!(stringified(b"{\"a\":}"), None);
         let deep = [vec![b'['; 100_000], vec![b']'; 100_000]].concat();
-        assert_eq!(stringified(&deep), None, "and the stack is not used up");
+        assert_eq!(stringified(&deep), None, "too deep, and the stack does not overflow");
     }
 }

@@ -1,26 +1,27 @@
-//! Made-up samples of every action, for `send`, `demo` and tests. The shapes are Alma's, the values nobody's.
+//! Made-up samples of every action, for `send`, `demo` and tests. They have the shape of Alma's events, with invented
+//! values.
 
-/// One sample; `{id}` and `{time}` in it are filled in.
+/// One sample, with the placeholders `{id}` and `{time}`.
 #[derive(Debug)]
 pub struct Sample {
-    /// What it is called on the command line.
+    /// The name on the command line.
     pub name: &'static str,
     template: &'static str,
 }
 
 impl Sample {
-    /// The body, with an id (digits) and a time (RFC 3339 in UTC) of its own.
+    /// The body with this id (digits) and this time (RFC 3339 in UTC).
     pub fn render(&self, id: &str, time: &str) -> String {
         self.template.replace("{id}", id).replace("{time}", time)
     }
 }
 
-/// The sample of a name or action, in any case.
+/// Finds a sample by its name, in any case.
 pub fn find(name: &str) -> Option<&'static Sample> {
     ALL.iter().find(|sample| sample.name.eq_ignore_ascii_case(name))
 }
 
-/// All samples: each action once, JSON but for the last.
+/// One sample for each action in JSON, and one in XML.
 pub const ALL: [Sample; 9] = [
     Sample {
         name: "job_end",

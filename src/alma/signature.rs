@@ -1,7 +1,7 @@
 //! `X-Exl-Signature`: standard padded Base64 of HMAC-SHA256(secret, raw body).
 //!
-//! Source: Ex Libris developer network, "Webhooks"; vectors in the tests. The type [`Verified`] can be had only from
-//! [`Unverified::verify`], so that what was not proven to be Alma's cannot be stored.
+//! Source: Ex Libris developer network, "Webhooks". Only [`Unverified::verify`] creates a [`Verified`], so a body that
+//! was not proven to come from Alma cannot be stored.
 
 use std::any::Any;
 use std::fmt;
@@ -14,10 +14,10 @@ use sha2::{Digest as _, Sha256};
 
 use crate::config::{NamedSecret, SourceName};
 
-/// The header's name, in lower case; Alma's spelling is of no account.
+/// The header's name. Header names are case-insensitive, whatever Alma's spelling.
 pub const SIGNATURE_HEADER: &str = "x-exl-signature";
 
-/// Why a request is not proven to be Alma's; the word is the `reason` of logs and metrics.
+/// Why a request is not proven to come from Alma. The text is the `reason` in logs and metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[error("{}", self.as_str())]
 pub enum SignatureFailure {
@@ -29,7 +29,7 @@ pub enum SignatureFailure {
     NotBase64,
     /// Base64 of something other than 32 bytes.
     WrongLength,
-    /// No secret of the source fits.
+    /// No secret of the source matches.
     Mismatch,
 }
 
@@ -37,7 +37,7 @@ impl SignatureFailure {
     /// All reasons, so that metrics have every label from the start.
     pub const ALL: [Self; 5] = [Self::Missing, Self::Repeated, Self::NotBase64, Self::WrongLength, Self::Mismatch];
 
-    /// The label.
+    /// The label of metrics, and the `reason` in the log.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Missing => "missing",
@@ -54,7 +54,7 @@ impl SignatureFailure {
 pub struct SignatureHeader([u8; 32]);
 
 impl SignatureHeader {
-    /// From the values of all headers of that name, as they came.
+    /// Parses the values of all headers of that name, as received.
     pub fn parse<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> Result<Self, SignatureFailure> {
         let mut values = values.into_iter();
         let value = values.next().ok_or(SignatureFailure::Missing)?;
@@ -65,7 +65,7 @@ impl SignatureHeader {
         decoded.try_into().map(Self).map_err(|_| SignatureFailure::WrongLength)
     }
 
-    /// Signs a body as Alma does: for `send`, `demo`, `explain` and tests.
+    /// Signs a body as Alma does, for `send`, `demo`, `explain` and tests.
     pub fn sign(secret: &[u8], body: &[u8]) -> Self {
         Self(hmac_of(secret, body).finalize().into_bytes().into())
     }
@@ -93,7 +93,7 @@ fn hmac_of(secret: &[u8], body: &[u8]) -> Hmac<Sha256> {
 pub struct BodyDigest([u8; 32]);
 
 impl BodyDigest {
-    /// Of these bytes.
+    /// The digest of these bytes.
     pub fn of(body: &[u8]) -> Self {
         Self(Sha256::digest(body).into())
     }
@@ -103,7 +103,7 @@ impl BodyDigest {
         &self.0
     }
 
-    /// The first `digits` hex digits, at most 64: 16 of them end an event's id and stand in the log.
+    /// The first `digits` hex digits, at most 64. The first 16 end an event's id and appear in the log.
     pub fn hex(&self, digits: usize) -> String {
         const HEX: &[u8; 16] = b"0123456789abcdef";
         self.0
@@ -123,11 +123,11 @@ pub struct Unverified {
     budget: Option<Budget>,
 }
 
-/// What is given back when the body is let go: the share of `body_memory` that it holds.
+/// The share of `body_memory` that a body holds. Dropping it returns the share.
 type Budget = Box<dyn Any + Send + Sync>;
 
 impl Unverified {
-    /// A body as received, whole, with the signature that came with it.
+    /// A complete body, with the signature that came with it.
     pub fn new(signature: SignatureHeader, body: Bytes) -> Self {
         Self { signature, body, budget: None }
     }
@@ -141,8 +141,8 @@ impl Unverified {
 
     /// Checks the signature in constant time against every secret of the source.
     ///
-    /// Gives the body back as proven, with the index of the secret that fits; or, for the log's line of a 401, the
-    /// body's length in bytes and its digest.
+    /// Returns the proven body with the index of the secret that matches. The error holds what the log line of a 401
+    /// shows: the body's length in bytes and its digest.
     pub fn verify(self, source: &SourceName, secrets: &[NamedSecret]) -> Result<Verified, Mismatch> {
         let fits = secrets.iter().position(|named| {
             named
@@ -160,10 +160,10 @@ impl Unverified {
     }
 }
 
-/// No secret of the source fits the body.
+/// No secret of the source matches.
 #[derive(Debug)]
 pub struct Mismatch {
-    /// Length of the body.
+    /// Length of the body in bytes.
     pub bytes: usize,
     /// SHA-256 of the body.
     pub digest: BodyDigest,
@@ -180,7 +180,7 @@ pub struct Verified {
 }
 
 impl Verified {
-    /// The source whose secret fits.
+    /// The source whose secret matches.
     pub fn source(&self) -> &SourceName {
         &self.source
     }
@@ -190,12 +190,12 @@ impl Verified {
         &self.body
     }
 
-    /// Their SHA-256.
+    /// SHA-256 of the body.
     pub fn digest(&self) -> &BodyDigest {
         &self.digest
     }
 
-    /// Index of the secret that fits, among those of the source.
+    /// Index of the secret that matches, among those of the source.
     pub fn secret(&self) -> usize {
         self.secret
     }
@@ -224,7 +224,7 @@ mod tests {
         Unverified::new(header, Bytes::copy_from_slice(body.as_bytes())).verify(&source, &secrets(secret))
     }
 
-    /// The vectors of Alma's documentation page, made up anew.
+    /// Vectors like those of Alma's documentation, with invented bodies and secrets.
     #[test]
     fn accepts_known_vectors() {
         for (secret, body, header) in [
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn names_what_is_wrong_with_a_header() {
+    fn tells_what_is_wrong_with_a_header() {
         let good = SignatureHeader::sign(b"s", b"b").to_base64();
         let parse = |values: &[&str]| {
             SignatureHeader::parse(values.iter().map(|v| v.as_bytes())).map(SignatureHeader::to_base64)

@@ -1,4 +1,4 @@
-//! `check`: the configuration; with `--show` each value in effect, with `--connect` all that it names.
+//! `check`: checks the configuration. `--show` prints each value in effect; `--connect` tests everything that it names.
 
 mod connect;
 mod disk;
@@ -16,17 +16,17 @@ Examples:
   alma-bridge check --show                       every value in effect, and where it comes from
   alma-bridge check --connect                    brokers, topics, rights, limits, disk; exit 1 on any failure";
 
-/// Check the configuration and say all that is wrong with it
+/// Check the configuration and report everything that is wrong with it
 ///
-/// Everything that is wrong is said at once, with its key, its file, what was found and what was expected; exit 78.
+/// Reports all errors at once, each with its key, its file, what was found and what was expected, and exits with 78.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
-    /// Print every value in effect and where it comes from; secrets never show
+    /// Print every value in effect and where it comes from, but no secrets
     #[arg(long)]
     show: bool,
 
-    /// Look at what the configuration names: a line per thing, each failure with what to do. Publishes nothing
+    /// Test everything that the configuration names, and say what to do about each failure; publishes nothing
     #[arg(long)]
     connect: bool,
 

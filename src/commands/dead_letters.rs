@@ -24,14 +24,14 @@ Examples:
   alma-bridge dead-letters list                       numbers, topics, reasons, sizes, event ids
   alma-bridge dead-letters show 1042                  why the sink refused it, and its event
   alma-bridge dead-letters show 1042 --body > x.json  what Alma signed, byte for byte
-  alma-bridge dead-letters retry 1042 1043            publish these two again, same ids
+  alma-bridge dead-letters retry 1042 1043            publish these two again, with the same ids
   alma-bridge dead-letters retry --all --reason too_large
   alma-bridge dead-letters retry --all --sink old-kafka --to main
   alma-bridge dead-letters drop --all --topic alma.bib
 
-An ID is a letter's number or the id of its event. A letter leaves only when its sink took it,
-or by drop. Only show prints personal data. The command asks the running bridge; if none runs,
-it works on the journal directly.";
+An ID is a letter's number or the id of its event. A letter stays until its sink accepts it or you
+drop it. Only show prints personal data. The command asks the running bridge; if none runs, it
+works on the journal directly.";
 
 /// Show the events that a sink could not take, publish them again, or drop them
 #[derive(Debug, clap::Args)]
@@ -49,14 +49,14 @@ enum What {
         #[command(flatten)]
         filter: Filter,
 
-        /// Print one JSON document a letter
+        /// Print one JSON document per letter
         #[arg(long)]
         json: bool,
 
         #[command(flatten)]
         outside: Outside,
     },
-    /// Show one whole letter: why the sink refused it, and the event (personal data)
+    /// Show one letter: why the sink refused it, and its event (personal data)
     #[command(after_help = EXAMPLES)]
     Show {
         /// The letter, by its number or by the id of its event
@@ -67,31 +67,31 @@ enum What {
         #[arg(long, value_name = "NAME")]
         sink: Option<SinkName>,
 
-        /// Print a JSON document; the event is Base64 in it
+        /// Print a JSON document with the event in Base64
         #[arg(long, conflicts_with = "body")]
         json: bool,
 
-        /// Print only what Alma signed, byte for byte; on a terminal its control characters are escaped without --raw
+        /// Print only what Alma signed, byte for byte; on a terminal, control characters are escaped unless --raw is given
         #[arg(long)]
         body: bool,
 
         #[command(flatten)]
         outside: Outside,
     },
-    /// Publish letters again, same event ids; those that the sink confirms are removed
+    /// Publish letters again with the same event ids; those that the sink confirms are removed
     #[command(after_help = EXAMPLES)]
     Retry {
         #[command(flatten)]
         which: Which,
 
-        /// Publish them to this sink instead of the one that could not take them, which need not be configured any more
+        /// Publish them to this sink instead of their own, which need not be configured any more
         #[arg(long, value_name = "NAME")]
         to: Option<SinkName>,
 
         #[command(flatten)]
         outside: Outside,
     },
-    /// Remove letters for good; their events are then lost to the sink
+    /// Remove letters for good; their sink never gets these events
     #[command(after_help = EXAMPLES)]
     Drop {
         #[command(flatten)]
@@ -103,12 +103,12 @@ enum What {
     },
 }
 
-/// What a letter is named by.
+/// What identifies a letter.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Name {
-    /// Its number.
+    /// The letter's number.
     Letter(u64),
-    /// The CloudEvents id of its event, which is never a number that short: it has a dot or 32 digits.
+    /// The CloudEvents id of its event. It can't be taken for a number, because it has a dot or 32 digits.
     Event(String),
 }
 
@@ -127,15 +127,15 @@ impl FromStr for Name {
 
 #[derive(Debug, Default, clap::Args)]
 struct Filter {
-    /// Only of this sink
+    /// Only letters of this sink
     #[arg(long, value_name = "NAME")]
     sink: Option<SinkName>,
 
-    /// Only of this topic
+    /// Only letters of this topic
     #[arg(long, value_name = "TOPIC")]
     topic: Option<String>,
 
-    /// Only of this reason, as list shows it: `too_large`, malformed, rights, …
+    /// Only letters with this reason, as list shows it: `too_large`, malformed, rights, …
     #[arg(long, value_name = "REASON")]
     reason: Option<String>,
 }
@@ -183,7 +183,7 @@ pub(super) fn run(file: Option<&Path>, args: Args) -> Result<(), Failure> {
     })
 }
 
-/// The letters of a sink that fit, page by page.
+/// Passes the letters of a sink that match the filter to `each_page`, page by page.
 async fn letters(
     operator: &mut OperatorClient,
     sink: &SinkName,
@@ -243,7 +243,7 @@ async fn list(operator: &mut OperatorClient, filter: &Filter, json: bool, outsid
     Ok(())
 }
 
-/// What is shown of a letter.
+/// What to show of a letter.
 enum Shown {
     /// Why the sink refused it, and its event.
     Whole,
@@ -268,7 +268,7 @@ async fn show(
     };
     let [id] = ids[..] else {
         let all: Vec<String> = ids.iter().map(u64::to_string).collect();
-        let why = format!("sink {sink} has several letters of this event, choose one of them: {}", all.join(", "));
+        let why = format!("sink {sink} has several letters for this event, choose one of: {}", all.join(", "));
         return Err(Failure::failed(why));
     };
     let letter: Letter = operator.ask(&OperatorRequest::Letter { sink, id }).await?;
@@ -278,7 +278,7 @@ async fn show(
             let document = serde_json::to_string(&letter).map_err(Failure::failed)?;
             outln!("{}", outside.json(&document))
         }
-        // A file or a program gets it byte for byte.
+        // A file or a program gets the event byte for byte.
         Shown::Body if !std::io::stdout().is_terminal() => output::bytes(&event),
         Shown::Body => output::bytes(&outside.body(&event)),
         Shown::Whole => {
@@ -295,7 +295,7 @@ async fn show(
     }
 }
 
-/// The numbers of the letters that are named. An event may have several. A name that no letter has is an error.
+/// The numbers of the letters with these names. An event may have several letters. A name without a letter is an error.
 async fn numbers(operator: &mut OperatorClient, sink: &SinkName, names: &[Name]) -> Result<Vec<u64>, Failure> {
     let mut found: BTreeMap<&Name, bool> = names.iter().map(|name| (name, false)).collect();
     let mut ids = BTreeSet::new();
@@ -314,13 +314,13 @@ async fn numbers(operator: &mut OperatorClient, sink: &SinkName, names: &[Name])
     match found.into_iter().find(|(_, found)| !found) {
         Some((Name::Letter(id), _)) => Err(Failure::failed(format!("sink {sink} has no dead letter {id}"))),
         Some((Name::Event(event), _)) => {
-            Err(Failure::failed(format!("sink {sink} has no dead letter of event {event}")))
+            Err(Failure::failed(format!("sink {sink} has no dead letter for event {event}")))
         }
         None => Ok(ids.into_iter().collect()),
     }
 }
 
-/// The numbers of those that were named, or of all that fit.
+/// The numbers of the letters that were named, or of all that match the filter.
 async fn ids_of(operator: &mut OperatorClient, sink: &SinkName, which: Which) -> Result<Vec<u64>, Failure> {
     if !which.all {
         return numbers(operator, sink, &which.ids).await;
@@ -350,7 +350,7 @@ async fn retry(
         let request = OperatorRequest::Retry { sink: sink.clone(), ids: batch.to_vec(), to: to.clone() };
         let told: Vec<RetriedLetter> = operator.ask(&request).await.inspect_err(|_| {
             errln!(
-                "{} published before; of the rest, those that were published are not in the list any more",
+                "{} published before this error; the list no longer has the letters that were published since",
                 counted(taken, "letter")
             );
         })?;
@@ -365,7 +365,7 @@ async fn retry(
             }
         }
     }
-    let gone_too = if gone > 0 { format!(", {gone} not there any more") } else { String::new() };
+    let gone_too = if gone > 0 { format!(", {gone} already gone") } else { String::new() };
     let to = to.map_or(String::new(), |to| format!(" to sink {to}"));
     let shown = outln!("sink {sink}: {} published{to}, {kept} left{gone_too}", counted(taken, "letter"));
     output::ended(shown, if kept > 0 { Err(Failure::Silent) } else { Ok(()) })
@@ -378,8 +378,8 @@ async fn drop_letters(operator: &mut OperatorClient, which: Which, yes: bool) ->
         return outln!("sink {sink}: no dead letters to drop");
     }
     let named = ids.len() as u64;
-    let events = if named == 1 { "its event is" } else { "their events are" };
-    confirmed(&format!("dropping {} of sink {sink}: {events} lost to it", counted(named, "dead letter")), yes)?;
+    let events = if named == 1 { "its event" } else { "their events" };
+    confirmed(&format!("dropping {} of sink {sink}: it never gets {events}", counted(named, "dead letter")), yes)?;
     let mut dropped = 0;
     for batch in ids.chunks(MAX_LETTERS) {
         let done: Dropped = operator.ask(&OperatorRequest::Drop { sink: sink.clone(), ids: batch.to_vec() }).await?;
@@ -388,8 +388,8 @@ async fn drop_letters(operator: &mut OperatorClient, which: Which, yes: bool) ->
     let shown = outln!("sink {sink}: {} dropped", counted(dropped, "letter"));
     let all = match named - dropped {
         0 => Ok(()),
-        1 => Err(Failure::failed("1 was not there")),
-        missing => Err(Failure::failed(format!("{missing} were not there"))),
+        1 => Err(Failure::failed("1 letter did not exist any more")),
+        missing => Err(Failure::failed(format!("{missing} letters did not exist any more"))),
     };
     output::ended(shown, all)
 }

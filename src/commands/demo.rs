@@ -1,4 +1,4 @@
-//! `demo`: a bridge in a temporary folder plays Alma to itself, and shows each event as it lands.
+//! `demo`: starts a bridge in a temporary folder, plays Alma to it, and shows each event as it lands.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -23,27 +23,27 @@ use crate::sinks;
 use crate::sinks::tools::{Landed, Patterns, TailOptions};
 use crate::telemetry::logs;
 
-/// For sinks to connect, and for an event to land.
+/// How long sinks may take to connect, and an event to land.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Between two looks at whether the sinks are connected.
+/// How often to check whether the sinks are connected.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 const EXAMPLES: &str = "\
 Examples:
-  alma-bridge demo                              on files in a temporary folder
-  alma-bridge demo --config config/kafka.toml   on the sinks of that configuration: subscribers get made-up events";
+  alma-bridge demo                              with files in a temporary folder
+  alma-bridge demo --config config/kafka.toml   with the configured sinks: subscribers get made-up events";
 
 /// Watch a bridge in a temporary folder take and publish one sample of every action
 ///
-/// Starts a bridge of its own on a free port of 127.0.0.1, with a secret made for it; sends Alma's challenge and a
-/// signed sample of every action; shows each as it lands on its topic, with its times. Afterwards everything is gone
-/// except what was published to configured brokers: with --config or `ALMA_BRIDGE_CONFIG` they get made-up events, which
-/// subscribers will act on. A configured file sink writes to the temporary folder instead of its own.
+/// Starts its own bridge on a free port of 127.0.0.1 with a fresh secret, sends Alma's challenge and a signed sample of
+/// every action, and shows each event as it lands on its topic, with its times. Afterwards it removes everything. With
+/// --config or `ALMA_BRIDGE_CONFIG` it publishes to the configured brokers: the made-up events stay there, and
+/// subscribers will act on them. A configured file sink writes to the temporary folder instead of its own.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
-    /// Keep the temporary folder, to look into it
+    /// Keep the temporary folder
     #[arg(long)]
     keep: bool,
 
@@ -63,8 +63,8 @@ pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
     result
 }
 
-/// The configured sinks (the built-in one without a file), all else in the folder and on free ports. Files are written
-/// to the folder too: those of the configuration belong to the bridge that runs with it.
+/// The configured sinks, or the built-in one if there is no file. Everything else is in the folder and on free ports.
+/// File sinks write to the folder too, because their own folders belong to the bridge that runs with the configuration.
 fn demo_config(file: Option<&Path>, folder: &Path) -> Result<Config, Failure> {
     let mut env = environment();
     env.retain(|(name, _)| file.is_some() || !name.starts_with(config::ENV_PREFIX));
@@ -105,10 +105,10 @@ async fn play(config: Config, outside: Outside) -> Result<(), Failure> {
 async fn show(config: &Config, bridge: &Bridge, secret: &Secret, outside: Outside) -> Result<(), Failure> {
     connected(bridge).await?;
     let url: Uri = format!("http://{}/webhooks", bridge.ingress_addr()).parse().map_err(Failure::failed)?;
-    outln!("A bridge of its own listens on {url}, its data is in {}.", config.data_dir.display())?;
+    outln!("The demo's bridge listens on {url}. Its data is in {}.", config.data_dir.display())?;
     let mut client = Client::new(url.clone()).map_err(Failure::failed)?;
     challenge(&mut client, &url).await.map_err(Failure::failed)?;
-    outln!("Alma's challenge is answered.\n")?;
+    outln!("The bridge answered Alma's challenge.\n")?;
     let mut readers = JoinSet::new();
     let mut landed = read_back(config, &mut readers).await?;
     let (wide_sink, wide_topic) = widths(config);
@@ -165,14 +165,14 @@ async fn show(config: &Config, bridge: &Bridge, secret: &Secret, outside: Outsid
 }
 
 const NEXT: &str = "
-Every event was signed, verified, fsynced and published. Where to go next:
+Every event was signed, verified, synced to disk and published. Next steps:
   alma-bridge run       take events on port 2562, with files as the broker
-  alma-bridge secret    the secret to paste into Alma's integration profile
+  alma-bridge secret    show the secret to paste into Alma's integration profile
   alma-bridge send      play Alma to the running bridge
   alma-bridge tail      see events as they land
   config/               one example per broker; the README says how to connect Alma";
 
-/// Of the columns of sinks and topics.
+/// The widths of the columns for sinks and topics.
 fn widths(config: &Config) -> (usize, usize) {
     let now = SystemClock.now().to_string();
     let topics = samples::ALL.iter().flat_map(|sample| topics(config, &sample.render("1", &now).into()));
@@ -189,26 +189,30 @@ fn topics(config: &Config, body: &Bytes) -> Vec<String> {
     makers.filter_map(|messages| Some(messages.make(&event, None)?.topic.to_string())).collect()
 }
 
-/// Waits until the journal is open and every sink connected.
+/// Waits until the journal is open and every sink is connected.
 async fn connected(bridge: &Bridge) -> Result<(), Failure> {
     bridge.opened().await.map_err(Failure::failed)?;
     let deadline = Instant::now() + PATIENCE;
     while !bridge.status().sinks.iter().all(|sink| sink.state == "up") {
         if Instant::now() > deadline {
-            return Err(Failure::failed(format!("not connected within {} s{}", PATIENCE.as_secs(), whys(bridge))));
+            return Err(Failure::failed(format!(
+                "the sinks did not connect within {} s{}",
+                PATIENCE.as_secs(),
+                whys(bridge)
+            )));
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
     Ok(())
 }
 
-/// What keeps the sinks, for an error.
+/// For an error: why each sink is not connected.
 fn whys(bridge: &Bridge) -> String {
     let sinks = bridge.status().sinks;
     sinks.into_iter().filter_map(|sink| Some(format!("\n  sink {}: {}", sink.name, sink.why?))).collect()
 }
 
-/// What is read back from all sinks, with the sink's name. Resolves once reading has begun at each.
+/// Reads back from all sinks. Each event comes with the name of its sink. Resolves once every sink is being read.
 async fn read_back(config: &Config, readers: &mut JoinSet<()>) -> Result<mpsc::Receiver<(String, Landed)>, Failure> {
     let (all, landed) = mpsc::channel(samples::ALL.len());
     for sink in config.sinks.iter().cloned().map(Arc::new) {
@@ -224,8 +228,8 @@ async fn read_back(config: &Config, readers: &mut JoinSet<()>) -> Result<mpsc::R
         });
         tokio::select! {
             Ok(_) = reading => {}
-            Ok(error) = failure => return Err(Failure::failed(format!("can't read sink {name} back: {error}"))),
-            else => return Err(Failure::failed(format!("can't read sink {name} back"))),
+            Ok(error) = failure => return Err(Failure::failed(format!("cannot read sink {name} back: {error}"))),
+            else => return Err(Failure::failed(format!("cannot read sink {name} back"))),
         }
         let all = all.clone();
         readers.spawn(async move {
@@ -239,7 +243,7 @@ async fn read_back(config: &Config, readers: &mut JoinSet<()>) -> Result<mpsc::R
     Ok(landed)
 }
 
-/// The next event that landed whose id has these digits of its body's digest. Others are not the demo's.
+/// The next event whose id contains these digits of the body's digest. Skips events that are not the demo's.
 async fn next_of(landed: &mut mpsc::Receiver<(String, Landed)>, digits: &str) -> Option<(String, Landed)> {
     #[derive(Deserialize)]
     struct Id {

@@ -1,4 +1,4 @@
-//! `drain`: deliver what waits, without taking anything new.
+//! `drain`: delivers the waiting events without taking new ones.
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,17 +14,17 @@ use crate::telemetry::logs;
 const EXAMPLES: &str = "\
 Examples:
   alma-bridge drain                      until nothing waits any more
-  alma-bridge drain --timeout 10m        exit 1 if something still waits by then
-  alma-bridge drain && rm -r data        only what is delivered, or was given up by hand, is deleted
+  alma-bridge drain --timeout 10m        exit 1 if something still waits after 10 minutes
+  alma-bridge drain && rm -r data        delete the data only if nothing is left in it
 
-Exit 1, too, if what is left needs a person: dead letters, or events for a sink that was
-removed. The bridge must be stopped.";
+Exits with 1, too, if something is left that needs a person: dead letters, or events for a
+removed sink. Stop the bridge first.";
 
-/// Deliver what waits in a stopped bridge's journal, without taking events, and exit 0
+/// Deliver the events that wait in a stopped bridge's journal, and take no new ones
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
-    /// Give up after so long; without it a broker that is down is waited for
+    /// Give up after this time; default: wait for brokers that are down
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     timeout: Option<Duration>,
 }
@@ -38,7 +38,7 @@ pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
     }
     tls::install_provider();
     if config.journal.storage == Storage::None {
-        return Err(Failure::failed("storage = \"none\" keeps no journal: nothing waits"));
+        return Err(Failure::failed("with storage = \"none\" there is no journal: nothing waits"));
     }
     let dir = config.journal_dir();
     if !dir.exists() {
@@ -51,7 +51,7 @@ pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
     })
 }
 
-/// A bridge that runs delivers by itself; one that ends just now is waited for.
+/// Refuses to run beside a bridge, which delivers by itself. If the bridge is just ending, the journal waits for it later.
 async fn refuse_beside_a_bridge(config: &Config) -> Result<(), Failure> {
     if JournalLock::acquire(&config.journal_dir()).map_err(Failure::failed)?.is_some() {
         return Ok(());
@@ -60,7 +60,7 @@ async fn refuse_beside_a_bridge(config: &Config) -> Result<(), Failure> {
         && tokio::net::TcpStream::connect(address).await.is_ok()
     {
         return Err(Failure::failed(format!(
-            "a bridge runs on this journal (it answers on {address}) and delivers by itself: stop it first"
+            "a bridge runs with this journal (it answers on {address}) and delivers by itself: stop it first"
         )));
     }
     Ok(())
@@ -75,10 +75,10 @@ async fn drain(config: &Config, timeout: Option<Duration>) -> Result<(), Failure
     };
     let left = drain.stop().await.map_err(Failure::failed)?;
     let verdict = match cut {
-        // The last may have been delivered while it stopped.
+        // The last events may have been delivered during the stop.
         _ if left.is_empty() => Ok(()),
         Some(why) => Err(Failure::failed(format!("{why}; {}", still_waiting(&left)))),
-        None => Err(Failure::failed("what is left needs a person (see sinks, dead-letters)")),
+        None => Err(Failure::failed("what is left needs a person (see `sinks list` and `dead-letters list`)")),
     };
     output::ended(tell(&left), verdict)
 }
@@ -96,7 +96,7 @@ fn tell(left: &[ListedSink]) -> Result<(), Failure> {
     if left.is_empty() { outln!("nothing waits any more") } else { Ok(()) }
 }
 
-/// What waits, in the words of an error. An event may wait for several sinks, so that their counts have no sum.
+/// What still waits, for an error. An event may wait for several sinks, so their counts are not added up.
 fn still_waiting(left: &[ListedSink]) -> String {
     let counts: Vec<u64> = left.iter().map(|place| place.waiting_events).filter(|count| *count > 0).collect();
     match counts.as_slice() {
@@ -111,7 +111,7 @@ fn waits(events: u64) -> String {
     format!("{} still {}", counted(events, "event"), if events == 1 { "waits" } else { "wait" })
 }
 
-/// Resolves with the timeout once it has passed.
+/// Resolves with the timeout when it has passed.
 async fn passed(timeout: Option<Duration>) -> Duration {
     match timeout {
         Some(timeout) => {

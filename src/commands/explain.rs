@@ -1,4 +1,4 @@
-//! `explain`: how the bridge reads a body, and why a signature does not fit.
+//! `explain`: shows how the bridge reads a body, and why a signature does not match.
 
 mod signature;
 
@@ -18,26 +18,26 @@ Examples:
   alma-bridge explain event.json --signature '8+UzOnrucsAuj09Sb5liIZBeYY5FwAsjfb2ZTcnXHR4='
   curl -s … | alma-bridge explain -
 
-Exit code 1 if a signature is given that does not fit.";
+Exits with 1 if the signature does not match.";
 
-/// Show how the bridge reads a body, and why a signature does not fit
+/// Show how the bridge reads a body, and why a signature does not match
 ///
-/// Shows the verdict, and the topic, key and attributes at every sink. With a signature, it first shows which secret fits.
-/// If none does, it looks for the usual mistakes: a secret with extra blanks, line ends or quotes; a body with a line end
-/// added or removed, or that was re-formatted on its way; a signature over JSON.stringify(body), as the sample of Ex Libris
-/// makes it; or one in hex or URL-safe Base64, or with a sha256= prefix.
+/// Shows the verdict, and the topic, key and attributes at every sink. With a signature, it first shows which secret
+/// matches. If none does, it tries the usual mistakes: a secret with extra blanks, line ends or quotes; a body with a
+/// line end added or removed, or re-formatted in transit; a signature over JSON.stringify(body), as in Ex Libris's
+/// sample; or one in hex or URL-safe Base64, or with the prefix sha256=.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
-    /// The raw body; - for stdin
+    /// A file with the raw body; - for stdin
     #[arg(value_name = "FILE")]
     body: PathBuf,
 
-    /// The value of X-Exl-Signature that came with it
+    /// The value of the request's X-Exl-Signature header
     #[arg(long, value_name = "S")]
     signature: Option<String>,
 
-    /// The source it came to; required if there are several
+    /// The source that received it; required if there are several
     #[arg(long, value_name = "NAME")]
     source: Option<SourceName>,
 
@@ -70,7 +70,7 @@ fn read(path: &Path) -> Result<Vec<u8>, Failure> {
             body.len()
         })
     };
-    read.map_err(|error| Failure::failed(format!("can't read {}: {error}", path.display())))?;
+    read.map_err(|error| Failure::failed(format!("cannot read {}: {error}", path.display())))?;
     Ok(body)
 }
 

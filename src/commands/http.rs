@@ -1,4 +1,5 @@
-//! The HTTP client of the commands: one request after another on a kept connection, each with a deadline.
+//! The HTTP client of the commands. It sends one request after another on a persistent connection, each with a
+//! deadline.
 
 use std::io;
 use std::sync::Arc;
@@ -19,13 +20,13 @@ use tokio_rustls::TlsConnector;
 
 use super::Listener;
 
-/// For a connection and for each answer. Alma itself waits 5 s; an answer later than that is still worth seeing.
+/// Time limit for connecting, and for each answer. Alma waits only 5 s, but a later answer is still worth seeing.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A client of one server.
+/// A client for one server.
 pub(super) struct Client {
     url: Uri,
-    /// Of a bridge on this machine, whose absence needs no system's word.
+    /// The listener, if the server is a bridge on this machine. Errors then say how to start it.
     listener: Option<Listener>,
     /// The name that the server's certificate must have, if it is not the URL's host.
     certificate_name: Option<ServerName<'static>>,
@@ -33,7 +34,7 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// Of the server of this URL; connects with the first request.
+    /// A client for the server of this URL. Connects with the first request.
     pub(super) fn new(url: Uri) -> Result<Self, String> {
         match url.scheme().map(Scheme::as_str) {
             Some("http" | "https") if url.host().is_some() => {
@@ -43,33 +44,33 @@ impl Client {
         }
     }
 
-    /// The server is this listener of the bridge that the configuration is about.
+    /// Tells the client that the server is this listener of the configured bridge.
     pub(super) fn of_bridge(mut self, listener: Listener) -> Self {
         self.listener = Some(listener);
         self
     }
 
-    /// Expects a certificate with this name. For a server whose address is known, and whose name need not lead to it.
+    /// Expects a certificate with this name instead of the URL's host. Use it if the URL has an address.
     pub(super) fn expecting(mut self, certificate_name: Option<ServerName<'static>>) -> Self {
         self.certificate_name = certificate_name;
         self
     }
 
-    /// Sends a request to the server, its URI being path and query, and reads the whole answer.
+    /// Sends a request, whose URI has only path and query, and reads the whole answer.
     ///
-    /// A kept connection that the server has closed meanwhile is opened again before anything is sent.
+    /// If the server has closed the connection meanwhile, the client connects again before it sends anything.
     pub(super) async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Bytes>, String> {
         self.send_within(PATIENCE, request).await
     }
 
-    /// The same, with another time for the answer.
+    /// Like [`Client::send`], with another time limit for the answer.
     pub(super) async fn send_within(
         &mut self,
         patience: Duration,
         mut request: Request<Full<Bytes>>,
     ) -> Result<Response<Bytes>, String> {
         let authority = self.url.authority().map(ToString::to_string).unwrap_or_default();
-        let host = authority.parse().map_err(|_| format!("no host can be made of {authority:?}"))?;
+        let host = authority.parse().map_err(|_| format!("found {authority:?}, expected a host"))?;
         request.headers_mut().insert(HOST, host);
         let mut kept = self.connection.take();
         if let Some(connection) = &mut kept
@@ -90,6 +91,12 @@ impl Client {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => {
                 self.connection = None;
+                // A TLS listener answers plain HTTP with a TLS alert, which does not parse as HTTP.
+                if error.is_parse() && self.url.scheme() == Some(&Scheme::HTTP) {
+                    return Err(format!(
+                        "{authority} does not speak plain HTTP ({error}): if it expects TLS, use https://{authority}"
+                    ));
+                }
                 Err(format!("no answer from {authority}: {error}"))
             }
             Err(_) => {
@@ -115,10 +122,10 @@ impl Client {
             };
             match tls_connector()?.connect(name, stream).await {
                 Ok(stream) => start(stream).await,
-                Err(error) => Err(distrust(&error).unwrap_or_else(|| format!("no TLS with {host}:{port}: {error}"))),
+                Err(error) => Err(tls_problem(&error, host, port)),
             }
         };
-        let late = |_| format!("can't reach {host}:{port} within {} s", PATIENCE.as_secs());
+        let late = |_| format!("cannot reach {host}:{port} within {} s", PATIENCE.as_secs());
         timeout(PATIENCE, connect).await.map_err(late)?
     }
 
@@ -128,7 +135,7 @@ impl Client {
                 "no bridge answers on {host}:{port} ({}): is it running? start it with \"alma-bridge run\"",
                 listener.key()
             ),
-            _ => format!("can't reach {host}:{port}: {error}"),
+            _ => format!("cannot reach {host}:{port}: {error}"),
         }
     }
 }
@@ -138,18 +145,20 @@ where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
 {
     let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
-    // Ends with the connection; what goes wrong on it is told to whoever awaits the answer.
+    // Ends with the connection. Whoever awaits the answer gets the error.
     tokio::spawn(connection);
     Ok(sender)
 }
 
-/// Trusts what the system trusts (`SSL_CERT_FILE` names others).
+/// Trusts the authorities that the system trusts. `SSL_CERT_FILE` names others.
 fn tls_connector() -> Result<TlsConnector, String> {
     let mut roots = rustls::RootCertStore::empty();
     let found = rustls_native_certs::load_native_certs();
     roots.add_parsable_certificates(found.certs);
     if roots.is_empty() {
-        return Err("found no trusted certificate authority on this system; SSL_CERT_FILE can name some".to_owned());
+        return Err(
+            "this system has no trusted certificate authorities: set SSL_CERT_FILE to a file with some".to_owned()
+        );
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = rustls::ClientConfig::builder_with_provider(provider)
@@ -160,26 +169,38 @@ fn tls_connector() -> Result<TlsConnector, String> {
     Ok(TlsConnector::from(Arc::new(config)))
 }
 
-/// Why the listener's certificate is refused. `None` if something else is wrong.
-fn distrust(error: &io::Error) -> Option<String> {
-    let rustls::Error::InvalidCertificate(refused) = error.get_ref()?.downcast_ref()? else { return None };
-    let not_trusted = |why: &str| format!("the listener's certificate is not trusted: {why}");
-    Some(match refused {
-        CertificateError::UnknownIssuer => {
-            not_trusted("it comes from no authority that this system knows; SSL_CERT_FILE can name the file of another")
+/// Why the TLS handshake failed.
+fn tls_problem(error: &io::Error, host: &str, port: u16) -> String {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+    match cause {
+        Some(rustls::Error::InvalidCertificate(refused)) => distrust(refused),
+        // What a plain HTTP listener answers is not a TLS record.
+        Some(rustls::Error::InvalidMessage(_)) => {
+            format!("{host}:{port} does not speak TLS ({error}): if it expects plain HTTP, use http://{host}:{port}")
         }
+        _ => format!("no TLS with {host}:{port}: {error}"),
+    }
+}
+
+/// Why the listener's certificate is refused.
+fn distrust(refused: &CertificateError) -> String {
+    let not_trusted = |why: &str| format!("the listener's certificate is not trusted: {why}");
+    match refused {
+        CertificateError::UnknownIssuer => not_trusted(
+            "this system does not know its authority: set SSL_CERT_FILE to a file with the authority's certificate",
+        ),
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => not_trusted("it has expired"),
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             not_trusted("it is not valid yet")
         }
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-            not_trusted("it is for another host; give the address with its host name by --url")
+            not_trusted("it is for another host: use --url with the host name of the certificate")
         }
         CertificateError::Other(other) if is_authority(other) => {
-            not_trusted("it is a CA certificate; let this authority sign one for the listener")
+            not_trusted("it is a CA certificate: let this authority sign one for the listener")
         }
         other => not_trusted(&other.to_string()),
-    })
+    }
 }
 
 fn is_authority(refused: &rustls::OtherError) -> bool {

@@ -1,4 +1,4 @@
-//! One file per command. Results go to stdout, the log and all that explains go to stderr.
+//! One file per command. Results go to stdout; the log and explanations go to stderr.
 
 #[macro_use]
 mod output;
@@ -42,8 +42,8 @@ mod tail;
 /// Exit code of a configuration error: `EX_CONFIG` of sysexits.h.
 const EXIT_CONFIG: u8 = 78;
 
-/// Takes the webhooks of Ex Libris Alma, makes them durable, and publishes them to Kafka, RabbitMQ, NATS JetStream or
-/// files on one topic per action.
+/// Receives the webhooks of Ex Libris Alma, makes them durable, and publishes them to Kafka, RabbitMQ, NATS JetStream or
+/// files, on one topic per action.
 #[derive(Debug, Parser)]
 #[command(name = "alma-bridge", version, propagate_version = true, after_help = EXAMPLES)]
 struct Cli {
@@ -59,22 +59,22 @@ struct Cli {
 const EXAMPLES: &str = "\
 First steps:
   alma-bridge demo                 see signed events arrive, become durable and land on their topics
-  alma-bridge run                  take events on port 2562; a secret is made at the first start
-  alma-bridge secret               the secret to paste into Alma's integration profile
+  alma-bridge run                  take events on port 2562; the first start generates a secret
+  alma-bridge secret               show the secret to paste into Alma's integration profile
   alma-bridge send                 play Alma to the running bridge
   alma-bridge tail                 see events as they land
 
-On a bad day:
-  alma-bridge status               what needs a person
-  alma-bridge reload               put an edit of the configuration in effect
-  alma-bridge dead-letters list    what a sink could not take
-  alma-bridge replay --help        publish again what the journal retains
-  alma-bridge sinks list           how many events wait for each sink
-  alma-bridge drain                deliver what waits, take nothing new
+When something is wrong:
+  alma-bridge status               see what needs a person
+  alma-bridge reload               put an edited configuration into effect
+  alma-bridge dead-letters list    list the events that a sink could not take
+  alma-bridge replay --help        publish events from the journal again
+  alma-bridge sinks list           see how many events wait for each sink
+  alma-bridge drain                deliver the waiting events, take no new ones
 
 Exit codes: 0 success, 1 failure, 2 usage, 78 configuration.";
 
-// Each command's text is that of its `Args`: a text here would replace it, and its second paragraph with it.
+// Each command's help comes from its `Args`. A comment here would replace it, including its second paragraph.
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::Args),
@@ -95,18 +95,18 @@ enum Command {
     Man(man::Args),
 }
 
-/// Why a command did not succeed.
+/// Why a command failed.
 #[derive(Debug)]
 enum Failure {
     /// Everything that is wrong with the configuration: exit 78.
     Config(ConfigErrors),
-    /// The command line asks for what is not there: exit 2.
+    /// The command line asks for something that does not exist or is not allowed: exit 2.
     Usage(String),
-    /// All else: exit 1.
+    /// Anything else: exit 1.
     Failed(String),
-    /// As [`Failure::Failed`], with all that is to be said already printed.
+    /// Like [`Failure::Failed`], but the reason is already printed.
     Silent,
-    /// Nobody reads stdout any more, as after `| head`: nothing is said, exit 0.
+    /// Nobody reads stdout any more, as after `| head`: prints nothing, exit 0.
     Unread,
 }
 
@@ -115,7 +115,7 @@ impl Failure {
         Self::Failed(why.to_string())
     }
 
-    /// What went wrong, a line each.
+    /// What went wrong, one line for each error.
     fn lines(&self) -> Vec<String> {
         match self {
             Self::Config(errors) => errors.errors.iter().map(ToString::to_string).collect(),
@@ -129,7 +129,7 @@ impl Failure {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let Some(command) = cli.command else {
-        // Help that was asked for by saying nothing is a result.
+        // Without a command, the help text is the result.
         let _ = <Cli as clap::CommandFactory>::command().print_help();
         return ExitCode::SUCCESS;
     };
@@ -159,8 +159,9 @@ pub fn main() -> ExitCode {
             logs::print(&format!("error: {}", Printable::lines(&why)));
             ExitCode::FAILURE
         }
+        // No hint at --help, unlike clap's own errors: the message says what to do, and the help text does not.
         Err(Failure::Usage(why)) => {
-            logs::print(&format!("error: {}\n\nFor more information, try '--help'.", Printable::lines(&why)));
+            logs::print(&format!("error: {}", Printable::lines(&why)));
             ExitCode::from(2)
         }
         Err(Failure::Config(errors)) => {
@@ -173,7 +174,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// The configuration in effect, with its warnings printed.
+/// Loads the configuration and prints its warnings.
 fn load(file: Option<&Path>) -> Result<Config, Failure> {
     Ok(load_with_warnings(file)?.config)
 }
@@ -187,12 +188,12 @@ fn load_with_warnings(file: Option<&Path>) -> Result<Loaded, Failure> {
     Ok(loaded)
 }
 
-/// The configuration in effect, with where each value comes from.
+/// Loads the configuration. Prints nothing.
 fn load_silently(file: Option<&Path>) -> Result<Loaded, Failure> {
     config::load(file, &environment()).map_err(Failure::Config)
 }
 
-/// The same for whoever serves TLS or checks that the bridge can: the certificate and its key are read, too.
+/// Like [`load_silently`], but reads the certificate and its key too. For the commands that serve TLS or check it.
 fn load_with_certificate(file: Option<&Path>) -> Result<Loaded, Failure> {
     let loaded = load_silently(file)?;
     let Some(Err(CertificateError { key, problem })) = loaded.config.ingress.tls.as_ref().map(tls::check) else {
@@ -203,14 +204,14 @@ fn load_with_certificate(file: Option<&Path>) -> Result<Loaded, Failure> {
     Err(Failure::Config(ConfigErrors { errors: vec![error], warnings: loaded.warnings }))
 }
 
-/// The process's environment; variables that are not UTF-8 are none of ours.
+/// The process's environment, without variables that are not UTF-8: the bridge has none of those.
 fn environment() -> Vec<(String, String)> {
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect()
 }
 
-/// The source of that name, or the only one.
+/// The source of this name, or the only source.
 fn pick_source<'a>(config: &'a Config, name: Option<&SourceName>) -> Result<&'a Source, Failure> {
     let names = || config.sources.iter().map(|s| s.name.as_str()).collect::<Vec<_>>().join(", ");
     match name {
@@ -218,7 +219,7 @@ fn pick_source<'a>(config: &'a Config, name: Option<&SourceName>) -> Result<&'a 
             .sources
             .iter()
             .find(|source| source.name == *name)
-            .ok_or_else(|| Failure::Usage(format!("no source is named {name}; there are: {}", names()))),
+            .ok_or_else(|| Failure::Usage(format!("unknown source {name}; there are: {}", names()))),
         None => match config.sources.as_slice() {
             [only] => Ok(only),
             _ => Err(Failure::Usage(format!("there are several sources, choose one with --source: {}", names()))),
@@ -232,7 +233,7 @@ fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Fail
     runtime.block_on(work)
 }
 
-/// Which of the bridge's two addresses.
+/// One of the bridge's two listeners.
 #[derive(Clone, Copy)]
 enum Listener {
     Ingress,
@@ -240,7 +241,7 @@ enum Listener {
 }
 
 impl Listener {
-    /// The key of its address.
+    /// The key of the listener's address.
     const fn key(self) -> &'static str {
         match self {
             Self::Ingress => "ingress.listen",
@@ -249,8 +250,8 @@ impl Listener {
     }
 }
 
-/// Where a listener of the bridge is reached from this machine. A port that was left to the system is in the running
-/// bridge's folder.
+/// The address at which this machine reaches a listener of the bridge. If the configured port is 0, the running bridge has
+/// written its port to `listeners.json`.
 fn reachable(config: &Config, listener: Listener) -> Result<SocketAddr, Failure> {
     let configured = match listener {
         Listener::Ingress => config.ingress.listen,
@@ -262,11 +263,11 @@ fn reachable(config: &Config, listener: Listener) -> Result<SocketAddr, Failure>
             let dir = config.data_dir.display();
             let why = match error.kind() {
                 ErrorKind::NotFound => format!("no {dir}/listeners.json"),
-                _ => format!("{dir}/listeners.json can't be read: {error}"),
+                _ => format!("{dir}/listeners.json cannot be read: {error}"),
             };
-            // Only such a bridge does without the file.
+            // Only a bridge without a journal runs without that file.
             let hint = match config.journal.storage {
-                Storage::None => format!("; if it can't write to data_dir, give {} a fixed port", listener.key()),
+                Storage::None => format!("; if it cannot write to data_dir, give {} a fixed port", listener.key()),
                 Storage::Disk => String::new(),
             };
             Failure::failed(format!("no bridge runs with data_dir = {dir} ({why}){hint}"))
@@ -279,7 +280,7 @@ fn reachable(config: &Config, listener: Listener) -> Result<SocketAddr, Failure>
     Ok(on_this_machine(address))
 }
 
-/// An unspecified address is reached by loopback.
+/// Replaces an unspecified address with loopback.
 fn on_this_machine(mut address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
         let loopback: IpAddr = if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };

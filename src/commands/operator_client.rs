@@ -1,5 +1,5 @@
-//! Where the tools for the bad day are used: at the running bridge, by its admin listener, or on the journal of one that
-//! does not run, under its lock.
+//! Sends operators' requests to the running bridge, by its admin listener, or carries them out on the journal of a
+//! stopped bridge, under its lock.
 
 use std::io::{self, IsTerminal as _, Write as _};
 
@@ -21,14 +21,14 @@ use crate::operator::{ListedSink, OperatorRequest};
 use crate::printable::Printable;
 use crate::telemetry::logs;
 
-/// Takes requests.
+/// Carries out operators' requests.
 pub(super) struct OperatorClient(Where);
 
 enum Where {
     Running {
         client: Client,
         authorization: HeaderValue,
-        /// It has answered once.
+        /// The bridge has answered before.
         met: bool,
     },
     Offline(Box<OfflineJournal>),
@@ -50,7 +50,7 @@ impl OperatorClient {
         let dir = config.journal_dir();
         if config.journal.storage == Storage::None {
             return Err(Failure::failed(
-                "storage = \"none\" keeps no journal: nothing to replay, no dead letters, no places of sinks",
+                "with storage = \"none\" there is no journal: nothing to replay, no dead letters, no places of sinks",
             ));
         }
         if !dir.exists() {
@@ -59,7 +59,7 @@ impl OperatorClient {
                 dir.display()
             )));
         }
-        // A sink that is started here speaks TLS, and what is wrong with the journal or the sink is to be seen.
+        // A sink that is started here may use TLS, and warnings about the journal or the sink should be visible.
         tls::install_provider();
         let log = Log { level: "warn".to_owned(), format: Some(LogFormat::Text) };
         logs::init(&log).map_err(Failure::failed)?;
@@ -72,7 +72,7 @@ impl OperatorClient {
         Ok(Self(Where::Running { client, authorization, met: false }))
     }
 
-    /// Has a request carried out. `T` is the shape that stands beside the request.
+    /// Has a request carried out. `T` is the type that is documented with the request.
     pub(super) async fn ask<T: DeserializeOwned>(&mut self, request: &OperatorRequest) -> Result<T, Failure> {
         let answer = match &mut self.0 {
             Where::Offline(journal) => journal.operate(request.clone()).await.map_err(Failure::failed)?,
@@ -84,7 +84,7 @@ impl OperatorClient {
                     .body(Full::<Bytes>::from(body))
                     .expect("a constant path and valid headers");
                 let lost = if *met {
-                    "the bridge went away, what became of the last request is not known"
+                    "the bridge stopped answering, and it is not known whether it carried out the last request"
                 } else {
                     "another process holds the journal, and no bridge answers"
                 };
@@ -94,11 +94,11 @@ impl OperatorClient {
             }
         };
         serde_json::from_value(answer).map_err(|error| {
-            Failure::failed(format!("the answer was not understood, is the bridge of another version? {error}"))
+            Failure::failed(format!("the answer cannot be read: does the bridge have another version? {error}"))
         })
     }
 
-    /// Lets go of a stopped bridge's journal.
+    /// Closes a stopped bridge's journal.
     pub(super) async fn close(self) {
         if let Where::Offline(journal) = self.0 {
             journal.close().await;
@@ -106,13 +106,13 @@ impl OperatorClient {
     }
 }
 
-/// What a running bridge asks of a request that changes something.
+/// The Authorization header that a running bridge requires for a request that changes something.
 pub(super) fn authorization(config: &Config) -> Result<HeaderValue, Failure> {
     let token = config.admin_token().map_err(|error| {
-        Failure::failed(format!("can't read the admin token {}: {error}", config.admin.token_file.display()))
+        Failure::failed(format!("cannot read the admin token {}: {error}", config.admin.token_file.display()))
     })?;
     let mut authorization = HeaderValue::from_bytes(&[b"Bearer ".as_slice(), token.expose()].concat())
-        .map_err(|_| Failure::failed("the admin token has characters that no header can hold"))?;
+        .map_err(|_| Failure::failed("the admin token has characters that are not allowed in a header"))?;
     authorization.set_sensitive(true);
     Ok(authorization)
 }
@@ -122,20 +122,20 @@ fn read(answer: &Response<Bytes>) -> Result<Value, Failure> {
     document.ok_or_else(|| refusal(answer))
 }
 
-/// What a running bridge says in place of what was asked for.
+/// The error that a running bridge answered with.
 pub(super) fn refusal(answer: &Response<Bytes>) -> Failure {
     let document: Option<Value> = serde_json::from_slice(answer.body()).ok();
     let said = document.as_ref().and_then(|document| document.get("errorMessage")?.as_str()).unwrap_or_default();
     match answer.status() {
         StatusCode::CONFLICT => Failure::failed(said),
         StatusCode::UNAUTHORIZED => {
-            Failure::failed("the bridge refused the admin token: is it another bridge's data_dir?")
+            Failure::failed("the bridge refused the admin token: does data_dir belong to another bridge?")
         }
         status => Failure::failed(format!("the admin listener answered {status} {said}")),
     }
 }
 
-/// The sink of that name, which need not be configured, or the only one there is.
+/// The sink of this name, which need not be configured, or the only sink.
 pub(super) async fn pick_sink(operator: &mut OperatorClient, name: Option<&SinkName>) -> Result<SinkName, Failure> {
     if let Some(name) = name {
         return Ok(name.clone());
@@ -149,17 +149,17 @@ pub(super) async fn pick_sink(operator: &mut OperatorClient, name: Option<&SinkN
     }
 }
 
-/// Asks whether to go on with what can't be undone; `--yes` has said so already.
+/// Asks whether to do something that can't be undone, unless `--yes` was given.
 pub(super) fn confirmed(what: &str, yes: bool) -> Result<(), Failure> {
     if yes {
         errln!("{what}");
         return Ok(());
     }
     if !io::stdin().is_terminal() {
-        return Err(Failure::Usage(format!("{what}\nthis can't be undone; add --yes to confirm")));
+        return Err(Failure::Usage(format!("{what}\nthis cannot be undone; add --yes to confirm")));
     }
-    // A prompt that can't be shown can't be answered either.
-    write!(io::stderr(), "{what}\nThis can't be undone. Go on? [y/N] ").map_err(Failure::failed)?;
+    // Without a prompt there would be no answer.
+    write!(io::stderr(), "{what}\nThis cannot be undone. Go on? [y/N] ").map_err(Failure::failed)?;
     let mut answer = String::new();
     io::stdin().read_line(&mut answer).map_err(Failure::failed)?;
     match answer.trim() {

@@ -1,35 +1,35 @@
-//! `--raw`, of every command that shows text from outside: bodies, topics, what brokers and servers say.
+//! The option `--raw` of every command that shows text from outside: bodies, topics, messages of brokers and servers.
 
 use std::borrow::Cow;
 
 use crate::printable::{Printable, Style};
 
-/// How such text is printed.
+/// How text from outside is printed.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub(super) struct Outside {
-    /// Print text from outside byte for byte; else control characters are escaped, as \u001b
+    /// Print text from outside byte for byte; default: control characters are escaped, as \u001b
     #[arg(long)]
     raw: bool,
 }
 
 impl Outside {
-    /// As without `--raw`.
+    /// The default, without `--raw`.
     #[cfg(test)]
     pub(super) const fn escaped() -> Self {
         Self { raw: false }
     }
 
-    /// Text within a line of ours.
+    /// Text that is part of a line.
     pub(super) const fn line(self, text: &str) -> Printable<'_> {
         self.styled(text, Style::Line)
     }
 
-    /// A JSON document of ours, on one line.
+    /// A JSON document that the bridge made, on one line.
     pub(super) const fn json(self, text: &str) -> Printable<'_> {
         self.styled(text, Style::Document)
     }
 
-    /// A JSON document as it came, on one line.
+    /// A JSON document as received, on one line.
     pub(super) fn document(self, bytes: &[u8]) -> Cow<'_, [u8]> {
         self.bytes(bytes, Style::Document)
     }
@@ -43,7 +43,7 @@ impl Outside {
         if self.raw {
             return Cow::Borrowed(bytes);
         }
-        // What is not UTF-8 could be control characters to a terminal of another encoding.
+        // Bytes that are not UTF-8 may be control characters to a terminal with another encoding.
         let text = String::from_utf8_lossy(bytes);
         Cow::Owned(self.styled(&text, style).to_string().into_bytes())
     }
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_that_are_no_text_get_through_only_raw() {
+    fn bytes_that_are_not_text_are_printed_only_with_raw() {
         let body = b"a\x9bb\xff\n";
         assert_eq!(Outside { raw: true }.body(body), &body[..]);
         assert_eq!(Outside { raw: false }.body(body), "a\u{fffd}b\u{fffd}\n".as_bytes());

@@ -1,4 +1,4 @@
-//! `reload`: has the running bridge load its configuration again.
+//! `reload`: makes the running bridge load its configuration again.
 
 use std::path::Path;
 use std::pin::pin;
@@ -18,14 +18,14 @@ use crate::bridge::RELOAD_PATIENCE;
 const EXAMPLES: &str = "\
 Examples:
   alma-bridge reload                        after an edit of the configuration
-  alma-bridge check && alma-bridge reload   look at the edit first
+  alma-bridge check && alma-bridge reload   check the edit first
 
-Exit code 1 if the bridge refuses the configuration or can't put all of it in effect.";
+Exits with 1 if the bridge refuses the configuration or cannot put all of it into effect.";
 
-/// Have the running bridge load its configuration again, and report the result
+/// Make the running bridge load its configuration again, and report the result
 ///
-/// The bridge reads its own file. If anything is wrong with it, the bridge says so and changes nothing. An edit that
-/// takes away a source or a sink takes effect, too: the bridge does not do that by itself.
+/// The bridge reads its own file. If anything is wrong with it, the bridge reports that and changes nothing. Unlike an
+/// automatic reload, this also applies an edit that removes a source or a sink.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
@@ -33,10 +33,10 @@ pub(super) struct Args {
     outside: Outside,
 }
 
-/// Longer than the bridge's own, so that its answer comes before this command gives up.
+/// Longer than the bridge's own limit, so that its answer arrives before this command gives up.
 const PATIENCE: Duration = RELOAD_PATIENCE.saturating_add(Duration::from_secs(10));
 
-/// After this, whoever waits is told why it takes so long.
+/// After this time, the command explains why the answer takes so long.
 const SOON: Duration = Duration::from_secs(3);
 
 pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
@@ -48,7 +48,7 @@ pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
         errln!("warning: {}", args.outside.line(warning));
     }
     for key in &reloaded.needs_restart {
-        errln!("warning: {} changed, but takes a restart to be in effect", args.outside.line(key));
+        errln!("warning: {} changed, but takes effect only after a restart", args.outside.line(key));
     }
     if reloaded.outcome == ReloadOutcome::Applied {
         return outln!("configuration reloaded");
@@ -60,13 +60,13 @@ pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
     Err(Failure::Silent)
 }
 
-/// What became of a reload that is not wholly in effect.
+/// Describes a reload that is not completely in effect.
 pub(super) fn verdict(reloaded: &Reloaded) -> String {
     match reloaded.outcome {
         ReloadOutcome::Refused => {
             format!("reload refused; the configuration loaded at {} stays in effect", reloaded.loaded)
         }
-        _ => "the configuration is in effect only in part; the bridge keeps trying".to_owned(),
+        _ => "only a part of the configuration is in effect; the bridge keeps trying".to_owned(),
     }
 }
 
@@ -81,14 +81,14 @@ pub(super) async fn ask(bridge: &RunningBridge) -> Result<Reloaded, Failure> {
     let answer = tokio::select! {
         answer = &mut answered => answer,
         () = tokio::time::sleep(SOON) => {
-            errln!("waiting for the bridge: each sink that is replaced may take 45 s to settle what it is sending");
+            errln!("waiting for the bridge: each sink that is replaced may need 45 s to finish what it is sending");
             answered.await
         }
     };
     let answer = answer.map_err(Failure::failed)?;
     match answer.status() {
         StatusCode::OK | StatusCode::UNPROCESSABLE_ENTITY => serde_json::from_slice(answer.body()).map_err(|error| {
-            Failure::failed(format!("the answer was not understood, is the bridge of another version? {error}"))
+            Failure::failed(format!("the answer cannot be read: does the bridge have another version? {error}"))
         }),
         _ => Err(operator_client::refusal(&answer)),
     }

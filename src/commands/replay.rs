@@ -1,4 +1,4 @@
-//! `replay`: publish retained events again.
+//! `replay`: publishes retained events again.
 
 use std::path::Path;
 use std::time::Duration;
@@ -18,47 +18,49 @@ use crate::operator::{OperatorRequest, Progress, ReplayRequest, RunState, Select
 
 const EXAMPLES: &str = "\
 Examples:
-  alma-bridge replay --sink main --from 2h --dry-run            which ones, and how many
-  alma-bridge replay --sink main --from 2h                      durable within the last 2 h
+  alma-bridge replay --sink main --from 2h --dry-run            list and count them first
+  alma-bridge replay --sink main --from 2h                      the events of the last 2 h
   alma-bridge replay --sink main --from 2h --action loan --action bib
   alma-bridge replay --sink main --from 2026-01-02T03:00:00Z --to 2026-01-02T04:00:00Z
-  alma-bridge replay --sink nats --from 1h --repair             JetStream lost data
+  alma-bridge replay --sink nats --from 1h --repair             after JetStream lost data
 
 Consumers that deduplicate by id ignore the repeats; all others get the events once more.
 Every event keeps its id and has the attribute replayed. Events that still wait for the sink
-are left out, because they are delivered in their turn. Exit 0 even if all that match still
-wait. Exit 1 if no event matches, if the sink did not take all, or if some are gone or damaged.
-The command asks the running bridge; if none runs, it works on the journal directly.";
+are left out, because they are delivered in their turn. Exits with 0 even if all matching
+events still wait, and with 1 if no event matches, if the sink did not take all of them, or if
+some are gone or damaged. The command asks the running bridge; if none runs, it works on the
+journal directly.";
 
-/// Publish events that the journal retains to a sink again
+/// Publish retained events to a sink again
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
-    /// The sink
+    /// The sink to publish to
     #[arg(long, value_name = "NAME")]
     sink: SinkName,
 
-    /// From what was made durable at this moment (RFC 3339), or so long ago (2h)
+    /// Start with events that became durable at this moment (RFC 3339), or this long ago (2h)
     #[arg(long, value_name = "TIME", value_parser = moment)]
     from: Timestamp,
 
-    /// To what was made durable before this moment; default: up to the newest event
+    /// Only events that became durable before this moment; default: up to the newest event
     #[arg(long, value_name = "TIME", value_parser = moment)]
     to: Option<Timestamp>,
 
-    /// Only events of this action, in any case (`job_end`), or of action and event (`loan.loan_returned`); may be repeated
+    /// Only events of this action (`job_end`), or of this action and event (`loan.loan_returned`), in any case;
+    /// repeatable
     #[arg(long, value_name = "ACTION", value_parser = config::parse_action)]
     action: Vec<String>,
 
-    /// List and count them, publish nothing
+    /// List and count the events, but publish nothing
     #[arg(long)]
     dry_run: bool,
 
     /// For a broker that lost data: publish with the original message ids
     ///
-    /// JetStream takes only what it lost, as long as it is asked within the stream's duplicate window. Without it a
-    /// replay has message ids of its own (`…/replay-{run}`), since JetStream drops an id that it knows even where the
-    /// message was purged. For other sinks it makes no difference.
+    /// Within the stream's duplicate window, JetStream then stores only what it lost. Without --repair, a replay has
+    /// its own message ids (`…/replay-{run}`), because JetStream drops an id that it knows even if the message was
+    /// purged. For other sinks it makes no difference.
     #[arg(long)]
     repair: bool,
 
@@ -66,13 +68,13 @@ pub(super) struct Args {
     outside: Outside,
 }
 
-/// Between two looks at a run that goes.
+/// How often to ask about the running replay.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-/// Looks between two lines that say how far it is.
+/// How many of these requests pass between two lines of progress.
 const LOOKS_A_LINE: u32 = 25;
 
-/// `2024-01-02T03:04:05Z`, or a time span before now.
+/// Parses `2024-01-02T03:04:05Z`, or a time span before now.
 fn moment(text: &str) -> Result<Timestamp, String> {
     if let Ok(moment) = text.parse::<jiff::Timestamp>() {
         let micros = u64::try_from(moment.as_microsecond());
@@ -103,7 +105,7 @@ async fn replay(operator: &mut OperatorClient, args: Args) -> Result<(), Failure
     let (micros, to) = (from.as_micros(), to.map(Timestamp::as_micros));
     let actions = ActionFilter::new(&actions).map_err(Failure::failed)?;
     let order = ReplayRequest { sink: sink.clone(), from: micros, to, actions, dry_run, repair };
-    // Before it begins, so that no Ctrl-C leaves it going.
+    // Before the replay starts, so that Ctrl-C always ends it.
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::failed)?;
     let begun: Progress = operator.ask(&OperatorRequest::Replay(order)).await?;
     let what = if dry_run { "counting for" } else { "publishing again to" };
@@ -116,7 +118,7 @@ async fn replay(operator: &mut OperatorClient, args: Args) -> Result<(), Failure
     let ended = match followed {
         Some(Ok(ended)) => ended,
         Some(Err(failure)) => {
-            // Nobody reads on, most likely: then it need not go on either.
+            // Probably nobody reads the output any more, so the replay need not go on.
             let _ = operator.ask::<Progress>(&cancel).await;
             return Err(failure);
         }
@@ -125,7 +127,7 @@ async fn replay(operator: &mut OperatorClient, args: Args) -> Result<(), Failure
     output::ended(tell(&sink, from, dry_run, &ended, outside), verdict(&ended))
 }
 
-/// Until it ends; prints what a dry run finds.
+/// Waits until the replay ends. Prints what a dry run finds.
 async fn follow(operator: &mut OperatorClient, run: &str, outside: Outside) -> Result<Progress, Failure> {
     let (mut looks, mut table) = (0, Table::new([Left(""), Left(""), Left("")]));
     loop {
@@ -139,7 +141,7 @@ async fn follow(operator: &mut OperatorClient, run: &str, outside: Outside) -> R
         }
         looks += 1;
         if looks % LOOKS_A_LINE == 0 {
-            let held = progress.held.map(|why| format!("; the sink takes nothing just now: {}", outside.line(&why)));
+            let held = progress.held.map(|why| format!("; the sink takes nothing now: {}", outside.line(&why)));
             errln!("{} published{} (Ctrl-C ends it)", progress.published, held.unwrap_or_default());
         }
         sleep(LOOK_EVERY).await;
@@ -173,11 +175,11 @@ fn tell(sink: &SinkName, from: Timestamp, dry_run: bool, ended: &Progress, outsi
         let nothing = if dry_run { "nothing would be published" } else { "nothing published" };
         outln!("sink {sink}: {nothing}: {}", still_waiting(ended.waiting))?;
     } else if dry_run {
-        outln!("sink {sink}: {events} would be published, of {} in this time", ended.read)?;
+        outln!("sink {sink}: {events} would be published, of {} in this period", ended.read)?;
     } else {
         let known = match ended.duplicates {
             0 => String::new(),
-            known => format!(" ({known} of them it had)"),
+            known => format!(" ({known} of them were already there)"),
         };
         outln!("sink {sink}: {} of {events} confirmed{known}, run {}", ended.published, ended.run)?;
     }
@@ -186,13 +188,13 @@ fn tell(sink: &SinkName, from: Timestamp, dry_run: bool, ended: &Progress, outsi
     }
     match ended.damaged {
         0 => {}
-        1 => outln!("1 could not be read: the disk has damaged it")?,
-        many => outln!("{many} could not be read: the disk has damaged them")?,
+        1 => outln!("1 event could not be read: it is damaged on disk")?,
+        many => outln!("{many} events could not be read: they are damaged on disk")?,
     }
     match ended.gone {
         0 => {}
-        1 => outln!("1 is gone: its segment was deleted, by retention or by hand")?,
-        many => outln!("{many} are gone: their segments were deleted, by retention or by hand")?,
+        1 => outln!("1 event is gone: its segment was deleted, by retention or by hand")?,
+        many => outln!("{many} events are gone: their segments were deleted, by retention or by hand")?,
     }
     for (reason, count) in &ended.failed {
         outln!("{count} {} not taken: {}", if *count == 1 { "was" } else { "were" }, outside.line(reason))?;
@@ -208,16 +210,16 @@ fn still_waiting(count: u64) -> String {
     }
 }
 
-/// Whether there is nothing to publish, now or in its turn.
+/// Whether no event matches, not even one that still waits.
 fn matches_nothing(ended: &Progress) -> bool {
     ended.state == RunState::Done && ended.selected == 0 && ended.waiting == 0
 }
 
-/// Whether the sink has all that was asked for.
+/// Succeeds if the sink has, or will get, every matching event.
 fn verdict(ended: &Progress) -> Result<(), Failure> {
     match &ended.state {
         RunState::Failed(why) => Err(Failure::failed(why)),
-        RunState::Cancelled => Err(Failure::failed("ended before its time; it may be begun again")),
+        RunState::Cancelled => Err(Failure::failed("the replay was cancelled; you can start it again")),
         _ if matches_nothing(ended) || !ended.failed.is_empty() || ended.damaged > 0 || ended.gone > 0 => {
             Err(Failure::Silent)
         }
@@ -230,7 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn takes_moments_and_spans() {
+    fn accepts_moments_and_time_spans() {
         assert_eq!(moment("2024-01-02T03:04:05.678Z").expect("a moment").to_string(), "2024-01-02T03:04:05.678Z");
         assert_eq!(moment("2024-01-02T04:04:05+01:00").expect("a moment").to_string(), "2024-01-02T03:04:05.000Z");
         let begun = moment("2h").expect("a span");

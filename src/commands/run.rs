@@ -20,10 +20,11 @@ use crate::telemetry::logs::{self, LevelHandle};
 
 /// Take events from Alma and publish them, until SIGTERM or SIGINT
 ///
-/// SIGHUP loads the configuration again; a changed file does so by itself. A second SIGTERM or SIGINT ends at once.
+/// The bridge loads its configuration again on SIGHUP, and when a file changes. A second SIGTERM or SIGINT ends it at
+/// once.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// When stopping: report not ready, but take events for this long, for load balancers that react late
+    /// When stopping, report not ready but still take events for this long, for load balancers that react late
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration)]
     stop_delay: Duration,
 }
@@ -38,7 +39,7 @@ pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
     }
     tls::install_provider();
     config.ingress.max_connections = ingress::raise_file_limit(config.ingress.max_connections);
-    let made = config.generate_missing().map_err(|error| Failure::failed(format!("can't make a secret: {error}")))?;
+    let made = config.generate_missing().map_err(|error| Failure::failed(format!("cannot make a secret: {error}")))?;
     for path in &made {
         tracing::info!(path = %path.display(), "made");
     }
@@ -47,13 +48,13 @@ pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::failed)?;
     let served = runtime.block_on(serve(file, config, sockets, watch, &level, args.stop_delay));
     if served.is_err() {
-        // Not in good order: what still runs ends with the process.
+        // Not a graceful shutdown: what still runs ends with the process.
         runtime.shutdown_background();
     }
     served
 }
 
-/// Serves until a signal; then stops in good order. Ends at once if a thread of the journal dies.
+/// Serves until a signal, and then shuts down gracefully. Ends at once if a thread of the journal dies.
 async fn serve(
     file: Option<&Path>,
     config: Config,
@@ -84,7 +85,7 @@ async fn serve(
     }
 }
 
-/// Loads the configuration again whenever somebody asks for it, until a signal to stop.
+/// Loads the configuration again on request, until a signal to stop.
 async fn until_asked_to_stop(
     bridge: &Bridge,
     file: Option<&Path>,
@@ -122,7 +123,7 @@ async fn until_asked_to_stop(
     }
 }
 
-/// Says once that the bridge is ready; before that, if it is open but takes no events, why not.
+/// Logs once that the bridge is ready. If it is open but takes no events, first logs why.
 async fn tell_readiness(bridge: &Bridge) -> Result<(), Failure> {
     bridge.opened().await.map_err(Failure::failed)?;
     let mut looks = 0_u64;
@@ -143,7 +144,7 @@ fn listen(kind: SignalKind) -> Result<Signal, Failure> {
     signal(kind).map_err(Failure::failed)
 }
 
-/// The listener URLs: what is entered in Alma's profiles, once the host is the one that Alma reaches.
+/// Logs the listener URLs. With the public host name, these are what to enter in Alma's profiles.
 fn tell_urls(bridge: &Bridge) {
     let config = bridge.config();
     let scheme = if config.ingress.tls.is_some() { "https" } else { "http" };
@@ -159,8 +160,8 @@ fn tell_urls(bridge: &Bridge) {
     }
 }
 
-/// On every start of a bridge whose secret is a generated one: how to see it and where it goes. `made`: files that are
-/// new with this start.
+/// If a secret is a generated one, logs at every start how to see it and where to paste it. `made` are the files that
+/// this start generated.
 fn tell_secret(config: &Config, made: &[PathBuf]) {
     for source in &config.sources {
         let generated = source.secrets.iter().find_map(|named| match &named.from {
@@ -181,19 +182,19 @@ fn tell_secret(config: &Config, made: &[PathBuf]) {
     }
 }
 
-/// Sources whose URLs are told one by one; a consortium has a thousand.
+/// Up to this many sources have a log line each. A consortium has a thousand.
 const SHOWN_URLS: usize = 16;
 
 /// Why the configuration is loaded again.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Cause {
-    /// SIGHUP, or the admin listener.
+    /// SIGHUP, or a request to the admin listener.
     LoggedRequest,
-    /// One of its files is another.
+    /// The content of one of its files changed.
     FileChanged,
 }
 
-/// Loads the configuration again and puts in effect what can be. A bad one changes nothing.
+/// Loads the configuration again and puts into effect what it can. An invalid configuration changes nothing.
 async fn reload(
     bridge: &Bridge,
     file: Option<&Path>,
@@ -210,7 +211,7 @@ async fn reload(
         }
     };
     let mut new = loaded.config;
-    // Cut at the start, and not to be taken for a change.
+    // The start may have lowered it, which is not a change.
     new.ingress.max_connections = old.ingress.max_connections.min(new.ingress.max_connections);
     let changes = old.changes(&new);
     if cause == Cause::FileChanged && !changes.taken_away.is_empty() {
@@ -218,8 +219,8 @@ async fn reload(
         return refuse(
             bridge,
             vec![format!(
-                "{gone} would be taken away, which a half-written file can do: if you mean it, run \"alma-bridge reload\" \
-                 or send SIGHUP"
+                "{gone} would be removed, but the file may be half-written: to confirm, run \"alma-bridge reload\" or send \
+                 SIGHUP"
             )],
             loaded.warnings,
         );
@@ -263,21 +264,21 @@ fn refuse(bridge: &Bridge, errors: Vec<String>, warnings: Vec<String>) -> Reload
     Reloaded { outcome, errors, needs_restart: Vec::new(), warnings, loaded: loaded_at.to_string() }
 }
 
-/// Looks at the files that a configuration is read from.
+/// Watches the files that the configuration is read from.
 ///
-/// Mounted `ConfigMap`s and `Secret`s swap a link; contents are compared, not times. A change counts once nothing more has
-/// changed between two looks. Only digests are kept: the files hold secrets.
+/// Compares contents instead of times, because mounted `ConfigMap`s and `Secret`s swap a link. A change counts once two
+/// checks in a row find the same. Keeps only digests, because the files may hold secrets.
 struct Watch {
     files: Vec<PathBuf>,
     in_effect: Vec<Option<FileDigest>>,
     seen: Vec<Option<FileDigest>>,
 }
 
-/// SHA-256 of what is in a file.
+/// SHA-256 of a file's content.
 type FileDigest = [u8; 32];
 
-/// Between two looks, for each so many files: a consortium has one for each of a thousand secrets, and looking at them
-/// must not be what an idle bridge is busy with.
+/// The time between two checks, for every [`FILES`] files. A consortium may have a thousand secrets, and an idle bridge
+/// should not be busy reading them.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const FILES: usize = 50;
 
@@ -288,13 +289,13 @@ impl Watch {
         Self { files, in_effect: digests.clone(), seen: digests }
     }
 
-    /// What the files hold now: to be asked before a configuration is read from them.
+    /// Digests of the files. Call it before reading a configuration from them.
     fn look(&self) -> Vec<Option<FileDigest>> {
         digest_all(&self.files)
     }
 
-    /// Looks at the files of a newer configuration from now on. `before`: what was seen before it was read, so that no
-    /// later change is taken for what is in effect.
+    /// Watches the files of a newer configuration from now on. `before` are the digests from before it was read, so
+    /// that a later change is noticed.
     fn follow(&mut self, config: &Config, before: Vec<Option<FileDigest>>) {
         let known: HashMap<PathBuf, Option<FileDigest>> =
             std::mem::take(&mut self.files).into_iter().zip(before).collect();
@@ -306,7 +307,7 @@ impl Watch {
         }
     }
 
-    /// Resolves when something changed and was still from one look to the next.
+    /// Resolves when something has changed and two checks in a row have found the same.
     async fn changed(&mut self) {
         loop {
             tokio::time::sleep(pause(self.files.len())).await;
@@ -335,7 +336,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn many_files_are_looked_at_less_often() {
+    fn many_files_are_checked_less_often() {
         let seconds = [0, 1, 50, 51, 1_000].map(|files| pause(files).as_secs());
         assert_eq!(seconds, [1, 1, 1, 2, 20]);
     }

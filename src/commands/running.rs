@@ -1,7 +1,7 @@
-//! The bridge that runs, as the commands find it.
+//! Finds the running bridge for the commands.
 //!
-//! A bridge refuses a broken file and runs on with the configuration that it has. The commands that only talk to it must
-//! find it then, too: that is when they are needed.
+//! A bridge refuses a broken file and keeps running with its previous configuration. The commands that only talk to the
+//! bridge must still find it, because that is when they are needed.
 
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpStream};
@@ -13,7 +13,7 @@ use super::{Failure, Listener, environment, load_with_warnings, on_this_machine,
 use crate::bridge::Listeners;
 use crate::config::{self, Config, ConfigErrors, Loaded};
 
-/// For a look at whether anything listens.
+/// Time limit for checking whether anything listens.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How a running bridge is found.
@@ -39,14 +39,14 @@ impl RunningBridge {
         }
     }
 
-    /// With a configuration that is whole.
+    /// The bridge of a valid configuration.
     pub(super) fn of(config: Config) -> Self {
         Self { config, warnings: Vec::new(), broken: None }
     }
 
     /// The address of its listener for operators.
     pub(super) fn address(&self) -> Result<SocketAddr, Failure> {
-        // What the broken file says about it may not be all that it is meant to say.
+        // The broken file may have lost the address.
         let written = self.broken.as_ref().and_then(|_| Listeners::read(&self.config.data_dir).ok());
         match written {
             Some(listeners) => Ok(on_this_machine(listeners.admin)),
@@ -66,12 +66,12 @@ impl RunningBridge {
         Ok(Client::new(url).map_err(Failure::failed)?.of_bridge(Listener::Admin))
     }
 
-    /// Why a bridge is not found: the broken configuration, if it is.
+    /// The error if no bridge is found: the broken configuration, or else `failure`.
     pub(super) fn not_found(&mut self, failure: Failure) -> Failure {
         self.broken.take().map_or(failure, Failure::Config)
     }
 
-    /// What is wrong with the configuration on disk, one sentence; `None` if it is whole.
+    /// What is wrong with the configuration on disk, in one sentence. `None` if it is valid.
     pub(super) fn broken(&self) -> Option<String> {
         let errors: Vec<String> = self.broken.as_ref()?.errors.iter().map(ToString::to_string).collect();
         Some(format!("the configuration on disk is broken: {}", errors.join("; ")))

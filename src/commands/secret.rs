@@ -1,7 +1,7 @@
-//! `secret`: a source's secret, to paste into Alma's integration profile.
+//! `secret`: prints a source's secret, to paste into Alma's integration profile.
 //!
-//! Alma never sends again what got a 401. A fresh secret is therefore shown only once the running bridge accepts it, and
-//! none is made that would end the one that Alma uses.
+//! Alma never resends after a 401. A new secret is therefore shown only once the running bridge accepts it, and none is
+//! generated that would end the one that Alma uses.
 
 use std::path::{Path, PathBuf};
 
@@ -13,15 +13,15 @@ use crate::config::{self, Config, Secret, SecretFrom, Source, SourceName};
 
 const EXAMPLES: &str = "\
 Examples:
-  alma-bridge secret                     of the only source
-  alma-bridge secret --source alma-prod  of one of several
-  alma-bridge secret --new               a fresh one; the bridge accepts it and the previous one
-  alma-bridge secret --revoke            the previous one is no longer accepted";
+  alma-bridge secret                     the secret of the only source
+  alma-bridge secret --source alma-prod  the secret of one of several sources
+  alma-bridge secret --new               a new one; the bridge accepts it and the previous one
+  alma-bridge secret --revoke            end the previous one";
 
 /// Print a source's secret, to paste into Alma's integration profile
 ///
-/// In Alma: Configuration > General > External Systems > Integration Profiles > the webhook's profile > Secret. The
-/// secret alone goes to stdout.
+/// In Alma: Configuration > General > External Systems > Integration Profiles > the webhook's profile > Secret. Only
+/// the secret goes to stdout.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
@@ -29,18 +29,19 @@ pub(super) struct Args {
     #[arg(long, value_name = "NAME")]
     source: Option<SourceName>,
 
-    /// Make a fresh strong secret instead
+    /// Generate a new strong secret
     ///
-    /// For the built-in source it is written into its file, and the running bridge loads it before it is printed. The old
-    /// secret stays accepted until the next --new or --revoke; --new is refused as long as Alma may still use the one
-    /// that it would end. For a source with secrets of its own the fresh one is only printed, with what to do with it.
+    /// For the built-in source, it is written to the source's file, and the running bridge loads it before it is
+    /// printed. The old secret stays valid until the next --new or --revoke. --new is refused as long as Alma may still
+    /// use the secret that it would end. For a configured source, the new secret is only printed, with what to do with
+    /// it.
     #[arg(long)]
     new: bool,
 
-    /// End the previous secret at once, as after a leak
+    /// End the previous secret at once, for instance after a leak
     ///
-    /// Only for the built-in source: it accepts the secret from before the last --new until the next --new or --revoke. If
-    /// Alma still uses that secret or may use it, --revoke says so and asks first. Prints no secret.
+    /// Only for the built-in source, which accepts the secret from before the last --new until the next --new or
+    /// --revoke. If Alma still uses that secret or may use it, --revoke says so and asks first. Prints no secret.
     #[arg(long, conflicts_with = "new")]
     revoke: bool,
 
@@ -51,7 +52,8 @@ pub(super) struct Args {
 
 pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
     let mut config = load(file)?;
-    let made = config.generate_missing().map_err(|error| Failure::failed(format!("can't make the secret: {error}")))?;
+    let made =
+        config.generate_missing().map_err(|error| Failure::failed(format!("cannot generate the secret: {error}")))?;
     let source = pick_source(&config, args.source.as_ref())?;
     let current = source.secrets.iter().find_map(|named| named.secret.as_ref());
     let generated = source.secrets.iter().find_map(|named| match &named.from {
@@ -62,7 +64,7 @@ pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
         return revoke(&config, source, generated, args.yes);
     }
     let shown = match (args.new, generated, current) {
-        // One that was made a moment ago is fresh, and nobody uses another.
+        // One that was generated just now is new, and there is no other.
         (true, Some(path), _) if !made.contains(path) => renew(&config, source, path)?,
         (true, None, _) => {
             errln!("{}", what_to_do(source)?);
@@ -76,7 +78,7 @@ pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
 
 const NO_BRIDGE: &str = "no bridge runs, and only a running one knows whether Alma still uses the older secret";
 
-/// Replaces the generated secret, and has the running bridge accept both before anybody is told of it.
+/// Replaces the generated secret. Returns the new one only once the running bridge accepts both.
 fn renew(config: &Config, source: &Source, path: &Path) -> Result<Secret, Failure> {
     let bridge = RunningBridge::of(config.clone());
     if !bridge.is_listening() {
@@ -91,7 +93,7 @@ fn renew(config: &Config, source: &Source, path: &Path) -> Result<Secret, Failur
         return Ok(renewed.secret);
     }
     block_on(async {
-        // First as things are: then the bridge knows these files, and its word about them can be relied on.
+        // A reload before any change, so that what the bridge says is about these files.
         reloaded(&bridge).await.map_err(|why| unchanged(&why))?;
         let status = status_of(&bridge).await.map_err(|why| unchanged(&why))?;
         if config::has_previous(path)
@@ -103,7 +105,7 @@ fn renew(config: &Config, source: &Source, path: &Path) -> Result<Secret, Failur
         if let Err(why) = accepted(&bridge, source).await {
             renewed.undo().map_err(|error| {
                 Failure::failed(format!(
-                    "{why}; the bridge does not know the new secret yet, and the old one can't be put back: {error}. The old \
+                    "{why}; the bridge does not know the new secret yet, and restoring the old one failed: {error}. The old \
                      secret stays valid; do not paste the new one before \"alma-bridge reload\" succeeds"
                 ))
             })?;
@@ -118,7 +120,7 @@ fn renew(config: &Config, source: &Source, path: &Path) -> Result<Secret, Failur
 async fn reloaded(bridge: &RunningBridge) -> Result<(), String> {
     let reloaded = reload::ask(bridge).await.map_err(|failure| failure.lines().join("; "))?;
     match reloaded.outcome {
-        // Secrets take effect whatever is wrong with a sink.
+        // Secrets take effect even if a sink fails.
         ReloadOutcome::Applied | ReloadOutcome::AppliedInPart => Ok(()),
         ReloadOutcome::Refused => Err(format!("{}: {}", reload::verdict(&reloaded), reloaded.errors.join("; "))),
     }
@@ -144,14 +146,14 @@ fn find<'a>(status: &'a Status, source: &Source) -> Option<&'a SourceStatus> {
     status.sources.iter().find(|other| other.name == source.name.as_str())
 }
 
-/// Nothing has become of a new secret.
+/// The error if no new secret was generated.
 fn unchanged(why: &str) -> Failure {
     Failure::failed(format!(
-        "{why}\nno new secret: the bridge would not know it yet, so nothing was changed and the old secret stays valid"
+        "{why}\nno new secret: the bridge would not accept it, so nothing was changed and the old secret stays valid"
     ))
 }
 
-/// A fresh secret would end one that Alma may use.
+/// The error if a new secret would end one that Alma may use.
 fn not_yet(why: &str) -> Failure {
     Failure::failed(format!(
         "no new secret: {why}, and a new one would end it\npaste the current secret (\"alma-bridge secret\" shows it) into \
@@ -175,17 +177,17 @@ fn why_not_yet(status: &Status, source: &Source) -> Option<String> {
             Some(format!("Alma still uses the older secret (last used at {older}; the current one {newer})"))
         }
         (None, None) => Some(format!(
-            "no event has come since the bridge started at {started}, so that it can't tell whether Alma still uses the \
-             older secret"
+            "no event has come since the bridge started at {started}, so it cannot tell whether Alma still uses the older \
+             secret"
         )),
     }
 }
 
-/// What to do with a fresh secret of a source that has its own.
+/// What to do with a new secret for a configured source.
 fn what_to_do(source: &Source) -> Result<String, Failure> {
     if source.secrets.len() >= config::MAX_SECRETS {
         return Err(Failure::failed(format!(
-            "source {} has {} secrets, the most there can be: take out one that Alma no longer uses first",
+            "source {} already has {} secrets, which is the maximum: remove one that Alma no longer uses first",
             source.name,
             source.secrets.len()
         )));
@@ -194,19 +196,19 @@ fn what_to_do(source: &Source) -> Result<String, Failure> {
         "not stored anywhere: add it to source {}:\n\
          \x20 {}\n\
          run \"alma-bridge reload\" (a new environment variable needs a restart), and only then paste it into Alma.\n\
-         Take the old one out once secret_last_used_timestamp_seconds shows that Alma uses the new one",
+        Remove the old one once secret_last_used_timestamp_seconds shows that Alma uses the new one",
         source.name,
         secrets_line(source),
     ))
 }
 
-/// The line of the configuration that gives a source one secret more.
+/// The line of the configuration with one more secret for the source.
 fn secrets_line(source: &Source) -> String {
     let only = source.secrets.len() == 1;
     let mut items: Vec<String> = Vec::new();
     for named in &source.secrets {
         let name = if only { "current" } else { &named.name };
-        // One that is missing is optional; else the configuration would have been refused.
+        // A missing secret must be optional. Otherwise the configuration would have been refused.
         items.push(item(name, &named.from, named.secret.is_none()));
     }
     let is_taken = |name: &String| source.secrets.iter().any(|named| named.name == *name);
@@ -225,7 +227,7 @@ fn secrets_line(source: &Source) -> String {
 }
 
 fn item(name: &str, from: &SecretFrom, is_optional: bool) -> String {
-    // A JSON string is one of TOML, too.
+    // A JSON string is also a TOML string.
     let quoted = |text: &str| serde_json::Value::from(text).to_string();
     let place = match from {
         SecretFrom::File(path) | SecretFrom::Generated(path) => format!("file = {}", quoted(&path.to_string_lossy())),
@@ -238,7 +240,7 @@ fn item(name: &str, from: &SecretFrom, is_optional: bool) -> String {
 fn revoke(config: &Config, source: &Source, generated: Option<&PathBuf>, yes: bool) -> Result<(), Failure> {
     let Some(path) = generated else {
         return Err(Failure::Usage(format!(
-            "source {} has secrets of its own: take the old one out of the configuration, and a running bridge no \
+            "the secrets of source {} are configured: remove the old one from the configuration, and a running bridge no \
              longer accepts it",
             source.name
         )));
@@ -260,7 +262,8 @@ fn revoke(config: &Config, source: &Source, generated: Option<&PathBuf>, yes: bo
             yes,
         )?;
     }
-    config::revoke_previous(path).map_err(|error| Failure::failed(format!("can't revoke it: {error}")))?;
+    config::revoke_previous(path)
+        .map_err(|error| Failure::failed(format!("cannot revoke the previous secret: {error}")))?;
     errln!("the previous secret is removed");
     if !runs {
         errln!("no bridge runs; the next one will not accept it");
@@ -278,13 +281,13 @@ fn revoke(config: &Config, source: &Source, generated: Option<&PathBuf>, yes: bo
 /// Why Alma may still use the older secret, as far as the running bridge can tell.
 async fn may_be_in_use(bridge: &RunningBridge, source: &Source) -> Option<String> {
     let asked = async {
-        // First as things are: then the bridge knows these files, and its word about them can be relied on.
+        // A reload before any change, so that what the bridge says is about these files.
         reloaded(bridge).await?;
         status_of(bridge).await
     };
     match asked.await {
         Ok(status) => why_not_yet(&status, source),
-        Err(why) => Some(format!("the running bridge can't tell whether Alma still uses the older secret: {why}")),
+        Err(why) => Some(format!("the running bridge cannot tell whether Alma still uses the older secret: {why}")),
     }
 }
 
@@ -309,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn the_line_to_write_keeps_what_is_there_and_adds_one() {
+    fn the_suggested_line_keeps_the_secrets_and_adds_one() {
         let file = |path: &str| SecretFrom::File(path.into());
         let env = |name: &str| SecretFrom::Env(name.to_owned());
         for (secrets, line) in [
@@ -335,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_secret_has_to_wait_until_alma_uses_the_present_one() {
+    fn a_new_secret_is_refused_until_alma_uses_the_current_one() {
         let source = source(&[]);
         let why = |used: &[(&str, &str)]| {
             let used = used.iter().map(|(name, at)| ((*name).to_owned(), (*at).to_owned())).collect();

@@ -1,6 +1,7 @@
-//! `send`: plays Alma to a running bridge: the challenge, then signed events.
+//! `send`: plays Alma to a running bridge. It sends the challenge and then signed events.
 
-use std::collections::BTreeMap;
+mod answer;
+
 use std::io::{self, IsTerminal as _};
 use std::path::Path;
 use std::sync::Arc;
@@ -10,65 +11,65 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::CONTENT_TYPE;
-use hyper::{Request, Response, StatusCode, Uri};
+use hyper::{Request, StatusCode, Uri};
 use indicatif::{ProgressBar, ProgressStyle};
 use rustls::pki_types::ServerName;
 use tokio::sync::Mutex;
 
 use super::http::Client;
 use super::outside::Outside;
-use super::{Failure, Listener, block_on, counted, load, pick_source};
+use super::{Failure, Listener, block_on, load, pick_source};
 use crate::alma::signature::{SIGNATURE_HEADER, SignatureHeader};
 use crate::alma::{Event, samples};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{Config, Secret, Source, SourceName};
 use crate::ingress::tls;
+use answer::{Answer, Summary};
 
-/// Connections at once; Alma itself was seen with few.
+pub(super) use answer::{Said, milliseconds};
+
+/// Concurrent connections. Alma itself opens only a few.
 const CONNECTIONS: u64 = 8;
 
-/// More events than this are summed up only.
+/// Up to this many events get a line each. More are only summed up.
 const MAX_LINES: u64 = 50;
-
-/// The header that says how an event was taken.
-pub(super) const OUTCOME_HEADER: &str = "alma-bridge-outcome";
 
 const EXAMPLES: &str = "\
 Examples:
   alma-bridge send                          the challenge, then one sample of every action
   alma-bridge send loan job_end             these two
-  alma-bridge send event.json               a file, signed as it is
-  alma-bridge send --count 10000 loan       ten thousand, as fast as they are taken
+  alma-bridge send event.json               a file, byte for byte
+  alma-bridge send --count 10000 loan       ten thousand, as fast as the bridge takes them
   alma-bridge send --rate 50 --count 3000   fifty a second for a minute
   alma-bridge send --same --count 2 loan    the same event twice: stored, then repeat
   alma-bridge send --url https://bridge.example.org/webhooks
 
-Exit code 1 if anything was answered other than 2xx.";
+Exits with 1 if any answer is not a 2xx.";
 
 /// Play Alma: send the challenge, then signed samples or files
 ///
-/// The bridge publishes these made-up events like any others, and subscribers will act on them. Secret and address come
-/// from the same configuration as the bridge's. Every event gets a fresh id, except with --same and for files, which are
-/// sent byte for byte.
+/// The bridge publishes these made-up events like any others, and subscribers will act on them. The secret and the
+/// address come from the bridge's configuration. Every event gets a fresh id, except with --same. Files are sent byte
+/// for byte.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
-    /// Actions in any case (loan, bib, item, user, …) or files; none: one sample of every action
+    /// Actions in any case (loan, bib, item, user, …) or files; default: one sample of every action
     #[arg(value_name = "ACTION|FILE")]
     what: Vec<String>,
 
-    /// How many events in all, taking the given ones in turn; default: each once
+    /// How many events to send in all, in turn; default: each once
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
 
-    /// Events a second; default: as fast as they are taken
+    /// Events per second; default: as fast as the bridge takes them
     #[arg(long, value_name = "R", value_parser = positive)]
     rate: Option<f64>,
 
-    /// The whole address of the listener, as Alma's profile has it; default: from the configuration
+    /// The URL of the listener, as in Alma's profile; default: from the configuration
     ///
-    /// With TLS, the default expects a host name that the configured certificate has, whatever the listener's address.
-    /// `SSL_CERT_FILE` names an authority that the system does not trust.
+    /// With TLS and without --url, the certificate must have one of its own host names instead of the listener's
+    /// address. `SSL_CERT_FILE` names a file with authorities that the system does not know.
     #[arg(long, value_name = "URL")]
     url: Option<Uri>,
 
@@ -76,7 +77,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "NAME")]
     source: Option<SourceName>,
 
-    /// Send the very same bytes again instead of giving every event a fresh id
+    /// Send the same bytes again instead of giving every event a fresh id
     #[arg(long)]
     same: bool,
 
@@ -115,24 +116,24 @@ pub(super) fn run(file: Option<&Path>, args: Args) -> Result<(), Failure> {
     block_on(play(plan))
 }
 
-/// The secret that events are signed with: the first of the source's that is there.
+/// The secret that events are signed with: the first secret of the source that exists.
 fn signing_secret(source: &Source) -> Result<&Secret, Failure> {
     source.secrets.iter().find_map(|named| named.secret.as_ref()).ok_or_else(|| {
         Failure::failed(format!(
-            "source {} has no secret yet: start the bridge, or see alma-bridge secret",
+            "source {} has no secret yet: start the bridge, or run \"alma-bridge secret\"",
             source.name
         ))
     })
 }
 
-/// The address of a source's listener on this machine.
+/// The URL of a source's listener on this machine.
 pub(super) fn listener_url(config: &Config, source: &Source) -> Result<Uri, Failure> {
     let address = super::reachable(config, Listener::Ingress)?;
     let scheme = if config.ingress.tls.is_some() { "https" } else { "http" };
     format!("{scheme}://{address}{}", source.path).parse().map_err(Failure::failed)
 }
 
-/// What is sent: a sample that gets an id and a time of its own, or the bytes of a file.
+/// What to send: a sample that gets its own id and time, or the bytes of a file.
 #[derive(Clone)]
 enum Template {
     Sample(&'static samples::Sample),
@@ -173,10 +174,10 @@ impl Template {
     }
 }
 
-/// What is to be done.
+/// What to send, and where.
 struct Plan {
     url: Uri,
-    /// Of the configuration's own bridge.
+    /// The listener, if the URL is from the configuration.
     listener: Option<Listener>,
     certificate_name: Option<ServerName<'static>>,
     secret: Secret,
@@ -223,7 +224,7 @@ async fn play(plan: Plan) -> Result<(), Failure> {
         workers.spawn(work(Arc::clone(&shared)));
     }
     while let Some(done) = workers.join_next().await {
-        // The others end with the first that fails: nobody reads what they print.
+        // The first failure ends the others too, because nobody reads their output any more.
         done.map_err(Failure::failed)??;
     }
     bar.finish_and_clear();
@@ -233,7 +234,7 @@ async fn play(plan: Plan) -> Result<(), Failure> {
     if summary.all_taken() { Ok(()) } else { Err(Failure::Silent) }
 }
 
-/// Ids as Alma's: 19 digits, above those of an earlier call.
+/// An id like Alma's: 19 digits, and higher than those of earlier calls.
 fn first_id() -> u64 {
     1_000_000_000_000_000_000 + SystemClock.now().as_micros()
 }
@@ -317,107 +318,4 @@ pub(super) async fn challenge(client: &mut Client, url: &Uri) -> Result<(), Stri
         return Ok(());
     }
     Err(format!("{url} answered the challenge with {}, expected 200 and the challenge itself", answer.status()))
-}
-
-/// What an answer says.
-pub(super) struct Said {
-    /// Whether it is a 2xx.
-    pub(super) taken: bool,
-    /// Status and outcome, such as `204 stored`.
-    pub(super) outcome: String,
-    /// The message of an error; empty if there is none.
-    pub(super) message: String,
-}
-
-impl Said {
-    pub(super) fn by(answer: &Response<Bytes>) -> Self {
-        let status = answer.status();
-        let outcome = answer.headers().get(OUTCOME_HEADER).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let message = if outcome.is_empty() { error_message(answer.body()).unwrap_or_default() } else { String::new() };
-        let outcome = format!("{} {outcome}", status.as_u16()).trim_end().to_owned();
-        Self { taken: status.is_success(), outcome, message }
-    }
-
-    /// All of it, on one line.
-    pub(super) fn whole(&self) -> String {
-        format!("{} {}", self.outcome, self.message).trim_end().to_owned()
-    }
-}
-
-fn error_message(body: &[u8]) -> Option<String> {
-    #[derive(serde::Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct ErrorBody {
-        error_message: String,
-    }
-    serde_json::from_slice::<ErrorBody>(body).ok().map(|body| body.error_message)
-}
-
-/// What came back for one event.
-struct Answer {
-    took: Duration,
-    said: Said,
-}
-
-impl Answer {
-    /// What has no bound stands last, so that it breaks no column.
-    fn line(&self, name: &str, widest: usize, id: Option<&str>, outside: Outside) -> String {
-        let Said { outcome, message, .. } = &self.said;
-        let (outcome, name, message) = (outside.line(outcome), outside.line(name), outside.line(message));
-        let (took, id) = (milliseconds(self.took), id.unwrap_or("-"));
-        format!("{outcome:<12} {took:>9}  {name:<widest$}  {id:<19}  {message}").trim_end().to_owned()
-    }
-}
-
-#[derive(Default)]
-struct Summary {
-    outcomes: BTreeMap<String, u64>,
-    refused: u64,
-    took: Vec<Duration>,
-}
-
-impl Summary {
-    fn add(&mut self, answer: &Answer) {
-        self.took.push(answer.took);
-        self.refused += u64::from(!answer.said.taken);
-        *self.outcomes.entry(answer.said.whole()).or_default() += 1;
-    }
-
-    fn all_taken(&self) -> bool {
-        self.refused == 0
-    }
-
-    fn print(&self, took: Duration, outside: Outside) {
-        if let [only] = self.took.as_slice() {
-            errln!("1 event, {}", milliseconds(*only));
-            return;
-        }
-        let mut sorted = self.took.clone();
-        sorted.sort_unstable();
-        let at = |share: usize| {
-            sorted.get((sorted.len() * share / 1_000).min(sorted.len() - 1)).copied().unwrap_or_default()
-        };
-        #[allow(clippy::cast_precision_loss, reason = "a count of events is far below 2^52")]
-        let rate = sorted.len() as f64 / took.as_secs_f64().max(1e-9);
-        errln!("{}, {}, {rate:.0}/s", counted(sorted.len() as u64, "event"), lasted(took));
-        for (said, count) in &self.outcomes {
-            errln!("  {count:>7}  {}", outside.line(said));
-        }
-        errln!(
-            "  answered in: median {}, p99 {}, longest {}",
-            milliseconds(at(500)),
-            milliseconds(at(990)),
-            milliseconds(at(1_000))
-        );
-    }
-}
-
-/// For people: `3.2 ms`, and from a second on `1.5 s`.
-fn lasted(took: Duration) -> String {
-    if took < Duration::from_secs(1) { milliseconds(took) } else { format!("{:.1} s", took.as_secs_f64()) }
-}
-
-/// For people: `3.2 ms`.
-pub(super) fn milliseconds(took: Duration) -> String {
-    format!("{:.1} ms", took.as_secs_f64() * 1_000.0)
 }

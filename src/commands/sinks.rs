@@ -1,4 +1,4 @@
-//! `sinks`: the sinks that the journal knows, and letting go of one.
+//! `sinks`: lists the sinks that the journal knows, and forgets removed ones.
 
 use std::path::Path;
 
@@ -13,9 +13,9 @@ use crate::printable::Printable;
 
 const EXAMPLES: &str = "\
 Examples:
-  alma-bridge sinks list               every sink, also removed ones, and what waits
+  alma-bridge sinks list               every sink, including removed ones, and what waits for it
   alma-bridge sinks list --json        for programs
-  alma-bridge sinks forget old-kafka   forget one that was removed, and what waits
+  alma-bridge sinks forget old-kafka   forget a removed sink and the events that wait for it
 
 The command asks the running bridge; if none runs, it works on the journal directly.";
 
@@ -38,10 +38,10 @@ enum What {
     },
     /// Forget a sink that was removed from the configuration
     ///
-    /// The events that wait for it alone are lost to it for good. Its dead letters stay until `dead-letters drop`.
+    /// It never gets the events that still wait for it. Its dead letters stay until `dead-letters drop`.
     #[command(after_help = EXAMPLES)]
     Forget {
-        /// Its name
+        /// The removed sink
         #[arg(value_name = "NAME")]
         sink: SinkName,
 
@@ -56,7 +56,7 @@ pub(super) fn run(file: Option<&Path>, args: Args) -> Result<(), Failure> {
     if let What::Forget { .. } = &args.what
         && bridge.broken().is_some()
     {
-        // Whether another sink is to continue it stands in the file.
+        // The file says whether another sink continues it, so it must be valid.
         return Err(bridge.not_found(Failure::Silent));
     }
     block_on(async {
@@ -92,20 +92,20 @@ async fn forget(operator: &mut OperatorClient, config: &Config, sink: SinkName, 
     let places: Vec<ListedSink> = operator.ask(&OperatorRequest::Sinks {}).await?;
     let Some(place) = places.iter().find(|place| place.name == sink) else {
         let names: Vec<&str> = places.iter().map(|place| place.name.as_str()).collect();
-        return Err(Failure::failed(format!("no sink {sink} is known; there are: {}", names.join(", "))));
+        return Err(Failure::failed(format!("unknown sink {sink}; there are: {}", names.join(", "))));
     };
     match place.state.as_str() {
         "removed" => {}
         "forgotten" => {
             return Err(Failure::failed(format!(
-                "sink {sink} is forgotten already; to get rid of its {}, publish to another sink with \
+                "sink {sink} is already forgotten, and only its {} left: publish to another sink with \
                  `dead-letters retry --all --sink {sink} --to NAME`, or drop with `dead-letters drop --all --sink {sink}`",
                 counted(place.dead_letters, "dead letter")
             )));
         }
         _ => {
             return Err(Failure::failed(format!(
-                "sink {sink} is configured: take it out of the configuration and reload the bridge first"
+                "sink {sink} is configured: remove it from the configuration and reload the bridge first"
             )));
         }
     }
@@ -113,7 +113,7 @@ async fn forget(operator: &mut OperatorClient, config: &Config, sink: SinkName, 
     let heir = config.sinks.iter().find(|heir| heir.continues.as_ref() == Some(&sink) && is_new(&heir.name));
     if let Some(heir) = heir {
         return Err(Failure::failed(format!(
-            "sink {} is to continue it, with what waits: start or reload the bridge, and {sink} is gone by itself",
+            "sink {} continues {sink} and takes over what waits: start or reload the bridge, and {sink} is gone",
             heir.name
         )));
     }
@@ -126,7 +126,7 @@ async fn forget(operator: &mut OperatorClient, config: &Config, sink: SinkName, 
         confirmed(&format!("forgetting sink {sink}: {lost} lost to it{}", oldest.unwrap_or_default()), yes)?;
     }
     let done: Forgotten = operator.ask(&OperatorRequest::Forget { sink: sink.clone() }).await?;
-    outln!("sink {sink} is forgotten, with {} that waited for it", counted(done.waiting_events, "event"))?;
+    outln!("sink {sink} is forgotten, and so are {} that waited for it", counted(done.waiting_events, "event"))?;
     match place.dead_letters {
         0 => {}
         1 => outln!("its dead letter is kept: alma-bridge dead-letters list --sink {sink}")?,

@@ -1,4 +1,4 @@
-//! `status`: what the running bridge is doing.
+//! `status`: shows what the running bridge is doing.
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _};
@@ -35,11 +35,11 @@ pub(super) struct Args {
     #[arg(long, conflicts_with = "watch")]
     json: bool,
 
-    /// Show it again every two seconds, until Ctrl-C; a bridge that restarts meanwhile is waited for
+    /// Show it again every two seconds until Ctrl-C, even while the bridge restarts
     #[arg(long)]
     watch: bool,
 
-    /// Print nothing; exit 1 only if no event can be taken (for health checks)
+    /// Print nothing, and exit 1 only if the bridge cannot take events (for health checks)
     #[arg(long, conflicts_with_all = ["json", "watch"])]
     ready: bool,
 
@@ -47,7 +47,7 @@ pub(super) struct Args {
     outside: Outside,
 }
 
-/// Between two looks of --watch.
+/// How often --watch asks.
 const WATCH_EVERY: Duration = Duration::from_secs(2);
 
 pub(super) fn run(file: Option<&Path>, args: &Args) -> Result<(), Failure> {
@@ -97,7 +97,7 @@ async fn watch(bridge: &RunningBridge, outside: Outside) -> Result<(), Failure> 
             }
         };
         if on_terminal {
-            // Clears the terminal and starts at its top.
+            // Clears the terminal and moves to its top.
             outln!("\x1b[2J\x1b[H{shown}")?;
         } else {
             outln!("{shown}\n")?;
@@ -106,13 +106,13 @@ async fn watch(bridge: &RunningBridge, outside: Outside) -> Result<(), Failure> 
     }
 }
 
-/// The document as it came, and read.
+/// The status as JSON text, and parsed.
 pub(super) async fn fetch(client: &mut Client) -> Result<(String, Status), Failure> {
     let request = Request::get("/status").body(Full::<Bytes>::default()).expect("a constant path");
     let answer = client.send(request).await.map_err(Failure::failed)?;
     let document = String::from_utf8_lossy(answer.body()).into_owned();
     let status = serde_json::from_str(&document).map_err(|error| {
-        Failure::failed(format!("the admin listener answered {}, no status: {error}", answer.status()))
+        Failure::failed(format!("the admin listener answered {} without a status: {error}", answer.status()))
     })?;
     Ok((document, status))
 }
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn tells_what_is_wrong_before_all_else() {
+    fn what_needs_a_person_comes_first() {
         let status = Status { attention: vec!["sink main: 3 dead letters".into()], ..Status::default() };
         let text = render(&status, Outside::escaped());
         assert!(text.starts_with("alma-bridge : NOT READY"), "{text}");

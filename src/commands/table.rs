@@ -1,10 +1,10 @@
-//! Columns that long names do not break: each is as wide as its widest cell.
+//! A table whose columns are as wide as their widest cells.
 
 use std::fmt::Write as _;
 
 use Column::{Left, Right};
 
-/// A column's heading, and the side on which its cells stand.
+/// A column's heading, and how its cells are aligned.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Column {
     Left(&'static str),
@@ -12,7 +12,8 @@ pub(super) enum Column {
     Right(&'static str),
 }
 
-/// Rows that are printed together. A list without bounds is printed a page at a time: widths only grow from page to page.
+/// Rows that are printed together. An unbounded list is printed page by page, and the widths only grow from page to
+/// page.
 #[derive(Debug)]
 pub(super) struct Table<const N: usize> {
     columns: [Column; N],
@@ -28,7 +29,7 @@ enum Line<const N: usize> {
 }
 
 impl<const N: usize> Table<N> {
-    /// Begins with a row of headings, unless all are empty.
+    /// A table that starts with a row of headings, unless all headings are empty.
     pub(super) fn new(columns: [Column; N]) -> Self {
         let mut table = Self { columns, widths: [0; N], lines: Vec::new() };
         let headings = columns.map(|(Left(heading) | Right(heading))| heading.to_owned());
@@ -45,12 +46,12 @@ impl<const N: usize> Table<N> {
         self.lines.push(Line::Row(cells));
     }
 
-    /// A line of its own, which has no part in the columns.
+    /// Adds a line that is not part of the columns.
     pub(super) fn note(&mut self, line: String) {
         self.lines.push(Line::Note(line));
     }
 
-    /// The lines so far, without the last line end.
+    /// Takes the lines so far, without a line end after the last.
     pub(super) fn take(&mut self) -> String {
         let lines: Vec<String> = std::mem::take(&mut self.lines).into_iter().map(|line| self.written(line)).collect();
         lines.join("\n")
@@ -79,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_stay_columns_whatever_stands_in_them() {
+    fn long_cells_widen_their_column() {
         let mut table = Table::new([Left("SINK"), Right("WAITING"), Left("WHY")]);
         table.row(["main".into(), "7".into(), String::new()]);
         table.row(["a-sink-with-quite-a-long-name".into(), "12345678".into(), "down".into()]);

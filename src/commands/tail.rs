@@ -1,6 +1,6 @@
 //! `tail`: events as they land on their topics, read back from where a sink publishes them.
 //!
-//! How a sink is read back stands beside the sink ([`crate::sinks::tail`]).
+//! Each sink has its own way to be read back ([`crate::sinks::tail`]).
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -17,25 +17,25 @@ use crate::sinks::tools::{Patterns, TailOptions, can_fit};
 /// Events that wait to be printed.
 const CHANNEL: usize = 64;
 
-/// Topics that an error names.
+/// Maximum topics that an error names.
 const MAX_NAMED: usize = 20;
 
 const EXAMPLES: &str = "\
 Examples:
   alma-bridge tail                            all topics, from now on
   alma-bridge tail alma.job_end alma.loan     these two
-  alma-bridge tail 'alma.loan*' --from-start  with what is there already
+  alma-bridge tail 'alma.loan*' --from-start  also the events that are there already
   alma-bridge tail --count 1 alma.job_end | jq .data
 
 Ends with Ctrl-C, or after --count events.";
 
 /// Print events as they land on their topics
 ///
-/// One CloudEvents document a line on stdout. The events hold personal data.
+/// Prints one CloudEvents document per line on stdout. The events contain personal data.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
-    /// Topics; a * at the end stands for any ending; none: all
+    /// Topics; a * at the end matches any ending; default: all topics
     #[arg(value_name = "TOPIC")]
     topics: Vec<String>,
 
@@ -43,11 +43,11 @@ pub(super) struct Args {
     #[arg(long, value_name = "NAME")]
     sink: Option<SinkName>,
 
-    /// Begin with the oldest event that is there
+    /// Start with the oldest event that is there
     #[arg(long)]
     from_start: bool,
 
-    /// End after so many events
+    /// End after this many events
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
 
@@ -96,25 +96,25 @@ async fn print(config: &Config, sink: &Sink, args: Args) -> Result<(), Failure> 
     }
 }
 
-/// Refuses to wait for a topic that is not there and that no event will ever be on.
+/// Refuses to wait for a topic that does not exist and that no event will ever have.
 fn refuse_foreign(config: &Config, sink: &Sink, asked: &Patterns, there: &[String]) -> Result<(), Failure> {
     let foreign = asked.without_a_topic(there).find(|pattern| !can_fit(pattern, &sink.topic));
     let Some(pattern) = foreign else { return Ok(()) };
     let known = || known_topics(sink, &config.sources).iter().map(ToString::to_string).collect::<Vec<_>>();
     let (what, topics) = match (there, known()) {
-        ([], none) if none.is_empty() => ("topics of this sink have the form", sink.topic.shapes()),
-        ([], known) => ("topics of this sink", known),
-        (there, _) => ("topics here", there.to_vec()),
+        ([], none) if none.is_empty() => ("the topics of this sink have the form", sink.topic.shapes()),
+        ([], known) => ("the topics of this sink are", known),
+        (there, _) => ("there are", there.to_vec()),
     };
     let more = topics.len().saturating_sub(MAX_NAMED);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     let named = topics.into_iter().take(MAX_NAMED).collect::<Vec<_>>().join(", ");
     let meant = similar(sink, pattern, &known_topics(sink, &config.sources));
     let meant = meant.map(|topic| format!("; did you mean {topic}?")).unwrap_or_default();
-    Err(Failure::Usage(format!("no topic {pattern:?}; {what}: {named}{more}{meant}")))
+    Err(Failure::Usage(format!("unknown topic {pattern:?}; {what}: {named}{more}{meant}")))
 }
 
-/// The topic that was most likely meant: `alma.job_end` for `job_end` or `alma.JOB_END`, with `alma.{action}`.
+/// The topic that was probably meant. With `alma.{action}`, that is `alma.job_end` for `job_end` or `alma.JOB_END`.
 fn similar(sink: &Sink, pattern: &str, known: &BTreeSet<Topic>) -> Option<String> {
     let lower = pattern.to_ascii_lowercase();
     let prefixed = format!("{}.{lower}", sink.topic.literal_prefix());
@@ -133,6 +133,6 @@ fn pick_sink<'a>(config: &'a Config, name: Option<&SinkName>) -> Result<&'a Sink
         (Some(name), sinks) => sinks
             .iter()
             .find(|sink| sink.name == *name)
-            .ok_or_else(|| Failure::Usage(format!("no sink is named {name}; there are: {}", names()))),
+            .ok_or_else(|| Failure::Usage(format!("unknown sink {name}; there are: {}", names()))),
     }
 }

@@ -52,15 +52,16 @@ impl Config {
         back.map(String::as_str).filter(|key| stays(key)).collect()
     }
 
-    /// Why `new` can't take effect while this configuration runs: something built in would replace something configured.
+    /// Why `new` can't take effect while this configuration runs: something built in would replace something
+    /// configured.
     pub(super) fn not_replaced_by(&self, new: &Self) -> Vec<ConfigError> {
         let origin = new.file.as_ref().map_or_else(|| "the environment".to_owned(), |file| file.display().to_string());
         let mut errors = Vec::new();
         let mut check = |key: &str, lost: bool, names: Vec<&str>| {
             if lost {
                 let problem = format!(
-                    "found none, but the running bridge has {}; the built-in one takes their place only at a start, so \
-                     name them again, or restart the bridge",
+                    "found none, but the running bridge has {}; the built-in one replaces them only at a start: write \
+                     them again, or restart the bridge",
                     names.join(", ")
                 );
                 errors.push(ConfigError { key: Some(key.to_owned()), origin: origin.clone(), problem });
@@ -93,7 +94,8 @@ impl Config {
                 key: None,
                 origin: path.display().to_string(),
                 problem: format!(
-                    "{why}the secret in use stays, and a new one is made only at a start: write it back, or restart"
+                    "{why}the secret in use stays, and the bridge generates a new one only at a start: write it back, or \
+                     restart the bridge"
                 ),
             }
         })

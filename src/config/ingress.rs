@@ -61,7 +61,7 @@ impl Ingress {
             walk.error(&table.key("body_memory"), "less than ingress.max_body, expected at least as much");
         }
         if ingress.answer_within >= ALMA_WAITS {
-            walk.error(&table.key("answer_within"), "Alma waits 5 s, expected less");
+            walk.error(&table.key("answer_within"), "expected less than the 5 s that Alma waits");
         }
         table.finish(walk, |_| None);
         ingress

@@ -34,7 +34,7 @@ impl Log {
     }
 }
 
-/// A level, or `target=level` directives. tracing would silently take a lone word that is no level for a target.
+/// Parses a level, or `target=level` directives. tracing alone would take any other word for a target.
 fn directives(text: &str) -> Result<String, Expected> {
     let level = |word: &str| word.parse::<LevelFilter>().is_ok();
     let fits = text.split(',').map(str::trim).all(|directive| match directive.split_once('=') {

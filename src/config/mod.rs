@@ -1,11 +1,12 @@
 //! The configuration as the program uses it: complete, validated, typed.
 //!
-//! [`load()`] merges what the operator wrote (built-in defaults, then the file, then `ALMA_BRIDGE__…` variables) and turns
-//! it into a [`Config`], or lists everything that is wrong with it. No other module has to ask whether a value is set.
+//! [`load()`] merges what the operator wrote (built-in defaults, then the file, then `ALMA_BRIDGE__…` variables) and
+//! turns it into a [`Config`], or lists everything that is wrong with it. No other module has to ask whether a value is
+//! set.
 //!
 //! Each section has a file with its type and its reader, and so has each type of sink (`sinks`). They read their keys
-//! through `settings`, which knows TOML and environment variables. Whatever they read from another file (a secret, a
-//! certificate) is watched for changes ([`Config::files`]). Imports run downwards only: `load` → `root` → sections →
+//! through `settings`, which knows TOML and environment variables. The bridge watches every other file that they read,
+//! such as secrets and certificates ([`Config::files`]). Imports run downwards only: `load` → `root` → sections →
 //! `settings` → `secrets`, `names`.
 
 mod admin;

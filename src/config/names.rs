@@ -15,7 +15,7 @@ pub struct NotAName {
 impl fmt::Display for NotAName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "expected 1 to {LONGEST} of a-z, 0-9 and -")?;
-        // Nobody counts them.
+        // A long name is not counted by eye.
         if self.characters > LONGEST { write!(f, ", but it has {} characters", self.characters) } else { Ok(()) }
     }
 }
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn takes_only_its_alphabet() {
+    fn accepts_only_its_alphabet() {
         assert_eq!("main-2".parse::<SinkName>().expect("fits").as_str(), "main-2");
         let long = "a".repeat(65);
         for bad in ["", "Main", "a_b", "a.b", "ä", "../x", long.as_str()] {

@@ -54,7 +54,7 @@ pub struct BuiltIn {
 }
 
 impl Config {
-    /// Reads the whole tree. If the walk has errors afterwards, the result must not be used.
+    /// Reads the whole tree. The result must not be used if the walk has errors afterwards.
     pub(super) fn read(mut root: Table, walk: &mut Walk) -> Self {
         let state = walk.env.get("STATE_DIRECTORY").and_then(|dirs| dirs.split(':').next()).unwrap_or_default();
         let default_dir = if state.is_empty() { "data".to_owned() } else { state.to_owned() };

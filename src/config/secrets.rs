@@ -7,10 +7,11 @@ use std::{fmt, fs, io};
 
 use crate::ownership::explain;
 
-/// The 112 bits that NIST SP 800-131A asks of an HMAC key. Anyone who sees one signed request can try shorter keys offline.
+/// The 112 bits that NIST SP 800-131A requires of an HMAC key. Anyone who sees one signed request can try shorter keys
+/// offline.
 const STRONG: usize = 14;
 
-/// Bytes that never show: not in a log, an error, `/status` or a Debug print.
+/// Bytes that are never shown: not in a log, an error, `/status` or a Debug print.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Box<[u8]>);
 
@@ -63,10 +64,10 @@ pub(super) struct Found {
 /// Why a secret can't be used. The text never shows the secret.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BadSecret {
-    #[error("{path} can't be read: {error}")]
+    #[error("{path} cannot be read: {error}")]
     Unreadable { path: String, error: io::Error },
     /// Anyone could put their own secret there.
-    #[error("{path} can be written by everybody (mode {mode:04o}), expected by its owner alone: chmod go-w")]
+    #[error("{path} can be written by everybody (mode {mode:04o}), expected only its owner: chmod go-w")]
     Writable { path: String, mode: u32 },
     #[error("{0} is empty, expected a secret")]
     Empty(String),
@@ -112,11 +113,13 @@ pub(super) fn bytes_of(path: &Path) -> Result<(Vec<u8>, Vec<String>), BadSecret>
     let mut warnings = Vec::new();
     if mode & 0o020 != 0 {
         // Not refused: Kubernetes gives a volume's files to the Pod's fsGroup with the right to write.
-        warnings
-            .push(format!("{shown} can be written by its group (mode {mode:04o}); chmod g-w where nothing needs it"));
+        warnings.push(format!(
+            "{shown} can be written by its group (mode {mode:04o}): chmod g-w unless something needs this"
+        ));
     }
     if mode & 0o004 != 0 {
-        warnings.push(format!("{shown} can be read by everybody (mode {mode:04o}); chmod o-r where nothing needs it"));
+        warnings
+            .push(format!("{shown} can be read by everybody (mode {mode:04o}): chmod o-r unless something needs this"));
     }
     Ok((bytes, warnings))
 }
@@ -150,11 +153,12 @@ fn checked(bytes: Vec<u8>, shown: &str) -> Result<Found, BadSecret> {
     Ok(Found { secret: Secret::new(bytes), warnings })
 }
 
-/// The warning about a secret that can be guessed. It does not say how long the secret is, which would help to guess it.
+/// The warning about a secret that can be guessed. It does not say how long the secret is, which would help to guess
+/// it.
 pub(super) fn too_short(secret: &Secret) -> Option<String> {
     (secret.expose().len() < STRONG).then(|| {
         format!(
-            "the secret is shorter than {STRONG} bytes, so that it can be guessed from one signed request; \
+            "the secret is shorter than {STRONG} bytes and can be guessed from one signed request; \
              \"alma-bridge secret --new\" makes a strong one"
         )
     })
@@ -172,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn one_line_end_is_not_part_of_a_secret_and_blanks_are_warned_of() {
+    fn one_line_end_is_not_part_of_a_secret_and_blanks_cause_a_warning() {
         for (content, secret, warnings) in [
             (&b"s"[..], &b"s"[..], 0),
             (b"s\n", b"s", 0),
@@ -188,17 +192,20 @@ mod tests {
     }
 
     #[test]
-    fn what_others_can_write_is_refused_and_what_all_can_read_warned_of() {
+    fn a_file_that_everybody_can_write_is_refused_and_one_that_everybody_can_read_causes_a_warning() {
         for mode in [0o602, 0o666] {
             assert!(matches!(from_file(file(b"s", mode).path()), Err(BadSecret::Writable { .. })), "{mode:o}");
         }
-        assert_eq!(from_file(file(b"s", 0o644).path()).expect("Kubernetes mounts so").warnings.len(), 1);
-        assert_eq!(from_file(file(b"s", 0o660).path()).expect("as fsGroup makes it").warnings.len(), 1);
+        assert_eq!(
+            from_file(file(b"s", 0o644).path()).expect("Kubernetes mounts files with this mode").warnings.len(),
+            1
+        );
+        assert_eq!(from_file(file(b"s", 0o660).path()).expect("fsGroup sets this mode").warnings.len(), 1);
         assert_eq!(from_file(file(b"s", 0o640).path()).expect("a group may read").warnings.len(), 0);
     }
 
     #[test]
-    fn a_variable_that_is_none_may_be_the_secret_and_is_not_shown() {
+    fn the_name_of_a_missing_variable_may_be_the_secret_and_is_not_shown() {
         let env = HashMap::from([("A".to_owned(), "s".to_owned())]);
         assert_eq!(from_variable("A", &env).expect("set").secret.expose(), b"s");
         assert!(from_variable("B", &env).expect_err("not set").is_absent());
@@ -209,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_that_can_be_guessed_is_warned_of_without_its_length() {
+    fn the_warning_about_a_weak_secret_does_not_tell_its_length() {
         let warning = too_short(&Secret::new(*b"12345")).expect("a warning");
         assert!(!warning.contains('5'), "{warning}");
         assert!(too_short(&Secret::new([b'x'; STRONG - 1])).is_some());

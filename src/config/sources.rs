@@ -56,7 +56,7 @@ pub(super) fn read(root: &mut Table, walk: &mut Walk) -> (Vec<Source>, bool) {
     for source in &sources {
         if let Some(other) = paths.insert(&source.path, source) {
             let problem =
-                format!("found {:?}, which source {} has too, expected one of its own", source.path, other.name);
+                format!("found {:?}, which is also the path of source {}, expected another", source.path, other.name);
             walk.error(&format!("sources.{}.path", source.name), problem);
         }
     }
@@ -103,7 +103,7 @@ fn source(name: &str, mut table: Table, walk: &mut Walk) -> Option<Source> {
     let silence = table.optional("silence", walk, values::duration);
     table.finish(walk, |name| {
         (name == "secret")
-            .then(|| ": a secret never stands in the configuration, use secret_file or secret_env".to_owned())
+            .then(|| ": a secret does not belong in the configuration, use secret_file or secret_env".to_owned())
     });
     Some(Source { name: parsed.ok()?, path: path?, secrets, institution, silence })
 }
@@ -115,7 +115,7 @@ fn named_secrets(table: &mut Table, walk: &mut Walk) -> Vec<NamedSecret> {
     let key = table.key("secrets");
     let secrets = match (single, list) {
         (Some(_), Some(_)) => {
-            walk.error(&key, "found beside secret_file or secret_env, expected one of the two ways");
+            walk.error(&key, "found in addition to secret_file or secret_env, expected only one of them");
             return Vec::new();
         }
         (Some(single), None) => vec![single],
@@ -127,10 +127,10 @@ fn named_secrets(table: &mut Table, walk: &mut Walk) -> Vec<NamedSecret> {
     }
     for (index, secret) in secrets.iter().enumerate() {
         if secrets[..index].iter().any(|other| other.name == secret.name) {
-            walk.error(&key, format!("found the name {:?} twice, expected names of their own", secret.name));
+            walk.error(&key, format!("found the name {:?} twice, expected a different name for each", secret.name));
         }
     }
-    // A source without a secret could only refuse everything. There is no source that accepts everything.
+    // A source without a secret would refuse everything. No source may accept everything.
     if walk.errors.len() == before && !secrets.iter().any(|named| named.secret.is_some()) {
         walk.error(&table.key("secret_file"), "the source has no secret, expected secret_file, secret_env or secrets");
     }

@@ -12,8 +12,9 @@ pub struct TopicTemplate {
 impl TopicTemplate {
     /// Reads a template. The error is what was expected.
     pub(super) fn parse(text: &str) -> Result<Self, Expected> {
-        let expected =
-            |what: &str| Err(format!("{what}; expected such as \"alma.{{action}}\" or \"alma.{{action}}.{{event}}\""));
+        let expected = |what: &str| {
+            Err(format!("{what}; expected a template such as \"alma.{{action}}\" or \"alma.{{action}}.{{event}}\""))
+        };
         let mut parts = Vec::new();
         let mut rest = text;
         while !rest.is_empty() {
@@ -43,13 +44,13 @@ impl TopicTemplate {
         let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_-.".contains(c);
         let literals_fit = parts.iter().all(|part| !matches!(part, TopicPart::Literal(l) if !l.chars().all(allowed)));
         if text.split('.').next().is_none_or(|first| first.is_empty() || first.contains('{')) {
-            return expected("the first segment has to be literal: it is the prefix");
+            return expected("the first segment must be literal, because it is the prefix");
         }
         if !literal_segments {
             return expected("an empty segment");
         }
         if !literals_fit {
-            return expected("outside {…} only a-z, 0-9, _, - and . can stand");
+            return expected("only a-z, 0-9, _, - and . are allowed outside {…}");
         }
         if text.len() > 200 {
             return expected("longer than 200 characters");
@@ -104,7 +105,7 @@ impl TopicTemplate {
 /// One piece of a [`TopicTemplate`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TopicPart {
-    /// Text to be taken as it is.
+    /// Text that is used as it is.
     Literal(String),
     /// `{action}`
     Action,

@@ -20,7 +20,7 @@ pub struct ConnectionMetrics {
 }
 
 impl ConnectionMetrics {
-    /// Registers them, with the label sets of both listeners.
+    /// Registers the metrics, with the label sets of both listeners.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
             open: registry.register("connections", "Open connections, by listener", Family::default()),

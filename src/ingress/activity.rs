@@ -1,4 +1,4 @@
-//! What a connection is doing, as its requests tell it.
+//! Whether a connection is idle or answering a request.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -17,7 +17,7 @@ impl Activity {
         Self { turn: Arc::default(), connection }
     }
 
-    /// Grows when a request's head has arrived, and when its answer is ready.
+    /// A counter that grows when a request's head has arrived, and again when its answer is ready.
     pub(super) fn turn(&self) -> Arc<AtomicU32> {
         Arc::clone(&self.turn)
     }
@@ -32,7 +32,7 @@ impl Activity {
         self.turn.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The connection carried a proven event: it is Alma's, or its proxy's.
+    /// The connection carried a proven event, so it comes from Alma or its proxy.
     pub(super) fn proven(&self) {
         self.connection.trust();
     }

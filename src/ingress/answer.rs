@@ -1,4 +1,4 @@
-//! What is answered: the table of the contract. Bodies of errors are JSON.
+//! Every answer of the listener for Alma: status, headers and body. Error bodies are JSON.
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -6,13 +6,13 @@ use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RE
 use hyper::{Response, StatusCode};
 use serde_json::json;
 
-/// How an event was taken.
+/// Whether the event was `stored` or is a `repeat`.
 const OUTCOME: HeaderName = HeaderName::from_static("alma-bridge-outcome");
 
 /// When the first copy of a repeat was made durable.
 const FIRST_SEEN: HeaderName = HeaderName::from_static("alma-bridge-first-seen");
 
-/// Alma comes back after an hour whatever is said here; others may come sooner.
+/// Alma retries after an hour whatever this says. Other clients may retry sooner.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("30");
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -44,12 +44,12 @@ pub(super) fn challenge(text: &str) -> Answer {
     json_body(StatusCode::OK, json!({ "challenge": text }).to_string()).map(Full::from)
 }
 
-/// 401; the connection of a stranger is not kept.
+/// 401. Closes the connection, which is probably a stranger's.
 pub(super) fn invalid_signature() -> Answer {
     closing(error(StatusCode::UNAUTHORIZED, "Invalid Signature"))
 }
 
-/// 503: Alma comes again.
+/// 503: Alma retries.
 pub(super) fn unavailable(message: &str) -> Answer {
     retry_later(message).map(Full::from)
 }
@@ -60,11 +60,11 @@ fn retry_later(message: &str) -> Response<String> {
     answer
 }
 
-/// What replaces hyper's own answer to a head that it refused, and its status. A head that may be signed may be that of a
-/// good event: it gets 503 in place of `status`.
+/// The answer that replaces hyper's own to a head that hyper refused, and its status. If the head may be signed, the
+/// event may be good, so the status is 503 instead of `status`.
 pub(super) fn refused_head(may_be_signed: bool, status: StatusCode) -> (StatusCode, Vec<u8>) {
     let answer = closing(if may_be_signed {
-        retry_later("the request's head can't be taken")
+        retry_later("the request's head is malformed or too large")
     } else {
         error_document(status, "malformed request")
     });

@@ -1,4 +1,4 @@
-//! The bounded read of a body: in size, in memory of all bodies, in time.
+//! Reads a body within bounds: its size, the memory of all bodies, and a deadline.
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
@@ -10,26 +10,26 @@ use super::memory::{BodyMemory, SMALL, Share};
 /// Why a body was not read to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unread {
-    /// Over the bound, by its own account or in fact.
+    /// Larger than the limit, either by its Content-Length or in fact.
     TooLarge,
-    /// The bodies of all requests use all the memory that they may.
+    /// The bodies of all requests already use `body_memory`.
     NoMemory,
-    /// Slower than it may be.
+    /// Not complete at the deadline.
     TooSlow,
-    /// The connection ended first, or its framing is broken.
+    /// The connection ended before the body did, or the framing is broken.
     CutOff,
 }
 
-/// A whole body, with the share of memory that it holds.
+/// A complete body, with the share of memory that it holds.
 pub(super) struct Read {
     pub(super) bytes: Bytes,
     pub(super) memory: Share,
 }
 
-/// Reads a body of up to `bound` bytes, whole, until `deadline`.
+/// Reads a whole body of up to `bound` bytes before `deadline`.
 ///
-/// Memory is taken as bytes come, not by the length that a stranger claims. That length only tells small bodies from
-/// large ones.
+/// Takes memory as bytes arrive, because a stranger can claim any length. The claimed length only tells small bodies
+/// from large ones.
 pub(super) async fn read(body: Incoming, bound: usize, memory: &BodyMemory, deadline: Instant) -> Result<Read, Unread> {
     let claimed = body.size_hint().lower();
     if claimed > bound as u64 {
@@ -44,7 +44,7 @@ async fn collect(mut body: Incoming, bound: usize, memory: &BodyMemory, small: b
     let mut share = Share::default();
     let mut length = 0;
     while let Some(frame) = body.frame().await {
-        // Trailers are none of ours.
+        // Trailers are ignored.
         let Ok(data) = frame.map_err(|_| Unread::CutOff)?.into_data() else { continue };
         length += data.len();
         if length > bound {
@@ -56,7 +56,7 @@ async fn collect(mut body: Incoming, bound: usize, memory: &BodyMemory, small: b
     Ok(Read { bytes: whole.into_bytes(), memory: share })
 }
 
-/// What has come so far. A body that comes in one piece, as most do, is not copied.
+/// What has arrived so far. A body that arrives in one piece, as most do, is not copied.
 enum Whole {
     Nothing,
     Piece(Bytes),

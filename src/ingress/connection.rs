@@ -1,4 +1,4 @@
-//! Connections: accepted up to a limit, served by hyper, ended without a reset.
+//! Accepts connections up to a limit, serves them with hyper, and closes them without a reset.
 
 use std::future::poll_fn;
 use std::io;
@@ -26,16 +26,17 @@ use crate::connections::{Limit, Place};
 use crate::journal::Intake;
 use crate::telemetry::LineKind;
 
-/// Headers of a request; proxies add many, Alma few.
+/// Maximum headers of a request. Alma sends few, but proxies add many.
 const MAX_HEADERS: usize = 128;
 
-/// How long accepting pauses after an error such as no file left.
+/// How long the listener pauses after an error, such as no free file descriptor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// What is still read of a request that was answered before its end, so that the client sees the answer and no reset.
+/// How many bytes are still read of a request that was answered before its end. Without this, the client would see a
+/// reset instead of the answer.
 const LINGER_BYTES: usize = 256 * 1024;
 
-/// And for how long.
+/// For how long they are read.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// When the listener closes: how long the first request of a new connection may still be on its way.
@@ -76,7 +77,7 @@ pub(super) async fn accept<I: Intake>(
     tasks.wait().await;
 }
 
-/// Serves one connection to its end, or until it gives way, whatever it is doing then.
+/// Serves one connection until it ends or has to give way.
 async fn serve<I: Intake>(
     stream: TcpStream,
     tls: Option<TlsAcceptor>,
@@ -84,7 +85,7 @@ async fn serve<I: Intake>(
     place: Place,
     closed: CancellationToken,
 ) {
-    // An answer is one small packet.
+    // An answer is one small packet, which must not wait for more.
     let _ = stream.set_nodelay(true);
     let connection = place.connection();
     let served = async {
@@ -109,8 +110,7 @@ async fn handshake<I>(stream: TcpStream, tls: &TlsAcceptor, shared: &Shared<I>) 
     const FAILED: &str = "TLS handshake failed";
     match timeout(shared.settings.header_timeout, tls.accept(stream)).await {
         Ok(Ok(stream)) => return Some(stream),
-        // What the other end said or sent. That it is silent or goes away is not worth a line: load balancers do that
-        // all day.
+        // Only invalid data is worth a line. Load balancers open and close connections without a word all day.
         Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
             if shared.lines.allow(LineKind { reason: Some("TLS".into()), ..LineKind::message(FAILED) }) {
                 tracing::warn!(reason = %error, "{FAILED}");
@@ -130,7 +130,7 @@ where
     let watched = HeadWatch::new(stream, shared.settings.header_timeout, Arc::clone(&turn));
     let service = {
         let shared = Arc::clone(shared);
-        // Boxed so that the connection can be taken apart at its end, for the stream to linger.
+        // Boxed, so that the connection can be taken apart at its end and the stream can linger.
         service_fn(move |request| Box::pin(request::answer(request, Arc::clone(&shared), Arc::clone(&activity))))
     };
     let mut connection = http1::Builder::new()
@@ -139,9 +139,9 @@ where
         .max_headers(MAX_HEADERS)
         .max_header_size(MAX_HEAD)
         .max_buf_size(2 * MAX_HEAD)
-        // A client may say after its request that it will send nothing more, and still wait for the answer.
+        // A client may close its sending side after the request and still wait for the answer.
         .half_close(true)
-        // The watch below sees whole writes.
+        // HeadWatch must see each answer in one write.
         .writev(false)
         .serve_connection(TokioIo::new(watched), service);
     let mut close = pin!(async {
@@ -154,7 +154,7 @@ where
     let mut closing = false;
     loop {
         tokio::select! {
-            // How a connection ends is the client's affair; each request has had its line.
+            // It does not matter how a connection ends: each of its requests was logged.
             _ = poll_fn(|cx| connection.poll_without_shutdown(cx)) => break,
             () = &mut close, if !closing => {
                 closing = true;
@@ -169,7 +169,7 @@ where
     linger(watched.into_inner()).await;
 }
 
-/// Says that nothing more comes, and reads on for a little.
+/// Closes the sending side, and reads on for a moment.
 async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
     let read_on = async {
         stream.shutdown().await?;
@@ -183,6 +183,6 @@ async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
         }
         io::Result::Ok(())
     };
-    // It is a courtesy.
+    // If this fails, nothing is lost.
     let _ = timeout(LINGER, read_on).await;
 }

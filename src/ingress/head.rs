@@ -1,12 +1,12 @@
-//! The stream under hyper: how long a head may take, and what hyper answers by itself.
+//! The stream below hyper. It limits how long a head may take, and replaces the answers that hyper gives by itself.
 //!
-//! hyper's own time for a head begins with the answer before it, so that it has to be as long as a connection may be
-//! idle. Here a head's time begins with its first byte.
+//! hyper's own limit for a head starts with the previous answer, so it has to be as long as a connection may be idle.
+//! Here the time starts with the head's first byte.
 //!
-//! hyper answers a head that it can't take (malformed, too large) with an empty 4xx before any of our code is asked.
-//! After a 4xx Alma never sends again, and a proxy's careless header must not lose an event: where such a head has a
-//! well-formed signature the answer becomes a 503, and in any case gets a body like our other errors. What hyper has not
-//! read of the head is read for that, within the same bounds; a head whose end does not come may have a signature.
+//! hyper answers a malformed or too large head with an empty 4xx before it calls any of our code. Alma never resends
+//! after a 4xx, and a header that a proxy added must not lose an event. If such a head has a well-formed signature, the
+//! answer therefore becomes a 503. In any case it gets a body like our other errors. To find the signature, the rest of
+//! the head is read within the same limits. A head that never ends may have one.
 
 use std::io;
 use std::pin::Pin;
@@ -23,27 +23,27 @@ use super::answer;
 use crate::alma::SignatureHeader;
 use crate::alma::signature::SIGNATURE_HEADER;
 
-/// Bytes of a head that are kept to look for a signature in; hyper's own bound on a head is the same.
+/// Maximum bytes of a head, for hyper and for the copy in which a signature is looked for.
 pub(super) const MAX_HEAD: usize = 64 * 1024;
 
-/// A stream that watches the heads of requests go by.
+/// A stream that observes the heads of requests.
 pub(super) struct HeadWatch<S> {
     stream: S,
     header_timeout: Duration,
-    /// Grows when a head was handed on and when it is answered: odd while what is read is a body.
+    /// Grows when hyper has passed on a head, and when the request is answered. It is odd while the body is read.
     turn: Arc<AtomicU32>,
     seen: u32,
     deadline: Option<Pin<Box<Sleep>>>,
     head: Vec<u8>,
-    /// Written in the place of what hyper wanted to write, and how far.
+    /// What is written instead of hyper's own answer, and how much of it is written.
     instead: Vec<u8>,
     written: usize,
-    /// The status that a head got which hyper refused.
+    /// The status of the answer to a head that hyper refused.
     refused: Option<u16>,
 }
 
 impl<S> HeadWatch<S> {
-    /// The first head's time begins now.
+    /// Wraps a stream. The time for the first head starts now.
     pub(super) fn new(stream: S, header_timeout: Duration, turn: Arc<AtomicU32>) -> Self {
         let deadline = Some(Box::pin(tokio::time::sleep(header_timeout)));
         Self {
@@ -63,12 +63,12 @@ impl<S> HeadWatch<S> {
         self.stream
     }
 
-    /// The status of the last answer if hyper refused the head, so that the request was never ours to tell of.
+    /// The status of the last answer if hyper refused the head. Nothing else logs such a request.
     pub(super) fn refused(&self) -> Option<u16> {
         self.refused
     }
 
-    /// Whether the head that hyper refused may be that of a good event.
+    /// Whether the head that hyper refused may belong to a good event.
     fn may_be_signed(&self) -> bool {
         !self.head_is_whole() || self.has_signature()
     }
@@ -117,7 +117,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for HeadWatch<S> {
 }
 
 impl<S: AsyncRead + Unpin> HeadWatch<S> {
-    /// Reads on to the end of a refused head: until it is whole, too large, too late, or the connection ends.
+    /// Reads the rest of a refused head, until it is complete, too large or too late, or the connection ends.
     fn poll_rest_of_head(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut chunk = [0; 4 * 1024];
         while !self.head_is_whole() && self.head.len() < MAX_HEAD {
@@ -164,7 +164,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for HeadWatch<S> {
     }
 }
 
-/// The status of a 4xx that hyper gives by itself. All of ours have a body.
+/// The status of a 4xx that hyper wrote by itself. It has no body, and all of ours have one.
 fn own_refusal(buf: &[u8]) -> Option<StatusCode> {
     let head = std::str::from_utf8(buf).ok()?;
     let status = head.strip_prefix("HTTP/1.1 ").or_else(|| head.strip_prefix("HTTP/1.0 "))?.get(..3)?;

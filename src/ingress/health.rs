@@ -1,4 +1,4 @@
-//! What the requests to a source have shown lately: its last valid event, the requests refused since, its silence.
+//! The health of a source: its last valid event, the requests refused since then, and its silence.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,40 +11,40 @@ use crate::clock::Timestamp;
 use crate::config;
 use crate::units;
 
-/// Where a source sets no `silence`: how long requests without a signature may be those of strangers.
+/// If a source sets no `silence`: how long after the last valid event requests without a signature count as strangers'.
 const UNSIGNED_PATIENCE: Duration = Duration::from_hours(24);
 
 /// A snapshot of one source.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SourceHealth {
-    /// When its last valid event came, as far as that is known.
+    /// When the last valid event arrived, if known.
     pub last_event: Option<Timestamp>,
-    /// Requests that were refused for their signature since then.
+    /// Requests refused because of their signature since then.
     pub refused: Option<Refused>,
-    /// No valid event has come for `silence`.
+    /// No valid event has arrived for `silence`.
     pub silent: bool,
-    /// What was refused may be events of Alma's.
+    /// The refused requests may be events from Alma.
     pub needs_person: bool,
 }
 
-/// Requests that were refused for their signature since the last valid event.
+/// Requests refused because of their signature since the last valid event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refused {
-    /// When the first was.
+    /// When the first was refused.
     pub since: Timestamp,
-    /// When the last was.
+    /// When the last was refused.
     pub last: Timestamp,
     /// In the order of [`SignatureFailure::ALL`].
     counts: [u64; SignatureFailure::ALL.len()],
 }
 
 impl Refused {
-    /// None yet, the first one at this time.
+    /// An empty record that starts at this time.
     const fn from(at: Timestamp) -> Self {
         Self { since: at, last: at, counts: [0; SignatureFailure::ALL.len()] }
     }
 
-    /// How many.
+    /// How many in all.
     pub fn events(&self) -> u64 {
         self.counts.iter().sum()
     }
@@ -54,7 +54,7 @@ impl Refused {
         self.counts[reason as usize]
     }
 
-    /// How many for each reason that there was.
+    /// How many for each reason that occurred.
     pub fn by_reason(&self) -> BTreeMap<String, u64> {
         let all = SignatureFailure::ALL.map(|reason| (reason.as_str().to_owned(), self.count(reason)));
         all.into_iter().filter(|(_, count)| *count > 0).collect()
@@ -65,13 +65,13 @@ impl Refused {
     }
 }
 
-/// What is known of one source. A reload keeps it.
+/// What is known about one source. A reload keeps it.
 #[derive(Debug)]
 pub(super) struct Health(Mutex<Record>);
 
 #[derive(Debug)]
 struct Record {
-    /// When the last valid event came, else when the source was first configured.
+    /// When the last valid event arrived, or else when the source was first configured.
     heard: Instant,
     last_event: Option<Timestamp>,
     refused: Option<Refused>,
@@ -79,7 +79,7 @@ struct Record {
 }
 
 impl Health {
-    /// Of a source that is new.
+    /// The health of a new source.
     pub(super) fn new() -> Self {
         Self(Mutex::new(Record { heard: Instant::now(), last_event: None, refused: None, warned: false }))
     }
@@ -88,7 +88,7 @@ impl Health {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An event was proven: what was refused before it does not count any more.
+    /// Notes a proven event. What was refused before it no longer counts.
     pub(super) fn proven(&self, settings: &config::Source, at: Timestamp) {
         let mut record = self.record();
         record.heard = Instant::now();
@@ -99,7 +99,7 @@ impl Health {
         }
     }
 
-    /// A request was refused for its signature.
+    /// Notes a request that was refused because of its signature.
     pub(super) fn refused(&self, why: SignatureFailure, at: Timestamp) {
         let mut record = self.record();
         let refused = record.refused.get_or_insert(Refused::from(at));
@@ -107,21 +107,22 @@ impl Health {
         refused.counts[why as usize] += 1;
     }
 
-    /// An event of before the start is known, recorded at `at` and now this old; whether none came since.
+    /// Notes an event from before the start, recorded at `at` and now this old. Returns whether it is the newest.
     pub(super) fn remember(&self, at: Timestamp, age: Duration) -> bool {
         let mut record = self.record();
         let is_newest = record.last_event.is_none();
         if is_newest {
             record.last_event = Some(at);
-            // A machine that has run for less than that has no such moment.
+            // The machine may have run for less time than that.
             record.heard = Instant::now().checked_sub(age).unwrap_or(record.heard);
         }
         is_newest
     }
 
-    /// Alma signs every event, so a request without a signature says little: anybody sends such. On a source that took
-    /// valid events it calls for a person only after a long time without one, when a proxy may have begun to strip the
-    /// header.
+    /// The health now.
+    ///
+    /// Alma signs every event, so requests without a signature mean little: anybody can send them. If the source has
+    /// had valid events, they need a person only after a long time without one, because a proxy may strip the header.
     pub(super) fn seen(&self, settings: &config::Source) -> SourceHealth {
         let record = self.record();
         let heard_before = record.heard.elapsed();
@@ -137,7 +138,8 @@ impl Health {
         }
     }
 
-    /// When to look again; none if silence is of no account. Warns once each time.
+    /// Warns once when the silence passes its limit. Returns when to check again, or `None` if the source has no
+    /// silence limit.
     pub(super) fn warn_if_silent(&self, settings: &config::Source) -> Option<Instant> {
         let (silence, now) = (settings.silence?, Instant::now());
         let mut record = self.record();
@@ -151,7 +153,7 @@ impl Health {
         Some(now + silence)
     }
 
-    /// Whether a warning is out.
+    /// Whether the last silence was warned about.
     #[cfg(test)]
     pub(super) fn has_warned(&self) -> bool {
         self.record().warned
@@ -175,7 +177,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whatever_is_refused_before_the_first_valid_event_needs_a_person() {
+    async fn any_refused_request_before_the_first_valid_event_needs_a_person() {
         for why in SignatureFailure::ALL {
             let (health, settings) = (Health::new(), source(None));
             assert!(!health.seen(&settings).needs_person);
@@ -193,7 +195,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn strangers_without_a_signature_alarm_nobody_before_events_stay_away() {
+    async fn requests_without_a_signature_need_a_person_only_once_valid_events_stop() {
         for (settings, patience) in [(source(None), DAY), (source(Some(3 * DAY)), 3 * DAY)] {
             let health = Health::new();
             health.proven(&settings, at(1));
@@ -206,12 +208,12 @@ mod tests {
             health.proven(&settings, at(3));
             health.refused(SignatureFailure::Missing, at(4));
             health.refused(SignatureFailure::Mismatch, at(5));
-            assert!(health.seen(&settings).needs_person, "a signature that does not fit counts at once");
+            assert!(health.seen(&settings).needs_person, "a signature that does not match counts at once");
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_event_of_before_the_start_counts_unless_a_newer_one_came() {
+    async fn an_event_from_before_the_start_counts_unless_there_is_a_newer_one() {
         tokio::time::advance(2 * DAY).await;
         let (health, settings) = (Health::new(), source(Some(DAY)));
         assert!(health.remember(at(5), DAY / 2));

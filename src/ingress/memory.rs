@@ -1,26 +1,27 @@
-//! The memory of all bodies that are not yet durable. A quarter is kept for small ones, so that a few large bodies, of
-//! strangers too, never keep out the many small events.
+//! The memory of all bodies that are not yet durable. A quarter is reserved for small bodies, so that a few large ones,
+//! which may be strangers', never keep out the many small events.
 
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// A body of up to so many bytes is small; most events have a few KiB.
+/// The size up to which a body is small. Most events have a few KiB.
 pub(super) const SMALL: usize = 64 * 1024;
 
-/// Counts bytes, which are taken as they come.
+/// Counts the bytes of all bodies.
 pub(super) struct BodyMemory {
     general: Arc<Semaphore>,
-    /// For small bodies alone.
+    /// For small bodies only.
     reserved: Arc<Semaphore>,
 }
 
-/// Every byte that it may have is taken.
+/// No memory is left for this body.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Full;
 
 impl BodyMemory {
-    /// Of `all` bytes. One body of `max_body` bytes always fits, which can leave less than a quarter for small ones.
+    /// Allows `all` bytes. A body of `max_body` bytes must always fit, which can leave less than a quarter for small
+    /// ones.
     pub(super) fn new(all: usize, max_body: usize) -> Self {
         let all = all.min(Semaphore::MAX_PERMITS);
         let reserved = (all / 4).min(all.saturating_sub(max_body));
@@ -28,7 +29,7 @@ impl BodyMemory {
     }
 }
 
-/// What one body holds; given back when it is dropped.
+/// The memory that one body holds. Dropping it returns the memory.
 #[derive(Debug, Default)]
 pub(super) struct Share {
     general: Option<OwnedSemaphorePermit>,
@@ -36,7 +37,7 @@ pub(super) struct Share {
 }
 
 impl Share {
-    /// Takes `bytes` more. A body that turns out not to be small gives back what it had of the reserve.
+    /// Takes `bytes` more. A body that turns out not to be small returns its part of the reserve.
     pub(super) fn grow(&mut self, memory: &BodyMemory, bytes: usize, small: bool) -> Result<(), Full> {
         if small && take(&memory.reserved, bytes, &mut self.reserved).is_ok() {
             return Ok(());
@@ -74,11 +75,11 @@ mod tests {
         assert_eq!(small.grow(&memory, 16, true), Ok(()));
         assert_eq!(small.grow(&memory, 1, true), Err(Full));
         drop(large);
-        assert_eq!(small.grow(&memory, 48, true), Ok(()), "small ones may have all");
+        assert_eq!(small.grow(&memory, 48, true), Ok(()), "small bodies may use everything");
     }
 
     #[test]
-    fn a_body_that_turns_out_large_leaves_the_reserve() {
+    fn a_body_that_turns_out_to_be_large_returns_its_part_of_the_reserve() {
         let memory = BodyMemory::new(64, 8);
         let mut grown = Share::default();
         assert_eq!(grown.grow(&memory, 16, true), Ok(()));

@@ -1,4 +1,4 @@
-//! What the listener for Alma counts, and what is known of each source and its secrets.
+//! The metrics of requests, sources and their secrets.
 
 use std::time::Duration;
 
@@ -13,10 +13,10 @@ use crate::clock::Timestamp;
 use crate::config::{Source, SourceName};
 use crate::telemetry::{FloatGauge, Label, Registry, gauge_value, latency_histogram, unix_seconds};
 
-/// The source label of a request whose path no source has.
+/// The label `source` of a request whose path no source has.
 const NO_SOURCE: &str = "none";
 
-/// What became of a request: the `outcome` label of `requests_total`.
+/// The label `outcome` of `requests_total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum RequestOutcome {
     Stored,
@@ -43,7 +43,7 @@ impl RequestOutcome {
         Self::NotFound,
     ];
 
-    /// The label.
+    /// The value of the label.
     pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Stored => "stored",
@@ -101,7 +101,7 @@ pub struct IngressMetrics {
 }
 
 impl IngressMetrics {
-    /// Registers them. [`IngressMetrics::init_labels`] makes their label sets.
+    /// Registers the metrics. [`IngressMetrics::init_labels`] creates their label sets.
     pub fn register(registry: &mut Registry) -> Self {
         Self {
             requests: registry.register(
@@ -111,7 +111,7 @@ impl IngressMetrics {
             ),
             request_duration: registry.register(
                 "request_duration_seconds",
-                "From a request's head to its answer",
+                "Time from a request's head to its answer",
                 latency_histogram(),
             ),
             signature_failures: registry.register(
@@ -121,7 +121,7 @@ impl IngressMetrics {
             ),
             last_event: registry.register(
                 "source_last_event_timestamp_seconds",
-                "When the source last proved an event; 0: not known",
+                "When the source's last valid event arrived; 0 if not known",
                 Family::default(),
             ),
             refused_events: registry.register(
@@ -131,19 +131,19 @@ impl IngressMetrics {
             ),
             silent: registry.register(
                 "source_silent",
-                "1 if no valid event has come for the source's silence",
+                "1 if no valid event has arrived for the source's silence",
                 Family::default(),
             ),
             secret_last_used: registry.register(
                 "secret_last_used_timestamp_seconds",
-                "When the secret last fitted an event; 0: not since the start",
+                "When the secret last matched an event; 0 if not since the start",
                 Family::default(),
             ),
         }
     }
 
-    /// Makes the label sets of the sources and their secrets, at 0 if they are new. Sources that are not among these
-    /// lose the gauges that alerts are made of: they would alert for ever.
+    /// Creates the label sets of the sources and their secrets, at 0 if they are new. Removes the gauges of other
+    /// sources that alerts are based on, because those alerts would fire for ever.
     pub fn init_labels(&self, sources: &[Source]) {
         let names = sources.iter().map(|source| Label::from(source.name.as_str()));
         for source in names.chain([Label::from(NO_SOURCE)]) {
@@ -166,50 +166,51 @@ impl IngressMetrics {
         }
     }
 
-    /// A request was answered. `source` is `None` if no source has its path.
+    /// Counts a request. `source` is `None` if no source has its path.
     pub(super) fn request(&self, source: Option<&SourceName>, outcome: RequestOutcome, took: Duration) {
         let source = source.map_or(NO_SOURCE, SourceName::as_str).into();
         self.requests.get_or_create(&RequestLabels { source, outcome: outcome.as_str() }).inc();
         self.request_duration.observe(took.as_secs_f64());
     }
 
-    /// A request was refused before its path was known. It has no duration, because nobody saw it begin.
+    /// Counts a request that was refused before its path was known. It has no duration, because hyper does not say when
+    /// it began.
     pub(super) fn head_refused(&self, outcome: RequestOutcome) {
         let source = NO_SOURCE.into();
         self.requests.get_or_create(&RequestLabels { source, outcome: outcome.as_str() }).inc();
     }
 
-    /// A request was answered 401.
+    /// Counts a request that was answered 401.
     pub(super) fn signature_failure(&self, source: &SourceName, reason: SignatureFailure) {
         let labels = SignatureLabels { source: source.as_str().into(), reason: reason.as_str() };
         self.signature_failures.get_or_create(&labels).inc();
     }
 
-    /// One of the source's secrets proved an event.
+    /// Notes that one of the source's secrets proved an event.
     pub(super) fn proven(&self, source: &SourceName, secret: &str, at: Timestamp) {
         self.last_event(source, at);
         self.last_used(source, secret).set(unix_seconds(at));
     }
 
-    /// The source's last event became durable at this moment, maybe before the start.
+    /// Notes when the source's last event became durable, which may be before the start.
     pub fn last_event(&self, source: &SourceName, at: Timestamp) {
         self.last_event.get_or_create(&source.into()).set(unix_seconds(at));
     }
 
-    /// Requests refused since the source's last valid event, and whether its `silence` has passed.
+    /// Notes the requests refused since the source's last valid event, and whether its `silence` has passed.
     pub fn source_health(&self, source: &SourceName, refused: u64, silent: bool) {
         let labels = SourceLabels::from(source);
         self.refused_events.get_or_create(&labels).set(gauge_value(refused));
         self.silent.get_or_create(&labels).set(i64::from(silent));
     }
 
-    /// Returns when a secret last fitted an event, or `None` if it has not since the start.
+    /// Returns when a secret last matched an event, or `None` if it has not since the start.
     pub fn secret_last_used(&self, source: &SourceName, secret: &str) -> Option<Timestamp> {
         moment(self.last_used(source, secret).get())
     }
 
-    /// A reload may rename a secret: `default` becomes `previous` once there is a fresh one. The time of its last use
-    /// moves with it, or the fresh one would seem to be in use.
+    /// Moves the times of last use with their secrets. A reload may rename a secret: `default` becomes `previous` once
+    /// there is a new one. Otherwise the new one would seem to be in use.
     pub fn carry_last_used(&self, old: &[Source], new: &[Source]) {
         for source in new {
             let Some(before) = old.iter().find(|before| before.name == source.name) else { continue };
@@ -217,7 +218,7 @@ impl IngressMetrics {
                 let known = before.secrets.iter().find(|known| known.secret.is_some() && known.secret == secret.secret);
                 known.map_or(0.0, |known| self.last_used(&source.name, &known.name).get())
             });
-            // Read all before the first is written: two secrets may swap their names.
+            // Read all before writing any, because two secrets may swap their names.
             let carried: Vec<f64> = carried.collect();
             for (secret, seconds) in source.secrets.iter().zip(carried) {
                 self.last_used(&source.name, &secret.name).set(seconds);

@@ -1,14 +1,14 @@
-//! The hyper server for Alma: a bounded read, the signature, then the journal, then the answer.
+//! The hyper server for Alma: bounded read, signature, journal, answer.
 //!
-//! A request is judged in this order: path, method, form of the signature header (before the body is read), size, HMAC,
-//! journal. The body is not parsed. For a stranger nothing is done beyond one bounded read and one HMAC per secret.
+//! A request is checked in this order: path, method, form of the signature header (before the body is read), size,
+//! HMAC, journal. The body is not parsed. A stranger costs no more than one bounded read and one HMAC per secret.
 //!
-//! - `connection`: accepting, TLS, how a connection ends
-//! - `head`: the time a request's head may take, and the answers that hyper gives by itself
-//! - `request`: the order of judgement; `answer`: what is answered
+//! - `connection`: accepts connections, does TLS, closes them
+//! - `head`: limits the time for a request's head, and replaces the answers that hyper gives by itself
+//! - `request`: checks a request; `answer`: every answer, with headers and body
 //! - `body`: the bounded read; `memory`: the memory of all bodies
-//! - `sources`: paths and secrets; `health`: what a source's requests have shown; `metrics`: what is counted
-//! - `turned_away`: what may be events and got 503, for a wrong path or its size
+//! - `sources`: paths and secrets; `health`: last valid event, refused requests, silence
+//! - `turned_away`: requests that may be events and got 503, because of a wrong path or their size
 
 mod activity;
 mod answer;
@@ -44,7 +44,7 @@ pub use metrics::IngressMetrics;
 pub use sources::Sources;
 pub use turned_away::TurnedAway;
 
-/// Files that the rest of the process may need open at once: journal, topic files, brokers, operators.
+/// Open files that are reserved for the rest of the process: journal, topic files, brokers, operators.
 const FILES_FOR_THE_REST: u64 = 256;
 
 /// The bound listener for Alma.
@@ -68,7 +68,7 @@ struct Shared<I> {
     stop: StopHandle,
 }
 
-/// Ends a [`Server`] in two steps.
+/// Stops a [`Server`] in two steps.
 #[derive(Clone, Debug, Default)]
 pub struct StopHandle {
     announced: CancellationToken,
@@ -76,12 +76,12 @@ pub struct StopHandle {
 }
 
 impl StopHandle {
-    /// From now on every answer closes its connection; events are still taken.
+    /// From now on, every answer closes its connection. Events are still accepted.
     pub fn announce(&self) {
         self.announced.cancel();
     }
 
-    /// The listener closes, requests that have begun finish.
+    /// Closes the listener. Requests that have begun are still answered.
     pub fn close(&self) {
         self.announced.cancel();
         self.closed.cancel();
@@ -120,7 +120,7 @@ impl<I: Intake> Server<I> {
         self.stop.clone()
     }
 
-    /// Serves until it is closed and every request that had begun is answered.
+    /// Serves until the server is closed and every request that had begun is answered.
     pub async fn run(self) {
         let shared = Arc::clone(&self.shared);
         tokio::select! {
@@ -132,8 +132,8 @@ impl<I: Intake> Server<I> {
     }
 }
 
-/// Raises the process's soft limit of open files to the hard one, and cuts the number of connections to what that
-/// leaves room for.
+/// Raises the process's soft limit of open files to the hard limit. Returns `max_connections`, or less if the limit
+/// leaves no room for so many.
 pub fn raise_file_limit(max_connections: usize) -> usize {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };

@@ -1,4 +1,4 @@
-//! One request, judged in the order of the contract.
+//! Checks and answers one request.
 
 use std::borrow::Cow;
 use std::convert::Infallible;
@@ -23,29 +23,29 @@ use crate::journal::{Intake, Taken};
 use crate::printable::Printable;
 use crate::telemetry::LineKind;
 
-/// Bytes of a challenge, decoded.
+/// Maximum bytes of a decoded challenge.
 const MAX_CHALLENGE: usize = 1_024;
 
-/// Hex digits of a body's digest in the log; they end the event's id.
+/// Hex digits of a body's digest in the log. They end the event's id.
 const DIGITS: usize = 16;
 
-/// Bytes of a wrong path that are shown.
+/// Maximum bytes of a wrong path that are shown.
 const MAX_PATH: usize = 256;
 
-/// What was judged, for log and metrics.
+/// The answer, and what the log and the metrics say about the request.
 struct Judged {
     answer: Answer,
     outcome: RequestOutcome,
     /// The path, if no source has it.
     path: Option<String>,
-    /// Why, where it is not a success: one word or sentence without personal data.
+    /// Why the request was refused: one word or sentence without personal data.
     reason: Option<Cow<'static, str>>,
-    /// Of the body, where it was read.
+    /// The length of the body, if it was read.
     bytes: Option<usize>,
     digits: Option<String>,
     /// When the first copy of a repeat was made durable.
     first_seen: Option<String>,
-    /// A secret fits: Alma sent it.
+    /// A secret matches, so Alma sent the request.
     proven: bool,
 }
 
@@ -71,7 +71,7 @@ impl Judged {
     }
 }
 
-/// Answers a request. Never fails: what goes wrong is an answer.
+/// Answers a request. Never fails: every error is an answer.
 pub(super) async fn answer<I: Intake>(
     request: Request<Incoming>,
     shared: Arc<Shared<I>>,
@@ -95,7 +95,8 @@ pub(super) async fn answer<I: Intake>(
     Ok(answer)
 }
 
-/// No source has this path. What may be a good event is not lost for a mistyped one.
+/// Answers a request whose path no source has. If it may be a good event, it gets 503, so that a mistyped path loses
+/// nothing.
 fn unknown_path(request: &Request<Incoming>, sources: &Sources, received: Timestamp) -> Judged {
     const REASON: &str = "no source has this path";
     let may_be_good = request.method() == Method::POST && signature(request.headers()).is_ok();
@@ -109,7 +110,7 @@ fn unknown_path(request: &Request<Incoming>, sources: &Sources, received: Timest
     Judged { path: Some(path), ..judged }
 }
 
-/// A path for log and status: escaped, bounded, and without the query, which may hold what is nobody's business.
+/// A path for log and status: escaped, cut to a maximum, and without the query, which may be private.
 fn shown_path(path: &str) -> String {
     let shown = &path[..path.floor_char_boundary(MAX_PATH)];
     let cut = if shown.len() < path.len() { "…" } else { "" };
@@ -206,12 +207,12 @@ async fn event<I: Intake>(
     Judged { proven: true, ..judged.of_body(bytes, digits) }
 }
 
-/// The well-formed signature of a request.
+/// The signature of a request, if it is well-formed.
 fn signature(headers: &HeaderMap) -> Result<SignatureHeader, SignatureFailure> {
     SignatureHeader::parse(headers.get_all(SIGNATURE_HEADER).iter().map(hyper::header::HeaderValue::as_bytes))
 }
 
-/// Its signature header is well-formed, so that it may be a good event: 503. What is left of it is not read.
+/// Answers a request whose body could not be read. Its signature header is well-formed, so it may be a good event: 503.
 fn not_read(unread: Unread) -> Judged {
     let (reason, outcome) = match unread {
         Unread::TooLarge => ("the body is larger than ingress.max_body", RequestOutcome::TooLarge),
@@ -238,7 +239,7 @@ fn log_request<I>(shared: &Shared<I>, source: Option<&LiveSource>, judged: &Judg
     let source = name.map_or("none", |name| name.as_str());
     let (path, bytes, sha256) = (judged.path.as_deref(), judged.bytes, judged.digits.as_deref());
     let first_seen = judged.first_seen.as_deref();
-    // Rounded to microseconds: more digits are noise.
+    // Rounded to microseconds, because further digits are noise.
     let milliseconds = (took.as_secs_f64() * 1e6).round() / 1e3;
     match judged.reason.as_deref() {
         None => tracing::info!(source, outcome, status, bytes, sha256, first_seen, milliseconds, "{what}"),
@@ -246,7 +247,7 @@ fn log_request<I>(shared: &Shared<I>, source: Option<&LiveSource>, judged: &Judg
     }
 }
 
-/// Likewise of a head that hyper refused: a proxy's careless header can lose Alma's events.
+/// Logs and counts a head that hyper refused. Such a line may show that a proxy's header costs events.
 pub(super) fn log_refused_head<I>(shared: &Shared<I>, status: u16) {
     const REASON: &str = "the head is malformed or too large";
     let outcome = RequestOutcome::BadRequest;
@@ -263,7 +264,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_is_shown_escaped_and_bounded() {
+    fn a_path_is_escaped_and_cut() {
         assert_eq!(shown_path("/webhook"), "/webhook");
         assert_eq!(shown_path("/a\u{9b}2J\u{202e}b"), "/a\\u009b2J\\u202eb");
         let long = format!("/{}ü", "x".repeat(MAX_PATH - 2));

@@ -1,4 +1,4 @@
-//! The sources as requests find them: by path, with their secrets. A reload swaps them while requests run.
+//! The sources by path, with their secrets. A reload replaces them while requests run.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -10,7 +10,7 @@ use super::turned_away::{TurnedAway, TurnedAwayRecord};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::config::{self, SourceName};
 
-/// All sources. Cheap to clone; all clones are the same.
+/// All sources. Cheap to clone; all clones share the same sources.
 #[derive(Clone, Debug)]
 pub struct Sources(Arc<Inner>);
 
@@ -21,7 +21,7 @@ struct Inner {
     wrong_paths: TurnedAwayRecord,
 }
 
-/// One source, and what its requests have shown.
+/// One source and its health.
 #[derive(Debug)]
 pub(super) struct LiveSource {
     pub(super) settings: config::Source,
@@ -30,7 +30,7 @@ pub(super) struct LiveSource {
 }
 
 impl Sources {
-    /// Of a configuration.
+    /// The sources of a configuration.
     pub fn new(sources: &[config::Source]) -> Self {
         let this = Self(Arc::new(Inner {
             by_path: RwLock::default(),
@@ -41,13 +41,13 @@ impl Sources {
         this
     }
 
-    /// Puts other sources in effect, for requests whose head comes from now on.
+    /// Puts other sources into effect, for requests whose head arrives from now on.
     pub fn replace(&self, sources: &[config::Source]) {
         let old = self.all();
         let mut by_path = HashMap::new();
         for settings in sources {
             let known = old.values().find(|source| source.settings.name == settings.name);
-            // Shared, since requests that have begun still find the old one.
+            // Shared, because requests that have begun still use the old source.
             let health = known.map_or_else(|| Arc::new(Health::new()), |known| Arc::clone(&known.health));
             let too_large = known.map(|known| Arc::clone(&known.too_large)).unwrap_or_default();
             let source = LiveSource { settings: settings.clone(), health, too_large };
@@ -65,32 +65,32 @@ impl Sources {
         self.all().values().find(|source| source.settings.name == *name).cloned()
     }
 
-    /// What a source's requests have shown; nothing of one that is not in effect.
+    /// The health of a source. Empty if there is no such source.
     pub fn health(&self, name: &SourceName) -> SourceHealth {
         self.by_name(name).map(|source| source.health.seen(&source.settings)).unwrap_or_default()
     }
 
-    /// Requests that may be events and were larger than `max_body`, of late.
+    /// Recent requests that may be events and were larger than `max_body`.
     pub fn too_large(&self, name: &SourceName, now: Timestamp) -> Option<TurnedAway> {
         self.by_name(name)?.too_large.seen(now)
     }
 
-    /// A request that may be an event came to this path, which no source has.
+    /// Notes a request that may be an event and whose path no source has.
     pub(super) fn wrong_path(&self, shown: String, at: Timestamp) {
         self.0.wrong_paths.count(shown, at);
     }
 
-    /// Requests that may be events and came to paths that no source has, of late. Once a source has the last of these
-    /// paths, the fault is mended.
+    /// Recent requests that may be events and whose paths no source has. `None` once a source has the last of these
+    /// paths, because then the error is corrected.
     pub fn wrong_paths(&self, now: Timestamp) -> Option<TurnedAway> {
         self.0.wrong_paths.seen(now).filter(|seen| self.find(&seen.path).is_none())
     }
 
-    /// A source's last event of before the start was made durable at this time; whether none came since.
+    /// Notes when a source's last event from before the start became durable. Returns whether it is still the newest.
     pub fn remember(&self, name: &SourceName, recorded: Timestamp) -> bool {
         let Some(source) = self.by_name(name) else { return false };
         let is_newest = source.health.remember(recorded, SystemClock.now().since(recorded));
-        // Its silence may have passed.
+        // The source's silence limit may have passed.
         self.0.changed.notify_one();
         is_newest
     }
@@ -105,7 +105,7 @@ impl Sources {
         found.cloned()
     }
 
-    /// Warns, once each time, of sources from which no valid event came for their `silence`. Never ends.
+    /// Warns once about each source when no valid event has arrived for its `silence`. Never returns.
     pub(super) async fn watch_silence(&self) {
         loop {
             let next = self.all().values().filter_map(|source| source.health.warn_if_silent(&source.settings)).min();
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn one_trailing_slash_is_the_same_path() {
+    fn one_trailing_slash_makes_no_difference() {
         let sources = Sources::new(&[settings("a", "/x", None), settings("root", "/", None)]);
         let name = |path: &str| sources.find(path).map(|source| source.settings.name.to_string());
         assert_eq!(name("/x").as_deref(), Some("a"));
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn silence_passes_once_until_events_come_again() {
+    async fn silence_is_warned_about_once_until_events_arrive_again() {
         let sources = Sources::new(&[settings("a", "/x", Some(Duration::from_hours(24)))]);
         let source = sources.find("/x").expect("there");
         let name = &source.settings.name;
@@ -161,7 +161,7 @@ mod tests {
         assert!(sources.health(name).silent && source.health.has_warned());
         source.health.proven(&source.settings, Timestamp::from_micros(1));
         assert!(!sources.health(name).silent && !source.health.has_warned());
-        // A reload keeps what was seen, also by a request that has begun before it.
+        // A reload keeps the health, and so does a request that began before it.
         sources.replace(&[settings("a", "/y", Some(Duration::from_hours(24)))]);
         source.health.refused(crate::alma::SignatureFailure::Mismatch, Timestamp::from_micros(2));
         let health = sources.health(name);

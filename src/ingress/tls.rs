@@ -1,4 +1,4 @@
-//! TLS of our own listeners: one provider in the whole process, certificates that are read anew when they change.
+//! TLS for our own listeners. The process has one crypto provider, and certificates are read again when they change.
 
 use std::fmt;
 use std::path::Path;
@@ -15,16 +15,16 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::config::ServerTls;
 
-/// How often the files are looked at, at the most; only when somebody connects.
+/// The shortest time between two checks of the files. They are checked only when a client connects.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Makes aws-lc-rs the provider of everything in this process. Two of them make the first connection panic.
+/// Makes aws-lc-rs the crypto provider of the whole process. With two providers, the first connection panics.
 pub fn install_provider() {
-    // Fails only where it is installed already.
+    // Fails only if it is already installed.
     let _ = aws_lc_rs::default_provider().install_default();
 }
 
-/// Why a certificate and its key can't be used.
+/// Why a certificate or its key can't be used.
 #[derive(Debug, thiserror::Error)]
 #[error("{key}: {problem}")]
 pub struct CertificateError {
@@ -34,7 +34,7 @@ pub struct CertificateError {
     pub problem: String,
 }
 
-/// What accepts TLS connections with this certificate, and with those that come after it.
+/// Accepts TLS connections with this certificate, and with those that replace it later.
 pub fn acceptor(files: &ServerTls) -> Result<TlsAcceptor, CertificateError> {
     let resolver = Reloading::new(files.clone())?;
     let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
@@ -77,7 +77,7 @@ impl Reloading {
                         tracing::info!("the renewed certificate is in effect");
                         current.key = Arc::new(key);
                     }
-                    // Half of a pair may be written by now; the other half changes the times again.
+                    // Perhaps only one file of the pair is written yet. The other will change the times again.
                     Err(error) => tracing::warn!(%error, "a changed certificate can't be used, the one before stays"),
                 }
             }
@@ -98,12 +98,12 @@ impl fmt::Debug for Reloading {
     }
 }
 
-/// When the files were last written, through links: mounted secrets swap those.
+/// When the files were last written. Follows links, because mounted secrets swap them.
 fn changed(files: &ServerTls) -> [Option<SystemTime>; 2] {
     [&files.cert_file, &files.key_file].map(|path| std::fs::metadata(path).and_then(|file| file.modified()).ok())
 }
 
-/// Whether the files hold a certificate and its key by now.
+/// Checks that the files hold a certificate and its key.
 pub fn check(files: &ServerTls) -> Result<(), CertificateError> {
     read(files).map(drop)
 }
@@ -130,12 +130,12 @@ fn read(files: &ServerTls) -> Result<CertifiedKey, CertificateError> {
     })
 }
 
-/// A host name that the certificate is for. `None` if it has none, or can't be read.
+/// A host name that the certificate is valid for. `None` if it has none, or can't be read.
 pub fn name_of(files: &ServerTls) -> Option<ServerName<'static>> {
     let certificate = CertificateDer::pem_file_iter(&files.cert_file).ok()?.next()?.ok()?;
     let parsed = webpki::EndEntityCert::try_from(&certificate).ok()?;
     let name = parsed.valid_dns_names().next()?;
-    // A certificate for *.example.org is for any host there.
+    // A certificate for *.example.org is valid for any host there.
     ServerName::try_from(name.replacen('*', "alma-bridge", 1)).ok()
 }
 

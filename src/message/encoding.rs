@@ -1,7 +1,7 @@
-//! How a message is written: one JSON document, or headers beside the body.
+//! How a message is written: as one JSON document, or as headers and body.
 //!
-//! Sources: CloudEvents 1.0, JSON event format and HTTP protocol binding (whose percent-encoding of header values the
-//! NATS binding takes over).
+//! Sources: CloudEvents 1.0, JSON event format and HTTP protocol binding. The NATS binding uses the percent-encoding of
+//! header values from the HTTP binding.
 
 use std::borrow::Cow;
 use std::io::Write as _;
@@ -12,7 +12,8 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use super::{ContentType, Message};
 
-/// What is encoded in a header's value: space, double quote, percent, and all outside printable ASCII.
+/// The characters that are encoded in a header's value: space, double quote, percent, and everything outside printable
+/// ASCII.
 const HEADER_VALUE: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
 
 /// An attribute as a header's value (HTTP binding, section 3.1.3.2).
@@ -27,16 +28,16 @@ impl Message {
         structured(attributes, self.content_type, &self.data).into()
     }
 
-    /// As [`Message::structured`], on one line: each CR or LF between tokens is a blank.
+    /// Like [`Message::structured`], but on one line: each CR or LF between tokens becomes a blank.
     pub fn structured_line(&self) -> Bytes {
         let mut document = Vec::from(self.structured());
-        // JSON's strings hold neither as such, so that every one of them stands between tokens.
+        // JSON strings contain neither unescaped, so each of them is between tokens.
         document.iter_mut().filter(|byte| matches!(byte, b'\r' | b'\n')).for_each(|byte| *byte = b' ');
         document.into()
     }
 }
 
-/// A document of these attributes and this data: JSON as it is, XML as a string, all else as Base64.
+/// A document with these attributes and this data: JSON as it is, XML as a string, anything else in Base64.
 pub(crate) fn structured<'a>(
     attributes: impl Iterator<Item = (&'a str, &'a str)>,
     content_type: ContentType,

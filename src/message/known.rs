@@ -1,4 +1,4 @@
-//! Topics that a sink can name before the first event.
+//! The topics of a sink that are known before the first event.
 
 use std::collections::BTreeSet;
 
@@ -8,10 +8,10 @@ use super::topic::Fill;
 use crate::alma::ACTIONS;
 use crate::config::{Sink, Source, TopicPart};
 
-/// The topics of Alma's known actions, or of those that the sink names itself, with `unparsed` and, if a source expects
-/// an institution, `misdirected`.
+/// The topics of the actions that the sink asks for, or of all known actions. These include `unparsed` and, if a source
+/// expects an institution, `misdirected`.
 ///
-/// Empty if the template has another placeholder than `{action}`: only events fill those.
+/// Empty if the template has a placeholder other than `{action}`, whose values are known only from events.
 pub fn known_topics(sink: &Sink, sources: &[Source]) -> BTreeSet<Topic> {
     let by_action_alone = |part: &TopicPart| matches!(part, TopicPart::Literal(_) | TopicPart::Action);
     if !sink.topic.parts.iter().all(by_action_alone) {

@@ -1,4 +1,4 @@
-//! From a stored event to the message of one sink.
+//! Turns a stored event into the message for one sink.
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -11,16 +11,16 @@ use crate::alma::{BodyDigest, Event};
 use crate::clock::Timestamp;
 use crate::config::{ActionFilter, Filter, Format, Privacy, Secret, Sink, Source, TopicTemplate};
 
-/// Bytes of an attribute; a longer one is left out.
+/// Maximum bytes of an attribute. A longer one is left out.
 const MAX_ATTRIBUTE: usize = 256;
 
 /// As many as a message can have.
 const MOST_ATTRIBUTES: usize = 15;
 
-/// Hex digits of the body's digest that end an id, and that stand in the log.
+/// Hex digits of the body's digest that end an id, and that appear in the log.
 const ID_DIGITS: usize = 16;
 
-/// What stays as it is in a path segment of a URI: RFC 3986's unreserved characters.
+/// Encodes everything in a path segment of a URI except RFC 3986's unreserved characters.
 const PATH_SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// The action of an event that reports a job, as it stands in a topic.
@@ -29,7 +29,7 @@ const JOB_END: &str = "job_end";
 /// In the place of `{action}` for what can't be read.
 pub(super) const UNPARSED: &str = "unparsed";
 
-/// In the place of `{action}` for what names another institution than its source's.
+/// Replaces `{action}` if the event names an institution other than its source's.
 pub(super) const MISDIRECTED: &str = "misdirected";
 
 /// Makes the messages of one sink.
@@ -48,7 +48,7 @@ pub struct Messages {
 }
 
 impl Messages {
-    /// For a sink; of the sources it takes the institutions that they expect.
+    /// Prepares for the messages of `sink`. `sources` say which institutions are expected.
     pub fn new(sink: &Sink, sources: &[Source], privacy: &Privacy) -> Self {
         let expected = |source: &Source| Some((source.name.to_string(), source.institution.clone()?));
         Self {
@@ -64,7 +64,7 @@ impl Messages {
         }
     }
 
-    /// The message of an event, or none where the sink does not ask for it. `replayed`: when a replay was asked for.
+    /// The message for an event, or `None` if the sink does not ask for it. `replayed` is when a replay was requested.
     pub fn make(&self, stored: &StoredEvent, replayed: Option<Timestamp>) -> Option<Message> {
         if !self.sources.wants(stored.source.as_str()) {
             return None;
@@ -170,7 +170,7 @@ impl Messages {
         self.word(stored, &event).map_or_else(|| segment(event.action()), str::to_owned)
     }
 
-    /// What takes the place of the event's own action.
+    /// The word that replaces the event's own action, if any.
     fn word(&self, stored: &StoredEvent, event: &Event<'_>) -> Option<&'static str> {
         match event.unparsed() {
             Some(_) => Some(UNPARSED),
@@ -206,7 +206,7 @@ fn event_id(event: &Event<'_>, body: &[u8]) -> String {
 }
 
 impl StoredEvent {
-    /// Its CloudEvents id. Parses the body.
+    /// The event's CloudEvents id. Parses the body.
     pub fn id(&self) -> EventId {
         EventId(event_id(&Event::parse(&self.body), &self.body).into())
     }
@@ -219,7 +219,7 @@ fn pseudonym(key: &Secret, primary_id: &str) -> String {
     hex(&mac.finalize().into_bytes(), 32)
 }
 
-/// Keeps the events of one user in order without naming anybody: one of 4,096 groups.
+/// Keeps the events of one user in order without identifying the user: the key is one of 4,096.
 fn anonymous_key(event: &Event<'_>) -> Option<String> {
     let Some(ObjectId::User(id)) = event.object() else { return None };
     let digits = hex(&Sha256::digest(id.as_bytes()), 64);
@@ -231,7 +231,7 @@ fn hex(bytes: &[u8], digits: usize) -> String {
     bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).take(digits).collect()
 }
 
-/// Whether text can be an attribute.
+/// Whether a text can be an attribute.
 fn fits(text: &str) -> bool {
     // Unicode's noncharacters are forbidden in a CloudEvents String.
     let noncharacter = |c: char| u32::from(c) & 0xFFFE == 0xFFFE || ('\u{FDD0}'..='\u{FDEF}').contains(&c);
@@ -250,29 +250,29 @@ fn event_type(action: &str, happened: &str) -> String {
     format!("com.exlibrisgroup.alma.{action}{dot}{happened}")
 }
 
-/// Alma's time in UTC; without a valid one that of receipt.
+/// Alma's time in UTC, or the time of receipt if Alma's is not valid.
 fn time(event: &Event<'_>, received: Timestamp) -> String {
     let written = event.time().unwrap_or_default();
     let shaped = written.len() <= 64 && written.get(10..11) == Some("T") && !written.contains('[');
     match written.parse::<jiff::Timestamp>() {
-        // Already as it should be: as Alma wrote it.
+        // Already in UTC, so it stays as Alma wrote it.
         Ok(_) if shaped && written.ends_with('Z') => written.to_owned(),
         Ok(moment) if shaped => moment.to_string(),
         _ => received.to_string(),
     }
 }
 
-/// In the order in which they are written.
+/// The attributes in the order in which they are written.
 struct Attributes(Vec<(&'static str, String)>);
 
 impl Attributes {
-    /// One that is ours, or that the others rest on.
+    /// Adds an attribute that every event has. The bridge makes its value, so it always fits.
     fn always(mut self, name: &'static str, value: String) -> Self {
         self.0.push((name, value));
         self
     }
 
-    /// One that is left out where it does not fit.
+    /// Adds an attribute unless its value is missing or does not fit.
     fn maybe(mut self, name: &'static str, value: Option<String>) -> Self {
         self.0.extend(value.filter(|value| fits(value)).map(|value| (name, value)));
         self

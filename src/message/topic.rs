@@ -1,18 +1,18 @@
-//! From what Alma wrote to a topic's name.
+//! Makes the name of a topic from what Alma wrote.
 
 use super::Topic;
 use crate::config::{TopicPart, TopicTemplate};
 
-/// Characters of one placeholder.
+/// Maximum characters of one placeholder.
 const MAX_SEGMENT: usize = 64;
 
-/// Characters of a topic: Kafka's bound.
+/// Maximum characters of a topic: Kafka's limit.
 const MAX_TOPIC: usize = 249;
 
-/// What stands for an empty placeholder that is not at the end.
+/// Replaces an empty placeholder that is not at the end.
 const NONE: &str = "none";
 
-/// Text as it stands in a placeholder: lower case, every character outside `[a-z0-9_-]` as `_`, 64 at most.
+/// The text of a placeholder: at most 64 characters in lower case, with `_` in place of each outside `[a-z0-9_-]`.
 pub(super) fn segment(text: &str) -> String {
     let keep = |c: char| match c.to_ascii_lowercase() {
         c @ ('a'..='z' | '0'..='9' | '_' | '-') => c,
@@ -50,19 +50,19 @@ impl Fill<'_> {
                 TopicPart::Status => self.status,
             };
             match (text, index) {
-                // Dropped with the dot before it.
+                // The dot before it is dropped too.
                 ("", index) if index == last => name.truncate(name.trim_end_matches('.').len()),
                 ("", _) => name.push_str(NONE),
                 (text, _) => name.push_str(text),
             }
         }
         if self.special && !template.parts.contains(&TopicPart::Action) {
-            // A cut must not take the word away.
+            // The topic must end with the whole word even if it has to be cut.
             name.truncate(MAX_TOPIC - 1 - self.action.len());
             name.push('.');
             name.push_str(self.action);
         }
-        // All characters are ASCII by now: literals by the configuration, placeholders by `segment`.
+        // All characters are ASCII: the configuration checks literals, and `segment` makes placeholders.
         name.truncate(MAX_TOPIC);
         name.truncate(name.trim_end_matches('.').len());
         Topic(name.into())

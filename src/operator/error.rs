@@ -18,10 +18,10 @@ pub enum OperatorError {
     #[error("the journal is not open yet")]
     NotOpen,
     /// Neither the configuration nor the journal nor the dead letters have a sink of this name.
-    #[error("no sink {0} is known; `alma-bridge sinks list` shows all")]
+    #[error("unknown sink {0}; `alma-bridge sinks list` shows all")]
     UnknownSink(SinkName),
     /// Only a configured sink can publish.
-    #[error("sink {sink} is not in the configuration, so nothing can be published to it; there are: {}", configured.join(", "))]
+    #[error("sink {sink} is not configured, so nothing can be published to it; there are: {}", configured.join(", "))]
     NotConfigured {
         /// The sink that was asked for.
         sink: SinkName,
@@ -51,7 +51,7 @@ pub enum OperatorError {
         id: u64,
     },
     /// A request names too many letters.
-    #[error("{given} letters at once, at most {most} are taken")]
+    #[error("found {given} letters in one request, expected at most {most}")]
     TooManyLetters {
         /// How many the request names.
         given: usize,
@@ -98,7 +98,7 @@ pub enum OperatorError {
     #[error(transparent)]
     Delivery(#[from] DeliveryError),
     /// A bug.
-    #[error("a panic, see the log")]
+    #[error("the bridge panicked, see its log")]
     Panicked,
 }
 

@@ -1,29 +1,29 @@
 //! `type = "file"`: one CloudEvents line per event, in one file per topic.
 //!
 //! # On disk
-//! - `{dir}/{topic}.jsonl` takes the events: one JSON document a line. Files are 0600, folders 0700.
-//! - A file that would pass `rotate` bytes becomes `{dir}/rotated/{topic}/{number}.jsonl`, ten digits, growing, so that
-//!   names sort by age; the newest `keep` of a topic stay. No name can be another topic's, and none is longer than the
-//!   255 bytes that file systems take. To follow a topic, read `{topic}.jsonl`; when its inode is another, read the old
-//!   one to its end, then the new one from its beginning.
+//! - `{dir}/{topic}.jsonl` gets the events: one JSON document per line. Files have mode 0600, folders 0700.
+//! - A file that would exceed `rotate` bytes becomes `{dir}/rotated/{topic}/{number}.jsonl`. The number grows and has
+//!   ten digits, so names sort by age. The newest `keep` files of a topic stay. No name can belong to another topic,
+//!   and none exceeds the 255 bytes that file systems allow. To follow a topic, read `{topic}.jsonl`. When its inode
+//!   changes, read the old file to its end, and then the new one from its beginning.
 //!
-//! # What is promised
-//! - A line is confirmed once its file is fsynced, and the folder too where a file was created or renamed in it.
-//! - A half line at the end of a file (a crash) is cut off when the file is opened.
-//! - After a failed write or fsync the file is opened anew and cut back to what was last known durable; nothing behind
-//!   that is taken for durable, and its lines are written again.
-//! - A file that somebody removes or replaces is noticed with the next window, and made anew.
-//! - At most 64 files are open.
+//! # Guarantees
+//! - A line is confirmed once its file is fsynced, and also the folder if a file was created or renamed in it.
+//! - An incomplete line at the end of a file, as a crash leaves it, is cut off when the file is opened.
+//! - After a failed write or fsync, the file is opened again and cut back to its last durable length. The lines after
+//!   that are written again.
+//! - A file that somebody removes or replaces is noticed with the next window, and created again.
+//! - At most 64 files are open at once.
 //! - One sink writes to a folder: the folder is locked while the sink is connected. Reading needs no lock.
 //!
 //! # Errors
 //! | what | reason |
 //! |---|---|
 //! | no room: disk, quota, largest file | busy |
-//! | all else: rights, a folder that is a file, a folder that another sink has, I/O errors | unreachable |
-//! | a write that the disk has not ended | timeout |
+//! | anything else: rights, a folder that is a file, a folder that another sink has, I/O errors | unreachable |
+//! | a write that the disk has not finished | timeout |
 //!
-//! All are tried again for ever: the message is never at fault.
+//! The pump retries all of them for ever, because the message is never the cause.
 
 mod files;
 mod folders;
@@ -53,13 +53,13 @@ use files::Files;
 pub use probe::probe;
 pub use tail::tail;
 
-/// How long a window may take: a slow disk's fsync of every topic in it.
+/// How long a window may take. A slow disk has to fsync every topic in it.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// For another sink of this process, which is being replaced by this one, to let go of the folder.
+/// How long to wait for the folder. A sink of this process that is being replaced may still hold it.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Between two tries at the lock.
+/// Time between two attempts to lock the folder.
 const LOCK_RETRY: Duration = Duration::from_millis(20);
 
 impl SinkType for config::FileSink {
@@ -76,26 +76,27 @@ impl SinkType for config::FileSink {
     }
 }
 
-/// Writes topics to files.
+/// Writes events to topic files.
 pub struct FileSink {
     files: Arc<Mutex<Files>>,
-    /// The last work given to a thread: a disk that hangs keeps one thread, not one a try.
+    /// The last work that was given to a thread, so that a disk that hangs blocks one thread instead of one per
+    /// attempt.
     running: Option<JoinHandle<()>>,
 }
 
 impl FileSink {
-    /// Touches nothing yet.
+    /// A sink that has not touched the disk yet.
     pub fn new(settings: &config::FileSink) -> Self {
         Self { files: Arc::new(Mutex::new(Files::new(settings))), running: None }
     }
 
-    /// Works on the files on a thread that may block; one at a time.
+    /// Works on the files on a blocking thread, one task at a time.
     async fn work<T: Send + 'static>(
         &mut self,
         work: impl FnOnce(&mut Files) -> T + Send + 'static,
     ) -> Result<T, Failure> {
         if self.running.as_ref().is_some_and(|running| !running.is_finished()) {
-            return Err(Failure::new(Reason::Timeout, "the disk has not ended an earlier write"));
+            return Err(Failure::new(Reason::Timeout, "the disk has not finished an earlier write"));
         }
         let files = Arc::clone(&self.files);
         let (done, result) = oneshot::channel();
@@ -104,9 +105,9 @@ impl FileSink {
             drop(done.send(work(&mut files)));
         }));
         let result = result.await;
-        // Not reached where the caller's deadline ended the wait.
+        // Not reached if the caller's deadline ended the wait.
         self.running = None;
-        result.map_err(|_| Failure::new(Reason::Unreachable, "the thread that writes died"))
+        result.map_err(|_| Failure::new(Reason::Unreachable, "the thread that writes the files panicked"))
     }
 }
 
@@ -127,11 +128,11 @@ impl Sink for FileSink {
     fn publish_into<'a>(&'a mut self, window: &'a [Message], outcomes: &'a mut Outcomes) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             let lines: Vec<_> = window.iter().map(|message| (message.topic.clone(), line(message))).collect();
-            // A topic is told once, and there are no more topics than messages.
+            // Each topic is reported once, and there are at most as many topics as messages.
             let (tell, mut told) = mpsc::channel(window.len());
             let append =
                 self.work(move |files| files.append(&lines, |places, result| drop(tell.try_send((places, result)))));
-            // On a slow disk a topic whose file is synced counts, whatever becomes of those after it.
+            // On a slow disk, a topic counts once its file is synced, whatever happens to the next topics.
             let collect = async {
                 while let Some((places, result)) = told.recv().await {
                     let outcome = result.map_or_else(Outcome::Failed, |()| Outcome::CONFIRMED);
@@ -150,7 +151,7 @@ impl Sink for FileSink {
     fn abandon(&mut self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             if let Some(running) = &mut self.running {
-                // A panic of the thread was already an outcome.
+                // If the thread panicked, that was already reported as an outcome.
                 drop(running.await);
                 self.running = None;
             }
@@ -160,7 +161,7 @@ impl Sink for FileSink {
     fn close(&mut self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             self.abandon().await;
-            // What was confirmed is durable; there is nothing to flush.
+            // Nothing to flush: what was confirmed is durable.
             self.files.lock().unwrap_or_else(PoisonError::into_inner).close();
         })
     }
@@ -174,7 +175,7 @@ impl Sink for FileSink {
     }
 }
 
-/// What an error of the disk means.
+/// The failure for an error of the disk.
 fn failure(path: &Path, error: &io::Error) -> Failure {
     use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     let reason = match error.kind() {

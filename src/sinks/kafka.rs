@@ -1,33 +1,34 @@
 //! Apache Kafka, by librdkafka: an idempotent producer, confirmed by all in-sync replicas.
 //!
-//! A window is queued at once and its delivery reports are awaited; what is not confirmed within the delivery
-//! time-out counts as unknown and is sent again by the pump. A large window, as of a backlog, is queued behind the one on
-//! its way: librdkafka sends a partition no other request of an idempotent producer while one with five messages or more
-//! is not confirmed, and has the next at hand then. A missing topic is created with its first event, or reported. A new
-//! connection is a new producer: credentials and certificates are read again, and nothing of an old attempt is left.
-//! Purging an idempotent producer leaves a gap in its sequence numbers; that is harmless, because a purged producer is
-//! never used again.
+//! The sink queues a window at once and awaits its delivery reports. A message that is not confirmed within the
+//! delivery time-out counts as unknown, and the pump sends it again. A large window, as in a backlog, is queued while
+//! the previous one is in flight: an idempotent producer sends a partition no further request while one with five or
+//! more messages is not confirmed, and then has the next one ready. A missing topic is created with its first event, or
+//! reported. A new connection is a new producer: it reads credentials and certificates again, and nothing of an old
+//! attempt is left. Purging an idempotent producer leaves a gap in its sequence numbers. That is harmless, because a
+//! purged producer is never used again.
 //!
-//! A confirm is a delivery report with an offset. One without is librdkafka's conclusion from sequence numbers, which
-//! has been seen to be wrong: on a partition that was just created, events were called delivered that were in no log.
+//! A confirm is a delivery report with an offset. A report without one is librdkafka's conclusion from sequence
+//! numbers, which can be wrong: on a partition that was just created, it reported events as delivered that were in no
+//! log.
 //!
 //! # Error codes
 //!
-//! By the names of the Kafka protocol; those that begin with an underscore are librdkafka's own.
+//! The names are those of the Kafka protocol. Names that begin with an underscore are librdkafka's own.
 //!
 //! | code | reason |
 //! |---|---|
 //! | `_TRANSPORT`, `_ALL_BROKERS_DOWN`, `_RESOLVE`, `BROKER_NOT_AVAILABLE`, `NETWORK_EXCEPTION`, `LEADER_NOT_AVAILABLE`, `NOT_LEADER_FOR_PARTITION`, and every code that is not listed here | unreachable |
 //! | `_AUTHENTICATION`, `_SSL`, `SASL_AUTHENTICATION_FAILED`, `UNSUPPORTED_SASL_MECHANISM`, `ILLEGAL_SASL_STATE`, `SECURITY_DISABLED` | login |
-//! | `_MSG_TIMED_OUT`, `_TIMED_OUT`, `_TIMED_OUT_QUEUE`, `REQUEST_TIMED_OUT`, `_PURGE_QUEUE`, `_PURGE_INFLIGHT`, `OUT_OF_ORDER_SEQUENCE_NUMBER` and what else befalls a producer id, a second report without an offset | timeout; unreachable or login where all brokers are known to be down |
+//! | `_MSG_TIMED_OUT`, `_TIMED_OUT`, `_TIMED_OUT_QUEUE`, `REQUEST_TIMED_OUT`, `_PURGE_QUEUE`, `_PURGE_INFLIGHT`, `OUT_OF_ORDER_SEQUENCE_NUMBER` and what else befalls a producer id, a second report without an offset | timeout; unreachable or login if all brokers are known to be down |
 //! | `_QUEUE_FULL`, `_ISR_INSUFF`, `NOT_ENOUGH_REPLICAS`, `NOT_ENOUGH_REPLICAS_AFTER_APPEND`, `KAFKA_STORAGE_ERROR`, `THROTTLING_QUOTA_EXCEEDED` | busy |
 //! | `MSG_SIZE_TOO_LARGE`, `RECORD_LIST_TOO_LARGE` | too large |
 //! | `INVALID_MSG`, `INVALID_MSG_SIZE`, `INVALID_RECORD` (librdkafka also says so of each of several invalid records of a batch, whatever is wrong with them), `_INVALID_DIFFERENT_RECORD`, `UNSUPPORTED_FOR_MESSAGE_FORMAT`, `UNSUPPORTED_COMPRESSION_TYPE`, `_BAD_MSG`, `_BAD_COMPRESSION` | malformed |
 //! | `INVALID_TIMESTAMP`: `recordedtime` is outside `message.timestamp.after.max.ms` or `message.timestamp.before.max.ms` | clock |
 //! | `TOPIC_AUTHORIZATION_FAILED`, `CLUSTER_AUTHORIZATION_FAILED` (no right to write anywhere, or none to create topics) | rights |
-//! | `UNKNOWN_TOPIC_OR_PART`, `_UNKNOWN_TOPIC`, `_UNKNOWN_PARTITION`, `INVALID_TOPIC_EXCEPTION` (a name that collides), `INVALID_REPLICATION_FACTOR`, `INVALID_PARTITIONS`, `INVALID_CONFIG`, `POLICY_VIOLATION` | missing; unreachable, and so created again, where it vanished and may be created |
+//! | `UNKNOWN_TOPIC_OR_PART`, `_UNKNOWN_TOPIC`, `_UNKNOWN_PARTITION`, `INVALID_TOPIC_EXCEPTION` (a name that collides), `INVALID_REPLICATION_FACTOR`, `INVALID_PARTITIONS`, `INVALID_CONFIG`, `POLICY_VIOLATION` | missing; unreachable, and therefore created again, if it vanished and may be created |
 //!
-//! A fatal error ends a producer for ever: its messages fail with the fatal code, and a new one takes its place before
+//! A fatal error ends a producer for ever. Its messages fail with the fatal code, and a new producer replaces it before
 //! the next window that was not begun.
 
 mod client;
@@ -71,11 +72,11 @@ use crate::message::Message;
 /// How long [`Sink::close`] waits for what is still queued.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Two at a time. As many events of 1.5 KiB as go in one request to a partition, with what is around their bodies: it has
-/// librdkafka's `batch.size` of 1,000,000 bytes, which a topic with Kafka's own limit takes.
+/// Two windows at a time. A window has as many events of 1.5 KiB, with their envelopes, as fit into one request to a
+/// partition: librdkafka's `batch.size` of 1,000,000 bytes, which a topic with Kafka's default limit accepts.
 const WINDOWS: Windows = Windows { events: 480, ..Windows::HALVES };
 
-/// How many milliseconds an empty queue may take to give back its room.
+/// How many milliseconds an empty queue may take to release its room.
 const ROOM_WAITS: usize = 1_000;
 
 impl SinkType for config::KafkaSink {
@@ -92,27 +93,27 @@ impl SinkType for config::KafkaSink {
     }
 }
 
-/// Events into Kafka topics.
+/// Publishes events to Kafka topics.
 pub struct KafkaSink {
     name: SinkName,
     settings: config::KafkaSink,
     limit: usize,
     /// The producer's properties.
     config: ClientConfig,
-    /// None before the first connection and after one has ended.
+    /// `None` before the first connection and after a connection has ended.
     live: Option<Live>,
     /// Windows that were queued and are to be published next, the oldest first.
     begun: VecDeque<KafkaFlight>,
     /// Topics that were seen; others are looked for, and created, before their first event is sent.
     known: BTreeSet<String>,
-    /// Topics whose settings were looked at: once each, because it takes a connection of its own.
+    /// Topics whose settings were checked. Each is checked once, because that needs its own connection.
     described: BTreeSet<String>,
-    /// The brokers' defaults were looked at: once a process, because it takes a connection of its own.
+    /// The brokers' defaults were checked. That happens once per process, because it needs its own connection.
     surveyed: bool,
 }
 
 impl KafkaSink {
-    /// A sink that is not connected. `max_body` is the largest body in bytes; the limit of messages follows it.
+    /// A sink that is not connected. `max_body` is the largest body in bytes, and determines the limit of messages.
     pub fn new(name: &SinkName, settings: &config::KafkaSink, max_body: usize) -> Self {
         Self {
             name: name.clone(),
@@ -144,7 +145,7 @@ impl KafkaSink {
         Ok(self.shortcomings().await)
     }
 
-    /// Ends the producer; nothing of it is sent afterwards.
+    /// Ends the producer. It sends nothing afterwards.
     async fn end(&mut self) {
         self.begun.clear();
         if let Some(live) = &self.live {
@@ -162,7 +163,7 @@ impl KafkaSink {
             },
         };
         self.fly(window, &mut flight, true, outcomes).await;
-        // What a new partition refused comes back called delivered; once more, and it is there.
+        // What a new partition refused is reported as delivered, without an offset. Sent again, it arrives.
         if let Some(again) = flight.again() {
             flight = again;
             self.fly(window, &mut flight, false, outcomes).await;
@@ -202,11 +203,11 @@ impl KafkaSink {
         let mut waits = 0;
         while !self.queue(window, flight) {
             if flight.unreported() > 0 {
-                // The queue is bounded by the operator's properties: each report makes room.
+                // The operator's properties limit the queue. Each report makes room.
                 self.settle(window, flight, 1, try_again, outcomes).await;
                 waits = 0;
             } else if waits < ROOM_WAITS {
-                // A report comes a moment before its room.
+                // A report arrives shortly before its room is free.
                 waits += 1;
                 tokio::time::sleep(Duration::from_millis(1)).await;
             } else {
@@ -230,7 +231,7 @@ impl KafkaSink {
         }
     }
 
-    /// Waits for that many reports and makes all that came outcomes, as they come.
+    /// Waits for `wanted` reports, and turns all reports into outcomes as they arrive.
     async fn settle(
         &mut self,
         window: &[Message],
@@ -256,8 +257,9 @@ impl KafkaSink {
         }
     }
 
-    /// Waits for that many reports, but not for long, and gives all that came. Where no broker takes the log-in any more, librdkafka would go on trying until the delivery
-    /// time-out, and hold up a reload that brings the new password: what is on its way is taken back instead.
+    /// Waits briefly for `wanted` reports, and returns all that arrived. If every broker refuses the login, librdkafka
+    /// would keep trying until the delivery time-out and delay a reload that brings the new password. What is in flight
+    /// is purged instead.
     async fn reported(&self, reports: &Reports, wanted: usize) -> Vec<Report> {
         let refused = async {
             match &self.live {
@@ -289,23 +291,23 @@ impl KafkaSink {
         let failure = errors::failure(code);
         let live = self.live.as_ref();
         Outcome::Failed(match failure.reason {
-            // What was purged because of a fatal error failed for that error.
+            // Messages that were purged because of a fatal error failed for that error.
             _ if live.is_some_and(|live| live.fatal().is_some()) => live.and_then(Live::fatal).unwrap_or(failure),
             Reason::Timeout if code == NO_OFFSET => Failure::new(
                 Reason::Timeout,
-                "called delivered without an offset: whether the broker has it is unknown, it is sent again",
+                "reported as delivered without an offset: whether the broker has it is unknown, so it is sent again",
             ),
             Reason::Timeout => live.and_then(|live| live.context.down()).unwrap_or(failure),
             Reason::Rights => {
-                // librdkafka denies the topic by itself from now on, until it has asked for it again: up to 5 minutes
-                // after the right was given, if the next look did not make it ask.
+                // From now on, librdkafka refuses the topic by itself until it asks the broker again. That can be 5
+                // minutes after the right was granted, unless the next lookup makes it ask.
                 self.known.remove(message.topic.as_str());
                 failure
             }
             Reason::Missing => {
                 self.known.remove(message.topic.as_str());
                 if self.settings.create_topics {
-                    Failure::new(Reason::Unreachable, format!("{}; the topic is made again", failure.detail))
+                    Failure::new(Reason::Unreachable, format!("{}; the topic is created again", failure.detail))
                 } else {
                     failure
                 }
@@ -327,8 +329,8 @@ impl KafkaSink {
         })
     }
 
-    /// A producer after a fatal error sends nothing any more; a new one takes its place. Only before a window: one made
-    /// behind it would go the same way before an operator could mend what was wrong.
+    /// Replaces a producer that has had a fatal error, because it sends nothing any more. Only before a window: after
+    /// it, the new producer would fail the same way before an operator could correct the cause.
     async fn replace_if_fatal(&mut self) {
         let Some(failure) = self.live.as_ref().and_then(Live::fatal) else { return };
         tracing::warn!(sink = self.name.as_str(), error = %failure, "the Kafka producer ended for good, a new one is made");
@@ -381,9 +383,10 @@ impl Sink for KafkaSink {
     }
 }
 
-/// Whether it is worth queueing behind another: what is small goes sooner by itself, and librdkafka polls without a pause
-/// for as long as anything waits behind a request. Never a window of one: a broker condemns a request for one of its
-/// messages, and where two windows share one, the only message of its window would be taken for the culprit.
+/// Whether it is worth queueing a window while another is in flight. A small window arrives sooner alone, and
+/// librdkafka polls without a pause while anything waits for a request. Never a window with one message: a broker
+/// refuses a whole request for one of its messages, and if two windows share it, that message would be taken for the
+/// cause.
 fn is_large(window: &[Message]) -> bool {
     let bytes: usize = window.iter().map(|message| message.data.len()).sum();
     window.len() > 1 && (window.len() >= WINDOWS.events / 4 || bytes >= WINDOWS.bytes / 4)

@@ -1,4 +1,4 @@
-//! Where events are published: the contract, and a folder for each type of sink.
+//! Where events are published: the contract of a sink, and a folder for each type.
 //!
 //! A [`Sink`] takes a window of messages and returns the outcome of each. One pump owns it ([`crate::delivery`]): it
 //! connects the sink, sets deadlines, backs off, and decides what to do about failures. A sink never retries for longer
@@ -79,31 +79,30 @@ pub async fn probe(sink: &config::Sink, max_body: usize, topics: &[String]) -> V
     }
 }
 
-/// Largest message in bytes for bodies of up to `max_body`: Base64's 4/3 and 64 KiB of attributes.
+/// The largest message in bytes for bodies of up to `max_body`: 4/3 of it for Base64, and 64 KiB for attributes.
 pub fn message_limit(max_body: usize) -> usize {
     (max_body.saturating_mul(4) / 3).saturating_add(64 * 1024)
 }
 
-/// How a sink takes windows of live events. Replays and letters that are tried again come in windows of up to
-/// [`Windows::WHOLE`]. All are smaller for a while after one missed its deadline.
+/// The windows of live events that a sink asks for. Replays and retried dead letters come in windows of up to
+/// [`Windows::WHOLE`]. After a window missed its deadline, all are smaller for a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Windows {
-    /// Most events of one.
+    /// Maximum events in a window.
     pub events: usize,
-    /// Most bytes of bodies of one, but that it has one event at least.
+    /// Maximum bytes of bodies in a window. A window has at least one event, however large.
     pub bytes: usize,
-    /// Whether the next may be begun while the one before is on its way, so that the broker is never without work between
-    /// two.
+    /// Whether the next window may be sent while the previous one is in flight, so that the broker always has work.
     pub overlap: bool,
 }
 
 impl Windows {
-    /// One after the other, as large as windows get.
+    /// Windows of the maximum size, one after the other.
     pub const WHOLE: Self = Self { events: 512, bytes: 4 << 20, overlap: false };
-    /// Two at a time, each half as large.
+    /// Windows of half that size, two in flight.
     pub const HALVES: Self = Self { events: 256, bytes: 2 << 20, overlap: true };
 
-    /// Halved so many times, to one event at least; what is halved does not overlap.
+    /// Windows halved this many times, but with at least one event. Halved windows do not overlap.
     #[must_use]
     pub const fn halved(self, times: u32) -> Self {
         let events = if self.events >> times == 0 { 1 } else { self.events >> times };
@@ -111,26 +110,26 @@ impl Windows {
     }
 }
 
-/// What a pump drives. All methods are called from one task, never two at a time.
+/// A sink, as its pump uses it. All methods are called from one task, one at a time.
 ///
-/// Futures are boxed once a window of up to 512 events, not once an event.
+/// Futures are boxed once per window of up to 512 events, not once per event.
 pub trait Sink: Send + Sync {
-    /// Connects, logs in, and makes ready what must exist before the first event (exchange, stream).
+    /// Connects, logs in, and prepares what must exist before the first event (exchange, stream).
     ///
-    /// Called before the first window and again after [`Outcome`]s or errors of class [`Class::Retry`]. An earlier
-    /// connection is ended first. On success it returns warnings about what falls short (limits, replication), each
-    /// one sentence without personal data.
+    /// Called before the first window, and again after an [`Outcome`] or error of class [`Class::Retry`]. Ends an
+    /// earlier connection first. Returns warnings about limits or replication that fall short, each one sentence
+    /// without personal data.
     fn connect(&mut self) -> BoxFuture<'_, Result<Vec<String>, Failure>>;
 
-    /// Publishes a window, awaits the broker's confirm of each message, and puts each outcome into `outcomes` once it is
-    /// known.
+    /// Publishes a window, awaits the broker's confirm of each message, and puts each outcome into `outcomes` once it
+    /// is known.
     ///
-    /// The window is never empty, and `outcomes` has a place for each of its messages, all open. The pump's deadline may
-    /// drop the future at any await point. [`Sink::abandon`] follows then, and what is in `outcomes` counts: on a slow
-    /// link, what was confirmed is not sent again. A confirm may be put in up to [`LOOK`] after it arrived.
+    /// The window is never empty, and `outcomes` has a place for each of its messages, all open. The pump's deadline
+    /// may drop the future at any await point. [`Sink::abandon`] follows then, and the outcomes so far count, so that
+    /// confirmed messages are not sent again on a slow link. A confirm may be noted up to [`LOOK`] after it arrived.
     fn publish_into<'a>(&'a mut self, window: &'a [Message], outcomes: &'a mut Outcomes) -> BoxFuture<'a, ()>;
 
-    /// The same without a deadline. Returns one outcome for each message, in the window's order.
+    /// Like [`Sink::publish_into`], without a deadline. Returns one outcome for each message, in the window's order.
     fn publish<'a>(&'a mut self, window: &'a [Message]) -> BoxFuture<'a, Vec<Outcome>> {
         Box::pin(async move {
             let mut outcomes = Outcomes::open(window.len());
@@ -139,25 +138,26 @@ pub trait Sink: Send + Sync {
         })
     }
 
-    /// How large its windows are, and whether they overlap.
+    /// How large the sink's windows are, and whether they overlap.
     fn windows(&self) -> Windows {
         Windows::WHOLE
     }
 
-    /// Sends a window, or as much of it as there is room for, and awaits nothing; whether it has begun.
+    /// Starts to send a window, or as much of it as there is room for, without awaiting anything. Returns whether it
+    /// did.
     ///
-    /// What was begun is published next, in that order and with the same messages: [`Sink::publish_into`] then awaits what
-    /// is on its way. Or it is ended, all of it, by [`Sink::connect`] or [`Sink::abandon`]. Called where the sink is up
-    /// and [`Windows::overlap`].
+    /// Windows that were begun are published next, in the same order and with the same messages: [`Sink::publish_into`]
+    /// then awaits what is in flight. [`Sink::connect`] and [`Sink::abandon`] end all of them. Called only while the
+    /// sink is up, and only if [`Windows::overlap`].
     fn begin(&mut self, _window: &[Message]) -> bool {
         false
     }
 
-    /// Ends whatever an unfinished [`Sink::publish_into`] or a [`Sink::begin`] left behind (producer purged, channel closed),
-    /// so that nothing of the old attempt is still being sent when the window is sent again.
+    /// Ends what an unfinished [`Sink::publish_into`] or a [`Sink::begin`] left in flight (purges the producer, closes
+    /// the channel), so that nothing of the old attempt is still being sent when the window is sent again.
     fn abandon(&mut self) -> BoxFuture<'_, ()>;
 
-    /// Closes the connection in good order; bounded in time by the caller.
+    /// Closes the connection gracefully. The caller sets the time limit.
     fn close(&mut self) -> BoxFuture<'_, ()>;
 
     /// Whether it publishes to a broker, which may come back by itself. Nothing else mends a folder than a person.
@@ -174,68 +174,68 @@ pub trait Sink: Send + Sync {
     }
 }
 
-/// What became of one message.
+/// The outcome of one message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The broker has it.
     Confirmed {
-        /// It had it before (a `PubAck` marked duplicate).
+        /// The broker already had it (a `PubAck` marked duplicate).
         duplicate: bool,
     },
-    /// It has not, or it is not known.
+    /// The broker does not have it, or it is not known.
     Failed(Failure),
 }
 
 impl Outcome {
-    /// Confirmed for the first time.
+    /// Confirmed, and not a duplicate.
     pub const CONFIRMED: Self = Self::Confirmed { duplicate: false };
 }
 
-/// How often a sink that collects confirms in bulk looks for those that have arrived.
+/// How often a sink that collects confirms in bulk notes those that have arrived.
 pub const LOOK: Duration = Duration::from_millis(100);
 
-/// What became of a window so far: a place for each message, in the window's order.
+/// The outcomes of a window so far: a place for each message, in the window's order.
 #[derive(Debug)]
 pub struct Outcomes {
     places: Vec<Option<Outcome>>,
-    /// Whoever does not wait for the whole window.
+    /// Gets the places of confirmed messages before the whole window is done.
     confirmed: Option<mpsc::UnboundedSender<usize>>,
 }
 
 impl Outcomes {
-    /// Of so many messages, none of which has an outcome yet.
+    /// Outcomes for this many messages, all open.
     pub fn open(messages: usize) -> Self {
         Self { places: vec![None; messages], confirmed: None }
     }
 
-    /// The same, and the places of those that are confirmed, at once.
+    /// Like [`Outcomes::open`], with a receiver that gets the place of each message as soon as it is confirmed.
     pub fn telling(messages: usize) -> (Self, mpsc::UnboundedReceiver<usize>) {
-        // Holds a number for each message at most.
+        // Bounded in fact: it holds at most one number for each message.
         let (confirmed, told) = mpsc::unbounded_channel();
         (Self { confirmed: Some(confirmed), ..Self::open(messages) }, told)
     }
 
-    /// One is known. It replaces what was known before.
+    /// Sets the outcome of one message. Replaces an earlier one.
     pub fn set(&mut self, place: usize, outcome: Outcome) {
         let is_news = matches!(outcome, Outcome::Confirmed { .. }) && self.places[place].as_ref() != Some(&outcome);
         if let Some(confirmed) = self.confirmed.as_ref().filter(|_| is_news) {
-            // Nobody may listen any more.
+            // The receiver may be gone.
             let _ = confirmed.send(place);
         }
         self.places[place] = Some(outcome);
     }
 
-    /// A message is sent again: what was known of it does not count any more.
+    /// Opens the place of a message that is sent again.
     pub fn reopen(&mut self, place: usize) {
         self.places[place] = None;
     }
 
-    /// What is known of one message.
+    /// The outcome of one message, if it has one.
     pub fn get(&self, place: usize) -> Option<&Outcome> {
         self.places[place].as_ref()
     }
 
-    /// How many messages have no outcome.
+    /// How many messages have no outcome yet.
     pub fn count_open(&self) -> usize {
         self.places.iter().filter(|outcome| outcome.is_none()).count()
     }
@@ -247,7 +247,7 @@ impl Outcomes {
         }
     }
 
-    /// One outcome for each message: this failure for those that have none.
+    /// Returns one outcome for each message, which is this failure if it had none.
     pub fn close(mut self, failure: &Failure) -> Vec<Outcome> {
         self.fail_open(failure);
         self.places.into_iter().flatten().collect()
@@ -258,47 +258,47 @@ impl Outcomes {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}: {detail}")]
 pub struct Failure {
-    /// The class and the label of metrics.
+    /// Determines the class, and is the label of metrics.
     pub reason: Reason,
     /// What the broker or the client said, for `/status` and the log: no personal data, no secret, no payload.
     pub detail: String,
 }
 
 impl Failure {
-    /// A failure with the words of the broker or client.
+    /// A failure with the message of the broker or client.
     pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
         Self { reason, detail: detail.into() }
     }
 }
 
-/// Why, in one word: the `reason` of `publish_errors_total` and `dead_letters`.
+/// The reason in one word: the label `reason` of `publish_errors_total` and `dead_letters`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reason {
     /// The broker can't be reached or went away.
     Unreachable,
-    /// It refuses the log-in or the certificate.
+    /// The login or a certificate was refused.
     Login,
-    /// It did not answer in time; whether it has the message is unknown.
+    /// The broker did not answer in time. Whether it has the message is not known.
     Timeout,
-    /// It has no room just now: blocked connection, full disk, full stream, throttled.
+    /// The broker has no room now: blocked connection, full disk, full stream, throttling.
     Busy,
-    /// The message is larger than the broker takes.
+    /// The message is larger than the broker accepts.
     TooLarge,
-    /// The message is refused for what else it is.
+    /// The message is refused for another property.
     Malformed,
-    /// No right to publish there.
+    /// The bridge has no right to publish there.
     Rights,
-    /// Topic, exchange or stream does not exist and may not be created.
+    /// The topic, exchange or stream does not exist and may not be created.
     Missing,
-    /// No queue is bound for it.
+    /// No queue is bound for the message.
     Unroutable,
-    /// A queue that is bound for it refuses it: it is full, and its policy is to refuse.
+    /// A bound queue refuses the message: it is full, and its policy is to refuse.
     Nacked,
-    /// Its timestamp is outside what the broker allows, because the clocks of bridge and broker differ.
+    /// The broker does not allow the message's timestamp, because the clocks of bridge and broker differ.
     Clock,
-    /// One topic more than `max_topics`.
+    /// The topic would exceed `max_topics`.
     TooManyTopics,
-    /// Making or sending it panicked.
+    /// Making or sending the message panicked.
     Panic,
 }
 
@@ -320,7 +320,7 @@ impl Reason {
         Self::Panic,
     ];
 
-    /// What the pump does about it.
+    /// What the pump does about a failure with this reason.
     pub const fn class(self) -> Class {
         match self {
             Self::Unreachable | Self::Login | Self::Timeout | Self::Busy => Class::Retry,
@@ -329,7 +329,7 @@ impl Reason {
         }
     }
 
-    /// The label.
+    /// The label of metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Unreachable => "unreachable",
@@ -358,10 +358,10 @@ impl std::fmt::Display for Reason {
 /// What the pump does about a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
-    /// Back off, connect again, send again, for ever.
+    /// Backs off, connects again, and sends again, for ever.
     Retry,
-    /// Send alone; refused again, it is a dead letter.
+    /// Sends the message alone. If it is refused again, it becomes a dead letter.
     Refused,
-    /// An operator must fix it. After `setup_grace` the topic is parked, and tried again every minute.
+    /// Needs an operator. After `setup_grace`, the topic is parked and retried every minute.
     NeedsOperator,
 }

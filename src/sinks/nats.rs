@@ -1,16 +1,16 @@
 //! The sink for NATS JetStream, by async-nats.
 //!
-//! One subject per topic in one stream, each message confirmed by the stream's `PubAck`. `Nats-Msg-Id` lets the stream
-//! drop what it has within its duplicate window; such a `PubAck` is a confirm, and counted. A replay has ids of its
-//! run, since the stream drops one that it knows even where its message was purged. `Nats-Expected-Stream` keeps
-//! an event from landing in a stream that somebody else laid over the subject.
+//! One stream has a subject for each topic, and confirms each message with a `PubAck`. `Nats-Msg-Id` lets the stream
+//! drop duplicates within its duplicate window. A `PubAck` for a duplicate is a confirm, and is counted. A replay has
+//! its own message ids, because the stream drops an id that it knows even if the message was purged.
+//! `Nats-Expected-Stream` prevents an event from landing in another stream that somebody configured for the subject.
 //!
-//! The client is not left to reconnect by itself for long: it buffers what it is given meanwhile, and acknowledgements
-//! that were pending when the server died come only as time-outs. A lost connection therefore fails the window at once,
-//! and the pump connects anew.
+//! The client may reconnect by itself only briefly, because it buffers messages meanwhile, and acknowledgements that
+//! were pending when the server died end only as time-outs. A lost connection therefore fails the window at once, and
+//! the pump connects again.
 //!
-//! # What the server says, and where it goes
-//! | said | reason |
+//! # Errors of the server and their reasons
+//! | error | reason |
 //! |---|---|
 //! | connection lost, refused, DNS | [`Reason::Unreachable`] |
 //! | authorization violation, nkey or certificate refused, TLS | [`Reason::Login`] |
@@ -19,11 +19,12 @@
 //! | no stream listens on the subject (no responders), 10059, 10060 (another stream does) | [`Reason::Missing`] |
 //! | over `max_payload`, 10054 (`max_msg_size`), 10097 (headers) | [`Reason::TooLarge`] |
 //! | 10003 (bad request), 10052 | [`Reason::Malformed`] |
-//! | all else from JetStream: no leader, no room (10077, 10047, 10002, 10023), too many requests | [`Reason::Busy`] |
+//! | anything else from JetStream: no leader, no room (10077, 10047, 10002, 10023), too many requests | [`Reason::Busy`] |
 
 mod client;
 mod flight;
 mod probe;
+mod stream;
 mod subjects;
 mod tail;
 
@@ -49,11 +50,11 @@ pub use probe::probe;
 pub use subjects::Subjects;
 pub use tail::tail;
 
-/// After so long without any `PubAck`, the fates of the messages on their way count as unknown. On a slow link, a window
-/// may take longer than that.
+/// After this long without any `PubAck`, the outcomes of the messages in flight count as unknown. On a slow link, a
+/// whole window may take longer.
 const ACK_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// For a whole window: sending it, and the last acknowledgement.
+/// Time limit for a whole window, until its last acknowledgement.
 const WINDOW_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Media type of structured mode (CloudEvents NATS binding).
@@ -80,13 +81,13 @@ pub struct NatsSink {
     subjects: Subjects,
     max_body: usize,
     connection: Option<Connection>,
-    /// Topics at which the connection's user may publish: the server answered. At most `max_topics`.
+    /// Topics that the connection's user may publish to, because the server answered. At most `max_topics`.
     answered: HashSet<Topic>,
 }
 
 impl NatsSink {
-    /// Of these settings; `subjects` are what the stream must take, and `max_body` is the ingress's bound in bytes.
-    /// Nothing is connected yet.
+    /// A sink that is not connected. `subjects` are those that the stream must accept, and `max_body` is the largest
+    /// body in bytes.
     pub fn new(name: SinkName, settings: Settings, subjects: Subjects, max_body: usize) -> Self {
         Self { name, settings, subjects, max_body, connection: None, answered: HashSet::new() }
     }
@@ -94,7 +95,7 @@ impl NatsSink {
     fn prepare(&self, message: &Message) -> Result<PublishMessage, Failure> {
         let mut id = format!("{}/{}/{}", self.name, message.source_name, message.id);
         if let Some(Replay::Again(run)) = &message.replay {
-            // The stream drops an id that it knows, also when the message itself was purged.
+            // The stream drops an id that it knows, even if the message itself was purged.
             id = format!("{id}/replay-{run}");
         }
         let mut publish = PublishMessage::build().expected_stream(&self.settings.stream);
@@ -121,13 +122,13 @@ impl NatsSink {
         if !self.settings.create_stream || missing.is_empty() {
             return;
         }
-        // The stream was deleted under us, and may be made again. What still finds none is for an operator.
+        // The stream was deleted meanwhile, and may be created again. If it is still missing, an operator is needed.
         let Some(connection) = &self.connection else { return };
         match connection.create_stream(&self.settings, &self.subjects).await {
             Ok(true) => {
                 tracing::warn!(sink = %self.name, stream = self.settings.stream, "the stream was gone and is created again");
             }
-            // It is there: it does not take these subjects, or somebody was quicker.
+            // The stream exists: it does not accept these subjects, or somebody else created it.
             Ok(false) => {}
             Err(failure) => {
                 tracing::warn!(sink = %self.name, stream = self.settings.stream, %failure, "can't create the stream again");
@@ -140,10 +141,11 @@ impl NatsSink {
         self.publish_once(window, &missing, outcomes).await;
     }
 
-    /// Sends the messages at `places` and awaits all; the first message of a topic alone.
+    /// Sends the messages at `places` and awaits all of them. Sends the first message of each topic alone.
     ///
-    /// That one shows whether the user may publish there. The server answers each denied message with an error, and of
-    /// many at once the client drops some (its queue has 128 places), so that the denial of another topic would be lost.
+    /// That message shows whether the user may publish to the topic. The server answers each denied message with an
+    /// error. If there are many at once, the client drops some (its queue has 128 places), and the denial of another
+    /// topic could be lost.
     async fn publish_once(&mut self, window: &[Message], places: &[usize], outcomes: &mut Outcomes) {
         let Some(connection) = &self.connection else {
             return outcomes.fail_open(&Failure::new(Reason::Unreachable, "not connected"));
@@ -164,7 +166,7 @@ impl NatsSink {
             let failure = flight.failure(place).cloned();
             let reason = failure.as_ref().map(|failure| failure.reason);
             if let Some(failure) = failure.filter(|failure| SILENT.contains(&failure.reason)) {
-                // Who does not answer is not asked once more for each topic.
+                // If the server does not answer, it is not tried again with the other topics.
                 flight.land(None).await;
                 return outcomes.fail_open(&failure);
             }
@@ -194,8 +196,8 @@ impl Sink for NatsSink {
     }
 
     fn abandon(&mut self) -> BoxFuture<'_, ()> {
-        // Ends the client with its last handle. What it still held is either sent within its one round of attempts to
-        // come back, under ids that the stream knows, or dropped.
+        // Dropping the last handle ends the client. It either sends what it still held, under ids that the stream
+        // knows, in its only round of attempts to reconnect, or drops it.
         self.connection = None;
         std::future::ready(()).boxed()
     }
@@ -218,7 +220,7 @@ impl Sink for NatsSink {
     }
 }
 
-/// What a server that does not answer leaves of a message.
+/// The reasons of a message that got no answer.
 const SILENT: [Reason; 2] = [Reason::Timeout, Reason::Unreachable];
 
 fn reason_in(outcome: &Outcome) -> Option<Reason> {
@@ -228,12 +230,12 @@ fn reason_in(outcome: &Outcome) -> Option<Reason> {
     }
 }
 
-/// A header's value; the client's own conversion panics on a line break.
+/// A header's value. The client's own conversion panics on a line break.
 fn header_value(text: &str) -> Result<HeaderValue, Failure> {
-    HeaderValue::from_str(text).map_err(|_| Failure::new(Reason::Malformed, "a header holds a line break"))
+    HeaderValue::from_str(text).map_err(|_| Failure::new(Reason::Malformed, "a header contains a line break"))
 }
 
-/// The table of this file's head.
+/// The failure for an error, by the table at the top of this file.
 fn sort(error: &PublishError) -> Failure {
     use std::error::Error as _;
     let reason = match error.kind() {
@@ -256,7 +258,7 @@ fn sort(error: &PublishError) -> Failure {
     Failure::new(reason, detail)
 }
 
-/// Where a code of JetStream's API goes.
+/// The reason for a code of JetStream's API.
 fn reason_of(code: ErrorCode) -> Reason {
     match code {
         ErrorCode::STREAM_NOT_FOUND | ErrorCode::STREAM_NOT_MATCH | ErrorCode::STREAM_MISMATCH => Reason::Missing,
@@ -277,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn sorts_what_the_server_says() {
+    fn each_error_has_its_reason() {
         for (code, reason) in [
             (10_059, Reason::Missing),
             (10_060, Reason::Missing),

@@ -1,15 +1,15 @@
 //! The sink for RabbitMQ, by lapin.
 //!
-//! One durable topic exchange, the topic as routing key, each message persistent, mandatory and confirmed. A window is
-//! settled once all its confirms are in and its returns are paired with its messages (`flight`). Windows overlap on the
-//! one channel, so that the broker has work while a window is settled.
+//! There is one durable topic exchange, and the topic is the routing key. Messages are persistent, mandatory and
+//! confirmed. A window is settled once all its confirms have arrived and its returns are paired with its messages
+//! (`flight`). Windows overlap on one channel, so that the broker has work while a window is settled.
 //!
-//! The client's own recovery is not used: it leaves confirms pending, and gives up. The pump connects anew, and an old
-//! connection is cut at its socket, so that nothing of it is still sent.
+//! The sink does not use the client's own recovery, which leaves confirms pending and gives up. The pump connects
+//! again, and an old connection is cut at its socket, so that nothing of it is still sent.
 //!
-//! # What the broker says, and where it goes
+//! # Errors of the broker and their reasons
 //! Codes are those of AMQP 0-9-1 in `channel.close` and `connection.close`.
-//! | said | reason |
+//! | error | reason |
 //! |---|---|
 //! | connection lost, refused, DNS, no heartbeat, 320 (shut down), 402, 503, 504 | [`Reason::Unreachable`] |
 //! | 403 with "Login was refused", 530 (no access to the vhost), TLS, a certificate refused | [`Reason::Login`] |
@@ -17,14 +17,14 @@
 //! | `connection.blocked` (memory or disk alarm), 405, 506, 541, 530 with "limit" | [`Reason::Busy`] |
 //! | `basic.nack`: a bound queue is full and refuses, or has failed | [`Reason::Nacked`] |
 //! | 406 with "message size", 311 | [`Reason::TooLarge`] |
-//! | 406 else, 501, 502, 505, 540 | [`Reason::Malformed`] |
+//! | 406 for anything else, 501, 502, 505, 540 | [`Reason::Malformed`] |
 //! | 403 on an exchange or a topic | [`Reason::Rights`] |
 //! | 404 (no exchange), 530 with "not found" (no vhost) | [`Reason::Missing`] |
 //! | returned: 312 (no route), 313 | [`Reason::Unroutable`], or as `unroutable = "drop"` says |
 //!
-//! A channel is closed for one message. Where the broker's words tell for which (its size, its topic), that one is
-//! refused, and the others are sent again on a new channel at once, each window by itself; else all that was not confirmed
-//! of a window that had the channel for itself is refused, and the pump sends it apart.
+//! The broker closes a channel because of one message. If its error tells which one (by size or topic), that message is
+//! refused, and the others are sent again at once on a new channel, each window by itself. Otherwise, if the window had
+//! the channel for itself, all its unconfirmed messages are refused, and the pump sends them one by one.
 
 mod address;
 mod connection;
@@ -61,13 +61,13 @@ use ledger::Ledger;
 pub use probe::probe;
 pub use tail::tail;
 
-/// For the confirms of a window, from when they are awaited.
+/// Time limit for the confirms of a window, from when they are awaited.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// For a whole window: its confirms, and a channel or an exchange that is made again.
+/// Time limit for a whole window: its confirms, and perhaps a new channel or exchange.
 const WINDOW_DEADLINE: Duration = Duration::from_secs(30);
 
-/// `max_message_size` of RabbitMQ 4 where nothing is set, in bytes; 3.8 to 3.13 have 128 MiB.
+/// The default of `max_message_size` in RabbitMQ 4, in bytes. In 3.8 to 3.13, it is 128 MiB.
 const DEFAULT_MAX_MESSAGE_SIZE: usize = 16 << 20;
 
 impl SinkType for Settings {
@@ -97,7 +97,7 @@ pub struct RabbitMqSink {
 }
 
 impl RabbitMqSink {
-    /// Of these settings; `max_body` is the ingress's bound in bytes. Nothing is connected yet.
+    /// A sink that is not connected. `max_body` is the largest body in bytes.
     pub fn new(name: &SinkName, settings: &Settings, max_body: usize) -> Self {
         Self {
             name: name.clone(),
@@ -109,7 +109,7 @@ impl RabbitMqSink {
         }
     }
 
-    /// Ends all that is on its way: the connection is cut.
+    /// Cuts the connection, which ends everything in flight.
     fn cut(&mut self) {
         self.connection = None;
         self.begun.clear();
@@ -133,8 +133,8 @@ impl RabbitMqSink {
         let limit = message_limit(self.max_body);
         if limit > DEFAULT_MAX_MESSAGE_SIZE {
             warnings.push(format!(
-                "events can have {limit} bytes: RabbitMQ 4 takes {DEFAULT_MAX_MESSAGE_SIZE} unless max_message_size is \
-                 set in rabbitmq.conf"
+                "events can have {limit} bytes, but RabbitMQ 4 accepts {DEFAULT_MAX_MESSAGE_SIZE} unless max_message_size \
+                 is set in rabbitmq.conf"
             ));
         }
         self.connection = Some(connection);
@@ -181,7 +181,7 @@ impl RabbitMqSink {
         Some((ledger, flight))
     }
 
-    /// Publishes what is open, or awaits it where it was begun. An error is what left some of it open.
+    /// Publishes the open messages, or awaits them if they are in flight. The error is why some of them are still open.
     async fn round(
         &mut self,
         ledger: &mut Ledger,
@@ -219,7 +219,7 @@ impl RabbitMqSink {
         Err(Ended { failure, is_anothers: is_closed && round.shared && connection.is_up() })
     }
 
-    /// The exchange was deleted under us, and may be made again. What still finds none is for an operator.
+    /// Declares the exchange again if it was deleted meanwhile. If it is still missing, an operator is needed.
     async fn declare_again(&self, until: Instant) -> bool {
         let Some(connection) = &self.connection else { return false };
         let exchange = &self.settings.exchange;
@@ -283,10 +283,10 @@ impl Sink for RabbitMqSink {
     }
 }
 
-/// What left a window open.
+/// Why some messages of a window are still open.
 struct Ended {
     failure: Failure,
-    /// It may be meant for another window on the same channel, unless the words tell.
+    /// The error may be about another window on the same channel, unless its text tells.
     is_anothers: bool,
 }
 
@@ -296,7 +296,7 @@ impl From<Failure> for Ended {
     }
 }
 
-/// The time is up; whether the broker has what is open is not known.
+/// The failure if the time is up. It is not known whether the broker has the open messages.
 fn overdue(connection: &Connection) -> Failure {
     if connection.is_blocked() {
         return Failure::new(Reason::Busy, "the broker blocks publishers: memory or disk alarm");

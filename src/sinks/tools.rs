@@ -1,6 +1,6 @@
-//! What the commands want of a sink beside publishing: `check --connect` and `tail`.
+//! What the commands need from a sink besides publishing: `check --connect` and `tail`.
 //!
-//! Each sink has a `probe` and a `tail` of these shapes in a file beside its own; both use the sink's credentials.
+//! Each type of sink has a `probe` and a `tail`, in files of these names. Both use the sink's credentials.
 
 use std::io::{self, Write as _};
 use std::path::Path;
@@ -13,45 +13,45 @@ use crate::message::{ContentType, structured};
 /// One line of the checklist of `check --connect`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Check {
-    /// What was looked at: `broker reached`, `topic alma.job_end`, `message.max.bytes`.
+    /// What was checked: `broker reached`, `topic alma.job_end`, `message.max.bytes`.
     pub what: String,
     /// What was found.
     pub verdict: Verdict,
 }
 
-/// What a [`Check`] found; texts name the broker's own setting or command.
+/// What a [`Check`] found. The texts name the broker's own setting or command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// As it should be; the value that was found.
+    /// Good: the value that was found.
     Good(String),
-    /// It works, but less is promised than could be: what was found, and what to do.
+    /// It works, but could be safer: what was found, and what to do.
     Warning(String, String),
     /// It does not work: what was found, and what to do.
     Bad(String, String),
 }
 
 impl Check {
-    /// As it should be.
+    /// A check with [`Verdict::Good`].
     pub fn good(what: impl Into<String>, found: impl Into<String>) -> Self {
         Self { what: what.into(), verdict: Verdict::Good(found.into()) }
     }
 
-    /// It works, but less is promised than could be.
+    /// A check with [`Verdict::Warning`].
     pub fn warning(what: impl Into<String>, found: impl Into<String>, mend: impl Into<String>) -> Self {
         Self { what: what.into(), verdict: Verdict::Warning(found.into(), mend.into()) }
     }
 
-    /// It does not work.
+    /// A check with [`Verdict::Bad`].
     pub fn bad(what: impl Into<String>, found: impl Into<String>, mend: impl Into<String>) -> Self {
         Self { what: what.into(), verdict: Verdict::Bad(found.into(), mend.into()) }
     }
 }
 
-/// Stands for the topic's name in a [`Check`] until [`about_topics`] fills it in.
+/// Placeholder for the topic's name in a [`Check`] until [`about_topics`] fills it in.
 pub const TOPIC: &str = "TOPIC";
 
 impl Check {
-    /// With the names of these topics, or of several in an example the placeholder itself.
+    /// Fills in the names of these topics. Findings and remedies keep the placeholder if there are several topics.
     fn filled_in(self, topics: &[String]) -> Self {
         let name = |text: String| match topics {
             [only] => text.replace(TOPIC, only),
@@ -66,7 +66,7 @@ impl Check {
     }
 }
 
-/// Lines about topics; those with the same finding share one, so that a cause is told once.
+/// One line for all topics with the same finding, so that a cause is reported once.
 pub fn about_topics(found: impl IntoIterator<Item = (String, Check)>) -> Vec<Check> {
     let mut lines: Vec<(Check, Vec<String>)> = Vec::new();
     for (topic, check) in found {
@@ -78,7 +78,7 @@ pub fn about_topics(found: impl IntoIterator<Item = (String, Check)>) -> Vec<Che
     lines.into_iter().map(|(check, topics)| check.filled_in(&topics)).collect()
 }
 
-/// Whether a file can be written and synced in a folder, or in its nearest parent that exists. The file is removed again.
+/// Writes and syncs a file in a folder, or in its nearest parent that exists, and removes it again.
 pub fn try_to_write(dir: &Path) -> io::Result<()> {
     let there = nearest(dir);
     let mut file = tempfile::Builder::new().prefix(".alma-bridge-check-").tempfile_in(there)?;
@@ -89,46 +89,46 @@ pub fn try_to_write(dir: &Path) -> io::Result<()> {
 
 /// The folder itself, or its nearest parent that exists.
 pub fn nearest(dir: &Path) -> &Path {
-    // The last parent of a relative path is empty, and does not exist: it stands for the working directory.
+    // The last parent of a relative path is empty and denotes the working directory, but `exists` is false for it.
     dir.ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("."))
 }
 
-/// What to do about an error of rustls with a broker at `place`. `None` if its words are not about TLS.
+/// What to do about an error of rustls with a broker at `place`. `None` if the text is not about TLS.
 #[cfg(any(feature = "nats", feature = "rabbitmq"))]
 pub(super) fn mend_tls(said: &str, place: &str) -> Option<String> {
     let any = |words: &[&str]| words.iter().any(|word| said.contains(word));
     if any(&["not valid for name", "NotValidForName"]) {
-        return Some(format!("connect by a name that the certificate has, or have it made for {place}"));
+        return Some(format!("connect by a name in the certificate, or get a certificate for {place}"));
     }
     if any(&["certificate expired", "not valid yet", "Expired", "NotValidYet"]) {
-        return Some("renew the broker's certificate, or set the clocks".to_owned());
+        return Some("renew the broker's certificate, or correct the clocks".to_owned());
     }
     if any(&["invalid peer certificate"]) {
         let mend = "tls.ca_file must hold the authority that signed the broker's certificate";
-        return Some(format!("{mend}; without it the system's authorities count"));
+        return Some(format!("{mend}; without tls.ca_file, the system's authorities count"));
     }
     if any(&["InvalidContentType"]) {
-        return Some(format!("{place} does not speak TLS: use the port that does, or leave TLS out"));
+        return Some(format!("{place} does not speak TLS: use the port that does, or remove TLS"));
     }
     if any(&["received fatal alert"]) {
-        return Some("the broker refuses the client's certificate: look at tls.cert_file and tls.key_file".to_owned());
+        return Some("the broker refuses the client's certificate: check tls.cert_file and tls.key_file".to_owned());
     }
     None
 }
 
-/// Which topics a reader asks for; none stands for all under the sink's prefix.
+/// The topics that a reader asks for. If empty, all topics under the sink's prefix.
 #[derive(Clone, Debug, Default)]
 pub struct Patterns(pub Vec<String>);
 
 impl Patterns {
-    /// Whether the topic is asked for; a `*` at the end of a pattern stands for any ending.
+    /// Whether the topic is asked for. A `*` at the end of a pattern matches any ending.
     pub fn ask_for(&self, topic: &str) -> bool {
         self.0.is_empty() || self.0.iter().any(|pattern| fits(pattern, topic))
     }
 }
 
 impl Patterns {
-    /// The patterns that fit none of these topics.
+    /// The patterns that match none of these topics.
     pub fn without_a_topic<'a>(&'a self, topics: &'a [String]) -> impl Iterator<Item = &'a str> {
         let fits = |pattern: &str| topics.iter().any(|topic| fits(pattern, topic));
         self.0.iter().map(String::as_str).filter(move |pattern| !fits(pattern))
@@ -142,7 +142,7 @@ fn fits(pattern: &str, topic: &str) -> bool {
     }
 }
 
-/// Whether a topic of this template can fit the pattern, as `job_end` can't with `alma.{action}`.
+/// Whether a topic of this template can match the pattern. With `alma.{action}`, none can match `job_end`.
 pub fn can_fit(pattern: &str, template: &TopicTemplate) -> bool {
     let (beginning, open) = pattern.strip_suffix('*').map_or((pattern, false), |beginning| (beginning, true));
     let asked: Vec<&str> = beginning.split('.').collect();
@@ -162,16 +162,16 @@ pub fn can_fit(pattern: &str, template: &TopicTemplate) -> bool {
     })
 }
 
-/// What `tail` is to read.
+/// What `tail` reads.
 #[derive(Debug)]
 pub struct TailOptions {
-    /// Which topics.
+    /// The topics to read.
     pub topics: Patterns,
-    /// With the oldest that is there, or from now on.
+    /// Whether to start with the oldest event that is there, or with the next one.
     pub from_start: bool,
-    /// Where what is read goes; closed once the reader has had enough.
+    /// Where events go. Closed once the reader wants no more.
     pub into: mpsc::Sender<Landed>,
-    /// Told once reading has begun, so that what is published from then on is surely seen: with the topics that are there
+    /// Signalled once reading has begun: every event that is published afterwards is read. Gets the topics that exist
     /// by then, or `None` if the sink can't list them.
     pub ready: tokio::sync::oneshot::Sender<Option<Vec<String>>>,
 }
@@ -181,14 +181,15 @@ pub struct TailOptions {
 pub struct Landed {
     /// Topic, routing key or subject.
     pub topic: String,
-    /// The CloudEvents document in JSON; put together from headers and body where it came in binary mode.
+    /// The CloudEvents document in JSON. Made from headers and body if the event is in binary mode.
     pub document: Vec<u8>,
 }
 
-/// The CloudEvents document of an event that came in binary mode: JSON embedded byte for byte, XML and other text as a
-/// string, what is neither in Base64.
+/// Makes the CloudEvents document of an event in binary mode: JSON is embedded byte for byte, XML and other text is a
+/// string, and anything else is in Base64.
 ///
-/// `attributes` are written in their order, without `datacontenttype`, which is `content_type` and comes last.
+/// `attributes` are written in their order. They don't include `datacontenttype`, which is `content_type` and comes
+/// last.
 pub fn structured_from(attributes: &[(String, String)], content_type: Option<&str>, data: &[u8]) -> Vec<u8> {
     let given = attributes.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     let is = |kind: &str| content_type.is_some_and(|content_type| content_type.to_ascii_lowercase().contains(kind));
@@ -209,7 +210,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_document_is_put_together_from_headers_and_body() {
+    fn a_document_is_made_from_headers_and_body() {
         let attributes = [("specversion".to_owned(), "1.0".to_owned()), ("subject".to_owned(), "a\"b".to_owned())];
         let built = |content_type, data: &[u8]| {
             String::from_utf8(structured_from(&attributes, content_type, data)).expect("JSON is UTF-8")
@@ -254,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_is_tried_without_a_trace() {
+    fn trying_a_folder_leaves_no_trace() {
         let folder = tempfile::tempdir().expect("a folder");
         try_to_write(&folder.path().join("not/there/yet")).expect("its parent can be written");
         assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 0);
@@ -264,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_star_stands_for_any_ending() {
+    fn a_star_matches_any_ending() {
         assert!(Patterns::default().ask_for("alma.loan"));
         let some = Patterns(vec!["alma.loan*".into(), "alma.job_end".into()]);
         assert!(some.ask_for("alma.loan.loan_created") && some.ask_for("alma.loan") && some.ask_for("alma.job_end"));
@@ -274,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_is_waited_for_only_if_the_template_can_fill_it() {
+    fn a_pattern_can_match_only_topics_of_the_template() {
         use crate::config::TopicPart::{Action, Event, Literal};
         let by_action = TopicTemplate { parts: vec![Literal("alma.".into()), Action] };
         for pattern in ["alma.job_end", "alma.fee", "alma.*", "alma.lo*", "al*", "*"] {

@@ -1,8 +1,8 @@
-//! The program's own log: lines on stderr by tracing, JSON or text. Logging never waits for whoever reads stderr.
+//! The program's own log: JSON or text on stderr, by tracing. Logging never waits for stderr.
 //!
-//! Dependencies are capped at warn whatever is configured: at debug and trace some print the bodies they carry. lapin
-//! does so at warn, with each message that RabbitMQ returns, and is capped at error. A panic is logged
-//! with its place only, since its message can quote the text that caused it.
+//! Dependencies are capped at warn whatever is configured, because some print bodies at debug and trace. lapin is
+//! capped at error, because at warn it prints each message that RabbitMQ returns. A panic is logged with its place
+//! only, because its message can quote the text that caused it.
 
 use std::fmt::{Debug, Write as _};
 use std::io::{self, IsTerminal as _, Write};
@@ -28,24 +28,24 @@ use crate::printable::{Escape, Printable, Style};
 /// The target of everything that this crate logs.
 const OURS: &str = "alma_bridge";
 
-/// A client that prints whole messages, bodies and all, at warn, and calls a question that is answered "no" an error.
-/// What matters of it the sink says itself; a directive can raise it to error.
+/// This client prints whole messages at warn, and logs an error when a passive declaration finds nothing. The sink
+/// itself reports what matters, so lapin is off unless a directive raises it to error.
 const LAPIN: &str = "lapin";
 
-/// How long the process's end waits for the last lines to be written.
+/// How long the process waits at its end for the last lines to be written.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Of this process, which has one log.
+/// The log of this process.
 static LINES: OnceLock<Lines> = OnceLock::new();
 
-/// Why the log did not start.
+/// Why the log could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// `log.level` has a directive that does not parse.
     #[error("log.level: {0}")]
     Level(#[from] ParseError),
     /// The thread that writes the lines did not start.
-    #[error("can't start the thread that writes the log: {0}")]
+    #[error("cannot start the thread that writes the log: {0}")]
     Thread(#[from] io::Error),
 }
 
@@ -54,16 +54,16 @@ pub enum LogError {
 pub struct LevelHandle(reload::Handle<Targets, tracing_subscriber::Registry>);
 
 impl LevelHandle {
-    /// Puts other directives in effect; directives that do not parse change nothing.
+    /// Puts other directives into effect. Invalid directives change nothing.
     pub fn set(&self, directives: &str) -> Result<(), ParseError> {
         let filter = filter(directives)?;
-        // Fails only where the subscriber is gone, which lives as long as the process.
+        // Fails only if the subscriber is gone, but it lives as long as the process.
         let _ = self.0.reload(filter);
         Ok(())
     }
 }
 
-/// Starts the process's log. To be called once; a second call leaves the first in place.
+/// Starts the process's log. A second call leaves the first log in place.
 pub fn init(log: &Log) -> Result<LevelHandle, LogError> {
     let (filter, handle) = reload::Layer::new(filter(&log.level)?);
     let format = log.format.unwrap_or(if io::stderr().is_terminal() { LogFormat::Text } else { LogFormat::Json });
@@ -82,21 +82,21 @@ pub fn init(log: &Log) -> Result<LevelHandle, LogError> {
     Ok(LevelHandle(handle))
 }
 
-/// Prints a line on stderr after the log's lines, without waiting for whoever reads stderr.
+/// Prints a line on stderr after the lines that were logged before. Does not wait for stderr.
 pub fn print(line: &str) {
     match LINES.get() {
         Some(lines) => lines.add(format!("{line}\n").as_bytes()),
-        // Whoever closed stderr wants to read nothing.
+        // If stderr is closed, nobody wants to read the line.
         None => drop(writeln!(io::stderr(), "{line}")),
     }
 }
 
-/// Log lines that were dropped because nobody read stderr.
+/// Counts the log lines that were dropped because nobody read stderr.
 pub fn dropped_lines() -> Counter {
     stderr::dropped()
 }
 
-/// When dropped, waits a moment for the last lines to be written. For the end of the process.
+/// When dropped at the end of the process, waits briefly for the last lines to be written.
 #[derive(Debug)]
 pub struct FlushAtEnd;
 
@@ -108,7 +108,7 @@ impl Drop for FlushAtEnd {
     }
 }
 
-/// `into`: where lines go.
+/// Formats lines and writes them to what `into` returns.
 fn writer<S, W>(format: LogFormat, into: impl Fn() -> W + Send + Sync + 'static) -> Box<dyn Layer<S> + Send + Sync>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
@@ -127,12 +127,13 @@ where
     }
 }
 
-/// As <https://no-color.org> has it: the variable counts unless it is empty.
+/// Follows <https://no-color.org>: the variable counts unless it is empty.
 fn has_colours(is_terminal: bool) -> bool {
     is_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// A field of a line for people. tracing's own writer escapes the message alone, and brokers' words stand in fields.
+/// Writes a field of a line for people. tracing's own writer escapes only the message, but what brokers say is in
+/// fields.
 fn write_field(writer: &mut fmt::format::Writer<'_>, field: &Field, value: &dyn Debug) -> std::fmt::Result {
     if field.name() != "message" {
         write!(writer, "{}=", field.name())?;
@@ -140,11 +141,11 @@ fn write_field(writer: &mut fmt::format::Writer<'_>, field: &Field, value: &dyn 
     write!(Escape { into: writer, style: Style::Line }, "{value:?}")
 }
 
-/// Escapes what JSON lets through and a terminal obeys: DEL, C1 and what reorders text.
+/// Escapes the characters that JSON allows and a terminal obeys: DEL, C1, and those that reorder text.
 struct Escaping<W>(W);
 
 impl<W: Write> Write for Escaping<W> {
-    /// Takes a whole line, as tracing writes it.
+    /// `line` is always a whole line, because tracing writes no other way.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(line);
         self.0.write_all(Printable::lines(&text).to_string().as_bytes())?;
@@ -156,9 +157,9 @@ impl<W: Write> Write for Escaping<W> {
     }
 }
 
-/// The operator's directives for our own targets, everything else at warn or quieter, lapin not at all.
+/// The operator's directives for our own targets. Everything else logs at warn or quieter, and lapin not at all.
 ///
-/// A directive without a target (`debug`) is for all of ours.
+/// A directive without a target (`debug`) applies to all of our targets.
 fn filter(directives: &str) -> Result<Targets, ParseError> {
     let asked: Targets = directives.parse()?;
     let mut targets = Targets::new().with_default(LevelFilter::WARN).with_target(LAPIN, LevelFilter::OFF);
@@ -182,7 +183,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bare_level_is_for_our_own_targets_alone() {
+    fn a_bare_level_applies_only_to_our_own_targets() {
         let filter = filter("debug").expect("parses");
         assert!(filter.would_enable("alma_bridge::ingress", &Level::DEBUG));
         assert!(!filter.would_enable("alma_bridge::ingress", &Level::TRACE));
@@ -202,7 +203,7 @@ mod tests {
         assert!(filter.would_enable("alma_bridge", &Level::INFO));
     }
 
-    /// What the log makes of an event.
+    /// Collects what is logged.
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<u8>>>);
 
@@ -217,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_broker_says_reaches_no_terminal_with_control_characters() {
+    fn control_characters_from_a_broker_are_escaped() {
         for format in [LogFormat::Text, LogFormat::Json] {
             let lines = Lines::default();
             let into = lines.clone();
@@ -236,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_no_directive() {
+    fn refuses_invalid_directives() {
         assert!(filter("info,alma_bridge=loud").is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! The process itself, under the names that every Prometheus client uses: without the bridge's prefix.
+//! Metrics of the process, under the names that every Prometheus client uses, without the bridge's prefix.
 
 use std::fmt;
 use std::fs;
@@ -11,10 +11,10 @@ use rustix::process::{Resource, getrlimit};
 
 use crate::clock::Timestamp;
 
-/// In what `/proc` counts CPU time: `USER_HZ`, which Linux fixes at 100 for programs whatever the kernel's own tick is.
+/// The unit of CPU time in `/proc`: `USER_HZ`. Linux shows programs 100, whatever the kernel's own tick is.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// Reads `/proc` at each scrape. What can't be read there is left out.
+/// Reads `/proc` at each scrape. Leaves out what it can't read.
 #[derive(Debug)]
 pub(super) struct Process {
     pub(super) started: Timestamp,
@@ -44,7 +44,7 @@ impl Collector for Process {
     }
 }
 
-/// A metric of one value.
+/// A metric with a single value.
 trait Encode {
     fn encode_as(&self, encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str) -> fmt::Result;
 }
@@ -59,7 +59,7 @@ impl<M: EncodeMetric> Encode for M {
 
 fn cpu_seconds() -> Option<f64> {
     let stat = fs::read_to_string("/proc/self/stat").ok()?;
-    // The second field is the program's name, which may hold blanks; proc_pid_stat(5) counts utime as the 14th.
+    // The second field is the program's name, which may contain blanks. In proc_pid_stat(5), utime is the 14th field.
     let fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
     let ticks = fields.skip(11).take(2).map(|field| field.parse::<f64>().ok()).sum::<Option<f64>>()?;
     Some(ticks / TICKS_PER_SECOND)
@@ -67,11 +67,11 @@ fn cpu_seconds() -> Option<f64> {
 
 fn open_files() -> Option<u64> {
     let files = fs::read_dir("/proc/self/fd").ok()?.count() as u64;
-    // One of them is the folder that is read.
+    // One of them is the folder itself.
     Some(files.saturating_sub(1))
 }
 
-/// A size of `/proc/self/status`, which it gives in KiB.
+/// A size from `/proc/self/status`, which shows KiB.
 fn memory(name: &str) -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;

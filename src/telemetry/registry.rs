@@ -1,4 +1,4 @@
-//! The registry of all metrics. Each module registers its own metrics here, and updates them.
+//! The registry of all metrics. Each module registers and updates its own.
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ pub type FloatGauge = Gauge<f64, AtomicU64>;
 
 /// All metrics of the process, under the names of the contract: prefix `alma_bridge_`, base units, OpenMetrics text.
 ///
-/// It starts with what describes the process itself: its version, its log and what it uses.
+/// From the start it contains the metrics of the process itself: its version, its log and its resources.
 #[derive(Debug)]
 pub struct Registry {
     bridge: registry::Registry,
@@ -30,9 +30,9 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Registers a metric as `alma_bridge_{name}`, and returns it to be updated.
+    /// Registers a metric as `alma_bridge_{name}`. Update the metric that is returned.
     ///
-    /// Neither the suffix `_total` of a counter nor the full stop of the help text belongs here: the encoder adds both.
+    /// Leave out the suffix `_total` of a counter and the full stop of the help text: the encoder adds both.
     pub fn register<M: Metric + Clone>(&mut self, name: &str, help: &str, metric: M) -> M {
         self.bridge.register(name, help, metric.clone());
         metric
@@ -80,17 +80,17 @@ impl From<&str> for Label {
     }
 }
 
-/// Half a millisecond to 10 s: Alma waits 5 s.
+/// Buckets from half a millisecond to 10 s. Alma waits 5 s.
 pub fn latency_histogram() -> Histogram {
     Histogram::new([0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0])
 }
 
-/// The value of a gauge that counts something.
+/// A count as the value of a gauge.
 pub fn gauge_value(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-/// The value of a gauge that shows a moment: seconds since 1970.
+/// A moment as the value of a gauge: seconds since 1970.
 pub fn unix_seconds(moment: Timestamp) -> f64 {
     Duration::from_micros(moment.as_micros()).as_secs_f64()
 }

@@ -1,8 +1,8 @@
-//! stderr as the log writes it: no thread that logs ever waits for whoever reads it.
+//! Writes the log to stderr. No thread that logs ever waits for stderr.
 //!
-//! Lines go into a buffer of bounded size, and a thread writes them. If nobody drains stderr (a full pipe, a stopped
-//! terminal), the buffer fills and further lines are dropped and counted. This is little code, and bounds bytes; the
-//! usual crate for it (tracing-appender) bounds lines, sends each through a channel, and brings four more crates.
+//! Lines go into a buffer of bounded size, and a thread writes them. If nobody reads stderr (a full pipe, a stopped
+//! terminal), the buffer fills up, and further lines are dropped and counted. The usual crate for this,
+//! tracing-appender, bounds lines instead of bytes, sends each line through a channel, and depends on four more crates.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
@@ -11,21 +11,22 @@ use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
 
-/// Bytes that wait to be written: some 4,000 lines.
+/// Maximum bytes that wait to be written: about 4,000 lines.
 const MAX_WAITING: usize = 1 << 20;
 
-/// A buffer that a burst made larger than this is given back.
+/// Capacity that the buffer keeps after a burst.
 const KEPT: usize = 64 * 1024;
 
-/// Of this process: it has one stderr, and lines are dropped before and after there are other metrics.
+/// Counts for the whole process, because it has one stderr, and because lines may be dropped before any registry
+/// exists.
 static DROPPED: LazyLock<Counter> = LazyLock::new(Counter::default);
 
-/// The counter of log lines that were dropped because stderr was not drained or failed.
+/// Counts the log lines that were dropped because stderr was not read or failed.
 pub(super) fn dropped() -> Counter {
     DROPPED.clone()
 }
 
-/// Where log lines go. Cheap to clone; all clones are the same.
+/// The buffer of log lines. Cheap to clone; all clones share one buffer.
 #[derive(Clone)]
 pub(super) struct Lines(Arc<Shared>);
 
@@ -39,7 +40,7 @@ struct Shared {
 #[derive(Default)]
 struct State {
     waiting: Vec<u8>,
-    /// The thread has taken what waited, and is not done with it.
+    /// The thread is writing what it took from `waiting`.
     writing: bool,
 }
 
@@ -69,7 +70,7 @@ impl Lines {
         }
     }
 
-    /// Waits until all is written, or for `patience`.
+    /// Waits until everything is written, but no longer than `patience`.
     pub(super) fn flush(&self, patience: Duration) {
         let busy = |state: &mut State| state.writing || !state.waiting.is_empty();
         let waited = self.0.written.wait_timeout_while(self.0.lock(), patience, busy);
@@ -93,7 +94,7 @@ impl Lines {
             batch.shrink_to(KEPT);
             self.0.lock().writing = false;
             self.0.written.notify_all();
-            // Only after a success: a line that can't be written either would call for the next one.
+            // Only after a success. A warning that can't be written would cause the next one.
             let dropped = self.0.dropped.get();
             if result.is_ok() && dropped > told {
                 tracing::warn!(lines = dropped - told, "log lines were dropped: nobody read stderr");
@@ -109,7 +110,7 @@ impl Shared {
     }
 }
 
-/// Lines in what tracing writes, which is one line at a time, and in a batch.
+/// How many lines these bytes are.
 fn count(lines: &[u8]) -> u64 {
     memchr::memchr_iter(b'\n', lines).count() as u64
 }
@@ -131,7 +132,7 @@ mod tests {
 
     use super::*;
 
-    /// Passes on what is written once it is let go.
+    /// Blocks each write until the test allows it, and passes on what is written.
     struct Slow {
         let_go: mpsc::Receiver<()>,
         wrote: mpsc::Sender<Vec<u8>>,
@@ -150,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_find_no_room_are_dropped_and_counted() {
+    fn lines_that_do_not_fit_are_dropped_and_counted() {
         let (go, let_go) = mpsc::channel();
         let (wrote, written) = mpsc::channel();
         let dropped = Counter::default();
@@ -159,11 +160,11 @@ mod tests {
         for _ in 0..3 * 1_024 {
             lines.add(&line);
         }
-        // The buffer holds 1,024; the thread may have taken up to as many beside that.
+        // The buffer holds 1,024 lines, and the thread may have taken as many before.
         let kept = 3 * 1_024 - dropped.get();
         assert!((1_024..=2_048).contains(&kept), "{kept}");
         lines.flush(Duration::from_millis(10));
-        assert!(written.try_recv().is_err(), "nothing is written, and nobody waits for ever");
+        assert!(written.try_recv().is_err(), "nothing is written, and flush gives up");
         go.send(()).expect("it waits");
         go.send(()).expect("it waits");
         lines.flush(Duration::from_secs(30));
@@ -172,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_not_be_written_is_counted() {
+    fn lines_that_cannot_be_written_are_counted() {
         let (go, let_go) = mpsc::channel::<()>();
         let (wrote, _written) = mpsc::channel();
         drop(go);

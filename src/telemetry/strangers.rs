@@ -1,7 +1,7 @@
-//! The limit of log lines that anybody can cause: requests without a proof, handshakes that fail, wrong tokens.
+//! Limits the log lines that anybody can cause: unproven requests, failed handshakes, wrong tokens.
 //!
-//! Each kind of line has a limit of its own, so that a flood of one kind hides no other. What is left out of a kind is
-//! summed up in one line a second. Lines about proven events are not limited here.
+//! Each kind of line has its own limit, so a flood of one kind does not hide another. The lines of a kind that are left
+//! out are summed up in one line a second. Lines about proven events are not limited.
 
 use std::borrow::Cow;
 use std::sync::{Mutex, PoisonError};
@@ -9,27 +9,27 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-/// Lines of one kind in one [`PERIOD`].
+/// Maximum lines of one kind in one [`PERIOD`].
 const LINES: u32 = 10;
 
-/// How long lines are counted and left out before they are summed up.
+/// The period for which lines are counted. Those left out are summed up after it.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// Lines that differ only in numbers and names. A program has few kinds: no part of one comes from a client.
+/// Lines that differ only in numbers and names. There are few kinds, because no part of a kind comes from a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LineKind {
-    /// The message.
+    /// The log message.
     pub what: &'static str,
-    /// What became of the request.
+    /// The outcome of the request.
     pub outcome: Option<&'static str>,
-    /// The status of its answer.
+    /// The status of the answer.
     pub status: Option<u16>,
-    /// Why it was refused; `None` for a success.
+    /// Why the request was refused. `None` if it succeeded.
     pub reason: Option<Cow<'static, str>>,
 }
 
 impl LineKind {
-    /// Lines that are not about a request.
+    /// The kind of lines with this message that are not about a request.
     pub const fn message(what: &'static str) -> Self {
         Self { what, outcome: None, status: None, reason: None }
     }
@@ -51,7 +51,7 @@ struct Counted {
 }
 
 impl StrangersLines {
-    /// Whether a line of this kind may be written now. If not, it is counted.
+    /// Whether a line of this kind may be written now. If not, it is counted as left out.
     pub fn allow(&self, kind: LineKind) -> bool {
         self.allow_at(kind, Instant::now())
     }
@@ -74,8 +74,8 @@ impl StrangersLines {
         true
     }
 
-    /// Writes a line for each kind of which lines were left out, a second after the first of them. Never ends, and
-    /// sleeps while nothing is left out.
+    /// Calls [`StrangersLines::sum_up`] a second after a line is left out. Never returns, and sleeps while no lines are
+    /// left out.
     pub async fn sum_up_each_second(&self) {
         loop {
             self.some_left_out.notified().await;
@@ -84,7 +84,7 @@ impl StrangersLines {
         }
     }
 
-    /// Writes a line for each kind of which lines were left out since the last time.
+    /// Writes one line for each kind that had lines left out since the last call.
     pub fn sum_up(&self) {
         for (LineKind { what, outcome, status, reason }, left_out) in self.take_left_out() {
             match reason.as_deref() {

@@ -1,4 +1,4 @@
-//! Dead letters of sinks that were taken out, forgotten or renamed.
+//! Dead letters of sinks that were removed, forgotten or renamed.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::bad_day::{letters, place, with_old};
 use crate::harness::{Bridge, Setup, landed, wait_for};
 
-/// A bridge whose sink `old` had one topic too many: a dead letter, which is `bib` 0.
+/// A bridge whose sink `old` exceeded `max_topics`, so that `bib` 0 is a dead letter.
 fn with_a_letter_of_old() -> (Setup, Bridge) {
     let (setup, bridge) = with_old();
     assert_eq!(place(&setup, "old").expect("listed")["dead_letters"], 1);
@@ -27,7 +27,7 @@ fn sink_of<'a>(status: &'a Value, name: &str) -> Option<&'a Value> {
     status["sinks"].as_array()?.iter().find(|sink| sink["name"] == name)
 }
 
-/// Dead letters of `old`, which is not configured, are told; another sink publishes them.
+/// Dead letters of `old`, which is not configured, are reported, and another sink publishes them.
 fn publish_letters_of_old(setup: &Setup, bridge: &Bridge) {
     wait_for("the gauge", || (bridge.metric(KEPT_BY_OLD) == Some(1.0)).then_some(()));
     let status = bridge.status();
@@ -35,7 +35,10 @@ fn publish_letters_of_old(setup: &Setup, bridge: &Bridge) {
     assert_eq!(old["dead_letters"]["too_many_topics"], 1, "{status}");
     assert!(status["attention"].to_string().contains("dead-letters retry --all --sink old --to NAME"), "{status}");
     let why = setup.fails(1, &["dead-letters", "retry", "--all", "--sink", "old"]);
-    assert!(why.contains("not in the configuration") && why.contains("--to names the sink"), "{why}");
+    assert!(
+        why.contains("old is not configured") && why.contains("name another sink for its letters with --to"),
+        "{why}"
+    );
     let told = setup.done(&["dead-letters", "retry", "--all", "--sink", "old", "--to", "main"]);
     assert!(told.contains("1 letter published to sink main, 0 left"), "{told}");
     assert_eq!(bridge.metric(KEPT_BY_OLD), Some(0.0));
@@ -43,7 +46,7 @@ fn publish_letters_of_old(setup: &Setup, bridge: &Bridge) {
 }
 
 #[test]
-fn letters_of_a_sink_that_was_taken_out_are_shown_and_published_by_another() {
+fn dead_letters_of_a_removed_sink_are_shown_and_published_by_another() {
     let (setup, bridge) = with_a_letter_of_old();
     bridge.signal(Signal::HUP);
     wait_for("it to be out", || (place(&setup, "old")?["state"] == "removed").then_some(()));
@@ -60,7 +63,7 @@ fn letters_of_a_sink_that_was_taken_out_are_shown_and_published_by_another() {
 }
 
 #[test]
-fn letters_of_a_forgotten_sink_are_shown_after_a_restart_and_published_by_another() {
+fn dead_letters_of_a_forgotten_sink_are_shown_after_a_restart_and_published_by_another() {
     let (setup, bridge) = with_a_letter_of_old();
     bridge.signal(Signal::HUP);
     wait_for("it to be out", || (place(&setup, "old")?["state"] == "removed").then_some(()));
@@ -70,7 +73,7 @@ fn letters_of_a_forgotten_sink_are_shown_after_a_restart_and_published_by_anothe
     assert_eq!(sink_of(&bridge.status(), "old").expect("shown")["state"], "forgotten");
     publish_letters_of_old(&setup, &bridge);
     assert_eq!(sink_of(&bridge.status(), "old"), None, "nothing is left of it");
-    // Also where no bridge runs.
+    // Also if no bridge runs.
     let (setup, bridge) = with_a_letter_of_old();
     assert_eq!(bridge.stop().code(), Some(0));
     let told = setup.done(&["dead-letters", "retry", "--all", "--sink", "old", "--to", "main"]);
@@ -81,7 +84,7 @@ const NEW_FOR_OLD: &str =
     "[sinks.main]\ntype = \"file\"\n[sinks.new]\ntype = \"file\"\ndir = \"DIR/new\"\ncontinues = \"old\"\n";
 
 #[test]
-fn a_sink_takes_over_the_letters_of_the_one_that_it_continues() {
+fn a_sink_takes_over_the_dead_letters_of_the_one_that_it_continues() {
     for restart in [false, true] {
         let (setup, bridge) = with_a_letter_of_old();
         let id = letters(&setup)[0]["id"].clone();
@@ -102,16 +105,16 @@ fn a_sink_takes_over_the_letters_of_the_one_that_it_continues() {
         assert_eq!(bridge.metric(KEPT_BY_NEW), Some(1.0), "it stays with its new sink");
         let told = setup.done(&["dead-letters", "retry", "--all", "--sink", "new"]);
         assert!(told.contains("1 letter published, 0 left"), "{told}");
-        // A cursor is written a moment after the progress that it records, so each `kill -9` may repeat the event.
+        // A cursor is written after the progress that it records, so each `kill -9` may repeat the event.
         let published = subjects(&setup.path("new"), "alma.bib");
         assert!(!published.is_empty() && published.iter().all(|subject| subject == "0"), "{published:?}");
         assert_eq!(bridge.metric(KEPT_BY_NEW), Some(0.0));
     }
 }
 
-/// The process died after the new sink had its place, and before it had the letters.
+/// The process died after the new sink got its place and before it got the letters.
 #[test]
-fn letters_are_taken_over_by_the_start_after_a_crash_in_between() {
+fn the_start_after_a_crash_takes_over_the_dead_letters() {
     let (setup, bridge) = with_a_letter_of_old();
     let kept = setup.data().join("journal/dead/old");
     setup.configure(NEW_FOR_OLD);

@@ -1,4 +1,4 @@
-//! Dead letters, places of sinks, drain: at the running bridge, and on the journal of one that does not run.
+//! Dead letters, places of sinks, drain: with a running bridge, and on the journal of a stopped one.
 
 use std::fs;
 
@@ -7,16 +7,16 @@ use serde_json::Value;
 
 use crate::harness::{Bridge, Setup, landed, loan, wait_for};
 
-/// An event of another action than [`loan`].
+/// An event with another action than [`loan`].
 fn bib(number: u64) -> Vec<u8> {
     format!(r#"{{"id":"2{number:018}","action":"BIB","bib":{{"mms_id":"{number}","title":"Éxample title"}}}}"#)
         .into_bytes()
 }
 
-/// A sink whose second topic is one too many: its events are dead letters.
+/// A sink whose second topic exceeds `max_topics`, so that its events become dead letters.
 pub(crate) const ONE_TOPIC: &str = "[sinks.main]\ntype = \"file\"\nmax_topics = 1\n";
 
-/// A bridge whose sink has these dead letters (a `bib` each), by their ids.
+/// A bridge whose sink has dead letters with these ids, each a `bib`.
 pub(crate) fn with_letters(setup: &Setup, count: u64) -> (Bridge, Vec<String>) {
     let bridge = setup.start();
     assert_eq!(bridge.post(&loan(0)).status, 204);
@@ -36,7 +36,7 @@ pub(crate) fn letters(setup: &Setup) -> Vec<Value> {
     list.lines().map(|line| serde_json::from_str(line).expect("a document a line")).collect()
 }
 
-/// Lists, shows, tries again and drops, whoever holds the journal.
+/// Lists, shows, retries and drops, whether or not a bridge runs.
 fn use_the_letters(setup: &Setup, ids: &[String]) {
     let all = letters(setup);
     assert_eq!(all.len(), 4, "{all:?}");
@@ -63,7 +63,7 @@ fn use_the_letters(setup: &Setup, ids: &[String]) {
     assert_eq!(setup.done(&["dead-letters", "show", &events[1]]), shown, "the event's id will do");
     let unknown = "1.0123456789abcdef";
     for command in ["show", "retry", "drop"] {
-        assert!(setup.fails(1, &["dead-letters", command, unknown]).contains("no dead letter of event"));
+        assert!(setup.fails(1, &["dead-letters", command, unknown]).contains("no dead letter for event"));
     }
     setup.fails(2, &["dead-letters", "show", "nonsense"]);
 
@@ -79,8 +79,8 @@ fn use_the_letters(setup: &Setup, ids: &[String]) {
     assert_eq!((&bibs[0]["data"]["bib"]["mms_id"], &bibs[0]["id"]), (&"2".into(), &events[2].as_str().into()));
 
     let why = setup.fails(2, &["dead-letters", "drop", &ids[0]]);
-    assert!(why.contains("dropping 1 dead letter of sink main: its event is lost to it"), "{why}");
-    assert!(why.contains("this can't be undone; add --yes to confirm"), "{why}");
+    assert!(why.contains("dropping 1 dead letter of sink main: it never gets its event"), "{why}");
+    assert!(why.contains("this cannot be undone; add --yes to confirm"), "{why}");
     assert_eq!(letters(setup).len(), 3, "nothing was dropped");
     assert!(setup.done(&["dead-letters", "drop", &events[0], "--yes"]).contains("1 letter dropped"));
     assert!(setup.fails(1, &["dead-letters", "drop", &ids[0], "--yes"]).contains("no dead letter"));
@@ -94,7 +94,7 @@ fn use_the_letters(setup: &Setup, ids: &[String]) {
 }
 
 #[test]
-fn dead_letters_of_a_running_bridge() {
+fn dead_letters_are_handled_by_a_running_bridge() {
     let setup = Setup::new(ONE_TOPIC);
     let (bridge, ids) = with_letters(&setup, 4);
     let why = setup.fails(1, &["dead-letters", "retry", "--all"]);
@@ -114,7 +114,7 @@ fn dead_letters_of_a_running_bridge() {
 }
 
 #[test]
-fn dead_letters_of_a_stopped_bridge() {
+fn dead_letters_are_handled_on_the_journal_of_a_stopped_bridge() {
     let setup = Setup::new(ONE_TOPIC);
     let (bridge, ids) = with_letters(&setup, 4);
     assert_eq!(bridge.stop().code(), Some(0));
@@ -125,7 +125,7 @@ fn dead_letters_of_a_stopped_bridge() {
     assert_eq!(setup.landed("alma.bib").len(), 3, "what was taken does not come again");
 }
 
-/// Two sinks, of which `old` is taken out of the file by [`without_old`].
+/// Two sinks. [`without_old`] removes `old` from the file.
 const WITH_OLD: &str =
     "[sinks.main]\ntype = \"file\"\n[sinks.old]\ntype = \"file\"\ndir = \"DIR/old\"\nmax_topics = 1\n";
 
@@ -138,7 +138,7 @@ pub(crate) fn place(setup: &Setup, name: &str) -> Option<Value> {
     places.into_iter().find(|place| place["name"] == name)
 }
 
-/// Refuses what is configured, asks before it forgets, and forgets.
+/// `forget` refuses a configured sink, asks first, and forgets.
 fn forget_old(setup: &Setup) {
     let table = setup.done(&["sinks", "list"]);
     let old = table.lines().find(|line| line.starts_with("old ")).expect("it is listed");
@@ -149,16 +149,16 @@ fn forget_old(setup: &Setup) {
     assert!(why.contains("3 events that wait for it are lost") && why.contains("--yes"), "{why}");
     assert_eq!(place(setup, "old").expect("still there")["waiting_events"], 3);
     let told = setup.done(&["sinks", "forget", "old", "--yes"]);
-    assert!(told.contains("forgotten, with 3 events"), "{told}");
+    assert!(told.contains("forgotten, and so are 3 events"), "{told}");
     assert!(told.contains("its dead letter is kept"), "{told}");
     let left = place(setup, "old").expect("its letters are left");
     assert_eq!((&left["state"], &left["dead_letters"]), (&"forgotten".into(), &1.into()));
-    assert!(setup.fails(1, &["sinks", "forget", "old", "--yes"]).contains("forgotten already"));
+    assert!(setup.fails(1, &["sinks", "forget", "old", "--yes"]).contains("already forgotten"));
     setup.done(&["dead-letters", "drop", "--all", "--sink", "old", "--yes"]);
     assert_eq!(place(setup, "old"), None);
 }
 
-/// A bridge where `old` has a dead letter and was in step when it was taken out.
+/// A bridge where `old` has a dead letter and had no waiting events when it was removed.
 pub(crate) fn with_old() -> (Setup, Bridge) {
     let setup = Setup::new(WITH_OLD);
     let bridge = setup.start();
@@ -194,9 +194,9 @@ fn a_sink_is_forgotten_by_a_running_bridge() {
 }
 
 #[test]
-fn a_sink_is_forgotten_by_a_stopped_bridge_and_begins_anew_when_it_returns() {
+fn a_sink_that_was_forgotten_starts_again_when_it_returns() {
     let (setup, bridge) = with_old();
-    // A kill would leave a cursor that is behind, and another count.
+    // A kill would leave a stale cursor, and another count.
     assert_eq!(bridge.stop().code(), Some(0));
     let bridge = setup.start();
     post_three(&bridge);
@@ -232,12 +232,12 @@ fn a_sink_for_which_nothing_waits_has_no_oldest_event() {
     bridge.kill();
     for _ in 0..2 {
         let place = place(&setup, "main").expect("listed");
-        // A kill may leave a cursor that is behind.
+        // A kill may leave a stale cursor.
         assert!((place["waiting_events"] == 0) == place["oldest_waiting"].is_null(), "{place}");
     }
 }
 
-/// A file where the sink's folder should be: nothing is taken until it is gone.
+/// Puts a file where the sink's folder should be, so that the sink takes nothing until it is removed.
 pub(crate) fn block(setup: &Setup, name: &str) {
     fs::write(setup.path(name), "in the way").expect("written");
 }
@@ -247,7 +247,7 @@ fn unblock(setup: &Setup, name: &str) {
 }
 
 #[test]
-fn a_sink_continues_where_another_was_with_what_waited_for_it() {
+fn a_sink_continues_another_and_gets_its_waiting_events() {
     let setup = Setup::new("[sinks.old]\ntype = \"file\"\ndir = \"DIR/old/topics\"\n");
     let bridge = setup.start();
     bridge.post(&loan(0));
@@ -263,7 +263,7 @@ fn a_sink_continues_where_another_was_with_what_waited_for_it() {
     setup.configure("[sinks.new]\ntype = \"file\"\ndir = \"DIR/new\"\ncontinues = \"old\"\n");
     bridge.kill();
     let refused = setup.fails(1, &["sinks", "forget", "old", "--yes"]);
-    assert!(refused.contains("sink new is to continue it"), "{refused}");
+    assert!(refused.contains("sink new continues old"), "{refused}");
     let bridge = setup.start();
     let subjects = || -> Vec<Value> {
         landed(&setup.path("new"), "alma.loan").iter().map(|event| event["subject"].clone()).collect()
@@ -276,7 +276,7 @@ fn a_sink_continues_where_another_was_with_what_waited_for_it() {
 }
 
 #[test]
-fn a_running_bridge_lets_a_sink_continue_another_that_was_taken_out() {
+fn a_reload_lets_a_sink_continue_a_removed_one() {
     let setup = Setup::new("[sinks.main]\ntype = \"file\"\n[sinks.old]\ntype = \"file\"\ndir = \"DIR/old\"\n");
     block(&setup, "old");
     let bridge = setup.start();
@@ -314,13 +314,13 @@ fn a_new_sink_starts_with_the_next_event_or_with_the_oldest() {
 pub(crate) const BLOCKED: &str = "[sinks.main]\ntype = \"file\"\ndir = \"DIR/blocked\"\n";
 
 #[test]
-fn drain_delivers_what_waits_and_takes_nothing() {
+fn drain_delivers_waiting_events_and_takes_no_new_ones() {
     let setup = Setup::new(BLOCKED);
     block(&setup, "blocked");
     let bridge = setup.start();
     post_three(&bridge);
     let beside = setup.fails(1, &["drain"]);
-    assert!(beside.contains("a bridge runs on this journal"), "{beside}");
+    assert!(beside.contains("a bridge runs with this journal"), "{beside}");
     bridge.kill();
     let late = setup.fails(1, &["drain", "--timeout", "300ms"]);
     assert!(
@@ -339,7 +339,7 @@ fn drain_delivers_what_waits_and_takes_nothing() {
 }
 
 #[test]
-fn drain_says_what_is_left_for_a_person() {
+fn drain_reports_what_needs_a_person() {
     let setup = Setup::new(ONE_TOPIC);
     assert!(setup.done(&["drain"]).contains("nothing waits"), "before the first start");
     let (bridge, _) = with_letters(&setup, 2);
@@ -351,7 +351,7 @@ fn drain_says_what_is_left_for_a_person() {
 }
 
 #[test]
-fn the_tools_say_why_they_have_nothing_to_work_on() {
+fn the_commands_say_why_there_is_no_journal() {
     let setup = Setup::new("");
     for command in [vec!["sinks", "list"], vec!["dlq", "list"], vec!["replay", "--sink", "main", "--from", "1h"]] {
         let why = setup.fails(1, &command);
@@ -369,7 +369,7 @@ fn the_tools_say_why_they_have_nothing_to_work_on() {
 }
 
 #[test]
-fn a_wrong_token_is_refused_and_said() {
+fn a_wrong_token_is_refused_with_an_explanation() {
     let setup = Setup::new("");
     let _bridge = setup.start();
     setup.done(&["sinks", "list"]);

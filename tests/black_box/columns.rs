@@ -1,4 +1,4 @@
-//! Long names do not break columns.
+//! Long names do not break the columns of tables.
 
 use crate::bad_day::{letters, with_letters};
 use crate::harness::{Setup, loan, text, wait_for};
@@ -15,7 +15,7 @@ fn with_long_names(max_topics: usize) -> Setup {
     Setup::new(&more)
 }
 
-/// Where this text begins in each line that has it: to be one place.
+/// The position of this text in each line that has it, which should be the same.
 fn begins(shown: &str, of: &[&str]) -> usize {
     let places: Vec<usize> = shown.lines().filter_map(|line| of.iter().find_map(|text| line.find(text))).collect();
     assert!(places.len() >= 2 && places.iter().all(|place| *place == places[0]), "{of:?} at {places:?} in\n{shown}");
@@ -23,7 +23,7 @@ fn begins(shown: &str, of: &[&str]) -> usize {
 }
 
 #[test]
-fn lists_are_as_wide_as_what_is_in_them() {
+fn columns_of_lists_are_as_wide_as_their_content() {
     let setup = with_long_names(1);
     let (bridge, _) = with_letters(&setup, 2);
     wait_for("both sinks to be up and their letters kept", || {
@@ -46,7 +46,7 @@ fn lists_are_as_wide_as_what_is_in_them() {
 }
 
 #[test]
-fn what_was_sent_stands_in_columns() {
+fn send_prints_columns() {
     let setup = Setup::new("");
     let bridge = setup.start();
     let name = "an-event-in-a-file-with-a-long-name.json";
@@ -54,7 +54,7 @@ fn what_was_sent_stands_in_columns() {
     let sent = setup.done(&["send", name, "loan"]);
     let ids: Vec<_> = sent.lines().map(|line| line.rfind(' ')).collect();
     assert!(ids.len() == 2 && ids[0] == ids[1], "{sent}");
-    // What a refusal says has no bound, and stands last.
+    // The message of a refusal can be long, so it is last.
     let other = Setup::unwritten();
     other.write_secret("secret", "another");
     other.configure("");
@@ -66,7 +66,7 @@ fn what_was_sent_stands_in_columns() {
 }
 
 #[test]
-fn the_demo_stands_in_columns() {
+fn the_demo_prints_columns() {
     let setup = with_long_names(200);
     let shown = setup.done(&["demo"]);
     let rows: Vec<&str> = shown.lines().filter(|line| line.starts_with("sample ") || line.ends_with(" ms")).collect();

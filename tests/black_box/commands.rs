@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::harness::{SECRET, Setup, binary, ended, loan, text, wait_for};
 
-/// A command that runs; killed when dropped.
+/// A running command, which is killed when dropped.
 struct Started(Child);
 
 impl Started {
@@ -29,7 +29,7 @@ fn stdout(output: &Output) -> String {
 }
 
 #[test]
-fn without_a_command_there_is_help() {
+fn without_a_command_the_help_is_printed() {
     let output = binary().output().expect("runs");
     let help = text(&output.stdout);
     for command in [
@@ -59,17 +59,17 @@ fn without_a_command_there_is_help() {
 }
 
 #[test]
-fn the_help_of_commands_that_publish_made_up_events_warns_of_subscribers() {
+fn the_help_of_commands_that_publish_made_up_events_mentions_subscribers() {
     for command in ["demo", "send"] {
         let help = stdout(&binary().args([command, "--help"]).output().expect("runs"));
-        // Lines are broken to the terminal's width.
+        // Lines are wrapped to the terminal's width.
         let words = help.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(words.contains("subscribers will act on"), "{help}");
     }
 }
 
 #[test]
-fn the_demo_shows_every_sample_land() {
+fn the_demo_shows_every_sample_as_it_lands() {
     let folder = tempfile::tempdir().expect("a folder");
     let output = binary().arg("demo").current_dir(folder.path()).env("TMPDIR", folder.path()).output().expect("runs");
     let shown = stdout(&output);
@@ -115,7 +115,7 @@ fn send_plays_alma_and_tail_shows_what_landed() {
 }
 
 #[test]
-fn send_takes_files_byte_for_byte_and_fails_where_the_bridge_refuses() {
+fn send_sends_files_byte_for_byte_and_fails_if_the_bridge_refuses() {
     let setup = Setup::new("");
     let body = b" {\"action\" : \"ITEM\", \"x\":1.0}\n";
     std::fs::write(setup.path("event.json"), body).expect("written");
@@ -157,7 +157,7 @@ fn tail_follows_from_now_on() {
 }
 
 #[test]
-fn tail_waits_for_no_topic_that_can_not_come() {
+fn tail_refuses_a_topic_that_no_event_can_have() {
     let setup = Setup::new("");
     let _bridge = setup.start();
     let refused = |topic: &str| {
@@ -167,7 +167,8 @@ fn tail_waits_for_no_topic_that_can_not_come() {
     };
     let none = refused("job_end");
     assert!(
-        none.contains("no topic \"job_end\"; topics of this sink: ") && none.contains("; did you mean alma.job_end?"),
+        none.contains("unknown topic \"job_end\"; the topics of this sink are: ")
+            && none.contains("; did you mean alma.job_end?"),
         "{none}"
     );
     stdout(&setup.command(&["send", "loan", "job_end"]));
@@ -181,10 +182,10 @@ fn tail_waits_for_no_topic_that_can_not_come() {
         ("nonsense", ""),
     ] {
         let why = refused(wrong);
-        let named = format!("no topic \"{wrong}\"; topics here: alma.job_end, alma.loan{meant}\n");
+        let named = format!("unknown topic \"{wrong}\"; there are: alma.job_end, alma.loan{meant}\n");
         assert!(why.contains(&named), "{why}");
     }
-    // One that is there though no event can be on it any more, and one that is still to come.
+    // A topic that exists although no event can have it any more, and one that does not exist yet.
     std::fs::write(setup.data().join("topics/older.jsonl"), "{}\n").expect("written");
     assert_eq!(setup.done(&["tail", "older", "--from-start", "--count", "1"]), "{}\n");
     let mut tail = setup.prepared(&["tail", "--count", "1", "alma.bib"]);
@@ -201,7 +202,7 @@ fn tail_waits_for_no_topic_that_can_not_come() {
 }
 
 #[test]
-fn tail_gives_all_that_was_rotated() {
+fn tail_reads_rotated_files() {
     let setup = Setup::new("[sinks.main]\ntype = \"file\"\nrotate = \"1KiB\"\nkeep = 500\n");
     let _bridge = setup.start();
     stdout(&setup.command(&["send", "--count", "200", "loan"]));
@@ -211,7 +212,7 @@ fn tail_gives_all_that_was_rotated() {
 }
 
 #[test]
-fn a_watched_status_is_plain_in_a_pipe_and_outlives_a_restart() {
+fn status_watch_is_plain_in_a_pipe_and_survives_a_restart() {
     let setup = Setup::new("");
     let bridge = setup.start();
     let mut watch = setup.prepared(&["status", "--watch"]);
@@ -240,7 +241,7 @@ fn a_watched_status_is_plain_in_a_pipe_and_outlives_a_restart() {
 }
 
 #[test]
-fn secret_prints_the_secret_alone() {
+fn secret_prints_only_the_secret() {
     let setup = Setup::new("");
     assert_eq!(stdout(&setup.command(&["secret"])), format!("{SECRET}\n"));
     let fresh = stdout(&setup.command(&["secret", "--new"]));
@@ -249,7 +250,7 @@ fn secret_prints_the_secret_alone() {
 }
 
 #[test]
-fn the_built_in_secret_is_made_once_and_renewed_without_a_gap() {
+fn the_built_in_secret_is_generated_once_and_renewed_without_a_gap() {
     let folder = tempfile::tempdir().expect("a folder");
     let secret = |arguments: &[&str]| {
         let output = binary().arg("secret").args(arguments).current_dir(folder.path()).output().expect("runs");
@@ -264,12 +265,12 @@ fn the_built_in_secret_is_made_once_and_renewed_without_a_gap() {
     let second = secret(&["--new"]);
     assert_ne!(first, second);
     assert_eq!(secret(&[]), second);
-    // A body signed with either is explained as fitting.
+    // Signatures with either secret match.
     std::fs::write(folder.path().join("body"), "{}").expect("written");
     for key in [&first, &second] {
         let signature = alma_bridge::alma::SignatureHeader::sign(key.as_bytes(), b"{}").to_base64();
         let output = binary().args(["explain", "body", "--signature", &signature]).current_dir(folder.path()).output();
-        assert!(stdout(&output.expect("runs")).contains("fits secret"));
+        assert!(stdout(&output.expect("runs")).contains("matches secret"));
     }
 }
 

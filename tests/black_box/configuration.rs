@@ -1,9 +1,9 @@
-//! Errors of the configuration: all at once, with key, file, what was found and what was expected; exit 78.
+//! Errors of the configuration are reported at once, with key, file, what was found and what was expected; exit 78.
 
 use crate::harness::{Setup, binary, text};
 
 #[test]
-fn everything_that_is_wrong_is_said_at_once() {
+fn all_errors_are_reported_at_once() {
     let setup = Setup::new(
         "[ingress]\nlisten = \"nowhere\"\nmax_boddy = \"8MiB\"\nbody_timeout = \"soon\"\n\
          [sources.alma]\npath = \"webhooks\"\nsecret_file = \"DIR/missing\"\n\
@@ -24,7 +24,7 @@ fn everything_that_is_wrong_is_said_at_once() {
             "soon",
             "sources.alma.path",
             "sources.alma.secret_file",
-            "the file that it names can't be read",
+            "the file that it names cannot be read",
             "Other",
             "kafkaa",
             "config.toml",
@@ -36,7 +36,7 @@ fn everything_that_is_wrong_is_said_at_once() {
 }
 
 #[test]
-fn a_file_that_is_named_and_missing_is_an_error() {
+fn a_named_file_that_is_missing_is_an_error() {
     let output = binary().args(["check", "--config", "/no/such/file.toml"]).output().expect("runs");
     assert_eq!(output.status.code(), Some(78));
     assert!(text(&output.stderr).contains("/no/such/file.toml"));
@@ -45,7 +45,7 @@ fn a_file_that_is_named_and_missing_is_an_error() {
 }
 
 #[test]
-fn the_environment_overrides_the_file_and_kubernetes_variables_are_none_of_ours() {
+fn the_environment_overrides_the_file_and_variables_of_kubernetes_are_ignored() {
     let setup = Setup::new("");
     let output = binary()
         .args(["check", "--show", "--config"])
@@ -70,7 +70,7 @@ fn the_environment_overrides_the_file_and_kubernetes_variables_are_none_of_ours(
 }
 
 #[test]
-fn a_variable_that_is_nearly_ours_is_warned_of_and_an_unknown_key_of_ours_is_an_error() {
+fn a_variable_that_is_nearly_ours_causes_a_warning_and_an_unknown_key_of_ours_is_an_error() {
     let setup = Setup::new("");
     let check = |name: &str, command: &str| {
         let output = setup.prepared(&[command]).env(name, "1GiB").output().expect("runs");
@@ -97,7 +97,7 @@ fn a_variable_that_is_nearly_ours_is_warned_of_and_an_unknown_key_of_ours_is_an_
             assert!(!said.contains("config.toml"), "{said}");
         }
     }
-    // A sink that only a variable names lacks its type there, and not in the file.
+    // The missing type of a sink that only a variable names is attributed to the variable, not to the file.
     setup.configure("[sinks.main]\ntype = \"file\"\n");
     let (code, said) = check("ALMA_BRIDGE__SINKS__MIAN__TOPIC", "check");
     assert_eq!(code, Some(78), "{said}");
@@ -106,7 +106,7 @@ fn a_variable_that_is_nearly_ours_is_warned_of_and_an_unknown_key_of_ours_is_an_
 }
 
 #[test]
-fn warnings_are_shown_beside_errors() {
+fn warnings_are_shown_with_errors() {
     let setup = Setup::new("[journal]\nretain = \"soon\"\n");
     setup.write_secret("secret", "12345");
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
@@ -134,7 +134,7 @@ fn warnings_are_shown_beside_errors() {
 }
 
 #[test]
-fn a_named_source_without_a_secret_is_never_accept_all() {
+fn a_source_without_a_secret_is_refused() {
     let setup = Setup::new("[sources.alma]\npath = \"/webhooks\"\n");
     let output = setup.command(&["run"]);
     assert_eq!(output.status.code(), Some(78));
@@ -167,14 +167,14 @@ fn a_secret_in_the_wrong_place_is_not_shown() {
 
 #[cfg(feature = "kafka")]
 #[test]
-fn properties_that_are_not_allowed_or_refused_end_check_and_run_at_once() {
+fn check_and_run_refuse_properties_that_are_not_allowed_or_invalid() {
     for (property, part) in [
         ("\"enable.ssl.certificate.verification\" = false", "always checked"),
         ("\"ssl.engine.location\" = \"/tmp/evil.so\"", "no foreign code"),
         ("\"bootstrap.servers\" = \"a:1\"", "use brokers"),
         ("\"compresion.type\" = \"zstd\"", "did you mean `compression.type`"),
         ("\"compression.type\" = \"zstandard\"", "librdkafka refuses it"),
-        ("\"sasl.mechanism\" = \"SCRAM-SHA-256\"", "without a log-in"),
+        ("\"sasl.mechanism\" = \"SCRAM-SHA-256\"", "without a login"),
     ] {
         let setup = Setup::new(&format!("[sinks.main]\ntype = \"kafka\"\nproperties = {{ {property} }}\n"));
         for command in ["check", "run"] {
@@ -186,7 +186,7 @@ fn properties_that_are_not_allowed_or_refused_end_check_and_run_at_once() {
 
 #[cfg(feature = "kafka")]
 #[test]
-fn a_property_in_a_variable_is_in_effect_or_refused() {
+fn a_property_in_a_variable_takes_effect_or_is_refused() {
     let setup = Setup::new("[sinks.main]\ntype = \"kafka\"\n");
     let check = |name: &str, value: &str| {
         let variable = format!("ALMA_BRIDGE__SINKS__MAIN__PROPERTIES__{name}");
@@ -202,7 +202,7 @@ fn a_property_in_a_variable_is_in_effect_or_refused() {
 }
 
 #[test]
-fn a_short_secret_is_warned_of_beside_errors_and_a_long_name_is_counted() {
+fn a_short_secret_causes_a_warning_even_with_errors_and_a_long_name_is_counted() {
     let long = "a".repeat(68);
     let setup = Setup::new(&format!(
         "[sources.alma]\npath = \"/webhooks\"\nsecret_file = \"DIR/short\"\nsilense = \"1h\"\n\

@@ -1,6 +1,6 @@
-//! Faults of the disk under the real binary: full, stalled, read-only, truncated, flipped, files and folders gone.
+//! Disk faults with the real binary: full, stalled, read-only, truncated, flipped bits, missing files and folders.
 //!
-//! Disks are mounted for it, which takes root, as all tests here may.
+//! The tests mount disks, which needs root.
 
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 
 use crate::harness::{Bridge, Client, Setup, loan, number_of, text, wait_for};
 
-/// A file system on the data folder; gone with this.
+/// A file system on the data folder, unmounted when dropped.
 struct Mount(PathBuf);
 
 impl Mount {
-    /// Kept in memory.
+    /// tmpfs.
     fn tmpfs(setup: &Setup, size: &str) -> Self {
         fs::create_dir(setup.data()).expect("made");
         let options = format!("size={size},mode=0700");
@@ -42,7 +42,7 @@ impl Mount {
     }
 }
 
-/// Every write to a file system and every sync of it hangs until this is dropped.
+/// Freezes a file system: every write and every sync hangs until this is dropped.
 struct Stall(PathBuf);
 
 impl Stall {
@@ -69,7 +69,7 @@ fn run(command: &mut Command) {
     assert!(done.status.success(), "{command:?}: {}", String::from_utf8_lossy(&done.stderr));
 }
 
-/// Sends events until `enough` says so of the taken and the refused; the numbers of those that got 204.
+/// Sends events until `enough` returns true for the numbers of accepted and refused ones. Returns those that got 204.
 fn send(bridge: &Bridge, next: &mut u64, mut enough: impl FnMut(usize, usize) -> bool) -> BTreeSet<u64> {
     let (mut taken, mut refused) = (BTreeSet::new(), 0);
     wait_for("enough answers", || {
@@ -93,7 +93,7 @@ fn wait_until_landed(dir: &Path, taken: &BTreeSet<u64>) {
     wait_for("all that was taken to land", || taken.is_subset(&landed(dir)).then_some(()));
 }
 
-/// Segments of the journal that hold something, oldest first.
+/// The segments of the journal that have records, oldest first.
 fn segments(setup: &Setup) -> Vec<PathBuf> {
     let entries = fs::read_dir(setup.data().join("journal/segments")).expect("segments");
     let mut segments: Vec<PathBuf> = entries.map(|entry| entry.expect("an entry").path()).collect();
@@ -105,7 +105,7 @@ fn largest_segment(setup: &Setup) -> PathBuf {
     segments(setup).into_iter().max_by_key(|path| fs::metadata(path).expect("metadata").len()).expect("one")
 }
 
-/// Where the body of an event stands in a segment.
+/// The position of an event's body in a segment.
 fn place_of(segment: &Path, number: u64) -> u64 {
     let (bytes, body) = (fs::read(segment).expect("read"), loan(number));
     bytes.windows(body.len()).position(|window| window == body).expect("the event") as u64
@@ -113,7 +113,7 @@ fn place_of(segment: &Path, number: u64) -> u64 {
 
 #[test]
 fn a_full_disk_is_503_and_goes_on_by_itself_once_there_is_room() {
-    // The first bound is the bridge's own, the second the disk's.
+    // The first limit is the bridge's own, the second the disk's.
     for min_free in ["1MiB", "0B"] {
         let setup = Setup::new(&format!(
             "[journal]\nmin_free = \"{min_free}\"\n[sinks.main]\ntype = \"file\"\ndir = \"DIR/topics\"\n"
@@ -129,7 +129,7 @@ fn a_full_disk_is_503_and_goes_on_by_itself_once_there_is_room() {
             at += block.len() as u64;
         }
         drop(file);
-        // What is allocated already may take a few more.
+        // Space that is already allocated may hold a few more.
         taken.extend(send(&bridge, &mut next, |_, refused| refused == 20));
         let unready = bridge.admin_get("/readyz");
         assert_eq!(unready.status, 503, "{}", unready.text());
@@ -142,19 +142,19 @@ fn a_full_disk_is_503_and_goes_on_by_itself_once_there_is_room() {
 }
 
 #[test]
-fn a_disk_that_turns_read_only_is_503_and_nothing_that_got_2xx_is_lost() {
+fn a_disk_that_turns_read_only_gives_503_and_loses_no_acknowledged_event() {
     let setup = Setup::new("[journal]\nmin_free = \"1MiB\"\n[sinks.main]\ntype = \"file\"\ndir = \"DIR/topics\"\n");
     let mount = Mount::ext4(&setup);
     let bridge = setup.start();
     let mut next = 0;
     let mut taken = send(&bridge, &mut next, |taken, _| taken == 50);
     wait_until_landed(&setup.path("topics"), &taken);
-    // What ext4 does by itself when its disk fails.
+    // ext4 does this by itself when its disk fails.
     mount.remount("abort");
     taken.extend(send(&bridge, &mut next, |_, refused| refused == 20));
     let unready = bridge.admin_get("/readyz");
     assert!(unready.status == 503 && unready.text().contains("Read-only"), "{}", unready.text());
-    // Such a disk is mended by mounting it anew, for which nobody may use it.
+    // Such a disk has to be mounted again, and nobody may use it meanwhile.
     bridge.kill();
     drop(mount);
     let _mount = Mount::again(&setup);
@@ -164,7 +164,7 @@ fn a_disk_that_turns_read_only_is_503_and_nothing_that_got_2xx_is_lost() {
 }
 
 #[test]
-fn a_disk_that_stalls_is_503_in_time_and_the_repeat_is_delivered_once() {
+fn a_disk_that_stalls_gives_503_in_time_and_the_event_is_delivered_once() {
     let setup = Setup::new(
         "[ingress]\nlisten = \"127.0.0.1:0\"\nanswer_within = \"500ms\"\nbody_timeout = \"400ms\"\n[journal]\nmin_free = \"1MiB\"\n[sinks.main]\ntype = \"file\"\ndir = \"DIR/topics\"\n",
     );
@@ -174,7 +174,7 @@ fn a_disk_that_stalls_is_503_in_time_and_the_repeat_is_delivered_once() {
     let mut taken = send(&bridge, &mut next, |taken, _| taken == 10);
     wait_until_landed(&setup.path("topics"), &taken);
     let stall = Stall::of(&mount);
-    // Alma's first try, and her next one while the first is still on its way to the disk.
+    // Alma's first attempt, and the next one while the first is still being written to the disk.
     for attempt in 1..=2 {
         let begun = Instant::now();
         let answer = bridge.post(&loan(next));
@@ -193,7 +193,7 @@ fn a_disk_that_stalls_is_503_in_time_and_the_repeat_is_delivered_once() {
 }
 
 #[test]
-fn a_disk_that_is_read_only_at_the_start_is_told() {
+fn a_disk_that_is_read_only_at_the_start_is_reported() {
     let setup = Setup::new("");
     let mount = Mount::tmpfs(&setup, "8m");
     mount.remount("ro");
@@ -204,14 +204,14 @@ fn a_disk_that_is_read_only_at_the_start_is_told() {
 }
 
 #[test]
-fn a_truncated_segment_is_loud_and_what_is_readable_is_delivered() {
+fn a_truncated_segment_is_reported_and_the_readable_events_are_delivered() {
     let setup = Setup::new("[sinks.main]\ntype = \"file\"\ndir = \"DIR/blocked/main\"\n");
     fs::write(setup.path("blocked"), "").expect("written");
     let bridge = setup.start();
     let mut next = 0;
     send(&bridge, &mut next, |taken, _| taken == 100);
     assert!(bridge.stop().success());
-    // The next segment says how long this one was; without it, it could pass for a write that a crash cut short.
+    // The next segment says how long this one was. Without it, the truncation could pass for a torn write.
     assert!(setup.start().stop().success());
     let segment = largest_segment(&setup);
     let cut = place_of(&segment, 60) + 10;
@@ -228,7 +228,7 @@ fn a_truncated_segment_is_loud_and_what_is_readable_is_delivered() {
 }
 
 #[test]
-fn a_byte_flipped_in_the_last_batch_is_loud_and_the_rest_is_delivered() {
+fn a_flipped_byte_in_the_last_group_is_reported_and_the_rest_is_delivered() {
     let setup = Setup::new("[sinks.main]\ntype = \"file\"\ndir = \"DIR/blocked/main\"\n");
     fs::write(setup.path("blocked"), "").expect("written");
     let bridge = setup.start();
@@ -236,7 +236,7 @@ fn a_byte_flipped_in_the_last_batch_is_loud_and_the_rest_is_delivered() {
     send(&bridge, &mut next, |taken, _| taken == 30);
     let segment = largest_segment(&setup);
     let length = || fs::metadata(&segment).expect("metadata").len();
-    // After a second of idleness its end is named, so that the last batch can't pass for a torn tail.
+    // After a second of idleness its end is recorded, so that damage in the last group can't pass for a torn write.
     let before = length();
     wait_for("the end to be named", || (length() > before).then_some(()));
     bridge.kill();
@@ -248,13 +248,13 @@ fn a_byte_flipped_in_the_last_batch_is_loud_and_the_rest_is_delivered() {
     wait_until_landed(&dir, &(0..29).collect());
     assert_eq!(bridge.metric_sum("alma_bridge_journal_damaged_records_total"), 1);
     bridge.wait_for_log(&["damage"]);
-    // Not a repeat of what was lost: Alma's next try is taken.
+    // The lost event is no longer known, so Alma's next attempt is stored.
     assert_eq!(bridge.post(&loan(29)).status, 204);
     wait_until_landed(&dir, &(0..30).collect());
 }
 
 #[test]
-fn files_and_folders_that_are_gone_at_the_start_lose_nothing_that_is_readable() {
+fn missing_files_and_folders_at_the_start_lose_no_readable_event() {
     for gone in ["cursors", "digests", "damaged", "dead"] {
         let setup = Setup::new("[sinks.main]\ntype = \"file\"\ndir = \"DIR/blocked/main\"\n");
         fs::write(setup.path("blocked"), "").expect("written");
@@ -276,7 +276,7 @@ fn files_and_folders_that_are_gone_at_the_start_lose_nothing_that_is_readable() 
 }
 
 #[test]
-fn a_folder_that_is_deleted_under_a_running_bridge_gets_no_2xx_into_the_void() {
+fn after_its_folder_is_deleted_a_running_bridge_acknowledges_only_durable_events() {
     for gone in ["journal/segments", "journal/cursors", "journal", "topics"] {
         let setup = Setup::new("");
         let bridge = setup.start();
@@ -284,7 +284,7 @@ fn a_folder_that_is_deleted_under_a_running_bridge_gets_no_2xx_into_the_void() {
         let before = send(&bridge, &mut next, |taken, _| taken == 30);
         wait_until_landed(&setup.data().join("topics"), &before);
         fs::remove_dir_all(setup.data().join(gone)).expect("removed");
-        // It goes on by itself; what gets 2xx from now on is there after a kill.
+        // The bridge recovers by itself, and events that get a 2xx from now on survive a kill.
         let after = send(&bridge, &mut next, |taken, _| taken == 30);
         wait_until_landed(&setup.data().join("topics"), &after);
         assert_eq!(bridge.admin_get("/readyz").status, 200, "{gone}");
@@ -295,7 +295,7 @@ fn a_folder_that_is_deleted_under_a_running_bridge_gets_no_2xx_into_the_void() {
     }
 }
 
-/// A bridge without a journal on files elsewhere; `listen` is of the operators' listener.
+/// A bridge without a journal whose files are elsewhere. `listen` is the address for operators.
 fn without_storage(setup: &Setup, listen: &str) {
     setup.configure(&format!(
         "[admin]\nlisten = \"{listen}\"\n[journal]\nstorage = \"none\"\n\
@@ -303,7 +303,7 @@ fn without_storage(setup: &Setup, listen: &str) {
     ));
 }
 
-/// What such a bridge does all the same, and what it says that it can't.
+/// What such a bridge still does, and what it refuses.
 fn runs_without_data_dir(setup: &Setup) {
     let bridge = setup.start_by_log();
     wait_for("the bridge to be ready", || (bridge.admin_get("/readyz").status == 200).then_some(()));
@@ -314,7 +314,7 @@ fn runs_without_data_dir(setup: &Setup) {
             format!("POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer x\r\ncontent-length: 0\r\n\r\n");
         let answer = Client::connect(bridge.admin).send(request.as_bytes());
         assert_eq!(answer.status, 403, "{}", answer.text());
-        assert!(answer.text().contains("data_dir can't be written"), "{}", answer.text());
+        assert!(answer.text().contains("data_dir cannot be written"), "{}", answer.text());
     }
     let why = setup.fails(1, &["status"]);
     assert!(why.contains("no bridge runs with data_dir") && why.contains("give admin.listen a fixed port"), "{why}");
@@ -331,7 +331,7 @@ fn without_storage_a_read_only_data_dir_is_enough() {
     let checked = setup.command(&["check", "--connect"]);
     let said = text(&checked.stdout);
     assert!(checked.status.success() && said.contains("warn  data_dir"), "{said}");
-    // One that was given, and a port that is known.
+    // A token that exists, and a fixed port.
     setup.write_secret("token", "the-token-of-a-test");
     let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
     let given = format!("{port}\"\ntoken_file = \"DIR/token");
@@ -347,7 +347,7 @@ fn without_storage_a_read_only_data_dir_is_enough() {
 #[test]
 fn without_storage_no_data_dir_is_enough() {
     let setup = Setup::unwritten();
-    // A file where its parent should be: nobody can make it, root included.
+    // With a file where its parent should be, not even root can create it.
     fs::write(setup.path("blocked"), "").expect("written");
     std::os::unix::fs::symlink(setup.path("blocked/data"), setup.data()).expect("linked");
     without_storage(&setup, "127.0.0.1:0");
@@ -355,7 +355,7 @@ fn without_storage_no_data_dir_is_enough() {
 }
 
 #[test]
-fn check_tries_to_write_the_data_folder_and_leaves_no_trace() {
+fn check_writes_to_the_data_folder_and_leaves_no_trace() {
     let setup = Setup::new("[sinks.main]\ntype = \"file\"\ndir = \"DIR/some/topics\"\n");
     let check = || setup.command(&["check", "--connect"]);
     let said = text(&check().stdout);
@@ -372,7 +372,7 @@ fn check_tries_to_write_the_data_folder_and_leaves_no_trace() {
 }
 
 #[test]
-fn check_counts_all_that_may_come_to_lie_on_the_disk() {
+fn check_adds_up_the_room_that_the_bridge_may_need() {
     let setup = Setup::new(
         "[journal]\nmax_size = \"3GiB\"\nretain_size = \"512MiB\"\nmin_free = \"0B\"\ndead_max_size = \"100TiB\"\n\
          [sinks.main]\ntype = \"file\"\nactions = [\"loan\", \"bib\"]\nrotate = \"1GiB\"\nkeep = 2\n\

@@ -1,4 +1,4 @@
-//! What got 204 lands, whatever is done to the process.
+//! Every event that got 204 arrives, whatever happens to the process.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicU64;
 
 use crate::harness::{Load, Setup, loan, number_of, wait_for};
 
-/// How often each event is there, by its CloudEvents id; an id stands for one event only.
+/// How often each event arrived, by its CloudEvents id. Asserts that no two events have the same id.
 fn landed_by_number(setup: &Setup) -> BTreeMap<u64, usize> {
     let mut ids = BTreeMap::new();
     let mut counts = BTreeMap::new();
@@ -28,7 +28,7 @@ fn nothing_is_lost_in_twenty_kills_under_load() {
     for kill in 0..KILLS {
         let bridge = setup.start();
         let load = Load::start(bridge.ingress, &next, 8);
-        // At another point of the work each time.
+        // At a different moment each time.
         let enough = 20 + kill * 7;
         wait_for("some events to be taken", || (load.count() >= enough).then_some(()));
         bridge.kill();
@@ -45,7 +45,7 @@ fn nothing_is_lost_in_twenty_kills_under_load() {
 }
 
 #[test]
-fn a_clean_stop_under_load_answers_all_that_it_takes() {
+fn a_graceful_stop_under_load_answers_every_accepted_request() {
     let setup = Setup::new("");
     let next = Arc::new(AtomicU64::new(1));
     let mut bridge = setup.start_unready(&["--stop-delay", "1s"]);
@@ -71,7 +71,7 @@ fn a_clean_stop_under_load_answers_all_that_it_takes() {
 }
 
 #[test]
-fn a_repeat_is_known_after_a_kill_and_a_restart() {
+fn a_repeat_is_recognised_after_a_kill_and_a_restart() {
     let setup = Setup::new("");
     let bridge = setup.start();
     for number in 0..50 {
@@ -110,7 +110,7 @@ fn without_storage_the_answer_waits_for_every_sink() {
     for number in 0..20 {
         let answer = bridge.post(&loan(number));
         assert_eq!((answer.status, answer.outcome()), (204, Some("stored")));
-        // It is there before the answer is.
+        // The event has arrived before the answer.
         let landed = crate::harness::landed(&setup.path("one"), "alma.loan");
         assert_eq!(landed.len() as u64, number + 1);
     }
@@ -121,11 +121,11 @@ fn without_storage_the_answer_waits_for_every_sink() {
 }
 
 #[test]
-fn without_storage_what_a_sink_can_not_take_is_503() {
+fn without_storage_an_event_that_a_sink_cannot_take_gets_503() {
     let setup = Setup::new(
         "[ingress]\nlisten = \"127.0.0.1:0\"\nanswer_within = \"500ms\"\nbody_timeout = \"400ms\"\n[journal]\nstorage = \"none\"\n[sinks.one]\ntype = \"file\"\ndir = \"DIR/blocked/one\"\n",
     );
-    // A file where the folder should be: the sink can't make it.
+    // With a file where the folder should be, the sink can't create it.
     std::fs::write(setup.path("blocked"), "").expect("written");
     let bridge = setup.start_unready(&[]);
     wait_for("the sink's trouble to be the reason", || {
@@ -139,7 +139,7 @@ fn without_storage_what_a_sink_can_not_take_is_503() {
 }
 
 #[test]
-fn a_sink_that_is_down_holds_up_no_other_and_no_answer() {
+fn a_sink_that_is_down_delays_neither_other_sinks_nor_answers() {
     let setup =
         Setup::new("[sinks.down]\ntype = \"file\"\ndir = \"DIR/blocked/down\"\n[sinks.main]\ntype = \"file\"\n");
     std::fs::write(setup.path("blocked"), "").expect("written");

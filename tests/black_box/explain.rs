@@ -1,4 +1,4 @@
-//! `explain`: what becomes of a body, and why a signature does not fit.
+//! `explain`: how a body is read, and why a signature does not match.
 
 use std::time::Instant;
 
@@ -6,17 +6,17 @@ use alma_bridge::alma::SignatureHeader;
 
 use crate::harness::{PATIENCE, SECRET, Setup, loan, signature, text};
 
-/// As the raw body of Alma, with what a parser forgets: a number's point, an escape.
+/// A raw body with details that a parser does not keep: the decimal point of a number, an escape.
 const RAW: &str = r#"{"id":"7","action":"JOB_END","job_instance":{"id":"7","progress":209.0,"name":"\u00e4\/"}}"#;
 
-/// What Node.js makes of it by `JSON.stringify(JSON.parse(body))`.
+/// The same as Node.js writes it with `JSON.stringify(JSON.parse(body))`.
 const STRINGIFIED: &str = r#"{"id":"7","action":"JOB_END","job_instance":{"id":"7","progress":209,"name":"ä/"}}"#;
 
 fn sign(secret: &str, body: &str) -> String {
     SignatureHeader::sign(secret.as_bytes(), body.as_bytes()).to_base64()
 }
 
-/// The line about the signature, which is the first, and whether it fits.
+/// The line about the signature, which is the first, and whether the signature matches.
 fn verdict(setup: &Setup, body: &str, signature: &str) -> (String, bool) {
     std::fs::write(setup.path("body"), body).expect("written");
     let output = setup.command(&["explain", "body", "--signature", signature]);
@@ -28,7 +28,7 @@ fn verdict(setup: &Setup, body: &str, signature: &str) -> (String, bool) {
     (first.to_owned(), output.status.success())
 }
 
-/// The line of a signature that does not fit.
+/// The line about a signature that does not match.
 fn why(setup: &Setup, body: &str, signature: &str) -> String {
     let (line, fits) = verdict(setup, body, signature);
     assert!(!fits, "{line}");
@@ -36,12 +36,12 @@ fn why(setup: &Setup, body: &str, signature: &str) -> String {
 }
 
 #[test]
-fn what_becomes_of_a_body() {
+fn a_body_is_shown_as_it_would_be_published() {
     let setup = Setup::new("");
     let body = loan(5);
     std::fs::write(setup.path("body.json"), &body).expect("written");
     let shown = setup.done(&["explain", "body.json", "--signature", &signature(&body)]);
-    for part in ["alma.loan", "com.exlibrisgroup.alma.loan.loan_created", "/alma/01TEST_INST", "fits secret"] {
+    for part in ["alma.loan", "com.exlibrisgroup.alma.loan.loan_created", "/alma/01TEST_INST", "matches secret"] {
         assert!(shown.contains(part), "{part} is not in\n{shown}");
     }
     std::fs::write(setup.path("other"), "not an event").expect("written");
@@ -51,16 +51,16 @@ fn what_becomes_of_a_body() {
 }
 
 #[test]
-fn a_signature_of_the_raw_body_fits() {
+fn a_signature_of_the_raw_body_matches() {
     let setup = Setup::new("");
     let (line, fits) = verdict(&setup, RAW, &sign(SECRET, RAW));
-    assert_eq!((line.as_str(), fits), ("signature  fits secret \"default\" of source alma", true));
+    assert_eq!((line.as_str(), fits), ("signature  matches secret \"default\" of source alma", true));
     let other = why(&setup, RAW, &sign("another", RAW));
-    assert!(other.contains("refused: no secret of source alma fits, and no usual mistake explains it"), "{other}");
+    assert!(other.contains("refused: no secret of source alma matches, and no usual mistake explains it"), "{other}");
 }
 
 #[test]
-fn a_secret_with_something_added_in_alma_is_found() {
+fn a_secret_with_extra_characters_in_alma_is_found() {
     let setup = Setup::new("");
     for (name, added) in [("a blank", " "), ("a tab", "\t"), ("a line end", "\n"), ("a CR LF line end", "\r\n")] {
         for (end, secret) in [("end", format!("{SECRET}{added}")), ("beginning", format!("{added}{SECRET}"))] {
@@ -83,27 +83,27 @@ fn a_secret_with_something_added_in_alma_is_found() {
 }
 
 #[test]
-fn an_empty_body_is_named() {
+fn an_empty_body_is_reported() {
     let setup = Setup::new("");
     std::fs::write(setup.path("empty"), "").expect("written");
     assert!(setup.done(&["explain", "empty"]).starts_with("verdict    the body is empty\n"));
 }
 
 #[test]
-fn a_secret_with_blanks_on_our_side_is_found() {
+fn a_secret_with_blanks_in_our_file_is_found() {
     let setup = Setup::new("");
     setup.write_secret("secret", &format!(" {SECRET}\t\n"));
     let line = why(&setup, RAW, &sign(SECRET, RAW));
     let file = setup.path("secret");
-    let expected = format!("without the blanks at the secret's ends: take them out of {}", file.display());
+    let expected = format!("without the blanks at the secret's ends: remove them from {}", file.display());
     assert!(line.contains(&expected), "{line}");
-    // With a change of the body as well.
+    // Together with a change of the body.
     let line = why(&setup, &format!("{RAW}\n"), &sign(SECRET, RAW));
     assert!(line.contains("blanks at the secret's ends and without the body's last line end"), "{line}");
 }
 
 #[test]
-fn a_body_that_was_changed_on_its_way_is_found() {
+fn a_body_that_was_changed_in_transit_is_found() {
     let setup = Setup::new("");
     let added = why(&setup, RAW, &sign(SECRET, &format!("{RAW}\n")));
     assert!(added.contains("with a line end added to the body"), "{added}");
@@ -118,18 +118,18 @@ fn a_body_that_was_changed_on_its_way_is_found() {
 }
 
 #[test]
-fn the_bug_of_the_official_sample_is_named() {
+fn the_bug_of_the_official_sample_is_found() {
     let setup = Setup::new("");
     let line = why(&setup, RAW, &sign(SECRET, STRINGIFIED));
-    assert!(line.contains("with JSON.stringify(body) in place of the raw body"), "{line}");
-    assert!(line.contains("a bug of Ex Libris's sample listener"), "{line}");
-    // Both may have made this one.
+    assert!(line.contains("with JSON.stringify(body) instead of the raw body"), "{line}");
+    assert!(line.contains("a bug in Ex Libris's sample listener"), "{line}");
+    // Both mistakes give this signature.
     let line = why(&setup, r#"{ "action" : "BIB" }"#, &sign(SECRET, r#"{"action":"BIB"}"#));
     assert!(line.contains("proxy or gateway") && line.contains("Ex Libris's sample"), "{line}");
 }
 
 #[test]
-fn what_is_no_signature_of_alma_is_told() {
+fn a_malformed_signature_is_explained() {
     let setup = Setup::new("");
     let expected = "signature  not an Alma signature: expected 44 characters of Base64";
     let line = why(&setup, RAW, "AAAA");
@@ -142,7 +142,7 @@ fn what_is_no_signature_of_alma_is_told() {
         let bytes = base64::engine::general_purpose::STANDARD.decode(base64).expect("Base64");
         bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
     };
-    let expected = format!("{expected}; it is hex, not Base64. Written as Alma does, it would fit ");
+    let expected = format!("{expected}; it is hex, not Base64. Written as Alma writes it, it would match ");
     for digits in [hex(&whole), hex(&whole).to_uppercase()] {
         let line = why(&setup, RAW, &digits);
         assert_eq!(line, format!("{expected}secret \"default\" of source alma"));
@@ -150,18 +150,18 @@ fn what_is_no_signature_of_alma_is_told() {
     let url_safe = whole.replace('+', "-").replace('/', "_");
     assert_ne!(url_safe, whole, "the sample has such a character");
     for (written, oddity) in [
-        (format!(" {whole}\n"), "has blanks around it"),
+        (format!(" {whole}\n"), "begins or ends with blanks"),
         (format!("sha256={whole}"), "begins with sha256="),
         (format!("sha256={}", hex(&whole)), "begins with sha256= and is hex, not Base64"),
-        (url_safe.clone(), "is URL-safe Base64 (- and _ in place of + and /)"),
-        (url_safe.trim_end_matches('=').to_owned(), "is URL-safe Base64 (- and _ in place of + and /)"),
+        (url_safe.clone(), "is URL-safe Base64 (with - and _ instead of + and /)"),
+        (url_safe.trim_end_matches('=').to_owned(), "is URL-safe Base64 (with - and _ instead of + and /)"),
     ] {
         let line = why(&setup, RAW, &written);
-        let told = format!("it {oddity}. Written as Alma does, it would fit secret \"default\" of source alma");
+        let told = format!("it {oddity}. Written as Alma writes it, it would match secret \"default\" of source alma");
         assert!(line.ends_with(&told), "{line}");
     }
     let line = why(&setup, RAW, &format!("!{}", &whole[1..]));
-    assert!(line.ends_with("found some that are not Base64 of 32 bytes (not_base64)"), "{line}");
+    assert!(line.ends_with("found characters that are not Base64 of 32 bytes (not_base64)"), "{line}");
     let line = why(&setup, RAW, &hex(&sign(SECRET, STRINGIFIED)));
     assert!(line.starts_with(&expected) && line.contains("JSON.stringify"), "{line}");
     let line = why(&setup, RAW, &hex(&sign("another", RAW)));

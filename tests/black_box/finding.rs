@@ -1,4 +1,5 @@
-//! The commands find the bridge that runs: beside a second one, with a broken file on disk, and not at all.
+//! Commands find the running bridge, even with a second bridge or a broken file, and say where they looked if none
+//! runs.
 
 use std::fs;
 use std::net::TcpListener;
@@ -9,7 +10,7 @@ use crate::harness::{Bridge, Setup, loan, text, wait_for};
 
 const HELD: &str = "waiting: another alma-bridge uses this journal; is a second one running?";
 
-/// The address for operators of the bridge that `status` finds.
+/// The operators' address of the bridge that `status` finds.
 fn found(setup: &Setup) -> Option<String> {
     let output = setup.command(&["status", "--json"]);
     let status: Value = serde_json::from_slice(&output.stdout).ok()?;
@@ -34,7 +35,7 @@ fn a_second_bridge_waits_and_does_not_hide_the_first() {
     assert!(second.stop().success());
     assert!(is_found(&setup, &first), "what ends is not the bridge that is found");
     setup.done(&["sinks", "list"]);
-    // Handed over, the file is the other one's.
+    // After the handover, the file belongs to the other bridge.
     let third = setup.start_beside();
     third.wait_for_log(&[HELD]);
     assert!(first.stop().success());
@@ -57,7 +58,7 @@ fn without_a_journal_the_first_bridge_is_found() {
     assert!(!setup.data().join("listeners.json").exists());
 }
 
-/// What is wrong in each file, and what is said of it.
+/// Broken files, and what the error says about each.
 fn broken_files(setup: &Setup) -> [(String, &'static str); 3] {
     let whole = fs::read_to_string(setup.path("config.toml")).expect("a file");
     [
@@ -77,7 +78,7 @@ fn a_bridge_is_found_while_its_file_is_broken() {
     for (broken, what) in broken_files(&setup) {
         fs::write(setup.path("config.new"), &broken).expect("written");
         fs::rename(setup.path("config.new"), setup.path("config.toml")).expect("renamed");
-        // The bridge says it of its own accord once it has looked at the file; then it is said once.
+        // The bridge reports the error by itself after it has read the file. It is still shown only once.
         for refused in [false, true] {
             if refused {
                 wait_for("the bridge to refuse the file", || {
@@ -106,7 +107,7 @@ fn a_bridge_is_found_while_its_file_is_broken() {
         }
         assert!(setup.fails(78, &["sinks", "forget", "old", "--yes"]).contains(what), "its heir is in the file");
     }
-    // The folder is in the environment alone.
+    // data_dir is set only in the environment.
     fs::write(setup.path("config.toml"), "[sinks.main\n").expect("written");
     let mut command = setup.prepared(&["status"]);
     command.current_dir(elsewhere.path());
@@ -124,7 +125,7 @@ fn a_bridge_is_found_while_its_file_is_broken() {
 }
 
 #[test]
-fn who_finds_no_bridge_is_told_where_it_was_looked_for() {
+fn if_no_bridge_runs_commands_say_where_they_looked() {
     let setup = Setup::new("");
     let (data, file) = (setup.data(), setup.data().join("listeners.json"));
     let expected = format!("no bridge runs with data_dir = {} (no {})", data.display(), file.display());
@@ -132,7 +133,7 @@ fn who_finds_no_bridge_is_told_where_it_was_looked_for() {
         let why = setup.fails(1, &[command]);
         assert!(why.contains(&expected), "{command}: {why}");
     }
-    // Ports at which nothing listens any more.
+    // Ports on which nothing listens any more.
     let free = || TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
     let (ingress, admin) = (free(), free());
     setup.configure(&format!("[ingress]\nlisten = \"{ingress}\"\n[admin]\nlisten = \"{admin}\"\n"));

@@ -1,4 +1,4 @@
-//! A folder of files belongs to one sink: two would cut off each other's lines.
+//! A folder of topic files belongs to one sink. Two sinks would cut off each other's lines.
 
 use std::collections::BTreeSet;
 use std::fs;

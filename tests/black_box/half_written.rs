@@ -1,5 +1,5 @@
-//! A configuration that lost something, as a full disk or a copy that is not atomic leaves it; reloads that are refused,
-//! and those that apply only in part.
+//! Truncated configurations, as a full disk or a copy that is not atomic leaves them; reloads that are refused, and
+//! those that apply only in part.
 
 use std::fs;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ fn attention(bridge: &Bridge) -> String {
     bridge.status()["attention"].to_string()
 }
 
-/// Cuts the configuration file off, in place.
+/// Truncates the configuration file in place.
 fn cut_before(setup: &Setup, text: &str) {
     let path = setup.path("config.toml");
     let whole = fs::read_to_string(&path).expect("a file");
@@ -25,7 +25,7 @@ fn cut_before(setup: &Setup, text: &str) {
 }
 
 #[test]
-fn an_emptied_or_cut_file_never_goes_live() {
+fn an_empty_or_truncated_file_never_takes_effect() {
     for (cut, lost) in [("data_dir", ["sources: found none", "alma"]), ("[sinks", ["sinks: found none", "broker"])] {
         let setup = Setup::new(SINK);
         let bridge = setup.start();
@@ -39,7 +39,7 @@ fn an_emptied_or_cut_file_never_goes_live() {
             assert_eq!(bridge.post(&loan(2)).status, 204, "the source and its secret stay");
         };
         is_refused();
-        // Nor does it if somebody asks.
+        // Not even on request.
         let before = bridge.log().matches("reload refused").count();
         bridge.signal(Signal::HUP);
         wait_for("SIGHUP to be refused", || (bridge.log().matches("reload refused").count() > before).then_some(()));
@@ -60,11 +60,11 @@ fn an_emptied_or_cut_file_never_goes_live() {
 }
 
 #[test]
-fn a_watched_change_may_not_bring_a_default_back_but_an_operator_may() {
+fn an_automatic_reload_may_not_restore_a_default_but_an_operator_may() {
     let setup = Setup::new(SINK);
     let bridge = setup.start();
     cut_before(&setup, "\ndir = ");
-    wait_for("the refusal", || bridge.log().contains("sinks.broker.dir would be taken away").then_some(()));
+    wait_for("the refusal", || bridge.log().contains("sinks.broker.dir would be removed").then_some(()));
     assert_eq!(bridge.post(&loan(1)).status, 204);
     wait_for("it to land", || (!crate::harness::landed(&setup.path("own"), "alma.loan").is_empty()).then_some(()));
     let answer = bridge.post_reload(&setup);
@@ -74,7 +74,7 @@ fn a_watched_change_may_not_bring_a_default_back_but_an_operator_may() {
 }
 
 #[test]
-fn a_generated_secret_that_is_gone_stays_in_effect() {
+fn a_generated_secret_stays_in_effect_if_its_file_is_gone() {
     let setup = Setup::unwritten();
     let listen = "[ingress]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n";
     let data = setup.data().display().to_string();
@@ -91,7 +91,7 @@ fn a_generated_secret_that_is_gone_stays_in_effect() {
 }
 
 #[test]
-fn a_sink_that_can_not_be_registered_is_said_and_tried_again() {
+fn a_sink_that_cannot_be_registered_is_reported_and_retried() {
     let both = format!("{SINK}[sinks.other]\ntype = \"file\"\n");
     let setup = Setup::new(SINK);
     let bridge = setup.start();
@@ -121,7 +121,7 @@ fn a_sink_that_can_not_be_registered_is_said_and_tried_again() {
 }
 
 #[test]
-fn a_new_source_waits_for_the_sinks_and_its_events_are_asked_for_again() {
+fn a_new_source_gets_503_until_the_sinks_are_in_effect() {
     let setup = Setup::new(SINK);
     let bridge = setup.start();
     let in_the_way = setup.data().join("journal/cursors/other");
@@ -147,7 +147,7 @@ fn with_storage_none_a_renamed_sink_loses_and_refuses_nothing() {
     let setup = Setup::new(&none("one", "first"));
     let bridge = setup.start();
     let next = Arc::new(AtomicU64::new(1));
-    // Any answer but 204 is a failure.
+    // Any answer other than 204 is a failure.
     let load = Load::start(bridge.ingress, &next, 8);
     // The last one takes over the folder, too.
     for (sink, dir) in [("two", "second"), ("three", "third"), ("four", "third")] {

@@ -1,4 +1,4 @@
-//! What needs a person: events that are lost, sources that fall silent, brokers that stay away; and what does not.
+//! What needs a person: lost events, silent sources, brokers that stay down; and what does not.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
@@ -47,7 +47,7 @@ fn a_wrong_secret_in_alma_needs_a_person_until_an_event_is_valid() {
     assert!(setup.fails(1, &["status"]).contains("  ! source alma: 3 requests were refused"));
     assert!(page(&bridge).contains("needs a person") && page(&bridge).contains("3 requests were refused"));
 
-    // Strangers among the requests do not hide it, and a reload forgets nothing.
+    // Requests from strangers do not hide it, and a reload keeps the counts.
     post_without_signature(&bridge);
     assert_eq!(bridge.post_reload(&setup).status, 200);
     assert_eq!(bridge.metric(REFUSED), Some(4.0));
@@ -58,14 +58,14 @@ fn a_wrong_secret_in_alma_needs_a_person_until_an_event_is_valid() {
     assert_eq!(bridge.metric(REFUSED), Some(0.0));
     assert!(page(&bridge).contains("all is well"));
     setup.done(&["status"]);
-    // It worked before, so that somebody has changed the secret.
+    // It worked before, so somebody changed the secret.
     client_with_secret(bridge.ingress, "another", &loan(8));
     let said = attention(&bridge);
     assert!(said[0].contains("1 request was refused") && said[0].contains("the last valid event came at"), "{said:?}");
 }
 
 #[test]
-fn strangers_without_a_signature_alarm_only_before_the_first_valid_event() {
+fn requests_without_a_signature_need_a_person_only_before_the_first_valid_event() {
     let setup = Setup::new("");
     let bridge = setup.start();
     post_without_signature(&bridge);
@@ -78,7 +78,7 @@ fn strangers_without_a_signature_alarm_only_before_the_first_valid_event() {
     bridge.signal(Signal::TERM);
     drop(bridge);
 
-    // A new process finds in the journal that the source took events.
+    // A new process finds in the journal that the source had valid events.
     let bridge = setup.start();
     wait_for("the last event to be known", || bridge.status()["sources"][0]["last_event"].is_string().then_some(()));
     post_without_signature(&bridge);
@@ -88,7 +88,7 @@ fn strangers_without_a_signature_alarm_only_before_the_first_valid_event() {
 }
 
 #[test]
-fn silence_shows_everywhere_and_ends_with_an_event() {
+fn silence_is_reported_everywhere_and_ends_with_an_event() {
     let setup = Setup::new(
         "[sources.alma]\npath = \"/webhooks\"\nsecret_file = \"DIR/secret\"\nsilence = \"1s\"\n\
          [sources.other]\npath = \"/other\"\nsecret_file = \"DIR/secret\"\n",
@@ -105,7 +105,7 @@ fn silence_shows_everywhere_and_ends_with_an_event() {
     wait_for("the end of the silence", || (bridge.metric(SILENT) == Some(0.0)).then_some(()));
 }
 
-/// A port where nobody listens.
+/// A port on which nobody listens.
 fn dead_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     listener.local_addr().expect("an address").port()
@@ -116,7 +116,7 @@ fn sink_of(status: &Value) -> &Value {
 }
 
 #[test]
-fn a_broker_that_is_down_shows_as_retrying_and_needs_no_person_yet() {
+fn a_broker_that_is_down_is_retried_and_needs_no_person_yet() {
     let port = dead_port();
     let setup = Setup::new(&format!("[sinks.main]\ntype = \"nats\"\nservers = [\"nats://127.0.0.1:{port}\"]\n"));
     let bridge = setup.start();
@@ -134,7 +134,7 @@ fn a_broker_that_is_down_shows_as_retrying_and_needs_no_person_yet() {
     assert!(said.contains("retrying") && said.contains("unreachable: "), "{said}");
 }
 
-/// A NATS server that refuses every log-in.
+/// A NATS server that refuses every login.
 fn refusing_server() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = listener.local_addr().expect("an address").port();
@@ -154,7 +154,7 @@ fn refusing_server() -> u16 {
 }
 
 #[test]
-fn a_refused_log_in_needs_a_person_at_once() {
+fn a_refused_login_needs_a_person_at_once() {
     let port = refusing_server();
     let setup = Setup::new(&format!("[sinks.main]\ntype = \"nats\"\nservers = [\"nats://127.0.0.1:{port}\"]\n"));
     let bridge = setup.start();
@@ -170,7 +170,7 @@ fn a_refused_log_in_needs_a_person_at_once() {
 }
 
 #[test]
-fn a_disk_that_is_nearly_full_says_how_full() {
+fn a_nearly_full_disk_is_reported_with_sizes() {
     let setup = Setup::new("[journal]\nmin_free = \"1000000GiB\"\n");
     let bridge = setup.start_unready(&[]);
     wait_for("the journal to be open", || bridge.log().contains("\"not ready\"").then_some(()));
@@ -185,7 +185,7 @@ fn a_disk_that_is_nearly_full_says_how_full() {
 }
 
 #[test]
-fn a_wrong_path_is_named_in_the_log_without_its_query() {
+fn a_wrong_path_is_logged_without_its_query() {
     let setup = Setup::new("");
     let bridge = setup.start();
     let long = "x".repeat(2_000);
@@ -201,7 +201,7 @@ fn a_wrong_path_is_named_in_the_log_without_its_query() {
 fn signed_events_that_get_503_for_a_wrong_path_or_their_size_need_a_person() {
     let setup = Setup::new("[ingress]\nmax_body = \"64KiB\"\nbody_memory = \"1MiB\"\n");
     let bridge = setup.start();
-    // Strangers without a signature alarm nobody.
+    // Requests without a signature need nobody.
     let unsigned = b"POST /nowhere HTTP/1.1\r\nHost: b\r\nContent-Length: 0\r\n\r\n";
     assert_eq!(bridge.client().send(unsigned).status, 404);
     assert_eq!(attention(&bridge), [""; 0]);

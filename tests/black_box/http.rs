@@ -30,7 +30,7 @@ fn the_challenge_is_answered() {
 }
 
 #[test]
-fn an_event_is_stored_once_and_lands_byte_for_byte() {
+fn an_event_is_stored_once_and_arrives_byte_for_byte() {
     let setup = Setup::new("");
     let bridge = setup.start();
     let body = r#"{ "action":"BIB" ,"id":"7","x":209.0,"title":"Ünïcode","time":"2024-01-02T03:04:05Z"}"#.as_bytes();
@@ -51,7 +51,7 @@ fn an_event_is_stored_once_and_lands_byte_for_byte() {
 }
 
 #[test]
-fn what_is_not_almas_is_401_and_the_connection_closed() {
+fn a_request_that_is_not_from_alma_gets_401_and_the_connection_is_closed() {
     let setup = Setup::new("");
     let bridge = setup.start();
     let body = loan(1);
@@ -81,7 +81,7 @@ fn what_is_not_almas_is_401_and_the_connection_closed() {
 }
 
 #[test]
-fn the_signatures_name_is_taken_in_any_case() {
+fn the_signature_header_is_accepted_in_any_case() {
     let setup = Setup::new("");
     let bridge = setup.start();
     for (number, name) in ["x-exl-signature", "X-EXL-SIGNATURE", "X-eXl-SiGnAtUrE"].into_iter().enumerate() {
@@ -92,11 +92,11 @@ fn the_signatures_name_is_taken_in_any_case() {
 }
 
 #[test]
-fn the_form_of_the_signature_is_judged_before_the_body_is_read() {
+fn the_form_of_the_signature_is_checked_before_the_body_is_read() {
     let setup = Setup::new("");
     let bridge = setup.start();
     let mut client = bridge.client();
-    // The body never comes, and is not waited for.
+    // The body never arrives, and the bridge does not wait for it.
     let answer = client.exchange(b"POST /webhooks HTTP/1.1\r\nHost: b\r\nContent-Length: 1000\r\n\r\n");
     assert_eq!(answer.status, 401);
     let mut client = bridge.client();
@@ -142,7 +142,7 @@ fn expect_continue_chunked_and_http_1_0_work() {
 }
 
 #[test]
-fn pipelined_events_are_answered_in_turn() {
+fn pipelined_events_are_answered_in_order() {
     let setup = Setup::new("");
     let bridge = setup.start();
     let mut client = bridge.client();
@@ -154,7 +154,7 @@ fn pipelined_events_are_answered_in_turn() {
 }
 
 #[test]
-fn transfer_encoding_beside_content_length_closes_the_connection() {
+fn transfer_encoding_with_content_length_closes_the_connection() {
     let setup = Setup::new("");
     let bridge = setup.start();
     for headers in
@@ -168,14 +168,14 @@ fn transfer_encoding_beside_content_length_closes_the_connection() {
             )
             .as_bytes(),
         );
-        // Whatever it is answered: the smuggled request is not.
+        // Whatever the answer is, the smuggled request gets none.
         let _ = client.try_answer();
         assert!(client.is_closed(), "{headers}");
     }
 }
 
 #[test]
-fn what_may_be_a_good_event_is_never_4xx() {
+fn a_request_that_may_be_a_good_event_never_gets_4xx() {
     let setup = Setup::new("[ingress]\nlisten = \"127.0.0.1:0\"\nmax_body = \"4KiB\"\nbody_timeout = \"300ms\"\n");
     let bridge = setup.start();
     let unavailable = |answer: &Answer| {
@@ -185,13 +185,13 @@ fn what_may_be_a_good_event_is_never_4xx() {
     };
     let large = vec![b' '; 4 * 1024 + 1];
     unavailable(&bridge.post(&large));
-    // With its length told, the body is not waited for.
+    // With a Content-Length, the bridge does not wait for the body.
     let head = format!(
         "POST /webhooks HTTP/1.1\r\nHost: b\r\nX-Exl-Signature: {}\r\nContent-Length: 99999999\r\n\r\n",
         signature(b"")
     );
     unavailable(&bridge.client().send(head.as_bytes()));
-    // Chunked, no length told: read no further than the bound.
+    // Chunked, without a length: the bridge reads no further than the limit.
     let mut client = bridge.client();
     client.write(
         format!(
@@ -215,10 +215,10 @@ fn what_may_be_a_good_event_is_never_4xx() {
     }
     // An unknown path, signed.
     unavailable(&bridge.client().post("/elsewhere", &body));
-    // A GET or a stranger with as many headers is told 4xx.
+    // A GET, or a request without a signature, with as many headers gets 4xx.
     let unsigned = format!("GET /webhooks HTTP/1.1\r\n{}\r\n", "X-Proxy: x\r\n".repeat(2_000));
     assert_eq!(bridge.client().send(unsigned.as_bytes()).status, 431);
-    // Too many headers, through a proxy that adds its own.
+    // Too many headers, as from a proxy that adds its own.
     let many = "X-Proxy: x\r\n".repeat(2_000);
     let stuffed = String::from_utf8(whole.clone()).expect("UTF-8").replacen(
         "Host: bridge\r\n",
@@ -231,7 +231,7 @@ fn what_may_be_a_good_event_is_never_4xx() {
 }
 
 #[test]
-fn other_paths_and_methods() {
+fn other_paths_and_methods_are_refused() {
     let setup = Setup::new("");
     let bridge = setup.start();
     let send = |head: &str| {
@@ -251,7 +251,7 @@ fn other_paths_and_methods() {
 }
 
 #[test]
-fn slow_heads_and_silent_connections_end() {
+fn slow_heads_and_silent_connections_are_closed() {
     let setup =
         Setup::new("[ingress]\nlisten = \"127.0.0.1:0\"\nheader_timeout = \"300ms\"\nidle_timeout = \"900ms\"\n");
     let bridge = setup.start();
@@ -269,7 +269,7 @@ fn slow_heads_and_silent_connections_end() {
 }
 
 #[test]
-fn a_client_that_ends_its_sending_after_the_request_gets_its_answer() {
+fn a_client_that_half_closes_after_the_request_gets_its_answer() {
     let setup = Setup::new("");
     let bridge = setup.start();
     for number in 0..20 {
@@ -288,7 +288,7 @@ fn a_client_that_ends_its_sending_after_the_request_gets_its_answer() {
 }
 
 #[test]
-fn a_connection_whose_sending_ends_before_a_whole_request_ends_at_once() {
+fn a_connection_that_half_closes_before_the_request_is_complete_ends_at_once() {
     let setup = Setup::new(
         "[ingress]\nlisten = \"127.0.0.1:0\"\nheader_timeout = \"20s\"\nbody_timeout = \"20s\"\nanswer_within = \"4900ms\"\n",
     );
@@ -310,7 +310,7 @@ fn a_connection_whose_sending_ends_before_a_whole_request_ends_at_once() {
     });
 }
 
-/// 700 kB that no other call gives.
+/// A unique body of 700 kB.
 fn large(kind: &str, number: u32) -> Vec<u8> {
     let mut body = format!("{kind}{number}").into_bytes();
     body.resize(700_000, b' ');
@@ -318,14 +318,14 @@ fn large(kind: &str, number: u32) -> Vec<u8> {
 }
 
 #[test]
-fn body_memory_is_bounded_and_comes_back() {
+fn body_memory_is_limited_and_released() {
     let setup = Setup::new(
         "[ingress]\nlisten = \"127.0.0.1:0\"\nmax_body = \"1MiB\"\nbody_memory = \"1MiB\"\nbody_timeout = \"3s\"\n",
     );
     let bridge = setup.start();
     let mut number = 0;
     let (mut holder, whole, refused) = wait_for("memory to be used up", || {
-        // Which of the two is read first is not known; the one that comes second is refused.
+        // It is not known which of the two is read first. The second one is refused.
         number += 1;
         let whole = request("/webhooks", &large("", number));
         let mut holder = bridge.client();
@@ -335,12 +335,12 @@ fn body_memory_is_bounded_and_comes_back() {
     });
     assert!(refused.header("retry-after").is_some());
     assert_eq!(holder.exchange(&whole[whole.len() - 1..]).status, 204);
-    // The journal lets go of a body a moment after its answer.
+    // The journal releases a body shortly after its answer.
     wait_for("memory to come back", || (bridge.post(&large("y", number)).status == 204).then_some(()));
 }
 
 #[test]
-fn several_sources_have_paths_and_secrets_of_their_own() {
+fn each_source_has_its_own_path_and_secrets() {
     let setup = Setup::new(
         "[sources.alma]\npath = \"/a\"\nsecret_file = \"DIR/secret\"\n\
          [sources.sandbox]\npath = \"/b/\"\ninstitution = \"01SANDBOX_INST\"\nsecrets = [{ name = \"old\", env = \"NOT_THERE\", optional = true }, { name = \"new\", file = \"DIR/secret\" }]\n",

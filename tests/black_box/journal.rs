@@ -1,4 +1,4 @@
-//! Faults of the journal's folder: lock, version, damage, a full disk.
+//! The journal's folder: lock, version, damage, a full disk.
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
@@ -14,7 +14,7 @@ fn segments(setup: &Setup) -> Vec<PathBuf> {
 }
 
 #[test]
-fn a_second_process_waits_for_the_first_alive_but_not_ready() {
+fn a_second_process_waits_for_the_first_and_is_alive_but_not_ready() {
     let setup = Setup::new("");
     let first = setup.start();
     let second = setup.start_beside();
@@ -48,7 +48,7 @@ fn a_journal_of_an_unknown_version_is_not_touched() {
 }
 
 #[test]
-fn damage_is_loud_and_what_follows_is_delivered() {
+fn damage_is_reported_and_later_events_are_delivered() {
     let setup = Setup::new("[sinks.main]\ntype = \"file\"\ndir = \"DIR/blocked/main\"\n");
     fs::write(setup.path("blocked"), "").expect("written");
     let bridge = setup.start();
@@ -76,7 +76,7 @@ fn damage_is_loud_and_what_follows_is_delivered() {
 }
 
 #[test]
-fn a_cursor_that_is_lost_repeats_and_skips_nothing() {
+fn a_lost_cursor_causes_repeats_but_skips_no_event() {
     let setup = Setup::new("");
     let bridge = setup.start();
     for number in 0..30 {
@@ -92,7 +92,7 @@ fn a_cursor_that_is_lost_repeats_and_skips_nothing() {
 }
 
 #[test]
-fn a_full_journal_is_503_until_the_sink_is_back() {
+fn a_full_journal_gives_503_until_the_sink_is_back() {
     let setup = Setup::new(
         "[journal]\nmax_size = \"256KiB\"\nmin_free = \"1MiB\"\n[sinks.main]\ntype = \"file\"\ndir = \"DIR/blocked/main\"\n",
     );
@@ -120,7 +120,7 @@ fn a_full_journal_is_503_until_the_sink_is_back() {
 }
 
 #[test]
-fn of_a_best_effort_sink_what_waits_what_was_given_up_and_what_was_delivered_is_all_that_was_taken() {
+fn a_best_effort_sink_accounts_for_every_event_as_waiting_given_up_or_delivered() {
     const FIRST: usize = 20;
     let setup = Setup::new(
         "[journal]\nmax_size = \"3MiB\"\nmin_free = \"1MiB\"\n[sinks.main]\ntype = \"file\"\n[sinks.optional]\ntype = \"file\"\ndir = \"DIR/optional/topics\"\nbest_effort = true\n",
@@ -143,7 +143,7 @@ fn of_a_best_effort_sink_what_waits_what_was_given_up_and_what_was_delivered_is_
     };
     while take() < FIRST as u64 {}
     wait_for("the first to land", || (counts().2 == FIRST as u64).then_some(()));
-    // A file where its folder was: the sink can't write.
+    // With a file in place of its folder, the sink can't write.
     fs::rename(setup.path("optional"), setup.path("before")).expect("renamed");
     fs::write(setup.path("optional"), "").expect("written");
     let total = wait_for("the oldest segments to be given up", || {
@@ -151,7 +151,7 @@ fn of_a_best_effort_sink_what_waits_what_was_given_up_and_what_was_delivered_is_
         (given_up_so_far() > 100).then_some(total)
     });
     wait_for("the other sink", || (setup.landed("alma.loan").len() as u64 == total).then_some(()));
-    // Scrapes are not of one moment, and the gauge follows.
+    // The scrapes are not from the same moment, and the gauge lags.
     let (mut last, mut given_up) = ((0, 0, 0), 0);
     wait_for("the counts to add up", || {
         last = counts();
@@ -167,7 +167,7 @@ fn of_a_best_effort_sink_what_waits_what_was_given_up_and_what_was_delivered_is_
 }
 
 #[test]
-fn files_are_for_the_owner_alone() {
+fn files_are_only_for_their_owner() {
     let setup = Setup::new("");
     let bridge = setup.start();
     assert_eq!(bridge.post(&loan(1)).status, 204);

@@ -1,4 +1,4 @@
-//! The lines that strangers can cause, and a stderr that nobody reads.
+//! The log lines that strangers can cause, and a stderr that nobody reads.
 
 use std::io::{BufRead as _, BufReader};
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::harness::{Bridge, Load, Setup, loan, request, signature, text, wait_for};
 
-/// An event that is signed with another secret.
+/// An event that is signed with a wrong secret.
 fn wrongly_signed(body: &[u8]) -> Vec<u8> {
     String::from_utf8(request("/webhooks", body))
         .expect("UTF-8")
@@ -15,13 +15,13 @@ fn wrongly_signed(body: &[u8]) -> Vec<u8> {
         .into_bytes()
 }
 
-/// Lines of the log in which each of these stands.
+/// The log lines that contain all of these.
 fn lines_with(bridge: &Bridge, words: &[&str]) -> Vec<String> {
     let log = bridge.log();
     log.lines().filter(|line| words.iter().all(|word| line.contains(word))).map(str::to_owned).collect()
 }
 
-/// Of the lines with these words: how many there are, and how many lines more they sum up.
+/// How many lines with these words there are, and how many further lines they sum up.
 fn told_and_left_out(bridge: &Bridge, words: &[&str]) -> (u64, u64) {
     let lines = lines_with(bridge, words);
     let documents = lines.iter().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
@@ -39,7 +39,7 @@ fn a_flood_of_401s_is_summed_up_in_the_log_and_counted_in_full() {
     }
     let counted = bridge.metric("alma_bridge_signature_failures_total{source=\"alma\",reason=\"mismatch\"}");
     assert_eq!(counted, Some(200.0));
-    // Without any further request.
+    // No further request is needed.
     let told = wait_for("all to be told of", || {
         let (told, left_out) = told_and_left_out(&bridge, &["mismatch"]);
         (told + left_out == 200).then_some(told)
@@ -50,7 +50,7 @@ fn a_flood_of_401s_is_summed_up_in_the_log_and_counted_in_full() {
 
 /// What `run` logs to a terminal before it finds its address taken.
 fn logged_to_a_terminal(setup: &Setup, no_color: Option<&str>) -> String {
-    // -e: the command's exit code. A terminal of its own for the command, which `script` copies to its stdout.
+    // -e returns the command's exit code. `script` gives the command its own terminal, and copies it to stdout.
     let mut script = std::process::Command::new("script");
     let command =
         format!("'{}' run --config '{}'", env!("CARGO_BIN_EXE_alma-bridge"), setup.path("config.toml").display());
@@ -68,7 +68,7 @@ fn logged_to_a_terminal(setup: &Setup, no_color: Option<&str>) -> String {
 fn a_terminal_gets_colours_unless_no_color_is_set() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("an address");
-    // The built-in source, whose secret has its line on every start.
+    // The secret of the built-in source has a log line at every start.
     let setup = Setup::new(&format!("[ingress]\nlisten = \"{address}\"\n# instead of [sources.alma]\n"));
     for (no_color, colours) in [(None, true), (Some(""), true), (Some("1"), false)] {
         let log = logged_to_a_terminal(&setup, no_color);
@@ -78,7 +78,7 @@ fn a_terminal_gets_colours_unless_no_color_is_set() {
 }
 
 #[test]
-fn challenges_and_unknown_paths_are_summed_up_too() {
+fn challenges_and_unknown_paths_are_also_summed_up() {
     let setup = Setup::new("");
     let bridge = setup.start();
     for (path, status, words) in [
@@ -117,7 +117,7 @@ fn a_flood_of_401s_hides_no_503_of_a_good_event() {
 }
 
 #[test]
-fn a_refused_head_is_told_of_and_counted() {
+fn a_refused_head_is_logged_and_counted() {
     let setup = Setup::new("");
     let bridge = setup.start();
     let body = loan(1);
@@ -131,14 +131,14 @@ fn a_refused_head_is_told_of_and_counted() {
 }
 
 #[test]
-fn no_request_waits_for_whoever_reads_stderr() {
+fn no_request_waits_for_stderr() {
     let setup = Setup::new("");
     let mut bridge = setup.start_with_piped_stderr();
     wait_for("the bridge to be ready", || (bridge.admin_get("/readyz").status == 200).then_some(()));
     let load = Load::start(bridge.ingress, &Arc::new(AtomicU64::new(0)), 16);
     let dropped = || bridge.metric("alma_bridge_log_lines_dropped_total");
     let first = wait_for("lines to be dropped", || dropped().filter(|dropped| *dropped > 0.0));
-    // The pipe is full, and so is what the bridge keeps: each further event has one more line that is dropped.
+    // The pipe and the bridge's buffer are full, so each further event drops one more line.
     let taken = load.count();
     wait_for("more events to be taken", || (load.count() > taken + 100).then_some(()));
     assert!(load.slowest() < Duration::from_secs(5), "{:?}", load.slowest());
@@ -156,12 +156,12 @@ fn no_request_waits_for_whoever_reads_stderr() {
 }
 
 #[test]
-fn a_full_stderr_does_not_hold_up_a_stop() {
+fn a_full_stderr_does_not_delay_a_stop() {
     let setup = Setup::new("");
     let bridge = setup.start_with_piped_stderr();
     wait_for("the bridge to be ready", || (bridge.admin_get("/readyz").status == 200).then_some(()));
     let mut client = bridge.client();
-    // Some 250 bytes a line, and a pipe holds 64 KiB.
+    // A line has about 250 bytes, and a pipe holds 64 KiB.
     for number in 0..600 {
         assert_eq!(client.post("/webhooks", &loan(number)).status, 204);
     }

@@ -1,18 +1,18 @@
 //! Black-box tests: the real binary on port 0, raw sockets, real files.
 //!
 //! - `http`: every row of the table of answers, and hostile HTTP
-//! - `durability`: what got 204 lands, whatever is done to the process
+//! - `durability`: every event that got 204 arrives, whatever happens to the process
 //! - `disk`: faults of the disk: full, stalled, read-only, truncated, flipped, files and folders gone
-//! - `journal`: lock, version, damage, the journal's bound
+//! - `journal`: lock, version, damage, the journal's size limit
 //! - `operators`: the admin listener, metrics, logs, stop
-//! - `reload`: the configuration changes while events are taken
+//! - `reload`: the configuration changes while events arrive
 //! - `health`: what needs a person, and what does not
-//! - `secret`: a fresh secret, and the one that Alma uses
+//! - `secret`: a new secret, and the one that Alma uses
 //! - `system_calls`: what is synced before each 204
-//! - `half_written`: a configuration that lost something; reloads that are refused or apply in part
-//! - `finding`: the commands find the bridge that runs, beside a second one and with a broken file on disk
-//! - `folders`: a folder of files belongs to one sink
-//! - `strangers`, `siege`, `tls`: who does not hold the secret; many of them at once; HTTPS
+//! - `half_written`: a truncated configuration; reloads that are refused or apply in part
+//! - `finding`: commands find the running bridge, even with a second bridge or a broken file on disk
+//! - `folders`: a folder of topic files belongs to one sink
+//! - `strangers`, `siege`, `tls`: clients without the secret; many of them at once; HTTPS
 //! - `log`: the lines that strangers can cause, and a stderr that nobody reads
 //! - `bad_day`, `replay`: the tools for it, at a running bridge and on a stopped one's journal
 //! - `absent_sinks`: dead letters of sinks that were taken out, forgotten or renamed

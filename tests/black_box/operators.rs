@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use crate::harness::{Client, Setup, loan, wait_for};
 
 #[test]
-fn all_metrics_are_there_from_the_start_at_0() {
+fn all_metrics_exist_from_the_start_with_the_value_0() {
     let setup = Setup::new("");
     let bridge = setup.start();
     let mut expected = Vec::new();
@@ -85,10 +85,10 @@ fn all_metrics_are_there_from_the_start_at_0() {
     assert!(text.ends_with("\n# EOF\n") && text.matches("# EOF").count() == 1, "{text}");
 }
 
-/// Whoever sets an alert looks the metric up there.
+/// The page is where operators look up what to alert on.
 #[test]
-fn every_metric_is_in_docs_operate_md() {
-    let page = include_str!("../../docs/operate.md");
+fn every_metric_is_in_docs_metrics_md() {
+    let page = include_str!("../../docs/metrics.md");
     let setup = Setup::new("");
     let metrics = setup.start().admin_get("/metrics");
     let described: Vec<_> = metrics.text().lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
@@ -102,11 +102,11 @@ fn every_metric_is_in_docs_operate_md() {
 }
 
 #[test]
-fn the_process_has_metrics_by_their_usual_names() {
+fn the_process_has_metrics_with_the_usual_names() {
     let setup = Setup::new("");
     let bridge = setup.start();
     let metric = |name: &str| bridge.metric(name).unwrap_or_else(|| panic!("{name}"));
-    // Another scrape comes a little later than what it is compared with.
+    // The scrape is slightly later than the values that it is compared with.
     let resident = f64::from(u32::try_from(bridge.memory_kib("VmRSS")).expect("less than 4 TiB")) * 1024.0;
     assert!((0.5..2.0).contains(&(metric("process_resident_memory_bytes") / resident)));
     assert!(metric("process_virtual_memory_bytes") >= resident);
@@ -140,7 +140,7 @@ fn metrics_count_what_happened() {
 }
 
 #[test]
-fn what_changes_something_wants_the_token() {
+fn requests_that_change_something_need_the_token() {
     let setup = Setup::new("");
     let bridge = setup.start();
     let post = |authorization: &str| {
@@ -156,7 +156,7 @@ fn what_changes_something_wants_the_token() {
 }
 
 #[test]
-fn livez_is_answered_though_the_connections_are_used_up() {
+fn livez_is_answered_even_if_all_connections_are_used() {
     let setup = Setup::new("");
     let bridge = setup.start();
     let connect = |sent: &str| {
@@ -168,7 +168,7 @@ fn livez_is_answered_though_the_connections_are_used_up() {
     let begun = Instant::now();
     assert_eq!(bridge.admin_get("/livez").status, 200);
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?} after half-sent requests", begun.elapsed());
-    // Some that never read their answers: each is asked for more than the sockets' buffers hold.
+    // Some clients never read their answers. Each requests more than the sockets' buffers hold.
     let pages = "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n".repeat(500);
     let unread: Vec<Client> = (0..64).map(|_| connect(&pages)).collect();
     let begun = Instant::now();
@@ -204,7 +204,7 @@ fn each_use_of_the_tools_is_logged_with_what_was_asked() {
 }
 
 #[test]
-fn the_log_tells_each_request_and_no_personal_data() {
+fn each_request_is_logged_without_personal_data() {
     let setup = Setup::new("[log]\nlevel = \"trace\"\nformat = \"json\"\n");
     let bridge = setup.start();
     bridge.post(&loan(7));
@@ -228,7 +228,7 @@ fn the_log_tells_each_request_and_no_personal_data() {
 }
 
 #[test]
-fn a_stop_is_clean_and_a_second_signal_ends_at_once() {
+fn a_stop_is_graceful_and_a_second_signal_ends_the_bridge_at_once() {
     let setup = Setup::new("");
     let bridge = setup.start();
     bridge.post(&loan(1));
@@ -257,6 +257,6 @@ fn topics_beyond_64_count_as_other() {
     let metrics = bridge.admin_get("/metrics");
     let named = metrics.text().lines().filter(|line| line.starts_with(published) && !line.contains("topic=\"other\""));
     assert_eq!(named.count(), 64);
-    // Eight of the 64 are there from the start: those of Alma's seven known actions, and alma.unparsed.
+    // Eight of the 64 exist from the start: the topics of Alma's seven known actions, and alma.unparsed.
     assert_eq!(bridge.metric(&format!("{published},topic=\"other\"}}")), Some(14.0));
 }

@@ -1,4 +1,4 @@
-//! What comes from outside reaches no terminal with control characters.
+//! Control characters from outside reach no terminal.
 
 use std::fs;
 
@@ -6,13 +6,13 @@ use serde_json::Value;
 
 use crate::harness::{Setup, text, wait_for};
 
-/// ESC and BEL write a title, C1 clears the screen, DEL, and an override that shows text from right to left.
+/// ESC and BEL set a title, C1 clears the screen, DEL, and an override shows text from right to left.
 const C1: &str = "\u{9b}2J";
 const DEL: char = '\u{7f}';
 const OVERRIDE: char = '\u{202e}';
 const TITLE: &str = "\x1b]0;owned\x07";
 
-/// A JSON event, which may have all of it in a string but ESC and BEL.
+/// A JSON event. Its strings may contain all of these except ESC and BEL.
 fn json(number: u64, action: &str) -> Vec<u8> {
     format!(r#"{{"id":"5{number:018}","action":"{action}","bib":{{"mms_id":"1","title":"a{C1}{DEL}{OVERRIDE}z"}}}}"#)
         .into_bytes()
@@ -35,7 +35,7 @@ fn said(setup: &Setup, arguments: &[&str]) -> String {
     said
 }
 
-/// A sink that takes one topic, and one whose folder has such a name and can't be made: its errors say the name.
+/// A sink with one topic, and one whose folder can't be created and has such a name, which its errors quote.
 fn planted() -> Setup {
     let folder = r"DIR/blocked/\u001b]0;owned\u0007\u009b2J\u202e";
     let setup = Setup::new(&format!(

@@ -1,4 +1,4 @@
-//! Commands whose output nobody reads to its end, as with `| head -1`.
+//! Commands whose output is not read to its end, as with `| head -1`.
 
 use std::io::{BufRead as _, BufReader, pipe};
 use std::process::{Command, Stdio};
@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use crate::bad_day::{ONE_TOPIC, letters, with_letters};
 use crate::harness::{Setup, binary, ended, loan, text, wait_for};
 
-/// Runs it with a stdout that is closed from the start. It must end with this code and say nothing about that.
+/// Runs a command whose stdout is closed from the start. It must end with this code and not mention that.
 fn ends_quietly(mut command: Command, code: i32) {
     let (reader, writer) = pipe().expect("a pipe");
     drop(reader);
@@ -19,7 +19,7 @@ fn ends_quietly(mut command: Command, code: i32) {
     }
 }
 
-/// Runs it with nobody who reads stdout or stderr: it ends by itself, and not by a panic.
+/// Runs a command while nobody reads stdout or stderr. It must end by itself, without a panic.
 fn ends_unheard(mut command: Command) {
     let (reader, writer) = pipe().expect("a pipe");
     drop(reader);
@@ -34,7 +34,7 @@ fn a_closed_pipe_ends_every_command_quietly() {
     std::fs::write(setup.path("body"), loan(1)).expect("written");
     let wrong = alma_bridge::alma::SignatureHeader::sign(b"wrong", b"").to_base64();
     let first = ids.first().expect("a letter").as_str();
-    // Exit 1: what is shown has a bad verdict, which is known without a reader.
+    // Exit 1, because the verdict is bad even if nobody reads the output.
     for (arguments, code) in [
         (vec!["--help"], 0),
         (vec!["send", "--help"], 0),
@@ -73,16 +73,16 @@ fn a_closed_pipe_ends_every_command_quietly() {
 }
 
 #[test]
-fn a_command_that_waits_ends_when_its_reader_goes() {
+fn a_waiting_command_ends_when_its_reader_is_gone() {
     let setup = Setup::new("");
     let bridge = setup.start();
     assert_eq!(bridge.post(&loan(1)).status, 204);
-    // Far from its next line: nothing else is published.
+    // Nothing else is published, so there is no next line.
     for arguments in [&["tail", "--from-start"][..], &["status", "--watch"]] {
         let mut command = setup.prepared(arguments);
         let mut waiting = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
         let mut line = String::new();
-        // The reader goes with the statement, as head -1 does.
+        // The reader is dropped with the statement, like head -1.
         BufReader::new(waiting.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
         assert!(!line.is_empty(), "{arguments:?}");
         let ended = wait_for("it to end", || waiting.try_wait().expect("waits"));
@@ -101,25 +101,25 @@ fn without_a_command_a_closed_pipe_is_quiet_too() {
 }
 
 #[test]
-fn a_full_disk_is_told_of() {
+fn a_full_disk_is_reported() {
     let setup = Setup::new("");
     let mut check = setup.prepared(&["check", "--show"]);
     let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("Linux has it");
     let output = check.stdout(full).output().expect("runs");
     assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output.stderr).contains("error: can't write to stdout: No space left"), "{output:?}");
+    assert!(text(&output.stderr).contains("error: cannot write to stdout: No space left"), "{output:?}");
 }
 
 #[test]
-fn a_demo_that_nobody_watches_cleans_up() {
+fn a_demo_cleans_up_even_if_nobody_reads_its_output() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut demo = binary();
     demo.arg("demo").current_dir(folder.path()).env("TMPDIR", folder.path());
     let mut demo = demo.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
-    // As head -1.
+    // Like head -1.
     let mut line = String::new();
     BufReader::new(demo.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
-    assert!(line.starts_with("A bridge of its own listens on "), "{line}");
+    assert!(line.starts_with("The demo's bridge listens on "), "{line}");
     let ended = wait_for("it to end", || demo.try_wait().expect("waits"));
     let said = std::io::read_to_string(demo.stderr.take().expect("piped")).expect("text");
     assert_eq!((ended.code(), said.as_str()), (Some(0), ""));

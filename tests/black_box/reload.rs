@@ -1,4 +1,4 @@
-//! The configuration changes while events are taken.
+//! The configuration changes while events arrive.
 
 use std::fs;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ fn reload(bridge: &Bridge) {
 }
 
 #[test]
-fn a_second_secret_is_accepted_after_sighup_and_the_first_goes_without_a_gap() {
+fn a_second_secret_is_accepted_after_sighup_and_replaces_the_first_without_a_gap() {
     let setup = Setup::new("");
     let bridge = setup.start();
     let post = |secret: &str, number| client_with_secret(bridge.ingress, secret, &loan(number)).status;
@@ -37,14 +37,14 @@ fn a_second_secret_is_accepted_after_sighup_and_the_first_goes_without_a_gap() {
 }
 
 #[test]
-fn a_changed_file_is_picked_up_by_itself() {
+fn a_changed_file_is_picked_up_automatically() {
     let setup = Setup::new("");
     let bridge = setup.start();
     setup.write_secret("secret", "rotated\n");
     wait_for("the new secret to be in effect", || {
         (client_with_secret(bridge.ingress, "rotated", &loan(1)).status == 204).then_some(())
     });
-    // One that is emptied is no secret: the old one stays.
+    // An empty file is not a secret, so the old one stays.
     setup.write_secret("secret", "");
     wait_for("the refusal", || (bridge.metric(SUCCESS) == Some(0.0)).then_some(()));
     assert_eq!(client_with_secret(bridge.ingress, "rotated", &loan(2)).status, 204);
@@ -55,7 +55,7 @@ fn a_changed_file_is_picked_up_by_itself() {
 }
 
 #[test]
-fn a_bad_file_changes_nothing_and_says_all_that_is_wrong() {
+fn an_invalid_file_changes_nothing_and_all_errors_are_reported() {
     let setup = Setup::new("");
     let bridge = setup.start();
     setup.configure("[log]\nlevel = \"loud\"\n[journal]\nretain = \"soon\"\n");
@@ -69,7 +69,7 @@ fn a_bad_file_changes_nothing_and_says_all_that_is_wrong() {
 }
 
 #[test]
-fn a_watched_change_may_not_take_a_sink_away_but_sighup_does() {
+fn an_automatic_reload_may_not_remove_a_sink_but_sighup_may() {
     let two = "[sinks.main]\ntype = \"file\"\n[sinks.other]\ntype = \"file\"\ndir = \"DIR/blocked/other\"\n";
     let one = "[sinks.main]\ntype = \"file\"\n";
     let setup = Setup::new(two);
@@ -77,7 +77,7 @@ fn a_watched_change_may_not_take_a_sink_away_but_sighup_does() {
     let bridge = setup.start();
     assert_eq!(bridge.post(&loan(1)).status, 204);
     setup.configure(one);
-    wait_for("the refusal", || bridge.log().contains("sink other would be taken away").then_some(()));
+    wait_for("the refusal", || bridge.log().contains("sink other would be removed").then_some(()));
     assert_eq!(bridge.status()["sinks"].as_array().map(Vec::len), Some(2));
     reload(&bridge);
     assert_eq!(bridge.post(&loan(2)).status, 204);
@@ -97,7 +97,7 @@ fn a_watched_change_may_not_take_a_sink_away_but_sighup_does() {
 }
 
 #[test]
-fn a_sink_moves_under_load_and_nothing_is_lost_or_refused() {
+fn a_sink_moves_under_load_without_a_lost_or_refused_event() {
     let setup = Setup::new("[sinks.main]\ntype = \"file\"\ndir = \"DIR/one\"\n");
     let bridge = setup.start();
     let next = Arc::new(AtomicU64::new(1));
@@ -136,8 +136,8 @@ fn the_log_level_changes_and_what_needs_a_restart_is_named() {
 
 #[cfg(feature = "nats")]
 #[test]
-fn changed_passwords_credentials_and_pseudonym_keys_are_picked_up_by_themselves() {
-    // Nobody listens there: what is looked at is that the sink is started anew.
+fn changed_passwords_credentials_and_pseudonym_keys_are_picked_up_automatically() {
+    // Nobody listens there. The test only checks that the sink is started again.
     let setup = Setup::unwritten();
     for name in ["password", "creds", "pseudonyms"] {
         setup.write_secret(name, "first");
@@ -168,7 +168,7 @@ fn changed_passwords_credentials_and_pseudonym_keys_are_picked_up_by_themselves(
 }
 
 #[test]
-fn the_command_reloads_and_says_what_takes_a_restart() {
+fn the_command_reloads_and_names_what_needs_a_restart() {
     let setup = Setup::new("");
     let said = setup.fails(1, &["reload"]);
     assert!(said.contains("no bridge runs with data_dir"), "{said}");
@@ -177,16 +177,16 @@ fn the_command_reloads_and_says_what_takes_a_restart() {
     setup.configure("[journal]\nretain = \"1h\"\n");
     let output = setup.command(&["reload"]);
     assert!(output.status.success(), "{output:?}");
-    // At once, not when the bridge looks at its files.
+    // At once, not when the bridge next checks its files.
     assert_eq!(client_with_secret(bridge.ingress, "short", &loan(1)).status, 204);
     assert_eq!(text(&output.stdout), "configuration reloaded\n");
     let said = text(&output.stderr);
-    assert!(said.contains("warning: journal changed, but takes a restart"), "{said}");
+    assert!(said.contains("warning: journal changed, but takes effect only after a restart"), "{said}");
     assert_eq!(said.matches("shorter than 14 bytes").count(), 1, "{said}");
 }
 
 #[test]
-fn the_command_finds_the_bridge_though_the_file_is_broken_and_says_all_that_is_wrong_with_it() {
+fn the_command_finds_the_bridge_even_if_the_file_is_broken_and_reports_all_errors() {
     let setup = Setup::new("");
     let bridge = setup.start();
     for (broken, parts) in [
@@ -213,7 +213,7 @@ fn the_command_finds_the_bridge_though_the_file_is_broken_and_says_all_that_is_w
 }
 
 #[test]
-fn the_command_says_what_is_in_effect_only_in_part() {
+fn the_command_reports_a_partial_reload() {
     let setup = Setup::new("");
     let bridge = setup.start();
     // The journal can't write the new sink's cursor.
@@ -221,15 +221,16 @@ fn the_command_says_what_is_in_effect_only_in_part() {
     setup.configure("[sinks.main]\ntype = \"file\"\n[sinks.other]\ntype = \"file\"\ndir = \"DIR/other\"\n");
     let said = setup.fails(1, &["reload"]);
     assert!(
-        said.contains("in effect only in part; the bridge keeps trying") && said.contains("sink other: "),
+        said.contains("only a part of the configuration is in effect; the bridge keeps trying")
+            && said.contains("sink other: "),
         "{said}"
     );
     assert_eq!(bridge.post(&loan(1)).status, 204);
 }
 
 #[test]
-fn the_secret_before_the_generated_one_is_revoked_at_once() {
-    // The built-in source; the harness would name one of its own.
+fn the_previous_generated_secret_is_revoked_at_once() {
+    // The built-in source. The harness would configure its own.
     let setup = Setup::new("# instead of [sources.alma]\n");
     let bridge = setup.start();
     let secret = |arguments: &[&str]| setup.done(&[&["secret"][..], arguments].concat()).trim().to_owned();
@@ -251,5 +252,5 @@ fn the_secret_before_the_generated_one_is_revoked_at_once() {
     let again = setup.command(&["secret", "--revoke"]);
     assert!(text(&again.stderr).contains("no previous secret"), "{again:?}");
     setup.configure("");
-    assert!(setup.fails(2, &["secret", "--revoke"]).contains("secrets of its own"));
+    assert!(setup.fails(2, &["secret", "--revoke"]).contains("the secrets of source"));
 }

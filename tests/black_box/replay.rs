@@ -1,4 +1,4 @@
-//! Retained events are published again, by a running bridge and from a stopped one's journal.
+//! Retained events are published again, by a running bridge and from the journal of a stopped one.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -33,7 +33,7 @@ fn in_step(bridge: &Bridge) {
     });
 }
 
-/// How often each event landed, by source and id; those of a replay besides.
+/// How often each event arrived, by source and id, and how often by a replay.
 fn count(events: &[Value]) -> (BTreeMap<String, usize>, usize) {
     let mut by_id = BTreeMap::new();
     for event in events {
@@ -42,7 +42,7 @@ fn count(events: &[Value]) -> (BTreeMap<String, usize>, usize) {
     (by_id, events.iter().filter(|event| event["replayed"].is_string()).count())
 }
 
-/// Counts, then publishes again, whoever holds the journal.
+/// Counts and then publishes again, whether or not a bridge runs.
 fn replay_all(setup: &Setup) {
     let told = setup.done(&["replay", "--sink", "main", "--from", "1h", "--dry-run"]);
     assert!(told.contains("7 events would be published, of 7"), "{told}");
@@ -98,7 +98,7 @@ fn replay_all(setup: &Setup) {
 }
 
 #[test]
-fn a_running_bridge_publishes_again_and_goes_on_where_it_was() {
+fn a_running_bridge_replays_and_continues_at_its_cursor() {
     let setup = Setup::new("");
     let bridge = delivered(&setup);
     replay_all(&setup);
@@ -114,7 +114,7 @@ fn a_running_bridge_publishes_again_and_goes_on_where_it_was() {
 }
 
 #[test]
-fn a_stopped_bridge_publishes_again_and_goes_on_where_it_was() {
+fn a_stopped_bridges_journal_is_replayed_and_the_cursor_stays() {
     let setup = Setup::new("");
     assert_eq!(delivered(&setup).stop().code(), Some(0));
     replay_all(&setup);
@@ -126,7 +126,7 @@ fn a_stopped_bridge_publishes_again_and_goes_on_where_it_was() {
 }
 
 #[test]
-fn what_still_waits_is_left_to_its_turn() {
+fn a_replay_leaves_out_events_that_still_wait() {
     let setup = Setup::new("[sinks.main]\ntype = \"file\"\ndir = \"DIR/blocked/topics\"\n");
     let bridge = setup.start();
     let topics = setup.path("blocked/topics");
@@ -158,8 +158,8 @@ fn what_still_waits_is_left_to_its_turn() {
     assert_eq!(count(&landed(&topics, "alma.loan")).1, 1);
 }
 
-/// A bridge that has delivered one event to `blocked/topics` and can't publish there now (its files are in `aside`), and
-/// a replay of it that waits.
+/// A bridge that has delivered one event to `blocked/topics` and can't publish there now (its files are in `aside`),
+/// and a replay of it that waits.
 fn held_replay(setup: &Setup) -> (Bridge, Child) {
     let bridge = setup.start();
     bridge.post(&loan(0));
@@ -175,7 +175,7 @@ fn held_replay(setup: &Setup) -> (Bridge, Child) {
 }
 
 #[test]
-fn a_replay_takes_no_more_memory_because_there_is_much_to_publish() {
+fn the_memory_of_a_replay_does_not_grow_with_the_number_of_events() {
     const EVENTS: usize = 160;
     let setup = Setup::new("");
     let bridge = setup.start();
@@ -190,23 +190,23 @@ fn a_replay_takes_no_more_memory_because_there_is_much_to_publish() {
     let told = setup.done(&["replay", "--sink", "main", "--from", "1h"]);
     assert!(told.contains("160 of 160 events confirmed"), "{told}");
     let grown = bridge.memory_kib("VmRSS").saturating_sub(before) >> 10;
-    // What was read is 80 MiB; in memory is a window of 4 MiB, as documents and as they were written.
+    // The replay reads 80 MiB. In memory is a window of 4 MiB, both as documents and as records.
     assert!(grown < 40, "{grown} MiB more than the {} MiB before", before >> 10);
 }
 
 #[test]
-fn a_bridge_that_stops_ends_a_replay_and_the_command_says_so() {
+fn a_stopping_bridge_ends_a_replay_and_the_command_reports_it() {
     let setup = Setup::new("[sinks.main]\ntype = \"file\"\ndir = \"DIR/blocked/topics\"\n");
     let (bridge, held) = held_replay(&setup);
     assert_eq!(bridge.stop().code(), Some(0), "nothing holds it up");
     let ended = held.wait_with_output().expect("ends");
     let said = text(&ended.stderr);
     assert_eq!(ended.status.code(), Some(1), "{said}");
-    assert!(said.contains("the sink was stopped") || said.contains("the bridge went away"), "{said}");
+    assert!(said.contains("the sink was stopped") || said.contains("the bridge stopped answering"), "{said}");
 }
 
 #[test]
-fn one_replay_goes_at_a_time_and_ctrl_c_ends_it() {
+fn only_one_replay_runs_at_a_time_and_ctrl_c_ends_it() {
     let setup = Setup::new("[sinks.main]\ntype = \"file\"\ndir = \"DIR/blocked/topics\"\n");
     let topics = setup.path("blocked/topics");
     let (bridge, held) = held_replay(&setup);
@@ -216,7 +216,7 @@ fn one_replay_goes_at_a_time_and_ctrl_c_ends_it() {
     let ended = held.wait_with_output().expect("ends");
     let said = text(&ended.stderr);
     assert_eq!(ended.status.code(), Some(1), "{said}");
-    assert!(said.contains("ended before its time"), "{said}");
+    assert!(said.contains("the replay was cancelled"), "{said}");
     fs::remove_file(setup.path("blocked")).expect("removed");
     fs::rename(setup.path("aside"), setup.path("blocked")).expect("moved");
     bridge.post(&loan(1));
@@ -227,7 +227,7 @@ fn one_replay_goes_at_a_time_and_ctrl_c_ends_it() {
 }
 
 #[test]
-fn what_the_sink_does_not_take_is_told_and_not_set_aside() {
+fn events_that_a_replay_cannot_publish_are_reported_and_become_no_dead_letters() {
     let setup = Setup::new("[sinks.main]\ntype = \"file\"\nmax_topics = 1\n");
     let bridge = delivered(&setup);
     let kept = "alma_bridge_dead_letters{sink=\"main\",reason=\"too_many_topics\"}";
@@ -238,11 +238,11 @@ fn what_the_sink_does_not_take_is_told_and_not_set_aside() {
 }
 
 #[test]
-fn a_replay_says_what_it_can_not_do() {
+fn a_replay_that_is_not_possible_is_refused() {
     let setup = Setup::new("");
     let _bridge = setup.start();
     let why = setup.fails(1, &["replay", "--sink", "other", "--from", "1h"]);
-    assert!(why.contains("sink other is not in the configuration") && why.contains("main"), "{why}");
+    assert!(why.contains("sink other is not configured") && why.contains("main"), "{why}");
     assert!(!why.contains("publishing again"), "nothing is announced that does not happen: {why}");
     assert!(setup.fails(2, &["replay", "--sink", "main", "--from", "yesterday"]).contains("RFC 3339"));
     setup.fails(2, &["replay", "--sink", "main", "--from", "1h", "--to", "2h"]);
@@ -254,7 +254,7 @@ fn a_replay_says_what_it_can_not_do() {
 }
 
 #[test]
-fn what_is_gone_is_counted_and_told_by_the_exit_code() {
+fn events_that_are_gone_are_counted_and_change_the_exit_code() {
     let setup = Setup::new("");
     assert_eq!(delivered(&setup).stop().code(), Some(0));
     let bridge = setup.start();
@@ -268,8 +268,8 @@ fn what_is_gone_is_counted_and_told_by_the_exit_code() {
     let entries = fs::read_dir(setup.data().join("journal/segments")).expect("segments");
     let mut segments: Vec<_> = entries.map(|entry| entry.expect("an entry").path()).collect();
     segments.sort();
-    // Of three with events, the middle one, which had one.
+    // The middle one of three segments, which has one event.
     fs::remove_file(&segments[1]).expect("removed");
     let told = setup.fails(1, &["replay", "--sink", "main", "--from", "1h", "--dry-run"]);
-    assert!(told.contains("8 events would be published") && told.contains("1 is gone"), "{told}");
+    assert!(told.contains("8 events would be published") && told.contains("1 event is gone"), "{told}");
 }

@@ -1,14 +1,14 @@
-//! A fresh secret: the running bridge accepts it before anybody is told of it, and the one that Alma uses never ends.
+//! A new secret: the running bridge accepts it before it is shown, and the one that Alma uses never ends.
 
 use std::cell::Cell;
 use std::fs;
 
 use crate::harness::{Bridge, Setup, client_with_secret, loan, text};
 
-/// The built-in source; the harness would name one of its own.
+/// The built-in source. The harness would configure its own.
 const BUILT_IN: &str = "# instead of [sources.alma]\n";
 
-/// `secret` with these arguments: what it prints.
+/// What `secret` prints with these arguments.
 fn secret(setup: &Setup, arguments: &[&str]) -> String {
     setup.done(&[&["secret"][..], arguments].concat()).trim().to_owned()
 }
@@ -36,7 +36,7 @@ fn last_used(bridge: &Bridge, secret: &str) -> f64 {
 }
 
 #[test]
-fn the_next_event_after_a_new_secret_is_accepted_with_the_old_and_with_the_new_one() {
+fn directly_after_a_new_secret_both_the_old_and_the_new_one_are_accepted() {
     let setup = Setup::new(BUILT_IN);
     let bridge = setup.start();
     let alma = Alma::new(&bridge);
@@ -51,14 +51,14 @@ fn the_next_event_after_a_new_secret_is_accepted_with_the_old_and_with_the_new_o
 }
 
 #[test]
-fn a_second_new_secret_has_to_wait_until_alma_uses_the_first() {
+fn a_second_new_secret_is_refused_until_alma_uses_the_first() {
     let setup = Setup::new(BUILT_IN);
     let bridge = setup.start();
     let alma = Alma::new(&bridge);
     let first = secret(&setup, &[]);
     assert_eq!(alma.post(&first), 204);
     let second = secret(&setup, &["--new"]);
-    // When a secret was last used goes with it under its other name.
+    // The time of last use moves with a secret to its new name.
     assert!(last_used(&bridge, "default") == 0.0 && last_used(&bridge, "previous") > 0.0);
     for used in [None, Some(&first)] {
         if let Some(secret) = used {
@@ -76,13 +76,13 @@ fn a_second_new_secret_has_to_wait_until_alma_uses_the_first() {
 }
 
 #[test]
-fn a_new_secret_that_was_interrupted_before_the_bridge_knew_it_ends_none_either() {
+fn an_interrupted_new_secret_does_not_end_one_that_alma_uses() {
     let setup = Setup::new(BUILT_IN);
     let bridge = setup.start();
     let alma = Alma::new(&bridge);
     let first = secret(&setup, &[]);
     assert_eq!(alma.post(&first), 204);
-    // The bridge calls it `default` until it loads these.
+    // The bridge calls it `default` until it loads these files.
     setup.write_secret("data/webhook.secret.previous", &first);
     setup.write_secret("data/webhook.secret", "never-shown-to-anybody");
     let said = setup.fails(1, &["secret", "--new"]);
@@ -91,7 +91,7 @@ fn a_new_secret_that_was_interrupted_before_the_bridge_knew_it_ends_none_either(
 }
 
 #[test]
-fn what_can_not_be_known_ends_no_secret_either() {
+fn if_the_use_of_a_secret_is_unknown_it_is_not_ended() {
     let setup = Setup::new(BUILT_IN);
     let first = secret(&setup, &[]);
     let output = setup.command(&["secret", "--new"]);
@@ -104,7 +104,7 @@ fn what_can_not_be_known_ends_no_secret_either() {
     let said = setup.fails(1, &["secret", "--new"]);
     assert!(said.contains("no event has come since the bridge started"), "{said}");
     assert_eq!((alma.post(&first), alma.post(&second)), (204, 204));
-    // The way out ends the older one at once, but asks first if Alma uses it.
+    // --revoke ends the older one at once, but asks first if Alma may use it.
     assert_eq!(alma.post(&first), 204);
     for _ in 0..2 {
         let said = setup.fails(2, &["secret", "--revoke"]);
@@ -129,12 +129,12 @@ fn a_secret_that_the_bridge_does_not_load_is_not_shown() {
     let alma = Alma::new(&bridge);
     let first = secret(&setup, &[]);
     assert_eq!(alma.post(&first), 204);
-    // Valid, but no reload puts the built-in sink in the place of a configured one.
+    // The file is valid, but a reload never replaces a configured sink with the built-in one.
     setup.configure(BUILT_IN);
     let output = setup.command(&["secret", "--new"]);
     let said = text(&output.stderr);
     assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "{said}");
-    for part in ["reload refused", "sinks", "would not know it yet", "the old secret stays valid"] {
+    for part in ["reload refused", "sinks", "would not accept it", "the old secret stays valid"] {
         assert!(said.contains(part), "{part:?} is not in\n{said}");
     }
     assert_eq!((secret(&setup, &[]), alma.post(&first)), (first.clone(), 204));
@@ -142,10 +142,10 @@ fn a_secret_that_the_bridge_does_not_load_is_not_shown() {
 }
 
 #[test]
-fn a_bridge_that_reads_other_secrets_is_found_out_and_nothing_changes() {
+fn a_bridge_that_reads_other_secrets_is_noticed_and_nothing_changes() {
     let setup = Setup::new("");
     let bridge = setup.start();
-    // The same data_dir and listeners, and another file than the bridge's.
+    // The same data_dir and listeners, but a file other than the bridge's.
     let data = setup.data().display().to_string();
     fs::write(
         setup.path("other.toml"),
@@ -177,7 +177,7 @@ fn a_source_with_its_own_secrets_gets_the_line_to_write() {
     );
     assert!(said.contains("not stored anywhere: add it to source alma:"), "{said}");
     assert!(said.contains(&line), "{said}");
-    // It does what it says.
+    // The line works.
     let bridge = setup.start();
     setup.write_secret("secret.next", &fresh);
     setup.configure(&format!("[sources.alma]\npath = \"/webhooks\"\n{line}\n"));
@@ -187,7 +187,7 @@ fn a_source_with_its_own_secrets_gets_the_line_to_write() {
 }
 
 #[test]
-fn every_start_says_where_the_secret_goes_and_the_first_that_it_was_generated() {
+fn every_start_says_where_to_paste_the_secret_and_the_first_that_it_was_generated() {
     let setup = Setup::new(BUILT_IN);
     let generated = |log: &str| log.matches("the secret was generated").count();
     let where_it_goes = |log: &str| log.matches("paste it into Alma's integration profile").count();

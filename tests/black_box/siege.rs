@@ -1,4 +1,4 @@
-//! A siege: many strangers at once, over TLS and a network with a delay, while Alma's events come.
+//! A siege: many strangers at once, over TLS and a network with a delay, while Alma's events arrive.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -21,10 +21,10 @@ use tokio_rustls::client::TlsStream;
 use crate::harness::{Setup, loan, request, signature};
 use crate::tls::{TLS, write_certificate};
 
-/// How long the strangers go on.
+/// How long the siege lasts.
 const SIEGE: Duration = Duration::from_secs(12);
 
-/// From one end to the other: half of the 40 ms of a round trip.
+/// The delay in one direction: half of a round trip of 40 ms.
 const ONE_WAY: Duration = Duration::from_millis(20);
 
 /// How long Alma waits.
@@ -43,7 +43,7 @@ struct Strangers {
     bodies: AtomicUsize,
 }
 
-/// Connects from an address of one's own.
+/// Connects from a given local address.
 async fn connect(from: [u8; 4], to: SocketAddr) -> io::Result<TcpStream> {
     // The round trip of TCP's own handshake.
     sleep(2 * ONE_WAY).await;
@@ -54,7 +54,7 @@ async fn connect(from: [u8; 4], to: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// The same, over TLS and through a proxy that keeps each byte back for [`ONE_WAY`].
+/// Connects over TLS and through a proxy that delays each byte by [`ONE_WAY`].
 async fn connect_tls(tls: &TlsConnector, from: [u8; 4], to: SocketAddr) -> io::Result<TlsStream<DuplexStream>> {
     let (near_read, near_write) = connect(from, to).await?.into_split();
     let (client, far) = tokio::io::duplex(64 * 1024);
@@ -65,7 +65,7 @@ async fn connect_tls(tls: &TlsConnector, from: [u8; 4], to: SocketAddr) -> io::R
     tls.connect(name, client).await
 }
 
-/// Passes bytes on, each [`ONE_WAY`] after it came, and at last the end.
+/// Passes on bytes, and finally the end, each [`ONE_WAY`] after it arrived.
 async fn delayed(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) {
     let (tell, mut told) = mpsc::channel::<(Instant, Vec<u8>)>(32);
     let reading = async move {
@@ -88,7 +88,8 @@ async fn delayed(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unp
     tokio::join!(reading, writing);
 }
 
-/// A thousand TLS connections a second that say nothing, or half of a `ClientHello`, and stay until they are closed.
+/// Opens a thousand TLS connections a second that send nothing, or half of a `ClientHello`, and stay until they are
+/// closed.
 async fn silent(to: SocketAddr, strangers: Arc<Strangers>) {
     let mut held = JoinSet::new();
     let mut tick = interval(Duration::from_millis(10));
@@ -112,7 +113,8 @@ async fn silent(to: SocketAddr, strangers: Arc<Strangers>) {
     }
 }
 
-/// One large body after another, each whole but for its last byte for two seconds: most of the time that it may take.
+/// Sends one large body after another. Each lacks its last byte for two seconds, which is most of the time that it may
+/// take.
 async fn large_bodies(host: u8, to: SocketAddr, tls: TlsConnector, strangers: Arc<Strangers>) {
     let head = format!(
         "POST /webhooks HTTP/1.1\r\nHost: b\r\nX-Exl-Signature: {}\r\nContent-Length: {BODY}\r\n\r\n",
@@ -132,13 +134,13 @@ async fn large_bodies(host: u8, to: SocketAddr, tls: TlsConnector, strangers: Ar
             stream.flush().await?;
             stream.read(&mut [0]).await
         };
-        // Refused, cut off, or told 401.
+        // Refused, cut off, or answered with 401.
         let _ = send.await;
         sleep(ONE_WAY).await;
     }
 }
 
-/// One of Alma's events on a connection of its own: its status.
+/// Sends one of Alma's events on its own connection. Returns the status.
 async fn event(number: u64, to: SocketAddr, tls: TlsConnector) -> io::Result<String> {
     let mut stream = connect_tls(&tls, [127, 0, 3, 1], to).await?;
     stream.write_all(&request("/webhooks", &loan(number))).await?;
@@ -148,7 +150,7 @@ async fn event(number: u64, to: SocketAddr, tls: TlsConnector) -> io::Result<Str
     Ok(String::from_utf8_lossy(&status).into_owned())
 }
 
-/// Ten events a second while the siege lasts: how many there were, the slowest, and what went wrong.
+/// Sends ten events a second during the siege. Returns how many, the slowest answer, and the errors.
 async fn alma(to: SocketAddr, tls: TlsConnector) -> (u64, Duration, Vec<String>) {
     let (begun, mut tick) = (Instant::now(), interval(Duration::from_millis(100)));
     let (mut events, mut number) = (JoinSet::new(), 0);
@@ -181,7 +183,7 @@ fn tls_of(setup: &Setup) -> TlsConnector {
 }
 
 #[test]
-fn every_event_is_taken_while_strangers_open_1000_tls_connections_a_second_and_send_large_bodies() {
+fn every_event_is_stored_while_strangers_open_1000_tls_connections_a_second_and_send_large_bodies() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     setrlimit(Resource::Nofile, limit).expect("as many files as may be");
@@ -212,7 +214,7 @@ fn every_event_is_taken_while_strangers_open_1000_tls_connections_a_second_and_s
     );
     assert!(wrong.is_empty(), "{} of {events} events: {wrong:?}", wrong.len());
     assert!(events >= 100, "{events}");
-    // What was to be withstood was there.
+    // The siege really happened.
     assert!(silent >= 8_000, "{silent} silent connections in {SIEGE:?}");
     assert!(bodies >= 16 && whole >= Some(8.0), "{bodies} large bodies, {whole:?} whole");
     assert!(evicted >= Some(5_000.0), "{evicted:?} connections gave way");

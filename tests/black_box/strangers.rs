@@ -1,4 +1,4 @@
-//! Who does not hold the secret gets little, and keeps nobody out.
+//! Clients without the secret get little, and keep nobody out.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ fn idle_and_half_sent_connections_give_way_to_almas() {
     let bridge = setup.start();
     let mut alma = bridge.client();
     assert_eq!(alma.post("/webhooks", &loan(1)).status, 204);
-    // Three that hold their places, each in another way.
+    // Three connections that hold their places in different ways.
     let _idle = bridge.client();
     let mut half_head = bridge.client();
     half_head.write(b"POST /webhooks HTTP/1.1\r\nHost: b");
@@ -38,7 +38,7 @@ fn a_body_of_1_gib_is_not_read() {
         )
         .as_bytes(),
     );
-    // Sends on until it is told off: nine MiB are over the bound, the rest is never wanted.
+    // Sends until it is refused: nine MiB exceed the limit, and the bridge never reads the rest.
     let chunk = [b"100000\r\n".to_vec(), vec![b' '; 1 << 20], b"\r\n".to_vec()].concat();
     let sent = (0..1_024).take_while(|_| client.try_write(&chunk)).count();
     assert!(sent < 64, "{sent} MiB were read");
@@ -59,7 +59,7 @@ fn large_bodies_of_strangers_leave_room_for_small_events() {
         crate::harness::signature(b"another")
     );
     let whole = [head.into_bytes(), vec![b' '; 1 << 20]].concat();
-    // Eight that send all but their last byte: as much as the memory of all bodies.
+    // Eight bodies without their last byte: as much as the memory of all bodies.
     let strangers: Vec<Client> = (0..8)
         .map(|_| {
             let mut client = bridge.client();
@@ -67,7 +67,7 @@ fn large_bodies_of_strangers_leave_room_for_small_events() {
             client
         })
         .collect();
-    // Until two of them are told that there is no room, a small event may still find some.
+    // Until two of them are refused for lack of memory, a small event may still find some.
     wait_for("the large bodies to use up what they may", || {
         let refused = bridge.metric("alma_bridge_requests_total{source=\"alma\",outcome=\"unavailable\"}");
         (refused >= Some(2.0)).then_some(())
@@ -80,7 +80,7 @@ fn large_bodies_of_strangers_leave_room_for_small_events() {
 }
 
 #[test]
-fn a_slow_body_holds_no_memory_it_does_not_send() {
+fn a_slow_body_holds_memory_only_for_the_bytes_that_it_sent() {
     let setup = Setup::new("[ingress]\nlisten = \"127.0.0.1:0\"\nbody_memory = \"8MiB\"\n");
     let bridge = setup.start();
     let slow: Vec<_> = (0..50)
@@ -104,10 +104,10 @@ fn a_slow_body_holds_no_memory_it_does_not_send() {
 /// How long Alma waits.
 const ALMAS_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Of the bridge, in KiB: 64 MiB of bodies, a thousand connections, and itself.
+/// The bridge's memory limit in KiB: 64 MiB of bodies, a thousand connections, and itself.
 const MEMORY_BUDGET: u64 = 128 * 1024;
 
-/// One of many who do not hold the secret; what is held open is given back.
+/// One of many clients without the secret. Returns the connection if it stays open.
 fn stranger(bridge: &Bridge, number: usize) -> Option<Client> {
     let mut client = Client::try_connect(bridge.ingress)?;
     let signed = format!("X-Exl-Signature: {}", crate::harness::signature(b"another"));
@@ -123,7 +123,7 @@ fn stranger(bridge: &Bridge, number: usize) -> Option<Client> {
         }
         4 => client.write(format!("{head}Content-Length: 2\r\n\r\n{{}}").repeat(20).as_bytes()),
         5 => client.write(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 no HTTP at all \x00\xff\r\n\r\n"),
-        // Where one reader would end the body by its length and another by its chunks.
+        // One reader would end the body by its length, and another by its chunks.
         6 => client.write(
             format!("{head}Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\nPOST /webhooks HTTP/1.1\r\n\r\n")
                 .as_bytes(),
@@ -137,7 +137,7 @@ fn stranger(bridge: &Bridge, number: usize) -> Option<Client> {
 }
 
 #[test]
-fn ten_thousand_strangers_keep_no_event_waiting_and_memory_stays_bounded() {
+fn ten_thousand_strangers_delay_no_event_and_memory_stays_bounded() {
     const STRANGERS: usize = 10_000;
     const THREADS: usize = 4;
     let mut limit = getrlimit(Resource::Nofile);
@@ -159,7 +159,7 @@ fn ten_thousand_strangers_keep_no_event_waiting_and_memory_stays_bounded() {
             });
         }
         scope.spawn(|| {
-            // 1 GiB for whoever reads it, and a flood of wrong signatures, until the others are done.
+            // 1 GiB of body, and a flood of wrong signatures, until the others are done.
             let chunk = [b"100000\r\n".to_vec(), vec![b' '; 1 << 20], b"\r\n".to_vec()].concat();
             let signed = crate::harness::signature(b"another");
             let endless = format!(
@@ -184,7 +184,7 @@ fn ten_thousand_strangers_keep_no_event_waiting_and_memory_stays_bounded() {
             let (mut slowest, mut good) = (Duration::ZERO, 0);
             let mut kept = bridge.client();
             while met.load(Ordering::Relaxed) < STRANGERS {
-                // By turns on the connection that it has and on a new one.
+                // Alternately on its connection and on a new one.
                 let begun = Instant::now();
                 let body = loan(good);
                 let answer = if good % 2 == 0 { kept.post("/webhooks", &body) } else { bridge.post(&body) };
@@ -206,7 +206,7 @@ fn ten_thousand_strangers_keep_no_event_waiting_and_memory_stays_bounded() {
 }
 
 #[test]
-fn a_body_at_the_bound_is_taken_and_one_byte_more_is_not() {
+fn a_body_of_the_maximum_size_is_stored_and_a_larger_one_is_not() {
     const MAX_BODY: usize = 8 << 20;
     let setup = Setup::new("");
     let bridge = setup.start();

@@ -1,7 +1,7 @@
-//! What the bridge asks of the kernel before it answers: the disk itself can't be asked what it would keep.
+//! Which system calls the bridge makes before it answers. The disk itself can't be asked what would survive.
 //!
-//! strace writes the system calls down, and the test reads them in order. A write counts as durable after an fsync or
-//! fdatasync of its file that began later; a new name counts after an fsync of its folder that began later.
+//! strace records the system calls, and the test reads them in order. A write counts as durable after a later fsync or
+//! fdatasync of its file. A new name counts as durable after a later fsync of its folder.
 
 use std::collections::HashMap;
 use std::fs;
@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 
 use crate::harness::{Setup, loan, wait_for};
 
-/// All that makes files and folders, writes to them or makes them durable, and all that can send an answer.
+/// The calls that create files and folders, write to them or make them durable, and those that can send an answer.
 const CALLS: &str = "trace=mkdir,mkdirat,open,openat,creat,rename,renameat,renameat2,link,linkat,write,pwrite64,writev,pwritev,pwritev2,ftruncate,fallocate,fsync,fdatasync,msync,sync,syncfs,sendto,sendmsg,sendfile";
 
-/// A system call of the trace.
+/// A system call in the trace.
 #[derive(Debug)]
 struct Call {
     name: String,
@@ -25,21 +25,21 @@ impl Call {
         self.text.rsplit_once(" = ").is_some_and(|(_, result)| !result.starts_with('-'))
     }
 
-    /// The path behind the descriptor that is the first argument.
+    /// The path of the descriptor in the first argument.
     fn file(&self) -> Option<PathBuf> {
         Some(self.text.split_once('<')?.1.split_once('>')?.0.into())
     }
 
-    /// The text that is quoted last: the path where one is given by name.
+    /// The last quoted text, which is the path if one is given by name.
     fn named(&self) -> Option<PathBuf> {
         self.text.rsplit('"').nth(1).map(Into::into)
     }
 }
 
-/// Where a call stands in the order of the trace: the line where it began, and that where it had returned.
+/// A call's position in the trace: the lines at which it began and returned.
 type Span = (usize, usize);
 
-/// The finished calls of a trace. A call that another thread's interrupts stands on two lines.
+/// The finished calls of a trace. A call that is interrupted by another thread's is on two lines.
 fn read(trace: &str) -> Vec<(Span, Call)> {
     let mut calls = Vec::new();
     let mut begun: HashMap<&str, (usize, String)> = HashMap::new();
@@ -64,14 +64,14 @@ fn read(trace: &str) -> Vec<(Span, Call)> {
     calls
 }
 
-/// The first line from where on all of `path` is durable that was there at line `since`.
+/// The first line at which everything is durable that was in `path` at line `since`.
 fn synced(calls: &[(Span, Call)], path: &Path, since: usize) -> Option<usize> {
     let syncs = calls.iter().filter(|(_, call)| matches!(&*call.name, "fsync" | "fdatasync") && call.succeeded());
     let of_path = syncs.filter(|(_, call)| call.file().is_some_and(|file| file == path));
     of_path.filter(|((from, _), _)| *from > since).map(|((_, to), _)| *to).min()
 }
 
-/// Each path that was made before line `before`, and the last line at which it was.
+/// Each path that was created before line `before`, and the last line at which that happened.
 fn made(calls: &[(Span, Call)], before: usize) -> HashMap<PathBuf, usize> {
     let mut made = HashMap::new();
     for ((_, to), call) in calls.iter().filter(|((_, to), call)| *to < before && call.succeeded()) {
@@ -118,7 +118,7 @@ fn the_segment_and_every_new_folder_are_synced_before_each_204() {
     wait_for("the bridge to be ready", || (bridge.admin_get("/readyz").status == 200).then_some(()));
     for number in 0..EVENTS {
         if number == EVENTS / 2 {
-            // The folders are made anew.
+            // The folders are created again.
             fs::remove_dir_all(root.join("journal/segments")).expect("removed");
             wait_for("a new folder", || (bridge.post(&loan(1_000)).status == 204).then_some(()));
         }

@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::harness::{Setup, text, wait_for};
 
-/// Writes a certificate of its own authority for 127.0.0.1.
+/// Writes a self-signed certificate for 127.0.0.1.
 pub(crate) fn write_certificate(setup: &Setup) {
     let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned(), "localhost".to_owned()]).expect("made");
     fs::write(setup.path("tls.crt"), made.cert.pem()).expect("written");
@@ -24,7 +24,7 @@ fn send(setup: &Setup, authority: &str) -> std::process::Output {
 }
 
 #[test]
-fn events_come_over_tls_and_a_renewed_certificate_is_picked_up() {
+fn events_arrive_over_tls_and_a_renewed_certificate_is_picked_up() {
     let setup = Setup::unwritten();
     write_certificate(&setup);
     setup.configure(TLS);
@@ -37,7 +37,7 @@ fn events_come_over_tls_and_a_renewed_certificate_is_picked_up() {
         wait_for("the renewed certificate", || Some(send(&setup, "tls.crt")).filter(|sent| sent.status.success()));
     assert!(text(&sent.stdout).contains("204 stored"));
     assert!(!send(&setup, "old.crt").status.success(), "the old one is gone");
-    // Half a renewal: the one before stays.
+    // With half a renewal, the old certificate stays.
     fs::write(setup.path("tls.key"), "no key").expect("written");
     wait_for("the warning", || {
         let sent = send(&setup, "tls.crt");
@@ -67,7 +67,7 @@ fn send_reaches_its_own_listener_whatever_name_the_certificate_has() {
     let bridge = setup.start();
     let sent = send(&setup, "tls.crt");
     assert!(sent.status.success() && text(&sent.stdout).contains("204 stored"), "{sent:?}");
-    // Another address is checked by its own name.
+    // The certificate of another address is checked against that address.
     let url = format!("https://{}/webhooks", bridge.ingress);
     let mut other = setup.prepared(&["send", "--url", &url, "loan"]);
     let refused = other.env("SSL_CERT_FILE", setup.path("tls.crt")).output().expect("runs");
@@ -88,12 +88,26 @@ fn send_says_why_a_certificate_is_not_trusted() {
     write_certificate_for(&setup, &["localhost"], false);
     wait_for("the word of an unknown authority", || {
         let said = text(&send(&setup, "old.crt").stderr);
-        said.contains("not trusted: it comes from no authority that this system knows").then_some(())
+        said.contains("not trusted: this system does not know its authority").then_some(())
     });
 }
 
 #[test]
-fn a_certificate_that_can_not_be_used_is_an_error_of_the_configuration() {
+fn send_says_if_the_url_has_the_wrong_scheme() {
+    let with_tls = Setup::unwritten();
+    write_certificate(&with_tls);
+    with_tls.configure(TLS);
+    let bridge = with_tls.start();
+    let said = with_tls.fails(1, &["send", "--url", &format!("http://{}/webhooks", bridge.ingress), "loan"]);
+    assert!(said.contains(&format!("if it expects TLS, use https://{}", bridge.ingress)), "{said}");
+    let plain = Setup::new("");
+    let bridge = plain.start();
+    let said = plain.fails(1, &["send", "--url", &format!("https://{}/webhooks", bridge.ingress), "loan"]);
+    assert!(said.contains(&format!("if it expects plain HTTP, use http://{}", bridge.ingress)), "{said}");
+}
+
+#[test]
+fn an_unusable_certificate_is_a_configuration_error() {
     let setup = Setup::unwritten();
     write_certificate(&setup);
     fs::copy(setup.path("tls.key"), setup.path("other.key")).expect("copied");
@@ -115,7 +129,7 @@ fn a_certificate_that_can_not_be_used_is_an_error_of_the_configuration() {
 }
 
 #[test]
-fn a_reload_says_that_a_renewed_certificate_can_not_be_used() {
+fn a_reload_reports_an_unusable_renewed_certificate() {
     let setup = Setup::unwritten();
     write_certificate(&setup);
     setup.configure(TLS);
@@ -126,18 +140,18 @@ fn a_reload_says_that_a_renewed_certificate_can_not_be_used() {
     fs::copy(setup.path("old.key"), setup.path("tls.key")).expect("copied");
     let word = "the key does not belong to the certificate";
     let said = setup.fails(1, &["reload"]);
-    assert!(said.contains("only in part") && said.contains(word), "{said}");
+    assert!(said.contains("only a part of the configuration is in effect") && said.contains(word), "{said}");
     assert!(bridge.status()["config"]["not_in_effect"][0].as_str().expect("a text").contains(word));
     let sent = send(&setup, "old.crt");
     assert!(sent.status.success(), "the certificate before it stays: {sent:?}");
-    // Good by itself once the pair is whole.
+    // It recovers by itself once the pair is complete.
     write_certificate(&setup);
     wait_for("the renewal", || bridge.status()["config"]["not_in_effect"][0].is_null().then_some(()));
     setup.done(&["reload"]);
 }
 
 #[test]
-fn a_handshake_that_fails_is_told_of_and_a_port_scan_is_not() {
+fn a_failed_handshake_is_logged_and_a_port_scan_is_not() {
     let setup = Setup::unwritten();
     write_certificate(&setup);
     setup.configure(TLS);

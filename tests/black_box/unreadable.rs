@@ -1,4 +1,4 @@
-//! Files of the journal that can't be read at the start, files of another user, and a lock file that is gone.
+//! Files of the journal that can't be read at the start, files of another user, and a missing lock file.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown};
@@ -10,7 +10,7 @@ use crate::harness::{Setup, landed, loan, number_of, text, wait_for};
 /// A user that owns nothing.
 const NOBODY: u32 = 65_534;
 
-/// A stopped bridge whose sink has taken nothing of its five events: `blocked` is in its way.
+/// A stopped bridge whose sink has taken none of its five events, because `blocked` is in its way.
 fn waiting() -> Setup {
     let setup = Setup::new("[sinks.main]\ntype = \"file\"\ndir = \"DIR/blocked/main\"\n");
     fs::write(setup.path("blocked"), "").expect("written");
@@ -22,7 +22,7 @@ fn waiting() -> Setup {
     setup
 }
 
-/// A folder in the place of a file: it can be opened, and not read.
+/// Replaces a file with a folder, which can be opened but not read.
 fn make_unreadable(file: &Path) {
     if file.exists() {
         fs::remove_file(file).expect("removed");
@@ -56,13 +56,13 @@ fn one_unreadable_file_does_not_keep_the_bridge_from_starting() {
             let attention = bridge.status()["attention"].to_string();
             assert!(attention.contains(name) && attention.contains("damaged/"), "{attention}");
         }
-        // As it is now, it starts without a word.
+        // Now it starts without a warning.
         assert!(bridge.stop().success());
     }
 }
 
 #[test]
-fn an_empty_format_file_is_written_anew() {
+fn an_empty_format_file_is_written_again() {
     let setup = waiting();
     let format = setup.data().join("journal/format");
     let whole = fs::read(&format).expect("there");
@@ -75,7 +75,7 @@ fn an_empty_format_file_is_written_anew() {
 }
 
 #[test]
-fn a_segment_that_can_t_be_read_is_counted_and_kept() {
+fn an_unreadable_segment_is_counted_and_kept() {
     let setup = waiting();
     let segments = setup.data().join("journal/segments");
     let entries = fs::read_dir(&segments).expect("a folder").map(|entry| entry.expect("an entry").path());
@@ -94,7 +94,7 @@ fn a_segment_that_can_t_be_read_is_counted_and_kept() {
 
 /// Commands that were run as root leave files that the bridge's user can't open.
 #[test]
-fn files_of_another_user_are_named_with_owner_and_remedy() {
+fn files_of_another_user_are_reported_with_owner_and_remedy() {
     assert!(rustix::process::geteuid().is_root(), "this test starts the bridge as another user, which takes root");
     let setup = Setup::new("");
     drop(setup.start());
@@ -117,7 +117,7 @@ fn files_of_another_user_are_named_with_owner_and_remedy() {
     }
 }
 
-/// Everything under a folder, and itself.
+/// A folder and everything below it.
 fn give(path: &Path, owner: u32) {
     chown(path, Some(owner), Some(owner)).expect("changed");
     if path.is_dir() {

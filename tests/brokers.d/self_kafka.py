@@ -78,7 +78,7 @@ def _refused(config: dict, topic: str, body: bytes = b"no") -> None:
 
 
 def _no_entry(config: dict, code: int) -> None:
-    """Expects that the log-in fails, with the client's error `code`."""
+    """Expects that the login fails, with the client's error `code`."""
     seen: list = []
     producer = Producer({"log_level": 0, **config}, error_cb=lambda error: seen.append(error.code()))
     until(lambda: producer.poll(0.05) is not None and code in seen, f"error {code}, saw {set(seen)}")

@@ -139,7 +139,7 @@ def _answers_without_login() -> None:
 
 
 def run(checks: Checks) -> None:
-    # What the client logs of refused log-ins is expected here.
+    # What the client logs of refused logins is expected here.
     logging.disable(logging.CRITICAL)
     operator = {"servers": var("NATS_OPERATOR_URL"), "user_credentials": var("NATS_CREDS_FILE")}
     logins = {

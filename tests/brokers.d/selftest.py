@@ -1,4 +1,4 @@
-"""Publishes and reads back at every listener and log-in, and through kill -9, with clients of others.
+"""Publishes and reads back at every listener and login, and through kill -9, with clients of others.
 
 Run by `tests/brokers selftest [--only LIST]`, under the Python that has the clients.
 """

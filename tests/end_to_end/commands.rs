@@ -106,8 +106,11 @@ fn tail_shows_what_send_sends(broker: Broker) {
     let refused = setup.command(&["tail", "loan"]);
     assert_eq!(refused.status.code(), Some(2));
     let said = text(&refused.stderr);
-    let named =
-        if from_start { "no topic \"loan\"; topics here: " } else { "no topic \"loan\"; topics of this sink: " };
+    let named = if from_start {
+        "unknown topic \"loan\"; there are: "
+    } else {
+        "unknown topic \"loan\"; the topics of this sink are: "
+    };
     assert!(said.contains(named) && said.contains(".loan"), "{said}");
     send("BIB");
     assert_eq!(tail.next()["almaaction"], "BIB");

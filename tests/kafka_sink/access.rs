@@ -1,4 +1,4 @@
-//! TLS, log-in and rights.
+//! TLS, login and rights.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -24,7 +24,7 @@ async fn logs_in_by_every_mechanism_over_tls() {
 }
 
 #[tokio::test]
-async fn a_wrong_password_is_a_refused_log_in() {
+async fn a_wrong_password_is_a_refused_login() {
     let _shared = BROKER.read().await;
     for mechanism in ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] {
         let mut settings = sasl("ADMIN", mechanism);

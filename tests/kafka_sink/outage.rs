@@ -100,7 +100,7 @@ impl Drop for OtherPassword {
 
 /// Found by the fault harness (Kafka, seed 31): a reload with the new password waited half a minute for the old window.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_log_in_refused_under_way_ends_the_window_long_before_the_time_out() {
+async fn a_login_refused_under_way_ends_the_window_long_before_the_time_out() {
     let _alone = BROKER.write().await;
     let topic = format!("{}.loan", prefix());
     let mut sink = connected(&sasl("ADMIN", "SCRAM-SHA-512")).await;

@@ -23,7 +23,7 @@ async fn the_checklist_finds_what_is_there_and_writes_nothing() {
     let (there, missing) = (format!("{prefix}.loan"), format!("{prefix}.bib"));
     connected(&settings()).await.publish(&events(&there, 1)).await;
     let checks = probe(&sasl("ADMIN", "SCRAM-SHA-512"), MAX_BODY, &[there.clone(), missing.clone()]).await;
-    for good in ["broker reached", "TLS", "log-in", "producer id", &format!("right to write to {there}")] {
+    for good in ["broker reached", "TLS", "login", "producer id", &format!("right to write to {there}")] {
         assert!(matches!(verdict(&checks, good), Verdict::Good(_)), "{checks:#?}");
     }
     assert!(
@@ -50,7 +50,7 @@ async fn the_checklist_says_what_is_missing() {
     let rights = Rights::on(&topic, &["Describe"]);
     let checks = probe(&sasl("LIMITED", "PLAIN"), MAX_BODY, std::slice::from_ref(&topic)).await;
     drop(rights);
-    assert!(matches!(verdict(&checks, "log-in"), Verdict::Good(_)), "{checks:#?}");
+    assert!(matches!(verdict(&checks, "login"), Verdict::Good(_)), "{checks:#?}");
     assert!(matches!(verdict(&checks, "producer id"), Verdict::Bad(..)), "{checks:#?}");
     assert!(matches!(verdict(&checks, "right to write"), Verdict::Bad(..)), "{checks:#?}");
     let untold = format!("settings of the brokers, {topic}");
@@ -59,7 +59,7 @@ async fn the_checklist_says_what_is_missing() {
     let mut wrong = sasl("ADMIN", "PLAIN");
     wrong.login = Some(Login { username: "admin".into(), password: Secret::new(*b"wrong") });
     let checks = probe(&wrong, MAX_BODY, &[]).await;
-    assert!(checks.len() == 1 && matches!(verdict(&checks, "log-in"), Verdict::Bad(..)), "{checks:#?}");
+    assert!(checks.len() == 1 && matches!(verdict(&checks, "login"), Verdict::Bad(..)), "{checks:#?}");
     let nowhere = config::KafkaSink { brokers: vec!["127.0.0.1:1".into()], ..settings() };
     assert!(matches!(verdict(&probe(&nowhere, MAX_BODY, &[]).await, "broker reached"), Verdict::Bad(..)));
 }
@@ -122,7 +122,7 @@ async fn a_hint_fits_its_cause_and_names_our_key() {
         (at(&plain, tls(&ca)), "TLS", vec!["does not speak TLS", plain.as_str()]),
         (at(&ssl, tls(&ca)), "TLS", vec!["tls.cert_file", "tls.key_file"]),
         (at(&ssl, tls("/nonexistent/ca.pem")), "TLS", vec!["files of tls"]),
-        (at(&sasl_ssl, tls(&ca)), "log-in", vec!["username", "password_file"]),
+        (at(&sasl_ssl, tls(&ca)), "login", vec!["username", "password_file"]),
     ] {
         let mut checks = probe(&settings, MAX_BODY, &[]).await;
         // On a busy machine librdkafka's words may come only after the probe's own deadline.

@@ -1,4 +1,4 @@
-//! TLS, log-in and rights.
+//! TLS, login and rights.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -61,7 +61,7 @@ async fn logs_in_by_every_means() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_a_log_in_is_told_as_such() {
+async fn what_is_wrong_with_a_login_is_told_as_such() {
     let _shared = SERVER.read().await;
     let encrypted = var("NATS_TLS");
     let good = login(&var("NATS_USER"), &var("NATS_PASSWORD"));
@@ -107,7 +107,7 @@ async fn the_least_rights_are_enough_and_quick() {
     let mut sink = by("bridge").sink();
     let (warnings, took) = timed(sink.connect()).await;
     let warnings = warnings.expect("connects");
-    assert!(warnings.iter().any(|warning| warning.contains("can't look at stream")), "{warnings:?}");
+    assert!(warnings.iter().any(|warning| warning.contains("cannot examine stream")), "{warnings:?}");
     assert!(took < Duration::from_secs(1), "{took:?}");
     assert_eq!(sink.publish(&place.events("loan", 20)).await, vec![Outcome::CONFIRMED; 20]);
 }
@@ -146,16 +146,16 @@ async fn the_least_rights_pass_the_checklist() {
     let bad = |checks: &[Check]| checks.iter().filter(|check| matches!(check.verdict, Verdict::Bad(..))).count();
     // Who publishes only can't make the stream; who may make it is asked for nothing more.
     let checks = look(&by("bridge"), &topics).await;
-    assert!(bad(&checks) == 1 && format!("{checks:?}").contains("no stream takes it"), "{checks:#?}");
+    assert!(bad(&checks) == 1 && format!("{checks:?}").contains("no stream accepts it"), "{checks:#?}");
     let checks = look(&by("creator"), &topics).await;
     assert_eq!(bad(&checks), 0, "{checks:#?}");
     let checks = look(&by("reader"), &topics).await;
-    assert!(format!("{checks:?}").contains("does not exist, and can't be created"), "{checks:#?}");
+    assert!(format!("{checks:?}").contains("does not exist, and cannot be created"), "{checks:#?}");
     by("operator").connected().await.close().await;
     let checks = look(&by("bridge"), &topics).await;
     assert_eq!(bad(&checks), 0, "{checks:#?}");
     let told = |part: &str| checks.iter().any(|check| format!("{check:?}").contains(part));
-    assert!(told("may not look at it") && told("run needs only the right to publish"), "{checks:#?}");
+    assert!(told("may not examine it") && told("run needs only the right to publish"), "{checks:#?}");
     assert!(told("allowed"), "{checks:#?}");
 }
 

@@ -30,7 +30,7 @@ async fn the_checklist_finds_what_is_there_and_writes_nothing() {
     let place = Place::new();
     place.connected().await.publish(&place.events("loan", 1)).await;
     let checks = look(&place, &[place.topic("loan"), place.topic("bib")]).await;
-    for good in ["server reached", "log-in", "max_payload", "stream", "publish"] {
+    for good in ["server reached", "login", "max_payload", "stream", "publish"] {
         assert!(matches!(verdict(&checks, good), Verdict::Good(_)), "{good}: {checks:#?}");
     }
     assert!(!checks.iter().any(|check| matches!(check.verdict, Verdict::Bad(..))), "{checks:#?}");
@@ -69,7 +69,7 @@ async fn the_checklist_says_what_is_missing() {
     let mut wrong = place.clone();
     let password = Secret::new(*b"wrong");
     wrong.settings.auth = NatsAuth::Login(Login { username: var("NATS_USER"), password });
-    assert!(matches!(verdict(&look(&wrong, &[]).await, "log-in"), Verdict::Bad(..)));
+    assert!(matches!(verdict(&look(&wrong, &[]).await, "login"), Verdict::Bad(..)));
     let mut nowhere = place.clone();
     nowhere.settings.servers = vec!["nats://127.0.0.1:1".into()];
     let checks = look(&nowhere, &[place.topic("loan")]).await;
@@ -108,10 +108,10 @@ async fn a_hint_fits_its_cause() {
     let another = by_another_address(over.trim_start_matches("tls://")).await;
     for (server, auth, tls, parts) in [
         (over.clone(), NatsAuth::None, tls(&var("OTHER_CA")), ["TLS", "tls.ca_file"]),
-        (format!("tls://{another}"), NatsAuth::None, tls(&ca), ["TLS", "a name that the certificate has"]),
+        (format!("tls://{another}"), NatsAuth::None, tls(&ca), ["TLS", "a name in the certificate"]),
         (var("NATS_TOKEN_URL"), token, tls(&ca), ["TLS", "does not speak TLS"]),
         (over.clone(), NatsAuth::None, tls("/nonexistent/ca.pem"), ["TLS", "files of tls"]),
-        (var("NATS_TOKEN_URL"), NatsAuth::None, None, ["log-in", "token"]),
+        (var("NATS_TOKEN_URL"), NatsAuth::None, None, ["login", "token"]),
     ] {
         let settings = Settings { servers: vec![server], auth, tls, ..place.settings.clone() };
         let checks = look(&Place { settings, ..place.clone() }, &[]).await;

@@ -1,4 +1,4 @@
-//! TLS, log-in and the rights of a subscriber.
+//! TLS, login and the rights of a subscriber.
 
 use std::process::Command;
 
@@ -24,7 +24,7 @@ async fn logs_in_by_password_and_by_certificate_over_tls() {
 }
 
 #[tokio::test]
-async fn what_is_not_trusted_is_a_refused_log_in() {
+async fn what_is_not_trusted_is_a_refused_login() {
     let _shared = BROKER.read().await;
     let exchange = fresh();
     let mut other_authority = over_tls(&exchange, Some("CLIENT"));

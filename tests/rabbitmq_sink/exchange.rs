@@ -39,7 +39,7 @@ async fn what_exists_is_used_as_it_is_and_what_falls_short_is_told() {
         ("topic", true, json!({}), Some("no alternate exchange")),
         ("topic", true, json!({"alternate-exchange": "other"}), None),
         ("topic", false, json!({}), Some("not durable")),
-        ("direct", true, json!({}), Some("of type direct, expected topic")),
+        ("direct", true, json!({}), Some("has type direct, expected topic")),
     ] {
         let exchange = fresh();
         let made = json!({"type": kind, "durable": durable, "arguments": arguments});
@@ -91,7 +91,7 @@ async fn a_user_who_may_not_declare_is_told_and_events_wait() {
     let rights = Rights::give("^$", &format!("^{exchange}$"), "^$");
     let mut sink = sink(&limited(&exchange));
     let warnings = sink.connect().await.expect("connected all the same");
-    assert!(warnings[0].contains("can't be declared: rights: 403"), "{warnings:?}");
+    assert!(warnings[0].contains("cannot be declared: rights: 403"), "{warnings:?}");
     assert_eq!(reasons(&sink.publish(&events("alma.loan", 3)).await), [Some(Reason::Missing); 3]);
     drop(rights);
 }

@@ -73,7 +73,7 @@ async fn a_broker_that_hangs_is_left_within_the_deadline() {
     sink.abandon().await;
     let abandoned = begun.elapsed();
     threads_end();
-    // In the middle of a log-in too.
+    // In the middle of a login too.
     let failure = sink.connect().await.expect_err("nobody answers");
     let connecting = begun.elapsed();
     threads_end();

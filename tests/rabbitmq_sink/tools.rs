@@ -39,13 +39,13 @@ async fn the_checklist_finds_what_is_there_and_nothing_lands() {
     let exchange = fresh();
     let settings = config::RabbitMqSink { login: Some(login("ADMIN")), ..over_tls(&exchange, None) };
     let before = checks(&settings, MAX_BODY, &["alma.loan"]).await;
-    assert_good(&before, &format!("exchange {exchange}"), "is declared when the bridge connects");
+    assert_good(&before, &format!("exchange {exchange}"), "declares it when it connects");
     connected(&settings).await;
     bind(&exchange, &exchange, "#");
     let found = checks(&settings, MAX_BODY, &["alma.loan", "alma.bib"]).await;
     assert_good(&found, "server reached", "RabbitMQ 4");
     assert_good(&found, "TLS", "TLS 1.3, verified");
-    assert_good(&found, "log-in", "user admin (PLAIN)");
+    assert_good(&found, "login", "user admin (PLAIN)");
     assert_good(&found, "vhost /", "allowed");
     assert_good(&found, &format!("exchange {exchange}"), "exists");
     assert_good(&found, &format!("queue {exchange}.unrouted"), "empty");
@@ -90,10 +90,10 @@ async fn the_checklist_tells_how_far_one_gets() {
     assert_bad(&found, "TLS", "certificate");
     let wrong = Some(Login { username: "admin".into(), password: Secret::new(*b"hunter2") });
     let found = checks(&config::RabbitMqSink { login: wrong, ..settings(&exchange) }, MAX_BODY, &[]).await;
-    assert_bad(&found, "log-in", "Login was refused");
+    assert_bad(&found, "login", "Login was refused");
     let url = Secret::new(var("RABBITMQ").replace("%2f", "nowhere").into_bytes());
     let found = checks(&config::RabbitMqSink { url, ..settings(&exchange) }, MAX_BODY, &[]).await;
-    assert_good(&found, "log-in", "user guest");
+    assert_good(&found, "login", "user guest");
     assert_bad(&found, "vhost nowhere", "not found");
     assert!(!format!("{found:?}").contains("hunter2"));
 }
@@ -111,9 +111,9 @@ async fn a_hint_fits_its_cause() {
     other_authority.tls.as_mut().expect("TLS").ca_file = Some(var("OTHER_CA").into());
     for (settings, part) in [
         (other_authority, "tls.ca_file"),
-        (at(format!("amqps://{another}/%2f"), over_tls(&exchange, None)), "a name that the certificate has"),
+        (at(format!("amqps://{another}/%2f"), over_tls(&exchange, None)), "a name in the certificate"),
         (at(plain.replace("amqp://", "amqps://"), over_tls(&exchange, None)), "does not speak TLS"),
-        (at(over.replace("amqps://", "amqp://"), settings(&exchange)), "wants TLS: use amqps://"),
+        (at(over.replace("amqps://", "amqp://"), settings(&exchange)), "use amqps://"),
     ] {
         let found = checks(&settings, MAX_BODY, &[]).await;
         assert!(matches!(verdict(&found, "TLS"), Verdict::Bad(_, mend) if mend.contains(part)), "{part}: {found:#?}");
@@ -200,7 +200,7 @@ async fn tail_says_that_the_past_cannot_be_had() {
     let (into, _landed) = mpsc::channel(1);
     let options = TailOptions { topics: Patterns::default(), from_start: true, into, ready: oneshot::channel().0 };
     let failure = tail(&"main".parse().expect("a name"), &settings("x"), "alma", options).await.expect_err("refused");
-    assert!(failure.detail.contains("--from-start can't be had"), "{failure}");
+    assert!(failure.detail.contains("--from-start cannot be had"), "{failure}");
 }
 
 /// The least rights of a reader: its own queue (`amq.gen-…`), and to read the exchange.

@@ -1,7 +1,7 @@
 //! The envelope in JSON: borrowed keys and values, no tree.
 //!
-//! `serde_json` checks the whole body on the way (its scan of values that are not looked into does not recurse), so that
-//! what passes here can be embedded in a document as it is.
+//! `serde_json` checks the whole body meanwhile, so whatever passes here can be embedded in a document as it is. Its
+//! scan of the values that are skipped does not recurse.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use super::{Fields, Job, MAX_DEPTH, OBJECT_IDS, ObjectId, Unparsed};
 
-/// The members of the envelope that are looked into.
+/// The members of the envelope that are read.
 const MEMBERS: [&str; 11] = [
     "action",
     "id",
@@ -28,7 +28,7 @@ const MEMBERS: [&str; 11] = [
 ];
 
 pub(super) fn read(text: &str) -> Result<Fields<'_>, Unparsed> {
-    // Counted first, which is quick: few bodies have so many brackets that they could be too deep.
+    // Counting brackets is quick, and few bodies have so many that they could be nested too deeply.
     if brackets(text) > MAX_DEPTH && depth(text) > MAX_DEPTH {
         return Err(Unparsed::NotJson);
     }
@@ -61,14 +61,14 @@ pub(super) fn read(text: &str) -> Result<Fields<'_>, Unparsed> {
     })
 }
 
-/// How many objects and arrays begin, at most: brackets in strings count too.
+/// An upper bound on how many objects and arrays begin: brackets in strings count too.
 fn brackets(text: &str) -> usize {
-    // In portions that a byte can count, so that compilers count sixteen or more bytes at once.
+    // A portion is as long as a byte can count, so the compiler can count sixteen or more bytes at once.
     let count = |portion: &[u8]| portion.iter().map(|byte| u8::from(matches!(byte, b'{' | b'['))).sum::<u8>();
     text.as_bytes().chunks(usize::from(u8::MAX)).map(|portion| usize::from(count(portion))).sum()
 }
 
-/// The deepest nesting, of what is well-formed.
+/// The depth of nesting. Correct only for well-formed JSON.
 fn depth(text: &str) -> usize {
     let (mut depth, mut deepest) = (0_usize, 0);
     let (mut in_string, mut escaped) = (false, false);
@@ -93,7 +93,7 @@ fn depth(text: &str) -> usize {
 fn string(raw: &RawValue) -> Option<Cow<'_, str>> {
     #[derive(Deserialize)]
     struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
-    // Institution and event are objects as a rule, and an error that nobody reads is dear to make.
+    // Institution and event are usually objects, and constructing an error that nobody reads is expensive.
     if !raw.get().starts_with('"') {
         return None;
     }
@@ -105,9 +105,9 @@ fn code(raw: &RawValue) -> Option<Cow<'_, str>> {
     string(raw).or_else(|| string(member(raw, "value")?))
 }
 
-/// The member of that name, where the value is an object that has it once.
+/// The member of that name. Returns `None` unless `object` is an object that has it exactly once.
 fn member<'a>(object: &'a RawValue, name: &str) -> Option<&'a RawValue> {
-    /// Collects one member's value and how often it is there.
+    /// Collects one member's value, and whether it occurs more than once.
     struct Wanted<'n>(&'n str);
     impl<'de> Visitor<'de> for Wanted<'_> {
         type Value = Member<'de>;

@@ -10,7 +10,7 @@ fn thing(id: &str) -> ObjectId<'_> {
     ObjectId::Thing(id.into())
 }
 
-/// Each sample of the documentation of what Alma sends: action, event, id, institution, time, object.
+/// Each documented sample, with its action, event, id, institution, time and object.
 #[test]
 fn reads_every_sample() {
     let user = ObjectId::User("patron-0001".into());
@@ -37,7 +37,7 @@ fn reads_every_sample() {
     }
 }
 
-/// A capture of 2016: no institution, no event, milliseconds left out.
+/// A capture from 2016 has no institution, no event and no milliseconds.
 #[test]
 fn reads_what_old_alma_sends() {
     let body = br#"{"id":"900000000001234","action":"JOB_END","time":"2016-07-05T15:09:39Z","job_instance":{"id":"900000000001234","progress":100}}"#;
@@ -47,7 +47,7 @@ fn reads_what_old_alma_sends() {
 }
 
 #[test]
-fn key_order_blanks_and_unused_slots_are_of_no_account() {
+fn key_order_blanks_and_unused_members_do_not_matter() {
     let event = Event::parse(
         b" \r\n\t{ \"event\" : { \"desc\":\"x\", \"value\" : \"LOAN_LOST\" } , \"bib\":null,\"item\":null,\n\"item_loan\":{\"x\":[{}],\"loan_id\":\"9\"},\"action\":\"LOAN\" }\n",
     );
@@ -104,7 +104,7 @@ fn says_why_a_body_is_unparsed() {
 }
 
 #[test]
-fn a_field_that_is_there_twice_counts_as_absent() {
+fn a_field_that_occurs_twice_counts_as_absent() {
     let event = Event::parse(
         br#"{"action":"BIB","id":"1","id":"2","event":{"value":"A","value":"B"},"bib":{"mms_id":"1"},"bib":{"mms_id":"2"}}"#,
     );
@@ -114,7 +114,7 @@ fn a_field_that_is_there_twice_counts_as_absent() {
 }
 
 #[test]
-fn takes_only_ids_that_can_stand_in_a_header() {
+fn accepts_only_ids_that_fit_into_a_header() {
     for (id, fits) in [("9", true), ("A_b.c-1", true), ("", false), ("a b", false), ("../x", false), ("ä", false)] {
         let body = serde_json::json!({ "action": "BIB", "id": id }).to_string();
         assert_eq!(Event::parse(body.as_bytes()).id(), fits.then_some(id), "{id:?}");
@@ -123,7 +123,7 @@ fn takes_only_ids_that_can_stand_in_a_header() {
         let body = serde_json::json!({ "action": "BIB", "id": "1".repeat(length) }).to_string();
         assert_eq!(Event::parse(body.as_bytes()).id().is_some(), length == 64, "{length}");
     }
-    assert_eq!(Event::parse(br#"{"action":"BIB","id":7}"#).id(), None, "a number is no id");
+    assert_eq!(Event::parse(br#"{"action":"BIB","id":7}"#).id(), None, "a number is not an id");
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn deep_nesting_is_unparsed_and_overflows_no_stack() {
 }
 
 #[test]
-fn xml_is_read_by_path_with_its_own_entities() {
+fn xml_is_read_by_path_and_its_entities_are_resolved() {
     let event = Event::parse(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?><!-- x --><a:webhook xmlns:a=\"urn:x\"><a:action>LO&#65;N</a:action><event desc=\"x\"><value><![CDATA[LOAN_LOST]]></value></event><institution>A&amp;B</institution><item_loan><loan_id> 9 </loan_id></item_loan></a:webhook>\n"
             .as_bytes(),

@@ -1,4 +1,5 @@
-//! The envelope in XML: text of a few elements by their path. No document type, so no entities but XML's own five.
+//! The envelope in XML: the text of a few elements, found by their paths. A document type is refused, so the only
+//! entities are XML's own five.
 
 use std::borrow::Cow;
 
@@ -55,10 +56,10 @@ fn resolve(reference: &BytesRef<'_>) -> Result<Cow<'static, str>, Unparsed> {
     resolve_xml_entity(reference).map(Cow::Borrowed).ok_or(Unparsed::NotXml)
 }
 
-/// Where the reader is, and what was found.
+/// Where the reader is, and what it has found.
 #[derive(Default)]
 struct Walk {
-    /// The path below the root of each open element; none where it leads to nothing that is wanted.
+    /// The path below the root of each open element. `None` if nothing that is read can be in it.
     stack: Vec<Option<Vec<String>>>,
     roots: usize,
     found: Vec<(Vec<String>, String)>,
@@ -70,7 +71,7 @@ impl Walk {
             return Err(Unparsed::NotXml);
         }
         let Some(parent) = self.stack.last() else {
-            // The root; its name is of no account.
+            // The root may have any name.
             self.roots += 1;
             self.stack.push(Some(Vec::new()));
             return Ok(());
@@ -89,7 +90,7 @@ impl Walk {
 
     fn text(&mut self, text: &str) -> Result<(), Unparsed> {
         let Some(path) = self.stack.last() else {
-            // Beside the root only blanks may stand.
+            // Only blanks are allowed outside the root.
             return if text.trim().is_empty() { Ok(()) } else { Err(Unparsed::NotXml) };
         };
         let found = path.as_ref().and_then(|path| self.found.iter_mut().rev().find(|(found, _)| found == path));
@@ -99,7 +100,7 @@ impl Walk {
         Ok(())
     }
 
-    /// The trimmed text of the element at a path, where it is there once and not empty.
+    /// The trimmed text of the element at a path. Returns `None` unless it occurs exactly once and is not empty.
     fn once(&self, path: &[&str]) -> Option<Cow<'static, str>> {
         let mut all = self.found.iter().filter(|(found, _)| found == path);
         let (_, text) = all.next().filter(|_| all.next().is_none())?;
@@ -131,7 +132,7 @@ impl Walk {
     }
 }
 
-/// The path of an element, where it leads to one that is wanted.
+/// The path of an element. Returns `None` if it leads to no element that is read.
 fn below(parent: &[String], name: &str) -> Option<Vec<String>> {
     let leads = |wanted: &[&str]| {
         wanted.len() > parent.len() && wanted[..parent.len()] == *parent && wanted[parent.len()] == name

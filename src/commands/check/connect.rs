@@ -1,4 +1,4 @@
-//! The checklist of `check --connect`: the disks, then each sink.
+//! The checklist of `check --connect`: first the disks, then each sink.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ use crate::message::{Messages, StoredEvent, known_topics};
 use crate::sinks;
 use crate::sinks::tools::{Check, Verdict};
 
-/// Prints a line a thing; fails where one of them is bad.
+/// Prints one line for each check. Fails if one of them is bad.
 pub(super) async fn run(config: &Config, outside: Outside) -> Result<(), Failure> {
     let mut all_good = print("data", &[disk::of_data_dir(config), disk::room(config)].concat(), outside)?;
     for sink in &config.sinks {
@@ -22,7 +22,7 @@ pub(super) async fn run(config: &Config, outside: Outside) -> Result<(), Failure
     if all_good { Ok(()) } else { Err(Failure::Silent) }
 }
 
-/// Whether none is bad.
+/// Prints the checks. Returns whether none of them is bad.
 fn print(title: &str, checks: &[Check], outside: Outside) -> Result<bool, Failure> {
     outln!("{title}")?;
     for check in checks {
@@ -39,7 +39,7 @@ fn print(title: &str, checks: &[Check], outside: Outside) -> Result<bool, Failur
     Ok(!checks.iter().any(|check| matches!(check.verdict, Verdict::Bad(..))))
 }
 
-/// The topics that a sink will publish to, as far as they are known before the first event; else those of the samples.
+/// The topics of a sink that are known before the first event, or else those of the samples.
 fn topics(sink: &Sink, config: &Config) -> Vec<String> {
     let known = known_topics(sink, &config.sources);
     if known.is_empty() {

@@ -1,4 +1,4 @@
-//! Why a signature does not fit: the usual mistakes, each tried with every secret of the source.
+//! Finds out why a signature does not match, by trying the usual mistakes with every secret of the source.
 
 use std::borrow::Cow;
 
@@ -10,13 +10,13 @@ use crate::alma::signature::{SignatureFailure, SignatureHeader};
 use crate::commands::counted;
 use crate::config::{NamedSecret, SecretFrom, Source};
 
-/// Larger bodies are tried with one change at a time: each try hashes the whole body.
+/// Larger bodies are tried with one change at a time, because each try hashes the whole body.
 const MAX_COMBINED: usize = 1 << 20;
 
-/// What becomes of a request with this signature.
+/// What the bridge would do with a request that has this signature.
 pub(super) struct Judged {
     pub(super) fits: bool,
-    /// One line; if it does not fit, with what to do.
+    /// The verdict on one line, with the remedy if the signature does not match.
     pub(super) words: String,
 }
 
@@ -35,13 +35,13 @@ pub(super) fn judge(source: &Source, body: &[u8], signature: &str) -> Judged {
     if !oddities.is_empty() {
         let fitting = found.map_or(format!("no secret of source {} either", source.name), |found| found.words(source));
         let oddities = oddities.join(" and ");
-        return refused(format!("{EXPECTED}; it {oddities}. Written as Alma does, it would fit {fitting}"));
+        return refused(format!("{EXPECTED}; it {oddities}. Written as Alma writes it, it would match {fitting}"));
     }
     match found {
-        Some(found) if found.changes() == 0 => Judged { fits: true, words: format!("fits {}", found.words(source)) },
-        Some(found) => refused(format!("refused: it fits {}", found.words(source))),
+        Some(found) if found.changes() == 0 => Judged { fits: true, words: format!("matches {}", found.words(source)) },
+        Some(found) => refused(format!("refused: it matches {}", found.words(source))),
         None => refused(format!(
-            "refused: no secret of source {} fits, and no usual mistake explains it: Alma's profile has another secret \
+            "refused: no secret of source {} matches, and no usual mistake explains it: Alma's profile has another secret \
              (alma-bridge secret shows this one), or something on the way changed the body",
             source.name
         )),
@@ -50,12 +50,12 @@ pub(super) fn judge(source: &Source, body: &[u8], signature: &str) -> Judged {
 
 const EXPECTED: &str = "not an Alma signature: expected 44 characters of Base64";
 
-/// The signature, and how it is written otherwise than Alma does; or what is wrong with it.
+/// The signature, and how its form differs from Alma's; or what is wrong with it.
 fn read(signature: &str) -> Result<(SignatureHeader, Vec<&'static str>), String> {
     let mut oddities = Vec::new();
     let mut text = Cow::Borrowed(signature.trim());
     if text != signature {
-        oddities.push("has blanks around it");
+        oddities.push("begins or ends with blanks");
     }
     if let Some(without) = text.strip_prefix("sha256=") {
         oddities.push("begins with sha256=");
@@ -66,9 +66,9 @@ fn read(signature: &str) -> Result<(SignatureHeader, Vec<&'static str>), String>
         return Ok((header, oddities));
     }
     if text.contains(['-', '_']) {
-        oddities.push("is URL-safe Base64 (- and _ in place of + and /)");
+        oddities.push("is URL-safe Base64 (with - and _ instead of + and /)");
         text = text.replace('-', "+").replace('_', "/").into();
-        // This kind is most often written without padding.
+        // URL-safe Base64 usually has no padding.
         if text.len() == LENGTH - 1 {
             text.to_mut().push('=');
         }
@@ -82,11 +82,11 @@ fn read(signature: &str) -> Result<(SignatureHeader, Vec<&'static str>), String>
 /// Characters of a signature.
 const LENGTH: usize = 44;
 
-/// `failure`: what the log calls it.
+/// What is wrong with a malformed signature. `failure` is the reason in the log.
 fn malformed(signature: &str, failure: SignatureFailure) -> String {
     let characters = signature.chars().count();
     if characters == LENGTH {
-        return format!("{EXPECTED}, found some that are not Base64 of 32 bytes ({failure})");
+        return format!("{EXPECTED}, found characters that are not Base64 of 32 bytes ({failure})");
     }
     let found = counted(characters as u64, "character");
     let cut = SignatureHeader::parse([format!("{signature}=").as_bytes()]).is_ok();
@@ -94,7 +94,7 @@ fn malformed(signature: &str, failure: SignatureFailure) -> String {
     format!("{EXPECTED}, found {found} ({failure}){cut}")
 }
 
-/// From 64 hex digits, as most other senders of webhooks write a signature.
+/// Reads 64 hex digits, the form in which most other senders of webhooks write a signature.
 fn from_hex(digits: &str) -> Option<SignatureHeader> {
     if digits.len() != 64 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
         return None;
@@ -104,7 +104,7 @@ fn from_hex(digits: &str) -> Option<SignatureHeader> {
     SignatureHeader::parse([STANDARD.encode(bytes).as_bytes()]).ok()
 }
 
-/// What was changed about a secret or a body for a try, and what that means.
+/// A change to a secret or a body, and what to do if the signature matches with it.
 struct Change {
     what: Cow<'static, str>,
     means: Cow<'static, str>,
@@ -123,7 +123,7 @@ struct Key<'a> {
     bytes: Vec<u8>,
 }
 
-/// What may be pasted into Alma around a secret: what it is called, and what comes before and after the secret.
+/// What may have been pasted into Alma with a secret: its description, and the text before and after the secret.
 const PASTED: [(&str, &str, &str); 17] = [
     ("a blank added at the secret's end", "", " "),
     ("a blank added at the secret's beginning", " ", ""),
@@ -144,7 +144,7 @@ const PASTED: [(&str, &str, &str); 17] = [
     ("single quotes around the secret", "'", "'"),
 ];
 
-/// Each secret as it is, without blanks at its ends, and as it would be had it been pasted into Alma with something else.
+/// Each secret unchanged, without blanks at its ends, and with what may have been pasted into Alma with it.
 fn keys(source: &Source) -> Vec<Key<'_>> {
     let mut keys = Vec::new();
     for named in &source.secrets {
@@ -157,7 +157,7 @@ fn keys(source: &Source) -> Vec<Key<'_>> {
                 SecretFrom::File(path) | SecretFrom::Generated(path) => path.display().to_string(),
                 SecretFrom::Env(name) => format!("environment variable {name}"),
             };
-            let means = format!("take them out of {place}: Alma's profile has the secret without them");
+            let means = format!("remove them from {place}: Alma's profile has the secret without them");
             add(Change::new("without the blanks at the secret's ends", means), trimmed.to_vec());
         }
         for (what, before, after) in PASTED {
@@ -174,12 +174,12 @@ struct Body<'a> {
     bytes: Cow<'a, [u8]>,
 }
 
-const ON_THE_WAY: &str = "something on the way, or whoever saved the body,";
-const PROXY: &str = "a proxy or gateway re-formatted the body; let it pass the body on byte for byte";
-const SAMPLE: &str = "the signature was made over JSON.stringify(body), a bug of Ex Libris's sample listener; \
+const ON_THE_WAY: &str = "a proxy, or the program that saved the body,";
+const PROXY: &str = "a proxy or gateway re-formatted the body; configure it to pass the body on unchanged";
+const SAMPLE: &str = "the signature was made over JSON.stringify(body), a bug in Ex Libris's sample listener; \
                       sign the raw body";
 
-/// The body as it is, and as it may have been before something changed it; none of them twice.
+/// The body unchanged, and the forms that it may have had before it was changed in transit, each only once.
 fn bodies(body: &[u8]) -> Vec<Body<'_>> {
     let mut bodies: Vec<Body<'_>> = vec![Body { change: None, bytes: body.into() }];
     let mut add = |change, bytes: Cow<'_, [u8]>| {
@@ -191,7 +191,7 @@ fn bodies(body: &[u8]) -> Vec<Body<'_>> {
         add(Change::new("without the body's last line end", format!("{ON_THE_WAY} added it")), without.into());
     }
     for (what, line_end) in [("a line end", "\n"), ("a CR LF line end", "\r\n")] {
-        let change = Change::new(format!("with {what} added to the body"), format!("{ON_THE_WAY} took it away"));
+        let change = Change::new(format!("with {what} added to the body"), format!("{ON_THE_WAY} removed it"));
         add(change, [body, line_end.as_bytes()].concat().into());
     }
     match (compact(body), stringified(body)) {
@@ -204,7 +204,7 @@ fn bodies(body: &[u8]) -> Vec<Body<'_>> {
                 add(Change::new("with the body made compact", PROXY), compact.into());
             }
             if let Some(stringified) = stringified {
-                add(Change::new("with JSON.stringify(body) in place of the raw body", SAMPLE), stringified.into());
+                add(Change::new("with JSON.stringify(body) instead of the raw body", SAMPLE), stringified.into());
             }
         }
     }

@@ -16,7 +16,7 @@ pub(crate) fn default_file<'a>() -> Option<&'a Path> {
 }
 
 pub(crate) fn read_file(path: &Path) -> Result<String, ConfigErrors> {
-    std::fs::read_to_string(path).map_err(|error| ConfigErrors::of_file(path, &format!("can't be read: {error}")))
+    std::fs::read_to_string(path).map_err(|error| ConfigErrors::of_file(path, &format!("cannot be read: {error}")))
 }
 
 /// Merges the file and the environment variables. A variable overrides the file key by key.
@@ -40,7 +40,7 @@ pub(crate) fn merge(file: Option<(&Path, &str)>, env: &[(String, String)]) -> Re
 fn syntax_problem(error: &config::ConfigError) -> String {
     let config::ConfigError::FileParse { cause, .. } = error else {
         // Other errors show values.
-        return "file and environment variables do not fit together: one of them has a table where the other has a value"
+        return "the file and the environment variables conflict: one has a table where the other has a value"
             .to_owned();
     };
     let text = cause.to_string();

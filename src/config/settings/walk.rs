@@ -1,4 +1,4 @@
-//! What a walk through the tree finds out: errors, warnings, and each value in effect with its origin.
+//! What reading the tree finds out: errors, warnings, and each value in effect with its origin.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -135,8 +135,9 @@ impl Walk {
         let effective = Effective { key: key.to_owned(), shown: shown.into(), origin };
         self.values.insert(key.to_owned(), effective);
     }
-    /// Notes a key that its table does not know. If a variable sets it, the error waits until all keys are known, because
-    /// the key that was meant may be in another table: `ALMA_BRIDGE__JOURNAL_MAX_SIZE` is a key at the top.
+
+    /// Notes a key that its table does not know. If a variable sets it, the error waits until all keys are known,
+    /// because the key that was meant may be in another table: `ALMA_BRIDGE__JOURNAL_MAX_SIZE` is a key at the top.
     pub(crate) fn unknown_key(&mut self, key: &str, hint: &str) {
         let exact = Self::variable(key);
         let exact = self.env.keys().filter(|name| name.eq_ignore_ascii_case(&exact));

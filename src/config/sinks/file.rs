@@ -34,7 +34,7 @@ pub(super) fn check_folders<'a>(sinks: impl Iterator<Item = (&'a SinkName, &'a P
         let folder = folders::resolve(dir);
         if let Some((_, other)) = seen.iter().find(|(known, _)| *known == folder) {
             let problem = format!(
-                "found {}, which is the folder of sink {other} too; a folder belongs to one sink, expected another dir",
+                "found {}, which is also the folder of sink {other}, expected a folder of its own",
                 dir.display()
             );
             walk.error(&format!("sinks.{name}.dir"), problem);

@@ -19,7 +19,7 @@ pub struct KafkaSink {
     pub partitions: i32,
     /// For topics that the bridge creates. -1 is the broker's default.
     pub replication: i32,
-    /// Properties of librdkafka that are known to be harmless.
+    /// Properties of librdkafka, from the list of those that are allowed.
     pub properties: BTreeMap<String, String>,
     /// SASL.
     pub login: Option<Login>,

@@ -20,12 +20,12 @@ impl Login {
         match (username, password) {
             (Some(username), Some((password, _))) => Some(Self { username, password: password? }),
             (Some(_), None) => {
-                let problem = "missing beside username, expected password_file or password_env";
+                let problem = "missing, but username is set: expected password_file or password_env";
                 walk.error(&table.key("password_file"), problem);
                 None
             }
             (None, Some(_)) => {
-                walk.error(&table.key("username"), "missing beside the password");
+                walk.error(&table.key("username"), "missing, but a password is set");
                 None
             }
             (None, None) => None,

@@ -1,5 +1,5 @@
-//! `[sinks.NAME]`: where events are published. This file has the table of types and the keys that every sink has; the keys
-//! of a type are in the file of its name.
+//! `[sinks.NAME]`: where events are published. This file has the table of types and the keys that every sink has; the
+//! keys of a type are in the file of its name.
 
 mod file;
 mod kafka;
@@ -190,7 +190,7 @@ pub(super) fn read(root: &mut Table, sources: &[Source], walk: &mut Walk) -> (Ve
 fn check_continues(sinks: &[Sink], walk: &mut Walk) {
     for (index, sink) in sinks.iter().enumerate() {
         if sink.continues.as_ref().is_some_and(|continued| sinks.iter().any(|other| other.name == *continued)) {
-            let problem = "names a sink that is configured itself, expected one that was taken out, or nothing";
+            let problem = "names a configured sink, expected one that was removed from the configuration, or nothing";
             walk.error(&format!("sinks.{}.continues", sink.name), problem);
         }
         let other = sinks[..index].iter().find(|other| other.continues.is_some() && other.continues == sink.continues);
@@ -253,12 +253,12 @@ fn sink(name: &str, mut table: Table, built_in: bool, sources: &[Source], walk: 
 fn hint(this: &str, key: &str) -> Option<String> {
     match key {
         "password" | "token" => {
-            Some(format!(": a secret never stands in the configuration, use {key}_file or {key}_env"))
+            Some(format!(": a secret does not belong in the configuration, use {key}_file or {key}_env"))
         }
-        "username" | "password_file" | "password_env" | "tls" => Some(format!(": not for type {this}")),
+        "username" | "password_file" | "password_env" | "tls" => Some(format!(": type {this} does not have it")),
         _ => {
             let owner = READERS.iter().find(|other| other.has_key(key))?;
-            Some(format!(": it is for type {}, this is {this}", owner.name))
+            Some(format!(": it belongs to type {}, but this sink has type {this}", owner.name))
         }
     }
 }

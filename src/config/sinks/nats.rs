@@ -55,7 +55,7 @@ impl NatsSink {
         let max_age = table.duration("max_age", "7d", walk);
         let duplicate_window = table.duration("duplicate_window", "2h", walk);
         if duplicate_window > max_age && !max_age.is_zero() {
-            let problem = "longer than max_age, which a server refuses, expected at most that";
+            let problem = "longer than max_age, which servers refuse: expected at most max_age";
             walk.error(&table.key("duplicate_window"), problem);
         }
         Self {
@@ -79,14 +79,14 @@ fn servers(table: &mut Table, walk: &mut Walk) -> Vec<String> {
         let rest = text.strip_prefix("nats://").or_else(|| text.strip_prefix("tls://"));
         rest.filter(|rest| !rest.is_empty())
             .map(|_| text.to_owned())
-            .ok_or_else(|| "expected such as \"nats://127.0.0.1:4222\"".to_owned())
+            .ok_or_else(|| "expected a URL such as \"nats://127.0.0.1:4222\"".to_owned())
     });
     if servers.iter().any(|server| server.contains('@')) {
         let key = table.key("servers");
         walk.note(&key, "…", true);
         walk.error(
             &key,
-            "holds a log-in, expected none: use username and password_file, token_file, nkey_file or creds_file",
+            "contains a login, expected none: use username and password_file, token_file, nkey_file or creds_file",
         );
     }
     servers

@@ -60,7 +60,7 @@ fn url(table: &mut Table, walk: &mut Walk) -> Secret {
         return Secret::new(url_without_password(table, DEFAULT, walk).into_bytes());
     };
     if table.has("url") {
-        walk.error(&table.key("url"), "found beside url_file or url_env, expected one of them");
+        walk.error(&table.key("url"), "found in addition to url_file or url_env, expected only one of them");
     }
     table.optional("url", walk, |_| Ok(()));
     let url = secret.unwrap_or_else(|| Secret::new(DEFAULT.as_bytes()));
@@ -87,6 +87,6 @@ fn check_url(text: &str) -> Result<(), Expected> {
     let rest = text.strip_prefix("amqp://").or_else(|| text.strip_prefix("amqps://"));
     match rest {
         Some(rest) if !rest.is_empty() && !rest.starts_with('/') => Ok(()),
-        _ => Err("expected such as \"amqp://127.0.0.1:5672/%2f\" or \"amqps://…\"".to_owned()),
+        _ => Err("expected a URL such as \"amqp://127.0.0.1:5672/%2f\" or \"amqps://…\"".to_owned()),
     }
 }

@@ -16,7 +16,7 @@ fn error(text: &str, variable: &str) -> String {
 }
 
 #[test]
-fn a_name_that_is_nearly_ours_is_warned_of_and_those_of_kubernetes_are_not() {
+fn a_name_that_is_nearly_ours_causes_a_warning_unless_kubernetes_sets_it() {
     let sink = "[sinks.main]\ntype = \"file\"\n";
     for (name, meant) in [
         ("ALMA_BRIDGE_JOURNAL_MAX_SIZE", "ALMA_BRIDGE__JOURNAL__MAX_SIZE"),
@@ -50,7 +50,7 @@ fn a_name_that_is_nearly_ours_is_warned_of_and_those_of_kubernetes_are_not() {
 }
 
 #[test]
-fn an_unknown_key_is_blamed_on_its_variable_with_what_was_meant() {
+fn the_error_about_an_unknown_key_names_its_variable_and_a_similar_key() {
     for (variable, meant) in [
         ("ALMA_BRIDGE__JOURNAL_MAX_SIZE", ", did you mean ALMA_BRIDGE__JOURNAL__MAX_SIZE?"),
         ("ALMA_BRIDGE__JORNAL__MAX_SIZE", ", did you mean ALMA_BRIDGE__JOURNAL__MAX_SIZE?"),
@@ -66,7 +66,7 @@ fn an_unknown_key_is_blamed_on_its_variable_with_what_was_meant() {
 }
 
 #[test]
-fn a_sink_or_source_that_only_variables_name_is_blamed_on_them() {
+fn the_error_about_a_sink_or_source_that_only_variables_name_is_attributed_to_them() {
     let file = "[sinks.main]\ntype = \"file\"\n";
     let said = error(file, "ALMA_BRIDGE__SINKS__MIAN__TOPIC");
     assert!(said.contains("ALMA_BRIDGE__SINKS__MIAN__TOPIC: sinks.mian.type: missing"), "{said}");

@@ -1,4 +1,4 @@
-//! What the configuration accepts, with which defaults, and what it says about the rest.
+//! What the configuration accepts, its defaults, and its errors.
 
 mod environment;
 mod reload;
@@ -73,7 +73,7 @@ fn the_environment_wins_over_the_file_key_by_key() {
 }
 
 #[test]
-fn says_all_that_is_wrong_at_once() {
+fn all_errors_are_reported_at_once() {
     let errors = errors(
         "dat_dir = \"x\"\n[ingress]\nlisten = \"here\"\nmax_boddy = 1\n[journal]\nretain = \"soon\"\nstorage = \"dsk\"\n[sinks.Main]\ntype = \"file\"\n",
     );
@@ -89,12 +89,12 @@ fn says_all_that_is_wrong_at_once() {
 }
 
 #[test]
-fn each_bad_value_is_named_with_what_was_expected() {
+fn each_bad_value_is_reported_with_what_was_expected() {
     for (text, key, expected) in [
         ("ingress = 7", "ingress", "expected a table"),
         ("[ingress]\nmax_body = \"0B\"", "ingress.max_body", "at least 1 byte"),
         ("[ingress]\nmax_body = \"65MiB\"", "ingress.body_memory", "at least as much"),
-        ("[ingress]\nanswer_within = \"5s\"", "ingress.answer_within", "Alma waits 5 s"),
+        ("[ingress]\nanswer_within = \"5s\"", "ingress.answer_within", "5 s that Alma waits"),
         ("[ingress]\nbody_timeout = \"0s\"", "ingress.body_timeout", "above 0"),
         ("[ingress]\nmax_connections = 0", "ingress.max_connections", "at least 1"),
         (
@@ -104,7 +104,7 @@ fn each_bad_value_is_named_with_what_was_expected() {
                 "/Cargo.toml\" }"
             ),
             "ingress.tls.cert_file",
-            "/no/such can't be read",
+            "/no/such cannot be read",
         ),
         ("[admin]\nlisten = \"0.0.0.0:2562\"", "admin.listen", "ingress.listen too"),
         ("[log]\nlevel = \"loud\"", "log.level", "expected a level"),
@@ -118,7 +118,7 @@ fn each_bad_value_is_named_with_what_was_expected() {
         (
             "[sinks.main]\ntype = \"file\"\nbrokers = [\"a:1\"]",
             "sinks.main.brokers",
-            "it is for type kafka, this is file",
+            "it belongs to type kafka, but this sink has type file",
         ),
         ("[sinks.main]\ntype = \"file\"\nsources = [\"almas\"]", "sinks.main.sources", "did you mean `alma`"),
         ("[sinks.main]\ntype = \"file\"\nsources = [\"!almas\"]", "sinks.main.sources", "did you mean `alma`"),
@@ -126,7 +126,7 @@ fn each_bad_value_is_named_with_what_was_expected() {
         ("[sinks.main]\ntype = \"file\"\njobs = [\"!\"]", "sinks.main.jobs", "expected a text, or a pattern"),
         ("[sinks.main]\ntype = \"file\"\nactions = [\"a.b.c\"]", "sinks.main.actions", "loan.loan_returned"),
         ("[sinks.main]\ntype = \"file\"\nactions = []", "sinks.main.actions", "at least one"),
-        ("[sinks.main]\ntype = \"file\"\ncontinues = \"main\"", "sinks.main.continues", "configured itself"),
+        ("[sinks.main]\ntype = \"file\"\ncontinues = \"main\"", "sinks.main.continues", "names a configured sink"),
         ("[sinks.main]\ntype = \"kafka\"\nbrokers = [\"a\"]", "sinks.main.brokers", "host:port"),
         ("[sinks.main]\ntype = \"kafka\"\nproperties = { acks = 1 }", "sinks.main.properties.acks", "always all"),
         (
@@ -134,7 +134,7 @@ fn each_bad_value_is_named_with_what_was_expected() {
             "sinks.main.properties.sasl.password",
             "password_file",
         ),
-        ("[sinks.main]\ntype = \"kafka\"\nusername = \"x\"", "sinks.main.password_file", "missing beside username"),
+        ("[sinks.main]\ntype = \"kafka\"\nusername = \"x\"", "sinks.main.password_file", "but username is set"),
         ("[sinks.main]\ntype = \"kafka\"\npassword = \"x\"", "sinks.main.password", "use password_file"),
         ("[sinks.main]\ntype = \"rabbitmq\"\nurl = \"http://x\"", "sinks.main.url", "amqp://"),
         ("[sinks.main]\ntype = \"rabbitmq\"\nexchange = \"amq.topic\"", "sinks.main.exchange", "amq."),
@@ -144,7 +144,7 @@ fn each_bad_value_is_named_with_what_was_expected() {
         (
             "[sources.alma]\npath = \"/x\"\nsecret = \"x\"\nsecret_env = \"PATH\"",
             "sources.alma.secret",
-            "never stands in the configuration",
+            "does not belong in the configuration",
         ),
     ] {
         let found = load_with(text, &[("PATH", "x")]).expect_err("refused").errors;
@@ -155,7 +155,7 @@ fn each_bad_value_is_named_with_what_was_expected() {
 }
 
 #[test]
-fn sources_have_up_to_four_secrets_of_their_own_and_paths_of_their_own() {
+fn a_source_has_up_to_four_secrets_and_its_own_path() {
     let text = "[sources.a]\npath = \"/x/\"\nsecrets = [{ name = \"one\", env = \"ONE\" }, { name = \"two\", env = \"TWO\", optional = true }]\n[sources.b]\npath = \"/x\"\nsecret_env = \"ONE\"\n";
     let found = load_with(text, &[("ONE", "1")]).expect_err("refused").errors;
     assert_eq!((found.len(), found[0].key.as_deref()), (1, Some("sources.b.path")), "{found:?}");
@@ -168,7 +168,7 @@ fn sources_have_up_to_four_secrets_of_their_own_and_paths_of_their_own() {
         load_with(&format!("[sources.a]\npath = \"/x\"\nsecrets = [{five}]"), &[("ONE", "1")]).expect_err("refused");
     assert!(found.to_string().contains("at most 4") && found.to_string().contains("twice"), "{found}");
     let optional = "[sources.a]\npath = \"/x\"\nsecrets = [{ name = \"n\", env = \"NOT\", optional = true }]";
-    assert!(error(optional).1.contains("no secret"), "never accept all");
+    assert!(error(optional).1.contains("no secret"), "no source accepts everything");
 }
 
 #[test]
@@ -192,13 +192,13 @@ fn a_broker_is_set_by_its_own_keys() {
     assert_eq!(kafka.login.as_ref().map(|login| login.password.expose()), Some(&b"hush"[..]));
     assert_eq!(kafka.tls.as_ref().and_then(|tls| tls.ca_file.as_ref()), Some(&pem));
     let SinkKind::RabbitMq(rabbitmq) = &rabbitmq.kind else { panic!("rabbitmq") };
-    assert!(rabbitmq.tls.is_some(), "an empty table turns it on");
+    assert!(rabbitmq.tls.is_some(), "an empty table turns TLS on");
     let SinkKind::Nats(nats) = &nats.kind else { panic!("nats") };
     assert!(matches!(nats.auth, NatsAuth::Token(_)));
 }
 
 #[test]
-fn a_newer_configuration_says_what_needs_a_restart_and_what_is_taken_away() {
+fn changes_tell_what_needs_a_restart_and_what_is_taken_away() {
     let old = load_text("[sinks.a]\ntype = \"file\"\n[sinks.b]\ntype = \"file\"\ndir = \"b\"\n").expect("valid").config;
     let new = load_text("data_dir = \"other\"\n[journal]\nretain = \"1h\"\n[sinks.a]\ntype = \"file\"\n")
         .expect("valid")
@@ -231,13 +231,13 @@ fn the_shipped_examples_load() {
         let (path, text) = shipped(&format!("{name}.toml"));
         let config = from_text(Some((&path, &text)), &[]).expect("valid").config;
         assert_eq!(config.sinks[0].kind.as_str(), *name);
-        assert!(text.lines().count() < 20, "{name} is to be short");
+        assert!(text.lines().count() < 20, "{name} is too long for an example");
     }
 }
 
 #[cfg(feature = "default")]
 #[test]
-fn what_containers_are_given_loads_and_names_its_source_and_secret() {
+fn the_container_configurations_load_and_name_their_source_and_secret() {
     let folder = tempfile::tempdir().expect("a folder");
     let secret = folder.path().join("alma");
     fs::write(&secret, "a secret that is long enough\n").expect("written");
@@ -253,12 +253,12 @@ fn what_containers_are_given_loads_and_names_its_source_and_secret() {
         assert_eq!(
             config.admin.listen.to_string(),
             "0.0.0.0:2563",
-            "{name}: kubelet and Prometheus come to the address"
+            "{name}: kubelet and Prometheus connect to the Pod's address"
         );
     }
 }
 
-/// Keys by section, `sources.*` and `sinks.*` by their type, without the entries of free tables.
+/// The entries of free tables such as `properties` are not checked.
 #[cfg(feature = "default")]
 #[test]
 #[allow(clippy::too_many_lines, reason = "one walk through one file")]
@@ -276,7 +276,7 @@ fn the_reference_names_every_key_and_no_other_with_its_default() {
     let is_variable = |quoted: &&str| quoted.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
     let env: Vec<_> = text.split('"').filter(is_variable).map(|name| (name.to_owned(), made_up.to_owned())).collect();
 
-    // As it stands it is the default, but for the sinks it adds and the source's secret.
+    // Unchanged, it has the defaults, except for the sinks that it adds and the source's secret.
     let loaded = from_text(Some((&path, &local(&text))), &env).expect("valid");
     let default = load_defaults(&[]).expect("valid");
     for value in &default.values {
@@ -303,7 +303,7 @@ fn the_reference_names_every_key_and_no_other_with_its_default() {
         }
     }
 
-    // Each alternative is known: used alone it loads.
+    // Each alternative is a known key: the file loads with it.
     let mut alternatives = std::collections::BTreeSet::new();
     for (index, line) in text.lines().enumerate() {
         let Some(alternative) = line.strip_prefix("#= ") else { continue };
@@ -332,7 +332,7 @@ fn the_reference_names_every_key_and_no_other_with_its_default() {
         alternatives.insert(name);
     }
 
-    // And no key without a default is left out.
+    // No key without a default is missing.
     let mut walk = settings::Walk::new(Some(&path), &env, None);
     let root = settings::merge(Some((&path, &local(&text))), &env).expect("valid");
     Config::read(settings::Table::new("", root), &mut walk);
@@ -344,7 +344,7 @@ fn the_reference_names_every_key_and_no_other_with_its_default() {
 }
 
 #[test]
-fn data_dir_and_the_listener_are_found_around_what_is_broken() {
+fn data_dir_and_the_listener_are_read_from_a_broken_file() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("config.toml");
     let read = |text: &str, env: &[(&str, &str)]| {

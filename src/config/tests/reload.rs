@@ -1,4 +1,4 @@
-//! What several keys must agree on, and what a reload may not do.
+//! What a reload refuses, and errors about several keys at once.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -56,7 +56,7 @@ const SOURCE: &str = "[sources.main]\npath = \"/x\"\nsecret_file = \"DIR/secret\
 const SINK: &str = "[sinks.broker]\ntype = \"file\"\ndir = \"DIR/own\"\n";
 
 #[test]
-fn a_reload_puts_nothing_built_in_in_the_place_of_something_configured() {
+fn a_reload_never_replaces_something_configured_with_something_built_in() {
     let bench = Bench::new(&format!("data_dir = \"DIR/data\"\n{SOURCE}{SINK}"));
     let running = bench.start();
     bench.write("");
@@ -69,23 +69,23 @@ fn a_reload_puts_nothing_built_in_in_the_place_of_something_configured() {
     bench.write(SINK);
     assert_eq!(bench.refused(&running).into_iter().map(|(key, _)| key).collect::<Vec<_>>(), ["sources"]);
     fs::remove_file(bench.path("config.toml")).expect("removed");
-    assert!(bench.refused(&running)[0].1.contains("can't be read"));
+    assert!(bench.refused(&running)[0].1.contains("cannot be read"));
     // The same if nobody named the file: it was found at the start.
     assert!(reload(&running, None, &[]).is_err());
-    assert!(!Path::new("data/webhook.secret").exists(), "a refused reload makes nothing");
+    assert!(!Path::new("data/webhook.secret").exists(), "a refused reload creates nothing");
     bench.write("");
-    bench.load().expect("a start may go back to what is built in");
+    bench.load().expect("a start may use the built-in source and sink");
 }
 
 #[test]
-fn a_bridge_goes_on_with_what_is_built_in_and_with_its_secret() {
+fn a_reload_keeps_the_built_in_source_and_its_secret() {
     let bench = Bench::new("data_dir = \"DIR/data\"\n");
     let running = bench.start();
     let secret = |config: &Config| {
         let named = config.sources[0].secrets.iter().find(|named| matches!(named.from, SecretFrom::Generated(_)));
         named.and_then(|named| named.secret.clone())
     };
-    // The data folder is among what an emptied file loses; another takes effect only at the next start.
+    // The emptied file loses data_dir too, which takes effect only at the next start.
     bench.write("");
     let new = reload(&running, Some(&bench.path("config.toml")), &[]).expect("accepted").config;
     assert!(secret(&new).is_some());
@@ -97,11 +97,12 @@ fn a_bridge_goes_on_with_what_is_built_in_and_with_its_secret() {
         assert!(refused[0].0.ends_with("webhook.secret") && refused[0].1.contains("stays"), "{refused:?}");
     }
     bench.write(&format!("data_dir = \"DIR/data\"\n{SOURCE}{SINK}"));
-    reload(&running, Some(&bench.path("config.toml")), &[]).expect("what is configured replaces what is built in");
+    reload(&running, Some(&bench.path("config.toml")), &[])
+        .expect("something configured may replace something built in");
 }
 
 #[test]
-fn a_value_that_goes_back_to_its_default_is_taken_away() {
+fn a_value_that_returns_to_its_default_counts_as_taken_away() {
     let bench = Bench::new(&format!("{SOURCE}{SINK}actions = [\"loan\"]\n"));
     let running = bench.start();
     let taken_away = |text: &str| {

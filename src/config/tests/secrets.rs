@@ -1,9 +1,9 @@
-//! What must not show, and the files that hold it.
+//! Secrets must not be shown, and files that hold them are checked.
 
 use super::*;
 
 #[test]
-fn names_line_and_column_of_a_syntax_error_without_the_line() {
+fn a_syntax_error_has_line_and_column_but_does_not_quote_the_line() {
     let shown = load_text("[ingress\nlisten = 1").expect_err("refused").to_string();
     assert!(shown.contains("test.toml") && shown.contains("line 1, column 9"), "{shown}");
     for text in [
@@ -27,7 +27,7 @@ fn names_line_and_column_of_a_syntax_error_without_the_line() {
 }
 
 #[test]
-fn no_secret_shows_in_an_error_or_in_what_is_shown() {
+fn no_secret_appears_in_an_error_or_in_the_values_in_effect() {
     for text in [
         "[sinks.main]\ntype = \"rabbitmq\"\nurl = \"amqp://u:hush@x/\"",
         "[sinks.main]\ntype = \"rabbitmq\"\nurl = \"http://u:hush@x/\"",
@@ -73,7 +73,7 @@ fn no_secret_shows_in_an_error_or_in_what_is_shown() {
     )
     .expect("valid");
     assert!(!format!("{loaded:?}").contains("hush"));
-    // One that is optional and missing is no error, and is not shown either.
+    // An optional secret that is missing is not an error, and is not shown either.
     for place in ["file", "env"] {
         let text = format!(
             "[sources.alma]\npath = \"/x\"\nsecrets = [{{ name = \"a\", env = \"SECRET\" }}, {{ name = \"b\", {place} = \"hush\", optional = true }}]\n"
@@ -122,7 +122,7 @@ fn keys_and_credentials_have_the_modes_of_secrets_and_are_watched() {
         assert!(warnings[0].contains("read by everybody"), "{warnings:?}");
         mode(name, 0o600);
     }
-    // What is in the credentials is part of the sink, so that a reload starts it anew.
+    // The content of the credentials is part of the sink's configuration, so that a reload restarts the sink.
     fs::write(path("creds"), "others").expect("written");
     assert_ne!(load_text(&text).expect("valid").config.sinks[0], loaded.config.sinks[0]);
 }
@@ -149,7 +149,7 @@ fn a_property_in_an_environment_variable_has_underscores_for_dots() {
         assert!(refused[0].problem.contains(part), "{refused:?}");
         assert_eq!(refused[0].origin, format!("ALMA_BRIDGE__SINKS__MAIN__PROPERTIES__{name}"));
     }
-    // In a file it is no such property.
+    // In a file, the underscore is not replaced.
     let refused = errors(&text.replace("compression.type", "compression_type"));
     assert!(refused[0].problem.contains("did you mean `compression.type`"), "{refused:?}");
 }

@@ -119,19 +119,19 @@ fn xml_is_a_string_and_the_rest_base64() {
 }
 
 #[test]
-fn an_event_of_another_institution_is_misdirected_and_keeps_its_type() {
+fn an_event_of_another_institution_is_misdirected_but_keeps_its_type() {
     let messages = Messages::new(&sink(&["*"]), &[source(Some("01OTHER_INST"))], &Privacy::default());
     let body = samples::find("loan").expect("a sample").render("77", "2024-01-02T03:04:05Z");
     let message = messages.make(&stored(body), None).expect("asked for");
     assert_eq!(message.topic.as_str(), "alma.misdirected");
     assert_eq!(attribute(&message, "type"), Some("com.exlibrisgroup.alma.loan.loan_created"));
     let unnamed = messages.make(&stored(r#"{"action":"LOAN"}"#), None).expect("asked for");
-    assert_eq!(unnamed.topic.as_str(), "alma.loan", "one that names none passes");
+    assert_eq!(unnamed.topic.as_str(), "alma.loan", "an event that names no institution passes");
     assert_eq!(attribute(&unnamed, "source"), Some("/alma"));
 }
 
 #[test]
-fn a_sink_gets_what_it_asks_for() {
+fn a_sink_gets_only_the_events_that_it_asks_for() {
     let loan = r#"{"action":"LOAN","event":{"value":"LOAN_RETURNED"}}"#;
     let job = r#"{"action":"JOB_END"}"#;
     let broken = "broken";
@@ -228,7 +228,7 @@ fn a_job_is_named_in_attributes_and_topic() {
 }
 
 #[test]
-fn a_user_is_named_by_a_pseudonym_or_not_at_all() {
+fn a_user_is_identified_by_a_pseudonym_or_not_at_all() {
     let body = samples::find("user").expect("a sample").render("77", "2024-01-02T03:04:05Z");
     let without = make(body.clone());
     assert_eq!(attribute(&without, "subject"), None);
@@ -281,7 +281,7 @@ fn what_does_not_fit_an_attribute_is_left_out() {
 }
 
 #[test]
-fn a_replay_says_when() {
+fn a_replayed_message_says_when_it_was_replayed() {
     let messages = Messages::new(&sink(&["*"]), &[], &Privacy::default());
     let at = Timestamp::from_micros(1_704_200_000_000_000);
     let message = messages.make(&stored(r#"{"action":"BIB"}"#), Some(at)).expect("asked for");

@@ -1,4 +1,4 @@
-//! The topic files themselves. Every call may block on the disk.
+//! The topic files. Every call may block on the disk.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, OpenOptions};
@@ -14,10 +14,10 @@ use crate::config;
 use crate::message::Topic;
 use crate::sinks::{Failure, Reason};
 
-/// Files open at once, whatever the number of topics.
+/// Maximum open files, however many topics there are.
 pub(super) const MAX_OPEN: usize = 64;
 const SUFFIX: &str = ".jsonl";
-/// How much of a file is looked through at a time for the end of its last whole line.
+/// How much of a file is searched at a time for the end of its last complete line.
 const LOOK_BACK: u64 = 64 << 10;
 
 /// The topic files of one sink.
@@ -25,17 +25,17 @@ pub(super) struct Files {
     dir: PathBuf,
     rotate: u64,
     keep: usize,
-    /// Nothing is written without it.
+    /// Nothing is written without the lock.
     lock: Option<FolderLock>,
-    /// At most [`MAX_OPEN`], the longest unused first.
+    /// At most [`MAX_OPEN`] files, the least recently used first.
     open: Vec<TopicFile>,
-    /// Topics whose last write or fsync failed, with their file and the length of it that was durable before.
+    /// Topics whose last write or fsync failed, with the identity and the durable length of their file.
     suspect: HashMap<Topic, (Identity, u64)>,
-    /// Makes a file's data and length durable; tests put a disk that fails here.
+    /// Makes a file's data and length durable. Tests replace it with a disk that fails.
     pub(super) sync: fn(&File) -> io::Result<()>,
 }
 
-/// Device and inode, to notice that a path leads to another file.
+/// Device and inode. They show when a path leads to another file.
 pub(super) type Identity = (u64, u64);
 
 struct TopicFile {
@@ -44,7 +44,7 @@ struct TopicFile {
     file: File,
     identity: Identity,
     size: u64,
-    /// What of it is known to be durable.
+    /// The length that is known to be durable.
     durable: u64,
 }
 
@@ -61,7 +61,7 @@ impl Files {
         }
     }
 
-    /// Makes the folder and locks it. `false` if another process or sink holds the lock.
+    /// Creates and locks the folder. Returns `false` if another process or sink holds the lock.
     pub(super) fn begin(&mut self) -> Result<bool, Failure> {
         self.open.clear();
         let failed = |error| failure(&self.dir, &error);
@@ -76,14 +76,14 @@ impl Files {
         self.lock.as_ref().is_some_and(|lock| lock.is_on(&self.dir))
     }
 
-    /// The folder is used by someone else.
+    /// The failure if another process or sink uses the folder.
     pub(super) fn in_use(&self) -> Failure {
-        let why = "another bridge or sink writes to this folder, and a folder belongs to one sink: give this sink \
-                   another dir, or stop the other process";
+        let why = "another bridge or sink writes to this folder, and a folder belongs to one sink: set another dir for \
+                   this sink, or stop the other process";
         Failure::new(Reason::Unreachable, format!("{}: {why}", self.dir.display()))
     }
 
-    /// Lets go of the files and of the folder.
+    /// Closes the files and unlocks the folder.
     pub(super) fn close(&mut self) {
         self.open.clear();
         self.lock = None;
@@ -94,8 +94,8 @@ impl Files {
         self.open.len()
     }
 
-    /// Appends each line to its topic and makes all durable. Tells of each topic, by the places of its lines, once it is
-    /// done.
+    /// Appends each line to its topic's file and makes all of them durable. Calls `tell` for each topic when it is
+    /// done, with the places of its lines.
     pub(super) fn append(&mut self, lines: &[(Topic, Bytes)], tell: impl Fn(Vec<usize>, Result<(), Failure>)) {
         if !self.is_locked() {
             let why = format!("{}: the folder was removed or replaced", self.dir.display());
@@ -155,7 +155,7 @@ impl Files {
         Ok(())
     }
 
-    /// Sets a full file aside, drops the oldest of its topic, and begins a new one.
+    /// Moves a full file to the rotated ones, deletes the oldest of these, and starts a new file.
     fn rotate(&self, file: &mut TopicFile) -> io::Result<()> {
         let dir = self.dir.join("rotated").join(file.topic.as_str());
         folders::create_dirs(&dir)?;
@@ -167,7 +167,7 @@ impl Files {
             fs::remove_file(dir.join(rotated_name(*old)))?;
         }
         folders::sync_dir(&dir)?;
-        // A failure from here on leaves the name free: the topic is opened anew.
+        // If this fails, the name is free, and the next write opens the topic again.
         *file = self.open(&file.topic, &file.path)?;
         Ok(())
     }
@@ -176,11 +176,11 @@ impl Files {
         self.dir.join(format!("{topic}{SUFFIX}"))
     }
 
-    /// The topic's file, open; out of `self.open`, so that one that fails is not used again.
+    /// Opens the topic's file or takes it out of `self.open`, so that a file that fails is not used again.
     fn take(&mut self, topic: &Topic, path: &Path) -> io::Result<TopicFile> {
         if let Some(at) = self.open.iter().position(|file| file.topic == *topic) {
             let file = self.open.remove(at);
-            // Somebody may have removed, replaced or cut it.
+            // Somebody may have removed, replaced or truncated it.
             if fs::metadata(path).is_ok_and(|found| identity(&found) == file.identity && found.len() == file.size) {
                 return Ok(file);
             }
@@ -195,7 +195,7 @@ impl Files {
         Ok(file)
     }
 
-    /// Opens or creates a file, and cuts a half line off its end.
+    /// Opens or creates a file, and cuts an incomplete line off its end.
     fn open(&self, topic: &Topic, path: &Path) -> io::Result<TopicFile> {
         let mut options = OpenOptions::new();
         options.read(true).append(true).mode(0o600);
@@ -232,7 +232,7 @@ pub(super) fn identity(metadata: &fs::Metadata) -> Identity {
     (metadata.dev(), metadata.ino())
 }
 
-/// The length of all whole lines of a file that has `size` bytes.
+/// The length of all complete lines in a file of `size` bytes.
 fn whole_lines(file: &File, size: u64) -> io::Result<u64> {
     let mut end = size;
     let mut block = Vec::new();

@@ -1,11 +1,11 @@
-//! Folders and their entries made durable: what a crash must not take back is fsynced, and so is the folder it is in.
+//! Makes folders and their entries durable, by fsyncing the folder that contains a new entry.
 
 use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 
-/// Creates a folder and those above it that are missing, each 0700, and fsyncs every folder that got an entry.
+/// Creates a folder and its missing parents with mode 0700, and fsyncs every folder that got an entry.
 pub(super) fn create_dirs(dir: &Path) -> io::Result<()> {
     let parent = match dir.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -13,16 +13,16 @@ pub(super) fn create_dirs(dir: &Path) -> io::Result<()> {
         None => return Ok(()),
     };
     if dir.is_dir() {
-        // A process that was killed may have made it and not synced it.
+        // A process that was killed may have created it without syncing it.
         return match sync_dir(parent) {
-            // Where we may not look we have made nothing.
+            // Without the right to read the parent, the bridge did not create the folder.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
             synced => synced,
         };
     }
     create_dirs(parent)?;
     match DirBuilder::new().mode(0o700).create(dir) {
-        // Another thread was first; its entry may not be durable yet, so that the fsync is due all the same.
+        // Another thread was faster. Its entry may not be durable yet, so the fsync is still needed.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {}
         created => created?,
     }
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn creates_all_that_is_missing_for_the_owner_alone() {
+    fn creates_missing_folders_only_for_the_owner() {
         let top = tempfile::tempdir().expect("a temporary folder");
         let deep = top.path().join("a/b/c");
         create_dirs(&deep).expect("creates");

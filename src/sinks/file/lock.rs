@@ -1,4 +1,4 @@
-//! A folder belongs to one sink: two would take each other's half-written line for a torn write and cut it off.
+//! Locks a folder for one sink. Two sinks would take each other's incomplete lines for torn writes, and cut them off.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -6,17 +6,16 @@ use std::path::Path;
 
 use super::files::{Identity, identity};
 
-/// Held while a sink may write to its folder. The system frees it when the process ends, however it ends.
+/// Held while a sink may write to its folder. The system releases it when the process ends, however it ends.
 ///
-/// The lock is on the folder itself, so there is no lock file that somebody could remove. It does not keep anybody from
-/// reading.
+/// The lock is on the folder itself, so there is no lock file that somebody could remove. Readers need no lock.
 pub(super) struct FolderLock {
     _dir: File,
     identity: Identity,
 }
 
 impl FolderLock {
-    /// Tries once. `None` if another process or sink holds it.
+    /// Tries to lock the folder once. Returns `None` if another process or sink holds the lock.
     pub(super) fn acquire(path: &Path) -> io::Result<Option<Self>> {
         let dir = File::open(path)?;
         match dir.try_lock() {

@@ -1,22 +1,22 @@
-//! The checklist of `check --connect` for files.
+//! `check --connect` for files.
 
 use std::path::Path;
 
 use crate::config::FileSink;
 use crate::sinks::tools::{Check, try_to_write};
 
-/// Looks whether files can be made in the folder, or the folder itself.
+/// Checks whether files can be created in the folder, or else the folder itself.
 pub async fn probe(sink: &FileSink) -> Vec<Check> {
     let dir = sink.dir.clone();
     let looked = tokio::task::spawn_blocking(move || look(&dir)).await;
-    vec![looked.unwrap_or_else(|_| Check::bad("folder", "a panic, see the log", "report it"))]
+    vec![looked.unwrap_or_else(|_| Check::bad("folder", "the check panicked, see the log", "report this bug"))]
 }
 
 fn look(dir: &Path) -> Check {
     let what = format!("folder {}", dir.display());
     match try_to_write(dir) {
         Ok(()) if dir.exists() => Check::good(what, "files can be written in it"),
-        Ok(()) => Check::good(what, "does not exist yet and can be made"),
+        Ok(()) => Check::good(what, "does not exist yet and can be created"),
         Err(error) => Check::bad(what, error.to_string(), "let the bridge's user write there"),
     }
 }

@@ -14,16 +14,16 @@ use crate::config::FileSink;
 use crate::sinks::tools::{Landed, TailOptions};
 use crate::sinks::{Failure, Reason};
 
-/// What the names of topic files end with.
+/// The extension of topic files.
 const TOPIC_FILE_ENDING: &str = ".jsonl";
 
-/// Between two looks. Files have no broker that tells.
+/// How often to check the files for new lines.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// Gives what is appended to the topic files, until the reader has had enough.
+/// Reads what is appended to the topic files, until the reader wants no more.
 pub async fn tail(sink: &FileSink, options: TailOptions) -> Result<(), Failure> {
     let failed =
-        |error: io::Error| Failure::new(Reason::Unreachable, format!("can't read {}: {error}", sink.dir.display()));
+        |error: io::Error| Failure::new(Reason::Unreachable, format!("cannot read {}: {error}", sink.dir.display()));
     let TailOptions { topics, from_start, into, ready } = options;
     let (mut followers, mut older) = (HashMap::new(), Vec::new());
     let there = topic_files(&sink.dir).map_err(failed)?;
@@ -38,7 +38,7 @@ pub async fn tail(sink: &FileSink, options: TailOptions) -> Result<(), Failure> 
         }
         followers.insert(topic.clone(), follower);
     }
-    // Before anything is given: nobody takes it earlier. Whoever waits for it may have gone already.
+    // Before the first event, because the reader takes none earlier. The receiver may be gone.
     let _ = ready.send(Some(there.into_iter().map(|(topic, _)| topic).collect()));
     for mut follower in older {
         if !follower.give_new(&into).await.map_err(failed)? {
@@ -52,7 +52,7 @@ pub async fn tail(sink: &FileSink, options: TailOptions) -> Result<(), Failure> 
             }
             let follower = match followers.entry(topic) {
                 Entry::Occupied(known) => known.into_mut(),
-                // New since the last look, so all of it is new.
+                // The file is new since the last check, so all of its lines are new.
                 Entry::Vacant(new) => {
                     let follower = Follower::open(new.key(), &path).map_err(failed)?;
                     new.insert(follower)
@@ -69,7 +69,7 @@ pub async fn tail(sink: &FileSink, options: TailOptions) -> Result<(), Failure> 
     }
 }
 
-/// Topics and their current files; a folder that is not there yet has none.
+/// Topics and their current files. Empty if the folder does not exist yet.
 fn topic_files(dir: &Path) -> io::Result<Vec<(String, PathBuf)>> {
     let entries = match fs::read_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -98,14 +98,14 @@ fn rotated(dir: &Path, topic: &str) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// One topic file, read up to the last whole line.
+/// Reads one topic file up to its last complete line.
 struct Follower {
     topic: String,
     file: BufReader<File>,
     inode: u64,
-    /// What is read of a line that is still being written.
+    /// The beginning of a line that is still being written.
     half: Vec<u8>,
-    /// Reading began within a line, which is passed over.
+    /// Reading began within a line, which is skipped.
     within_line: bool,
 }
 
@@ -116,7 +116,7 @@ impl Follower {
         Ok(Self { topic: topic.to_owned(), file: BufReader::new(file), inode, half: Vec::new(), within_line: false })
     }
 
-    /// Passes what is there.
+    /// Skips what is already there.
     fn skip_to_end(&mut self) -> io::Result<()> {
         if self.file.seek(SeekFrom::End(0))? > 0 {
             self.file.seek(SeekFrom::End(-1))?;
@@ -127,9 +127,9 @@ impl Follower {
         Ok(())
     }
 
-    /// As [`Follower::give_new`], going on with the new file where the path is another one by now.
+    /// Like [`Follower::give_new`], but continues with the new file if the file was rotated.
     async fn give_new_through_rotation(&mut self, path: &Path, into: &mpsc::Sender<Landed>) -> io::Result<bool> {
-        // Asked first, so that what was still written to the old file is read before it is left.
+        // Checked first, so that the rest of the old file is read before it is closed.
         let rotated = fs::metadata(path).is_ok_and(|metadata| metadata.ino() != self.inode);
         if !self.give_new(into).await? {
             return Ok(false);
@@ -141,7 +141,7 @@ impl Follower {
         self.give_new(into).await
     }
 
-    /// Gives the lines that came since; false once the reader has had enough.
+    /// Passes on the lines that were added since. Returns `false` if the reader wants no more.
     async fn give_new(&mut self, into: &mpsc::Sender<Landed>) -> io::Result<bool> {
         loop {
             self.file.read_until(b'\n', &mut self.half)?;

@@ -84,7 +84,7 @@ async fn each_event_is_one_line_in_the_file_of_its_topic() {
 }
 
 #[test]
-fn a_line_is_one_line_whatever_the_data() {
+fn an_event_is_one_line_whatever_its_data() {
     let with = |content_type, data: &'static [u8]| {
         let sample = Message::sample("t", "1", data, Timestamp::from_micros(1));
         let line = line(&Message { content_type, ..sample });
@@ -97,7 +97,7 @@ fn a_line_is_one_line_whatever_the_data() {
 }
 
 #[tokio::test]
-async fn files_and_folders_are_for_their_owner_alone() {
+async fn files_and_folders_are_only_for_their_owner() {
     let mut bench = Bench::with(1, 2).await;
     bench.confirm(&[("alma.loan", "1"), ("alma.loan", "2")]).await;
     let mode = |path: PathBuf| path.metadata().expect("is there").permissions().mode() & 0o777;
@@ -109,7 +109,7 @@ async fn files_and_folders_are_for_their_owner_alone() {
 }
 
 #[tokio::test]
-async fn a_half_line_is_cut_when_the_file_is_opened() {
+async fn an_incomplete_line_is_cut_off_when_the_file_is_opened() {
     let mut bench = Bench::new().await;
     bench.confirm(&[("t", "1"), ("t", "2")]).await;
     for half in [b"{".to_vec(), vec![b'x'; 200_000], vec![0; 100]] {
@@ -127,7 +127,7 @@ async fn a_half_line_is_cut_when_the_file_is_opened() {
 }
 
 #[tokio::test]
-async fn a_file_that_would_pass_its_size_is_rotated_and_the_newest_are_kept() {
+async fn a_full_file_is_rotated_and_the_newest_files_are_kept() {
     let line = line(&Message::sample("t", "10", br#"{"a":209.0}"#, Timestamp::from_micros(1))).len() as u64;
     let mut bench = Bench::with(2 * line, 2).await;
     let ids: Vec<_> = (10..19).map(|id| id.to_string()).collect();
@@ -144,14 +144,14 @@ async fn a_file_that_would_pass_its_size_is_rotated_and_the_newest_are_kept() {
 }
 
 #[tokio::test]
-async fn a_line_longer_than_the_size_has_a_file_of_its_own() {
+async fn a_line_that_exceeds_the_size_limit_gets_its_own_file() {
     let mut bench = Bench::with(10, 16).await;
     bench.confirm(&[("t", "1"), ("t", "2")]).await;
     assert_eq!((bench.ids("rotated/t/0000000001.jsonl"), bench.ids("t.jsonl")), (vec!["1".into()], vec!["2".into()]));
 }
 
 #[tokio::test]
-async fn nothing_rotated_is_kept_where_none_is_to_be() {
+async fn no_rotated_file_is_kept_if_keep_is_0() {
     let mut bench = Bench::with(10, 0).await;
     bench.confirm(&[("t", "1"), ("t", "2"), ("t", "3")]).await;
     assert!(bench.rotated("t").is_empty());
@@ -180,9 +180,9 @@ async fn many_topics_are_written_with_at_most_64_files_open() {
 }
 
 #[tokio::test]
-async fn a_full_disk_fails_its_topic_as_busy_and_no_other() {
+async fn a_full_disk_is_busy_and_fails_only_its_topic() {
     let mut bench = Bench::new().await;
-    // Writing to it is ENOSPC.
+    // Writing to it fails with ENOSPC.
     symlink("/dev/full", bench.path("full.jsonl")).expect("links");
     let outcomes = bench.publish(&[("a", "1"), ("full", "2"), ("z", "3"), ("full", "4")]).await;
     assert_eq!(outcomes.iter().map(reason).collect::<Vec<_>>(), [None, Some(Reason::Busy), None, Some(Reason::Busy)]);
@@ -195,7 +195,7 @@ async fn a_full_disk_fails_its_topic_as_busy_and_no_other() {
 }
 
 #[tokio::test]
-async fn a_failed_fsync_is_never_taken_for_durable() {
+async fn lines_do_not_count_as_durable_after_a_failed_fsync() {
     let mut bench = Bench::new().await;
     bench.confirm(&[("t", "1")]).await;
     bench.fail_sync(|_| Err(io::Error::other("scripted")));
@@ -212,13 +212,13 @@ async fn a_failed_fsync_is_never_taken_for_durable() {
 #[tokio::test]
 async fn a_fsync_that_fails_on_a_device_is_a_failure() {
     let mut bench = Bench::new().await;
-    // Writing to it goes well, its fsync is EINVAL.
+    // Writing to it succeeds, but its fsync fails with EINVAL.
     symlink("/dev/null", bench.path("null.jsonl")).expect("links");
     assert_eq!(reason(&bench.publish(&[("null", "1")]).await[0]), Some(Reason::Unreachable));
 }
 
 #[tokio::test]
-async fn a_file_that_is_removed_or_cut_by_somebody_is_noticed() {
+async fn a_file_that_somebody_removes_or_truncates_is_noticed() {
     let mut bench = Bench::new().await;
     bench.confirm(&[("t", "1")]).await;
     fs::remove_file(bench.path("t.jsonl")).expect("removes");
@@ -235,7 +235,7 @@ async fn a_file_that_is_removed_or_cut_by_somebody_is_noticed() {
 }
 
 #[tokio::test]
-async fn a_folder_that_can_not_be_made_is_unreachable() {
+async fn a_folder_that_cannot_be_created_is_unreachable() {
     let mut bench = Bench::new().await;
     fs::remove_dir(bench.path("")).expect("removes");
     fs::write(bench.dir.path().join("data/topics"), b"in the way").expect("writes");
@@ -275,7 +275,7 @@ async fn a_folder_belongs_to_one_sink_until_it_is_closed() {
 }
 
 #[tokio::test]
-async fn a_folder_that_is_replaced_is_locked_anew() {
+async fn a_folder_that_is_replaced_is_locked_again() {
     let mut bench = Bench::new().await;
     bench.confirm(&[("t", "1")]).await;
     fs::rename(bench.path(""), bench.dir.path().join("moved")).expect("moves");
@@ -286,7 +286,7 @@ async fn a_folder_that_is_replaced_is_locked_anew() {
 }
 
 #[tokio::test]
-async fn a_disk_that_hangs_keeps_one_thread_and_is_waited_for() {
+async fn a_disk_that_hangs_blocks_only_one_thread() {
     let mut bench = Bench::new().await;
     let files = Arc::clone(&bench.sink.files);
     let (held, is_held) = std::sync::mpsc::channel();
@@ -328,7 +328,7 @@ fn sync_the_first_file_only(file: &fs::File) -> io::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn on_a_slow_disk_a_topic_that_is_synced_counts_before_the_next_one_is() {
+async fn on_a_slow_disk_each_topic_counts_as_soon_as_it_is_synced() {
     let mut bench = Bench::new().await;
     bench.fail_sync(sync_the_first_file_only);
     let window = ["a", "b"].map(|topic| Message::sample(topic, "1", b"{}", Timestamp::from_micros(1)));

@@ -1,10 +1,10 @@
-//! From librdkafka's error codes to a [`Reason`]; the table is in the head of [`super`].
+//! Turns librdkafka's error codes into a [`Reason`], by the table in [`super`].
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
 use crate::sinks::{Failure, Reason};
 
-/// What a code says about a message, a topic or the connection.
+/// The reason for a code.
 pub(super) const fn reason(code: Code) -> Reason {
     match code {
         Code::Authentication
@@ -44,7 +44,7 @@ pub(super) const fn reason(code: Code) -> Reason {
         | Code::InvalidMessage
         | Code::InvalidMessageSize
         | Code::InvalidRecord
-        // Another record of its batch is invalid: sent apart, it is taken.
+        // Another record of the batch is invalid. Sent alone, this one is accepted.
         | Code::InvalidDifferentRecord
         | Code::UnsupportedForMessageFormat
         | Code::UnsupportedCompressionType => Reason::Malformed,
@@ -66,15 +66,15 @@ pub(super) const fn reason(code: Code) -> Reason {
         | Code::InvalidConfig
         | Code::PolicyViolation => Reason::Missing,
 
-        // What is not known to be the message's or the operator's fault is tried again for ever, and `/status` says
-        // why: a message that was good is never set aside for a code that this table does not have.
+        // If the cause is not known to be the message or the operator, the pump retries for ever, and `/status` says
+        // why. No good message becomes a dead letter because of a code that is missing here.
         _ => Reason::Unreachable,
     }
 }
 
-/// A code in the words of librdkafka: `Broker: Topic authorization failed`.
+/// librdkafka's text for a code, such as `Broker: Topic authorization failed`.
 pub(super) fn words(code: Code) -> String {
-    // Display gives "Name (Words)" and Debug the name alone; the words are what an operator searches for.
+    // Display gives "Name (Text)". Operators search for the text.
     let text = code.to_string();
     match text.split_once(" (") {
         Some((_, words)) => words.trim_end_matches(')').to_owned(),
@@ -82,7 +82,7 @@ pub(super) fn words(code: Code) -> String {
     }
 }
 
-/// What librdkafka says, with our keys in the place of the properties that they set.
+/// librdkafka's message, with our keys instead of the properties that they set.
 pub(super) fn with_our_keys(said: &str) -> String {
     const KEYS: [(&str, &str); 4] = [
         ("ssl.ca.location", "tls.ca_file"),
@@ -98,10 +98,10 @@ pub(super) fn failure(code: Code) -> Failure {
     Failure::new(reason(code), words(code))
 }
 
-/// Any error of the client as a failure.
+/// An error of the client as a failure.
 ///
-/// What can't be created (a certificate file that is not there, a property that does not exist) counts as a refused
-/// log-in where its text speaks of TLS or SASL, else as unreachable: both are tried again, and both say why.
+/// If a client can't be created (a missing certificate file, an unknown property), that is [`Reason::Login`] if the
+/// text is about TLS or SASL, and otherwise [`Reason::Unreachable`]. The pump retries both.
 pub(super) fn client_failure(error: &KafkaError) -> Failure {
     match error {
         KafkaError::ClientConfig(_, words, key, _) => {
@@ -126,7 +126,7 @@ mod tests {
     use crate::sinks::Class;
 
     #[test]
-    fn sorts_codes_by_who_can_mend_them() {
+    fn each_code_has_its_reason() {
         for (code, expected) in [
             (Code::BrokerTransportFailure, Reason::Unreachable),
             (Code::AllBrokersDown, Reason::Unreachable),
@@ -152,14 +152,14 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_code_never_sets_a_message_aside() {
+    fn an_unknown_code_is_retried() {
         for code in [Code::Unknown, Code::InvalidRequiredAcks, Code::InvalidRequest, Code::EndAll] {
             assert_eq!(reason(code).class(), Class::Retry, "{code:?}");
         }
     }
 
     #[test]
-    fn a_failure_has_the_words_of_librdkafka_and_no_value() {
+    fn a_failure_has_the_text_of_librdkafka_but_no_value() {
         assert_eq!(failure(Code::TopicAuthorizationFailed).detail, "Broker: Topic authorization failed");
         let error = rdkafka::ClientConfig::new().set("sasl.mechanism.typo", "hunter2").create_native_config().err();
         let failure = client_failure(&error.expect("no such property"));

@@ -1,4 +1,4 @@
-//! One window on its way: queued in its order, reported in any.
+//! One window in flight: its messages are queued in order and reported in any order.
 
 use std::sync::Arc;
 
@@ -15,11 +15,11 @@ use crate::sinks::Outcome;
 pub(super) struct KafkaFlight {
     /// Where librdkafka's thread tells of them.
     pub(super) reports: Arc<Reports>,
-    /// One a message; none while it is open.
+    /// One for each message. `None` while it is open.
     outcomes: Vec<Option<Outcome>>,
-    /// The place of the first message that is not looked at yet.
+    /// The place of the first message that was neither queued nor skipped.
     next: usize,
-    /// Queued and not yet reported.
+    /// How many are queued and not yet reported.
     unreported: usize,
 }
 
@@ -29,9 +29,9 @@ impl KafkaFlight {
         Self { reports: Arc::default(), outcomes, next: 0, unreported: 0 }
     }
 
-    /// This one, which is of `window`: what was begun is published first.
+    /// Asserts that this flight is of `window`: windows are published in the order in which they were begun.
     pub(super) fn of(self, window: &[Message]) -> Self {
-        assert_eq!(self.outcomes.len(), window.len(), "another window than the oldest that was begun");
+        assert_eq!(self.outcomes.len(), window.len(), "this is not the oldest window that was begun");
         self
     }
 
@@ -70,7 +70,7 @@ impl KafkaFlight {
         self.next += 1;
     }
 
-    /// Whether all was looked at: queued, or given an outcome.
+    /// Whether every message was queued or given an outcome.
     pub(super) const fn is_queued(&self) -> bool {
         self.next == self.outcomes.len()
     }
@@ -80,19 +80,22 @@ impl KafkaFlight {
         self.unreported
     }
 
-    /// One was reported. None: it is no outcome, and the message stays open.
+    /// Notes a report. With `None`, the message stays open.
     pub(super) fn settle(&mut self, place: usize, outcome: Option<Outcome>) {
         self.unreported -= 1;
         self.outcomes[place] = outcome;
     }
 
-    /// The same window for another try of what is still open, where there is any.
+    /// The same window for another attempt at the messages that are still open. `None` if there are none.
     pub(super) fn again(&self) -> Option<Self> {
         self.outcomes.contains(&None).then(|| Self::new(self.outcomes.clone()))
     }
 
-    /// One outcome a message. Panics where one is open.
+    /// Returns one outcome for each message. Panics if one is still open.
     pub(super) fn into_outcomes(self) -> Vec<Outcome> {
-        self.outcomes.into_iter().map(|outcome| outcome.expect("the last try gives each message an outcome")).collect()
+        self.outcomes
+            .into_iter()
+            .map(|outcome| outcome.expect("the last attempt gives each message an outcome"))
+            .collect()
     }
 }

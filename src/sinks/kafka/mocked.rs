@@ -1,4 +1,4 @@
-//! How the broker's answers become outcomes, with librdkafka's own mock cluster: what a real broker says too rarely.
+//! How a broker's answers become outcomes, with librdkafka's mock cluster, because a real broker rarely gives them.
 
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
@@ -50,18 +50,18 @@ fn reason(outcome: &Outcome) -> Option<Reason> {
     }
 }
 
-/// librdkafka calls such a batch delivered, by its sequence number alone. On a partition that was just created it was
-/// in no log: the broker had taken the second batch before the first.
+/// librdkafka reports such a batch as delivered because of its sequence number. On a partition that was just created,
+/// it was in no log: the broker had accepted the second batch before the first.
 #[tokio::test]
 async fn delivered_without_an_offset_is_not_a_confirm() {
     let repeat = RDKafkaRespErr::RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER;
     let outcome = answered_by(&[repeat, repeat]).await;
     assert_eq!(reason(&outcome), Some(Reason::Timeout), "{outcome:?}");
-    assert_eq!(answered(repeat).await, Outcome::CONFIRMED, "once more, and it is there");
+    assert_eq!(answered(repeat).await, Outcome::CONFIRMED, "sent again, it arrives");
 }
 
 #[tokio::test]
-async fn what_came_without_an_offset_is_sent_again_beside_a_window_that_was_begun() {
+async fn a_message_without_an_offset_is_sent_again_while_another_window_is_in_flight() {
     let (cluster, mut sink) = connected(&[]).await;
     assert_eq!(sink.publish(&window(1)).await, [Outcome::CONFIRMED]);
     cluster.request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER]);
@@ -72,13 +72,13 @@ async fn what_came_without_an_offset_is_sent_again_beside_a_window_that_was_begu
 }
 
 #[tokio::test]
-async fn a_refusal_that_passes_is_waited_out() {
+async fn a_temporary_refusal_is_retried() {
     let outcome = answered(RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION).await;
     assert_eq!(outcome, Outcome::CONFIRMED);
 }
 
 #[tokio::test]
-async fn a_refusal_is_sorted_and_costs_nothing_else() {
+async fn a_refusal_has_its_reason_and_the_sink_goes_on() {
     for (error, expected) in [
         (RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE, Reason::TooLarge),
         (RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_RECORD, Reason::Malformed),
@@ -91,20 +91,20 @@ async fn a_refusal_is_sorted_and_costs_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_full_queue_makes_way_one_by_one() {
+async fn a_window_that_exceeds_the_queue_is_queued_piece_by_piece() {
     let (_cluster, mut sink) = connected(&[("queue.buffering.max.messages", "3")]).await;
     assert_eq!(sink.publish(&window(50)).await, vec![Outcome::CONFIRMED; 50]);
 }
 
 #[tokio::test]
-async fn a_full_queue_makes_way_for_one_window_after_the_other() {
+async fn windows_that_exceed_the_queue_are_queued_one_after_the_other() {
     let (cluster, mut sink) = connected(&[("queue.buffering.max.messages", "300")]).await;
     assert_eq!(sink.publish(&window(1)).await, [Outcome::CONFIRMED]);
-    // So that nothing is confirmed before all three were to begin.
+    // So that nothing is confirmed before the third window should begin.
     cluster.broker_round_trip_time(1, Duration::from_millis(300)).expect("it runs");
     let (first, second) = (window(200), window(150));
     assert!(sink.begin(&first) && sink.begin(&second));
-    assert!(!sink.begin(&first), "some of the second still waits for room");
+    assert!(!sink.begin(&first), "a part of the second window still waits for room");
     assert_eq!(sink.publish(&first).await, vec![Outcome::CONFIRMED; 200]);
     assert_eq!(sink.publish(&second).await, vec![Outcome::CONFIRMED; 150]);
     assert!(sink.begin(&first) && sink.publish(&first).await == vec![Outcome::CONFIRMED; 200]);

@@ -16,16 +16,16 @@ use crate::config::KafkaSink;
 use crate::sinks::tools::{Check, TOPIC, about_topics};
 use crate::sinks::{Failure, Reason};
 
-/// How long a producer id may take once a broker is reached.
+/// How long the producer may take to get an id after a broker is reached.
 const PRODUCER_ID_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long the answer to one record may take.
 const RECORD_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Looks at all that publishing to these topics takes. Nothing is created, and nothing is published.
+/// Checks everything that publishing to these topics needs. Creates and publishes nothing.
 pub async fn probe(settings: &KafkaSink, max_body: usize, topics: &[String]) -> Vec<Check> {
     let mut config = client::producing(settings, max_body);
-    // The one place where librdkafka tells whether it was given a producer id.
+    // Only the statistics tell whether librdkafka got a producer id.
     config.set("statistics.interval.ms", "200");
     let live = match start(config).await {
         Ok(live) => live,
@@ -52,25 +52,25 @@ async fn start(config: ClientConfig) -> Result<Live, Failure> {
     blocking(move || Live::start("check", &config)).await?
 }
 
-/// What TLS and log-in prove, once a broker was reached.
+/// The checks for TLS and login, after a broker was reached.
 fn secured(settings: &KafkaSink) -> Vec<Check> {
     let tls = match &settings.tls {
         Some(tls) => {
             let by = tls.ca_file.as_ref().map_or("the system's authorities".into(), |file| file.display().to_string());
-            Check::good("TLS", format!("the broker's certificate was proven by {by}"))
+            Check::good("TLS", format!("the broker's certificate was verified with {by}"))
         }
-        None => Check::warning("TLS", "not used", "events travel in the clear: set tls = { ca_file = \"…\" }"),
+        None => Check::warning("TLS", "not used", "events are not encrypted: set tls = { ca_file = \"…\" }"),
     };
     let login = match (&settings.login, settings.tls.as_ref().and_then(|tls| tls.cert_file.as_ref())) {
         (Some(login), _) => {
             let mechanism = client::mechanism(settings);
-            Check::good("log-in", format!("{} by {mechanism}", login.username))
+            Check::good("login", format!("{} with {mechanism}", login.username))
         }
-        (None, Some(_)) => Check::good("log-in", "by client certificate"),
+        (None, Some(_)) => Check::good("login", "with a client certificate"),
         (None, None) => Check::warning(
-            "log-in",
+            "login",
             "none",
-            "whoever reaches the broker may publish: set username and password_file, or a client certificate in tls",
+            "anybody who reaches the broker may publish: set username and password_file, or a client certificate in tls",
         ),
     };
     vec![tls, login]
@@ -81,34 +81,34 @@ async fn idempotent(live: &Live) -> Check {
     let until = Instant::now() + PRODUCER_ID_WITHIN;
     loop {
         if live.context.is_idempotent() {
-            return Check::good(what, "given: no repeats by the client's own retries");
+            return Check::good(what, "granted, so the client's own retries cause no repeats");
         }
         if let Some(failure) = live.fatal() {
             return Check::bad(
                 what,
                 failure.detail,
-                "give the right Write on the topics; before Kafka 2.8 also IdempotentWrite on the cluster",
+                "grant Write on the topics, and before Kafka 2.8 also IdempotentWrite on the cluster",
             );
         }
         if Instant::now() >= until {
             return Check::bad(
                 what,
-                "not given in time",
-                "the brokers' log says why; with fewer brokers than transaction.state.log.replication.factor there is none",
+                "not granted in time",
+                "see the brokers' log; fewer brokers than transaction.state.log.replication.factor grant none",
             );
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
-/// The part of the checklist that is about the cluster and its topics.
+/// The checks of the cluster and its topics.
 struct Survey<'a> {
     settings: &'a KafkaSink,
     /// The largest message in bytes.
     limit: usize,
     live: &'a Live,
     admin: Admin,
-    /// Whose settings were not told.
+    /// Topics and brokers whose settings the bridge may not read.
     undescribed: Vec<String>,
 }
 
@@ -122,7 +122,7 @@ impl Survey<'_> {
                 Look::There { partitions, replicas, .. } => there.push((topic, partitions, replicas)),
                 Look::Missing => missing.push(topic),
                 Look::Failed(failure) => {
-                    let mend = "give the rights Describe and Write on it";
+                    let mend = "grant Describe and Write on it";
                     failed.push((topic, Check::bad(format!("topic {TOPIC}"), failure.detail, mend)));
                 }
             }
@@ -134,19 +134,18 @@ impl Survey<'_> {
             checks.push(Check::warning(
                 format!("settings of {}", self.undescribed.join(", ")),
                 topics::not_described().detail,
-                "limits were not compared; it takes the right DescribeConfigs on the cluster and on the topics, for this \
-                 check alone",
+                "limits were not compared; this needs DescribeConfigs on the cluster and on the topics, only for this check",
             ));
         }
         checks
     }
 
-    /// The brokers, and whether they can hold the replicas of a topic that is created.
+    /// Checks the brokers. Returns whether they can hold the replicas of a created topic.
     async fn cluster(&mut self, checks: &mut Vec<Check>) -> bool {
         let brokers = match self.admin.brokers().await {
             Ok(brokers) => brokers,
             Err(failure) => {
-                checks.push(Check::warning("brokers", failure.detail, "look at advertised.listeners of the brokers"));
+                checks.push(Check::warning("brokers", failure.detail, "check advertised.listeners of the brokers"));
                 return true;
             }
         };
@@ -181,14 +180,14 @@ impl Survey<'_> {
         found
     }
 
-    /// Topics that do not exist. Whether the brokers can hold their replicas has been told of already.
+    /// Checks topics that do not exist. `cluster` has already reported whether the brokers can hold their replicas.
     async fn missing(&self, missing: Vec<String>, can_replicate: bool) -> Vec<(String, Check)> {
         let what = format!("topic {TOPIC}");
         if missing.is_empty() {
             return Vec::new();
         }
         if !self.settings.create_topics {
-            let mend = format!("create it by kafka-topics.sh --create --topic {TOPIC}, or set create_topics = true");
+            let mend = format!("create it with kafka-topics.sh --create --topic {TOPIC}, or set create_topics = true");
             let check = Check::bad(what, "does not exist", mend);
             return missing.into_iter().map(|topic| (topic, check.clone())).collect();
         }
@@ -201,7 +200,7 @@ impl Survey<'_> {
             let check = match result {
                 Ok(()) => Check::good(
                     &*what,
-                    "does not exist yet and may be created; whether it may be written to shows with its first event",
+                    "does not exist yet and may be created; its first event shows whether it may be written to",
                 ),
                 Err(failure) => Check::bad(&*what, failure.detail, not_created(failure.reason)),
             };
@@ -215,16 +214,16 @@ impl Survey<'_> {
 fn not_created(reason: Reason) -> &'static str {
     match reason {
         Reason::Rights => {
-            "give the right Create on the cluster or on the prefixed topics, or create it and set create_topics = false"
+            "grant Create on the cluster or on the prefixed topics, or create it and set create_topics = false"
         }
-        Reason::Missing => "mend what the broker names, or create the topic by hand",
-        _ => "the brokers' log says why",
+        Reason::Missing => "correct what the broker reports, or create the topic by hand",
+        _ => "see the brokers' log",
     }
 }
 
-/// A producer whose records no broker stores: the protocol knows acks 0, 1 and -1 alone, and a broker that is asked
-/// for another number judges the writer's rights and then answers `INVALID_REQUIRED_ACKS` without appending anything.
-/// That is how the right to write is found out with nothing written.
+/// A producer whose records no broker stores. It is used to test the right to write. The protocol allows only acks 0, 1
+/// and -1: a broker that is asked for another number checks the writer's rights, and then answers
+/// `INVALID_REQUIRED_ACKS` without appending anything.
 fn impossible(settings: &KafkaSink) -> ClientConfig {
     let mut config = client::common(settings);
     config.set("acks", "2");
@@ -249,8 +248,8 @@ async fn may_write(writer: &Live, topic: &str) -> Check {
             Ok(_) => {
                 return Check::warning(
                     what,
-                    "given, but the broker stored an empty record with acks=2, which Apache Kafka refuses",
-                    "readers of this topic should pass over a record without value and headers of CloudEvents",
+                    "granted, but the broker stored an empty record with acks=2, which Apache Kafka refuses",
+                    "subscribers of this topic must skip a record that has neither a value nor CloudEvents headers",
                 );
             }
             Err(_) => Code::MessageTimedOut,
@@ -259,7 +258,7 @@ async fn may_write(writer: &Live, topic: &str) -> Check {
     };
     match code {
         Code::InvalidRequiredAcks => {
-            Check::good(what, "given; asked by a record that no broker stores (acks=2), so nothing was written")
+            Check::good(what, "granted; tested with a record that no broker stores (acks=2), so nothing was written")
         }
         _ if errors::reason(code) == Reason::Rights => {
             let mend = format!("kafka-acls.sh --add --allow-principal User:… --operation Write --topic {TOPIC}");
@@ -267,8 +266,8 @@ async fn may_write(writer: &Live, topic: &str) -> Check {
         }
         _ => Check::bad(
             what,
-            format!("not found out: {}", errors::words(code)),
-            "the topic's leader did not answer: look at advertised.listeners of the brokers",
+            format!("unknown: {}", errors::words(code)),
+            "the topic's leader did not answer: check advertised.listeners of the brokers",
         ),
     }
 }

@@ -1,4 +1,4 @@
-//! What must be there before an event is sent: its topic.
+//! Prepares the topics of a window before it is sent.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,8 +10,8 @@ use crate::sinks::tools::about_topics;
 use crate::sinks::{Failure, Reason};
 
 impl KafkaSink {
-    /// Looks for topics that were not seen yet and creates what may be created. Returns what keeps the others from
-    /// being published to.
+    /// Looks up topics that were not seen yet, and creates missing ones if allowed. Returns why the others can't be
+    /// published to.
     pub(super) async fn ready_topics(&mut self, window: &[Message]) -> BTreeMap<String, Failure> {
         let unseen: BTreeSet<&str> =
             window.iter().map(|message| message.topic.as_str()).filter(|topic| !self.known.contains(*topic)).collect();
@@ -42,7 +42,7 @@ impl KafkaSink {
         failed
     }
 
-    /// Creates topics; returns those that are there now.
+    /// Creates topics. Returns those that now exist.
     async fn create(&self, live: &Live, missing: &[String], failed: &mut BTreeMap<String, Failure>) -> Vec<String> {
         if missing.is_empty() {
             return Vec::new();
@@ -67,16 +67,16 @@ impl KafkaSink {
         created
     }
 
-    /// What the brokers' defaults fall short of, for topics that have no settings of their own.
+    /// How the brokers' defaults, which apply to topics without their own settings, fall short.
     pub(super) async fn shortcomings(&self) -> Vec<String> {
         let Ok(mut admin) = Admin::new(&client::common(&self.settings)).await else { return Vec::new() };
         let Ok(brokers) = admin.brokers().await else { return Vec::new() };
-        // Without the right to describe them nothing is known; `check --connect` says so.
+        // Without the right to describe them, nothing is known. `check --connect` reports that.
         let limits = admin.broker_limits(brokers[0]).await.unwrap_or_default();
         survey::shortcomings(&survey::of_cluster(&self.settings, &limits, brokers.len(), self.limit))
     }
 
-    /// Tells of topics that were there before and fall short, once a topic and beside the delivery.
+    /// Warns once about each existing topic that falls short. Does not delay the delivery.
     fn warn_of_topics(&self, there: BTreeMap<String, usize>) {
         if there.is_empty() {
             return;

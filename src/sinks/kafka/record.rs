@@ -8,17 +8,17 @@ use rdkafka::message::{Header, OwnedHeaders};
 use crate::config::Format;
 use crate::message::Message;
 
-/// The header that tells both modes apart (binding, 3).
+/// The header that distinguishes the two modes (binding, 3).
 pub(super) const CONTENT_TYPE: &str = "content-type";
 
-/// Its value in structured mode (binding, 3.3.1).
+/// The header's value in structured mode (binding, 3.3.1).
 const STRUCTURED: &str = "application/cloudevents+json; charset=UTF-8";
 
-/// What stands before an attribute's name in binary mode (binding, 3.2.3.1).
+/// The prefix of an attribute's name in binary mode (binding, 3.2.3.1).
 pub(super) const PREFIX: &str = "ce_";
 
-/// The record's headers: the content type, and in binary mode every attribute. `partitionkey` is among them though it
-/// is the key too (binding, 3.1).
+/// The record's headers: the content type, and in binary mode every attribute. They include `partitionkey`, although it
+/// is also the key (binding, 3.1).
 pub(super) fn headers(message: &Message) -> OwnedHeaders {
     let content_type = match message.format {
         Format::CloudEvents => STRUCTURED,
@@ -45,7 +45,7 @@ pub(super) fn value(message: &Message) -> Bytes {
     }
 }
 
-/// Whether a content type stands for structured mode, in any case (binding, 3).
+/// Whether a content type, in any case, means structured mode (binding, 3).
 pub(super) fn is_structured(content_type: &str) -> bool {
     const MEDIA_TYPE: &str = "application/cloudevents";
     content_type.get(..MEDIA_TYPE.len()).is_some_and(|begins| begins.eq_ignore_ascii_case(MEDIA_TYPE))
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn binary_mode_has_every_attribute_as_a_header_and_the_body_as_it_came() {
+    fn binary_mode_has_attributes_as_headers_and_the_unchanged_body() {
         let message = message(Format::CloudEventsBinary);
         let expected = [
             ("content-type", "application/json"),
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn structured_mode_has_the_document_and_its_type_alone() {
+    fn structured_mode_has_only_the_document_and_its_type() {
         let message = message(Format::CloudEvents);
         let expected = [("content-type".to_owned(), "application/cloudevents+json; charset=UTF-8".to_owned())];
         assert_eq!(pairs(&headers(&message)), expected);
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn structured_mode_is_known_by_its_media_type_in_any_case() {
+    fn structured_mode_is_recognised_by_its_media_type_in_any_case() {
         for yes in ["application/cloudevents+json; charset=UTF-8", "Application/CloudEvents+JSON"] {
             assert!(is_structured(yes), "{yes}");
         }

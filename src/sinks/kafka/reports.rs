@@ -1,14 +1,15 @@
-//! The delivery reports of one window, on their way from librdkafka's thread to the sink.
+//! Passes the delivery reports of one window from librdkafka's thread to the sink.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rdkafka::error::RDKafkaErrorCode as Code;
 use tokio::sync::Notify;
 
-/// A message's place in its window and what became of it.
+/// A message's place in its window, and its outcome.
 pub(super) type Report = (usize, Result<(), Code>);
 
-/// Collects reports and wakes who waits once there are enough: a wake for each would cost more than the report.
+/// Collects reports, and wakes the waiting task once there are enough. A wake-up for each would cost more than the
+/// report.
 #[derive(Default)]
 pub(super) struct Reports {
     came: Mutex<Came>,
@@ -23,11 +24,11 @@ struct Came {
 
 impl Reports {
     fn came(&self) -> MutexGuard<'_, Came> {
-        // Plain values: what another thread left is whole.
+        // Plain values, which are complete even if another thread panicked.
         self.came.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One more came. Never blocks for long.
+    /// Adds a report. Never blocks for long.
     pub(super) fn put(&self, report: Report) {
         let mut came = self.came();
         came.reports.push(report);
@@ -37,7 +38,7 @@ impl Reports {
         }
     }
 
-    /// Waits for that many, and takes all that came. Cancel-safe.
+    /// Waits for `wanted` reports, and takes all that arrived. Cancel-safe.
     pub(super) async fn take(&self, wanted: usize) -> Vec<Report> {
         loop {
             {
@@ -60,7 +61,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn wakes_once_there_are_enough() {
+    async fn the_waiting_task_is_woken_once_there_are_enough() {
         let reports = Arc::new(Reports::default());
         reports.put((0, Ok(())));
         let waiting = tokio::spawn({
@@ -74,6 +75,6 @@ mod tests {
         reports.put((2, Err(Code::MessageTimedOut)));
         assert_eq!(waiting.await.expect("no panic"), 3);
         reports.put((3, Ok(())));
-        assert_eq!(reports.take(1).await, [(3, Ok(()))], "what came before is not given again");
+        assert_eq!(reports.take(1).await, [(3, Ok(()))], "earlier reports are not returned again");
     }
 }

@@ -1,5 +1,5 @@
-//! What a broker or a topic is set to, beside what the bridge promises: for the log at the first connection and for
-//! `check --connect`.
+//! Compares the settings of brokers and topics with what the bridge promises, for the log at the first connection and
+//! for `check --connect`.
 
 use super::topics::TopicLimits;
 use crate::config::KafkaSink;
@@ -12,7 +12,7 @@ pub(super) fn of_cluster(settings: &KafkaSink, limits: &TopicLimits, brokers: us
     if let Some(replicas) = replicas.filter(|_| settings.create_topics) {
         checks.push(created(settings, replicas, brokers));
     }
-    // With one replica a topic can't ask for two.
+    // With one replica, two in-sync replicas are impossible.
     if let Some(least) = limits.min_insync.filter(|_| replicas != Some(1)) {
         checks.push(min_insync(
             "min.insync.replicas of the brokers",
@@ -27,10 +27,10 @@ pub(super) fn of_cluster(settings: &KafkaSink, limits: &TopicLimits, brokers: us
         } else {
             Check::warning(
                 what,
-                format!("{most} bytes, less than the {limit} that an event of max_body may come to"),
+                format!("{most} bytes, less than the {limit} that an event of max_body may need"),
                 format!(
-                    "a topic without max.message.bytes of its own refuses larger events, which become dead letters: \
-                     set message.max.bytes={limit} on the brokers"
+                    "a topic without its own max.message.bytes refuses larger events, which become dead letters: set \
+                     message.max.bytes={limit} on the brokers"
                 ),
             )
         });
@@ -51,12 +51,12 @@ pub(super) fn can_replicate(settings: &KafkaSink, limits: &TopicLimits, brokers:
     asked_for(settings, limits).is_none_or(|replicas| replicas <= brokers)
 }
 
-/// The replication of topics that the bridge creates.
+/// Checks the replication of topics that the bridge creates.
 fn created(settings: &KafkaSink, replicas: usize, brokers: usize) -> Check {
     let what = "replication of created topics";
     let key = if settings.replication == -1 { "default.replication.factor on the brokers" } else { "replication" };
     if replicas > brokers {
-        let found = format!("{replicas}, and only {brokers} of the cluster's brokers are up");
+        let found = format!("{replicas}, but only {brokers} of the cluster's brokers are up");
         return Check::bad(what, found, format!("no topic can be created: start more brokers, or lower {key}"));
     }
     match few(replicas) {
@@ -68,22 +68,23 @@ fn created(settings: &KafkaSink, replicas: usize, brokers: usize) -> Check {
 /// What is wrong with fewer than three replicas.
 fn few(replicas: usize) -> Option<String> {
     match replicas {
-        0 | 1 => Some(format!("{replicas}: one broker lost is its events lost")),
+        0 | 1 => Some(format!("{replicas}: the loss of one broker loses its events")),
         2 => Some(
-            "2: with min.insync.replicas=2 one broker down stops the topic, with 1 its loss can take events".into(),
+            "2: if one broker is down, min.insync.replicas=2 stops the topic, and with 1 its loss can lose events"
+                .into(),
         ),
         _ => None,
     }
 }
 
-/// A topic that exists. Without `limits` (no right to describe it) only its replicas are judged.
+/// Checks an existing topic. Without `limits` (no right to describe it), only its replicas.
 ///
 /// The texts have [`TOPIC`] where its name goes.
 pub(super) fn of_topic(replicas: usize, limits: Option<&TopicLimits>, limit: usize) -> Vec<Check> {
     let mut checks = Vec::new();
     let what = format!("replication of {TOPIC}");
     checks.push(match few(replicas) {
-        Some(found) => Check::warning(what, found, "give it three replicas by kafka-reassign-partitions.sh"),
+        Some(found) => Check::warning(what, found, "give it three replicas with kafka-reassign-partitions.sh"),
         None => Check::good(what, replicas.to_string()),
     });
     let alter = |setting: &str| {
@@ -99,7 +100,7 @@ pub(super) fn of_topic(replicas: usize, limits: Option<&TopicLimits>, limit: usi
         } else {
             Check::warning(
                 what,
-                format!("{most} bytes, less than the {limit} that an event of max_body may come to"),
+                format!("{most} bytes, less than the {limit} that an event of max_body may need"),
                 format!("larger events become dead letters: {}", alter(&format!("max.message.bytes={limit}"))),
             )
         });
@@ -115,7 +116,7 @@ fn min_insync(what: &str, least: usize, mend: &str) -> Check {
     }
 }
 
-/// What falls short among them, one sentence each.
+/// One sentence for each check that is not good.
 pub(super) fn shortcomings(checks: &[Check]) -> Vec<String> {
     checks
         .iter()
@@ -137,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn warns_of_what_loses_or_refuses_events() {
+    fn settings_that_lose_or_refuse_events_cause_warnings() {
         let mut settings = super::super::tests::settings();
         let weak = shortcomings(&of_cluster(&settings, &limits(1_048_588, 1, 1), 3, 11_250_000));
         assert_eq!(weak.len(), 2, "{weak:?}");
@@ -147,15 +148,15 @@ mod tests {
             Vec::<String>::new()
         );
         let weak = shortcomings(&of_cluster(&settings, &limits(11_250_000, 2, 2), 3, 11_250_000));
-        assert!(weak.len() == 1 && weak[0].contains("is 2: "), "docs/brokers.md asks for three: {weak:?}");
-        // Not our topics, not our replication.
+        assert!(weak.len() == 1 && weak[0].contains("is 2: "), "docs/brokers.md recommends three: {weak:?}");
+        // If the bridge creates no topics, their replication is not its concern.
         settings.create_topics = false;
         let weak = shortcomings(&of_cluster(&settings, &limits(11_250_000, 1, 3), 3, 11_250_000));
         assert!(weak.len() == 1 && weak[0].starts_with("min.insync.replicas"), "{weak:?}");
     }
 
     #[test]
-    fn more_replicas_than_brokers_can_not_be_had() {
+    fn more_replicas_than_brokers_are_an_error() {
         let mut settings = super::super::tests::settings();
         settings.replication = 3;
         let found = of_cluster(&settings, &TopicLimits::default(), 1, 11_250_000);
@@ -171,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn names_the_topics_own_setting() {
+    fn the_remedy_for_a_topic_names_its_own_setting() {
         let weak = shortcomings(&of_topic(3, Some(&limits(1_048_588, 1, 3)), 11_250_000));
         assert!(weak[0].contains("--entity-name TOPIC --add-config min.insync.replicas=2"), "{weak:?}");
         assert!(weak[1].contains("max.message.bytes=11250000"), "{weak:?}");

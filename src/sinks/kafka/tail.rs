@@ -1,4 +1,4 @@
-//! `tail` for Kafka: a reader that leaves no trace on the cluster.
+//! `tail` for Kafka. It leaves no trace on the cluster.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -18,15 +18,15 @@ use crate::config::KafkaSink;
 use crate::sinks::Failure;
 use crate::sinks::tools::{Landed, TailOptions, structured_from};
 
-/// How often new topics are looked for.
+/// How often to look for new topics.
 const REFRESH: Duration = Duration::from_millis(500);
 
 impl ConsumerContext for Context {}
 
-/// Reads topics under `prefix` until the reader has had enough or may not read.
+/// Reads topics under `prefix` until the reader wants no more or has no right to read.
 ///
-/// Partitions are assigned, never subscribed to, and no offset is committed. A topic that appears later is read from
-/// its first record. A broker that goes away is waited for.
+/// It assigns partitions instead of subscribing, and commits no offset. It reads a topic that appears later from its
+/// first record, and waits for a broker that goes away.
 pub async fn tail(settings: &KafkaSink, prefix: &str, options: TailOptions) -> Result<(), Failure> {
     let TailOptions { topics, from_start, into, ready } = options;
     let config = client::common(settings);
@@ -40,7 +40,7 @@ pub async fn tail(settings: &KafkaSink, prefix: &str, options: TailOptions) -> R
     let there: BTreeSet<String> = first.iter().map(|(topic, _)| topic.clone()).filter(|topic| ours(topic)).collect();
     let first: Vec<_> = first.into_iter().filter(|(topic, _)| asked_for(topic)).collect();
     assign(&consumer, &live, first, &mut assigned, from_start).await?;
-    // Its owner may have gone; that shows at `into`.
+    // The receiver may be gone. `into` is closed then, too.
     let _ = ready.send(Some(there.into_iter().collect()));
 
     let mut refresh = tokio::time::interval(REFRESH);
@@ -49,7 +49,7 @@ pub async fn tail(settings: &KafkaSink, prefix: &str, options: TailOptions) -> R
         tokio::select! {
             () = into.closed() => break,
             _ = refresh.tick() => {
-                // A cluster that does not answer now is asked again at the next tick.
+                // If the cluster does not answer, the next tick asks again.
                 let Ok(found) = list(&consumer).await else { continue };
                 let new = found.into_iter().filter(|(topic, _)| asked_for(topic)).collect();
                 assign(&consumer, &live, new, &mut assigned, true).await?;
@@ -63,7 +63,7 @@ pub async fn tail(settings: &KafkaSink, prefix: &str, options: TailOptions) -> R
                 Err(error) if error.rdkafka_error_code() == Some(Code::TopicAuthorizationFailed) => {
                     return Err(errors::client_failure(&error));
                 }
-                // librdkafka connects again by itself; a group is named but not used, and needs no right.
+                // librdkafka reconnects by itself. The group is named but not used, and needs no right.
                 Err(error) => tracing::debug!(%error, "reading goes on"),
             },
         }
@@ -74,20 +74,20 @@ pub async fn tail(settings: &KafkaSink, prefix: &str, options: TailOptions) -> R
 
 fn consumer(settings: &KafkaSink) -> Result<StreamConsumer<Context>, Failure> {
     let mut config: ClientConfig = client::common(settings);
-    // The operator's properties are meant for the producer; librdkafka would warn of each.
+    // The operator's properties are meant for the producer. librdkafka would warn about each of them.
     config.set_log_level(RDKafkaLogLevel::Error);
-    // librdkafka wants a name even where partitions are assigned; nothing is ever stored under it.
+    // librdkafka requires a group even for assigned partitions. Nothing is stored for it.
     config.set("group.id", "alma-bridge-tail");
     config.set("enable.auto.commit", "false");
     config.set("enable.auto.offset.store", "false");
     config.set("auto.offset.reset", "earliest");
-    // A new topic waits until the fetch that is under way comes back.
+    // A new topic is not fetched before the current fetch returns.
     config.set("fetch.wait.max.ms", "100");
     config.create_with_context(Context::default()).map_err(|error| errors::client_failure(&error))
 }
 
-/// All topics and their partitions. The consumer itself asks: one that it has not heard of it would look for only a
-/// second later.
+/// All topics and their partitions. The consumer itself asks, because it would look up a topic that it does not know
+/// only a second later.
 async fn list(consumer: &Arc<StreamConsumer<Context>>) -> Result<Vec<(String, i32)>, Failure> {
     let consumer = Arc::clone(consumer);
     let metadata = blocking(move || consumer.fetch_metadata(None, topics::ASK_TIMEOUT)).await?;
@@ -99,7 +99,7 @@ async fn list(consumer: &Arc<StreamConsumer<Context>>) -> Result<Vec<(String, i3
     Ok(partitions.collect())
 }
 
-/// Adds those that are not read yet: from their beginning, or from where they end now.
+/// Starts to read the new partitions, from their beginning or from their current end.
 async fn assign(
     consumer: &Arc<StreamConsumer<Context>>,
     live: &Live,
@@ -115,8 +115,8 @@ async fn assign(
     let result = blocking(move || {
         let mut list = TopicPartitionList::with_capacity(partitions.len());
         for (topic, partition) in &partitions {
-            // The end is asked for: librdkafka's own "end" is found only when the first fetch is sent, and what was
-            // published until then would be passed over.
+            // Asks for the end now. librdkafka would determine it with the first fetch, and skip what was published
+            // until then.
             let offset = if from_start {
                 Offset::Beginning
             } else {

@@ -1,9 +1,9 @@
-//! What can be tested without a broker; `tests/kafka_sink.rs` has the rest.
+//! What can be tested without a broker. `tests/kafka_sink` has the rest.
 
 use super::*;
 use crate::config::{ClientTls, Login, Secret};
 
-/// A broker that is not there, topics created.
+/// Settings with a broker that does not exist, and with topics created.
 pub(super) fn settings() -> config::KafkaSink {
     config::KafkaSink {
         brokers: vec!["127.0.0.1:1".into()],
@@ -25,7 +25,7 @@ fn made(settings: &config::KafkaSink) -> ClientConfig {
 }
 
 #[test]
-fn the_promise_is_configured() {
+fn the_producer_is_configured_for_durable_delivery() {
     let made = made(&settings());
     for (key, expected) in [
         ("bootstrap.servers", "127.0.0.1:1"),
@@ -42,14 +42,14 @@ fn the_promise_is_configured() {
         assert_eq!(made.get(key), Some(expected), "{key}");
     }
     assert_eq!(made.get("sasl.mechanisms"), None);
-    // Every name and value is one that librdkafka knows.
-    made.create_native_config().expect("librdkafka takes it");
+    // librdkafka accepts every name and value.
+    made.create_native_config().expect("librdkafka accepts it");
 }
 
 #[test]
-fn the_operators_properties_are_kept_and_the_promise_stands_over_them() {
+fn the_operators_properties_are_kept_unless_they_weaken_durability() {
     let mut settings = settings();
-    // The last two are refused by the configuration, and would not be heard if they were not.
+    // The configuration refuses the last two. Even if it did not, they would be overridden.
     let given = [
         ("compression.codec", "zstd"),
         ("client.id", "alma-1"),
@@ -65,7 +65,7 @@ fn the_operators_properties_are_kept_and_the_promise_stands_over_them() {
 }
 
 #[test]
-fn tls_and_log_in_choose_the_protocol() {
+fn tls_and_login_determine_the_protocol() {
     let tls = Some(ClientTls {
         ca_file: Some("ca.pem".into()),
         cert_file: Some("me.pem".into()),
@@ -102,7 +102,7 @@ fn the_mechanism_is_the_strongest_unless_one_is_named() {
 }
 
 #[tokio::test]
-async fn a_broker_that_is_not_there_is_unreachable() {
+async fn a_broker_that_does_not_exist_is_unreachable() {
     let mut sink = KafkaSink::new(&"main".parse().expect("a name"), &settings(), 8 << 20);
     let failure = sink.connect().await.expect_err("nothing listens on port 1");
     assert_eq!(failure.reason, Reason::Unreachable);
@@ -111,7 +111,7 @@ async fn a_broker_that_is_not_there_is_unreachable() {
 }
 
 #[tokio::test]
-async fn a_certificate_that_is_not_there_is_told() {
+async fn a_missing_certificate_file_is_reported_by_its_key() {
     let tls = Some(ClientTls { ca_file: Some("/nonexistent/ca.pem".into()), ..ClientTls::default() });
     let settings = config::KafkaSink { tls, ..settings() };
     let mut sink = KafkaSink::new(&"main".parse().expect("a name"), &settings, 8 << 20);

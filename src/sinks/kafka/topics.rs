@@ -1,4 +1,4 @@
-//! Topics: whether they are there, how they are created, and what their limits are.
+//! Looks up topics, creates them, and reads their limits.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -15,23 +15,22 @@ use super::errors;
 use crate::config::KafkaSink;
 use crate::sinks::{Failure, Reason};
 
-/// How long one question about a topic may take.
+/// Time limit for one request about a topic.
 pub(super) const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long all questions before one window may take.
+/// Time limit for all requests before one window.
 pub(super) const READY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How long a created topic may take to have leaders.
 const LEADERS_WITHIN: Duration = Duration::from_secs(5);
 
-/// Kafka's own default of `max.message.bytes`: a created topic never takes less.
+/// Kafka's default of `max.message.bytes`. A created topic never accepts less.
 const KAFKA_DEFAULT_LIMIT: usize = 1_048_588;
 
-/// Exists in every cluster that has had a consumer; asking for it costs one topic's answer where asking for none
-/// would cost all.
+/// A topic of every cluster that has had a consumer. Metadata for one topic costs less than for none, which means all.
 const ANY_TOPIC: &str = "__consumer_offsets";
 
-/// What the cluster says of a topic.
+/// What the cluster says about a topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Look {
     /// It exists.
@@ -43,13 +42,13 @@ pub(super) enum Look {
         /// Every partition has a leader.
         led: bool,
     },
-    /// It does not.
+    /// It does not exist.
     Missing,
-    /// That is not told.
+    /// The cluster does not tell.
     Failed(Failure),
 }
 
-/// Asks for one topic. Blocks for up to [`ASK_TIMEOUT`].
+/// Looks up one topic. Blocks for up to [`ASK_TIMEOUT`].
 pub(super) fn look<C: ClientContext>(client: &Client<C>, topic: &str) -> Look {
     let metadata = match client.fetch_metadata(Some(topic), ASK_TIMEOUT) {
         Ok(metadata) => metadata,
@@ -72,7 +71,7 @@ pub(super) fn look<C: ClientContext>(client: &Client<C>, topic: &str) -> Look {
     }
 }
 
-/// Asks for several topics; those that [`READY_TIMEOUT`] leaves no time for are [`Reason::Timeout`].
+/// Looks up several topics. Those for which [`READY_TIMEOUT`] leaves no time fail with [`Reason::Timeout`].
 pub(super) async fn look_all(live: &Live, topics: Vec<String>) -> Vec<(String, Look)> {
     let producer = std::sync::Arc::clone(&live.producer);
     let asked = topics.clone();
@@ -83,7 +82,7 @@ pub(super) async fn look_all(live: &Live, topics: Vec<String>) -> Vec<(String, L
             let found = if Instant::now() < until {
                 look(producer.client(), &topic)
             } else {
-                Look::Failed(Failure::new(Reason::Timeout, "the cluster takes too long to tell of its topics"))
+                Look::Failed(Failure::new(Reason::Timeout, "the cluster takes too long to describe its topics"))
             };
             (topic, found)
         };
@@ -93,8 +92,8 @@ pub(super) async fn look_all(live: &Live, topics: Vec<String>) -> Vec<(String, L
     looks.unwrap_or_else(|failure| topics.into_iter().map(|topic| (topic, Look::Failed(failure.clone()))).collect())
 }
 
-/// Waits until a created topic has leaders everywhere, within bounds: a producer that asks too early would take it
-/// for missing.
+/// Waits, for a limited time, until all partitions of the created topics have leaders. A producer that asks earlier
+/// would take a topic for missing.
 pub(super) async fn wait_for_leaders(live: &Live, topics: &[String]) {
     let until = Instant::now() + LEADERS_WITHIN;
     let mut waiting = topics.to_vec();
@@ -111,11 +110,11 @@ pub(super) async fn wait_for_leaders(live: &Live, topics: &[String]) {
     }
 }
 
-/// A client for what changes or describes the cluster: a connection of its own, made when needed and not kept.
+/// A client that changes or describes the cluster. It has its own connection, which is made when needed and not kept.
 pub(super) struct Admin(Option<AdminClient<DefaultClientContext>>);
 
 impl Admin {
-    /// Makes one of the properties of [`super::client::common`].
+    /// Creates a client with the properties of [`super::client::common`].
     pub(super) async fn new(config: &ClientConfig) -> Result<Self, Failure> {
         let config = config.clone();
         let client = blocking(move || config.create()).await?;
@@ -126,9 +125,9 @@ impl Admin {
         self.0.as_ref().expect("taken out only when dropped")
     }
 
-    /// Creates topics as configured, or with `validate_only` asks whether they could be.
+    /// Creates topics as configured. With `validate_only`, only checks whether they could be created.
     ///
-    /// One that exists already counts as created.
+    /// An existing topic counts as created.
     pub(super) async fn create(
         &self,
         settings: &KafkaSink,
@@ -164,7 +163,7 @@ impl Admin {
 
     /// The ids of the brokers that are up.
     pub(super) async fn brokers(&mut self) -> Result<Vec<i32>, Failure> {
-        let untold = || Failure::new(Reason::Timeout, "no broker told its id");
+        let untold = || Failure::new(Reason::Timeout, "no broker reported its id");
         let client = self.0.take().ok_or_else(untold)?;
         let (client, metadata) = blocking(move || {
             let metadata = client.inner().fetch_metadata(Some(ANY_TOPIC), ASK_TIMEOUT);
@@ -172,7 +171,8 @@ impl Admin {
         })
         .await?;
         self.0 = Some(client);
-        // Not the one that answered: by a bootstrap address it has no id yet.
+        // All brokers in the metadata, because the one that answered has no id if it was reached by a bootstrap
+        // address.
         let metadata = metadata.map_err(|error| errors::client_failure(&error))?;
         let ids: Vec<i32> = metadata.brokers().iter().map(rdkafka::metadata::MetadataBroker::id).collect();
         if ids.is_empty() { Err(untold()) } else { Ok(ids) }
@@ -221,14 +221,14 @@ impl Admin {
 
 impl Drop for Admin {
     fn drop(&mut self) {
-        // Its threads are joined, which takes up to 100 ms.
+        // Joins the client's threads, which takes up to 100 ms.
         if let (Some(client), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) {
             runtime.spawn_blocking(move || drop(client));
         }
     }
 }
 
-/// Settings of a topic, or of a broker for topics that have none of their own.
+/// Settings of a topic, or of a broker for topics without their own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct TopicLimits {
     /// `max.message.bytes` of a topic, `message.max.bytes` of a broker.
@@ -239,9 +239,9 @@ pub(super) struct TopicLimits {
     pub(super) replicas: Option<usize>,
 }
 
-/// rdkafka 0.39 does not hand on why a resource was not described; that nothing was is how a refusal shows.
+/// The failure if nothing is described. rdkafka 0.39 does not say why, but this is how a missing right appears.
 pub(super) fn not_described() -> Failure {
-    Failure::new(Reason::Rights, "no setting was told, as without the right to describe them")
+    Failure::new(Reason::Rights, "the broker describes no setting, probably for lack of the right to do so")
 }
 
 fn number(found: &ConfigResource, name: &str) -> Option<usize> {
@@ -253,17 +253,17 @@ fn not_created(settings: &KafkaSink, code: Code) -> Failure {
     let words = errors::words(code);
     let detail = match code {
         Code::InvalidTopic => format!(
-            "the topic does not exist and can't be created: {words}; a name collides with one that has _ for . or . for _"
+            "the topic does not exist and cannot be created: {words}; a name that differs only in . and _ collides with it"
         ),
         Code::InvalidReplicationFactor => format!(
-            "the topic does not exist and can't be created: {words}; replication = {} is more than the brokers that \
+            "the topic does not exist and cannot be created: {words}; replication = {} exceeds the number of brokers that \
              are up",
             settings.replication
         ),
         Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed => {
-            format!("the topic does not exist and may not be created: {words}; it takes the right Create")
+            format!("the topic does not exist and may not be created: {words}; this needs the right Create")
         }
-        _ => format!("the topic does not exist and can't be created: {words}"),
+        _ => format!("the topic does not exist and cannot be created: {words}"),
     };
     Failure::new(errors::reason(code), detail)
 }
@@ -273,7 +273,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_hinders_a_creation_is_the_operators() {
+    fn a_topic_that_cannot_be_created_needs_an_operator() {
         let settings = super::super::tests::settings();
         for (code, reason) in [
             (Code::InvalidTopic, Reason::Missing),

@@ -1,36 +1,34 @@
-//! One connection to NATS, and what it tells beside answers: that it was lost, and which subjects are denied.
+//! One connection to NATS, and its events: that it was lost, and which subjects are denied.
 
 use std::collections::HashSet;
 use std::time::Duration;
 
 use async_nats::connection::State;
-use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
-use async_nats::jetstream::stream::{Config as StreamConfig, DiscardPolicy, StorageType};
-use async_nats::jetstream::{self, ErrorCode};
+use async_nats::jetstream;
 use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, Event, ServerError};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::{ACK_TIMEOUT, Subjects, WINDOW_DEADLINE};
+use super::{ACK_TIMEOUT, WINDOW_DEADLINE};
 use crate::config::{ClientTls, NatsAuth, NatsSink as Settings, Secret, SinkName};
-use crate::sinks::{Failure, Reason, message_limit};
+use crate::sinks::{Failure, Reason};
 
-/// For a connection, its TLS and its log-in.
+/// Time limit for a connection, TLS and login.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// For one question to JetStream's API.
+/// Time limit for one request to JetStream's API.
 const API_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// For what is on its way at a clean stop.
+/// Time limit for what is in flight at a graceful shutdown.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// More than a window, so that its sending never waits for a place.
+/// More than a window, so that sending one never waits.
 const MAX_ACKS_PENDING: usize = 1_024;
 
-/// How often the connection is asked for a sign of life; two that stay out end it.
+/// How often to ping the server. Two missing pongs end the connection.
 const PING_EVERY: Duration = Duration::from_secs(5);
 
-/// What the connection told beside answers.
+/// The events of a connection so far.
 #[derive(Clone, Debug, Default)]
 struct Told {
     lost: Option<String>,
@@ -47,11 +45,11 @@ impl Told {
     }
 }
 
-/// News of a connection.
+/// Waits for events of a connection.
 pub(super) struct Watch(watch::Receiver<Told>);
 
 impl Watch {
-    /// Returns once there is news since this was called last.
+    /// Returns when there has been an event since the last call.
     pub(super) async fn changed(&mut self) {
         if self.0.changed().await.is_err() {
             std::future::pending::<()>().await;
@@ -59,7 +57,7 @@ impl Watch {
     }
 }
 
-/// One connection. The client ends with it.
+/// One connection. Dropping it ends the client.
 pub(super) struct Connection {
     pub(super) client: Client,
     pub(super) jetstream: jetstream::Context,
@@ -78,7 +76,7 @@ impl Connection {
             .request_timeout(Some(API_TIMEOUT))
             .ping_interval(PING_EVERY)
             .reconnect_delay_callback(|_| Duration::ZERO)
-            // Each server once; then the pump's own back-off takes over with a client of its own.
+            // Tries each server once. After that, the pump backs off and starts a new client.
             .max_reconnects(settings.servers.len().max(1) * 2)
             .event_callback(move |event| {
                 hear(&sender, &event);
@@ -90,10 +88,10 @@ impl Connection {
             Ok(Err(error)) => return Err(sort(&error)),
             Err(_) => return Err(Failure::new(Reason::Unreachable, "no connection in time")),
         };
-        // What was told while other servers were tried is not about this connection.
+        // Events from trying other servers are not about this connection.
         told.send_modify(|told| *told = Told::default());
         let jetstream = jetstream::ContextBuilder::new()
-            // Longer than a window: whether acknowledgements still come is for who awaits them.
+            // Longer than a window, because whoever awaits the acknowledgements has a deadline.
             .timeout(WINDOW_DEADLINE * 2)
             .ack_timeout(ACK_TIMEOUT)
             .max_ack_inflight(MAX_ACKS_PENDING)
@@ -105,22 +103,23 @@ impl Connection {
         self.told.borrow().lost.is_none() && self.client.connection_state() == State::Connected
     }
 
-    /// Wakes when there is news of the connection.
+    /// A watch on the connection's events.
     pub(super) fn watch(&self) -> Watch {
         Watch(self.told.subscribe())
     }
 
-    /// Denials are told once a message; those of the last window say nothing of the next.
+    /// Forgets denials. The server repeats them for each message, so those of the last window say nothing about the
+    /// next.
     pub(super) fn forget_denials(&self) {
         self.told.send_modify(|told| told.denied.clear());
     }
 
-    /// Why no acknowledgement for this subject will come, where that is known.
+    /// Why no acknowledgement for this subject will arrive, if that is known.
     pub(super) fn hopeless(&self, subject: &str) -> Option<Failure> {
         self.told.borrow().hopeless(subject)
     }
 
-    /// Resolves where no acknowledgement for this subject will come any more.
+    /// Resolves when no acknowledgement for this subject will arrive any more.
     pub(super) async fn gave_up_on(&self, subject: &str) -> Failure {
         let mut told = self.told.subscribe();
         let known = told.wait_for(|told| told.hopeless(subject).is_some()).await;
@@ -130,7 +129,7 @@ impl Connection {
             .unwrap_or_else(|| Failure::new(Reason::Unreachable, "connection ended"))
     }
 
-    /// The answer of JetStream's API, under its deadline; a denial of `subject` is no answer either, but known at once.
+    /// Awaits an answer of JetStream's API within [`API_TIMEOUT`]. A denial of `subject` ends the wait at once.
     pub(super) async fn ask<T>(&self, subject: &str, question: impl Future<Output = T>) -> Result<T, Failure> {
         tokio::select! {
             biased;
@@ -141,122 +140,11 @@ impl Connection {
         }
     }
 
-    /// Sends what is on its way.
+    /// Closes the connection, after it has sent what is in flight.
     pub(super) async fn close(self) {
-        // Everything is confirmed by now; what is lost here is a good-bye.
+        // Everything is already confirmed, so a failure loses nothing.
         let _ = timeout(CLOSE_TIMEOUT, self.client.drain()).await;
     }
-
-    /// Looks at the stream, or creates it where it is missing and may be made; says what falls short.
-    pub(super) async fn prepare_stream(
-        &self,
-        settings: &Settings,
-        subjects: &Subjects,
-        max_body: usize,
-    ) -> Result<Vec<String>, Failure> {
-        let mut warnings = Vec::new();
-        let subject = format!("$JS.API.STREAM.INFO.{}", settings.stream);
-        let stream = self.ask(&subject, self.jetstream.get_stream(&settings.stream)).await;
-        match stream.map(|stream| stream.map_err(|error| error.kind())) {
-            Ok(Ok(stream)) => warnings.extend(falls_short(&stream.cached_info().config, settings, subjects, max_body)),
-            Ok(Err(GetStreamErrorKind::JetStream(error))) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => {
-                if settings.create_stream {
-                    match self.create_stream(settings, subjects).await {
-                        Ok(_) => tracing::info!(stream = settings.stream, "stream created"),
-                        Err(failure) => warnings.push(format!("can't create stream {}: {failure}", settings.stream)),
-                    }
-                } else {
-                    warnings.push(format!("stream {} does not exist and create_stream is false", settings.stream));
-                }
-            }
-            Ok(Err(GetStreamErrorKind::JetStream(error))) => {
-                return Err(Failure::new(Reason::Busy, format!("JetStream says: {error}")));
-            }
-            Err(failure) if failure.reason == Reason::Unreachable => return Err(failure),
-            // No answer: no JetStream there yet, or no right to ask. Publishing tells which.
-            Ok(Err(error)) => warnings.push(format!("can't look at stream {}: {error}", settings.stream)),
-            Err(failure) => warnings.push(format!("can't look at stream {}: {failure}", settings.stream)),
-        }
-        let limit = message_limit(max_body);
-        if self.client.max_payload() < limit {
-            warnings.push(format!(
-                "the server's max_payload is {} bytes, events can have {limit}: set max_payload in its configuration",
-                self.client.max_payload()
-            ));
-        }
-        Ok(warnings)
-    }
-
-    /// Creates the stream on these subjects. Of one that is there already with other settings: false.
-    pub(super) async fn create_stream(&self, settings: &Settings, subjects: &Subjects) -> Result<bool, Failure> {
-        let subject = format!("$JS.API.STREAM.CREATE.{}", settings.stream);
-        let created = self.jetstream.create_stream(stream_config(settings, subjects));
-        match self.ask(&subject, created).await? {
-            Ok(_) => Ok(true),
-            Err(error) => match error.kind() {
-                CreateStreamErrorKind::JetStream(said) if said.error_code() == ErrorCode::STREAM_NAME_EXIST => {
-                    Ok(false)
-                }
-                CreateStreamErrorKind::JetStream(said) => Err(Failure::new(Reason::Missing, said.to_string())),
-                CreateStreamErrorKind::TimedOut => Err(Failure::new(Reason::Timeout, "no answer in time")),
-                _ => Err(Failure::new(Reason::Busy, error.to_string())),
-            },
-        }
-    }
-}
-
-/// The stream as it is created.
-fn stream_config(settings: &Settings, subjects: &Subjects) -> StreamConfig {
-    StreamConfig {
-        name: settings.stream.clone(),
-        subjects: subjects.created.clone(),
-        storage: StorageType::File,
-        num_replicas: settings.replicas,
-        max_age: settings.max_age,
-        duplicate_window: settings.duplicate_window,
-        description: Some("events of Ex Libris Alma, published by alma-bridge".to_owned()),
-        ..StreamConfig::default()
-    }
-}
-
-/// What an existing stream, which is never altered, promises less than asked for.
-pub(super) fn falls_short(
-    found: &StreamConfig,
-    settings: &Settings,
-    subjects: &Subjects,
-    max_body: usize,
-) -> Vec<String> {
-    let stream = &settings.stream;
-    let mut warnings = Vec::new();
-    if !subjects.are_taken_by(&found.subjects) {
-        let (found, asked) = (found.subjects.join(", "), subjects.created.join(", "));
-        warnings
-            .push(format!("stream {stream} takes {found}: subjects outside it can't be published, expected {asked}"));
-    }
-    if found.storage != StorageType::File {
-        warnings.push(format!("stream {stream} is kept in memory: a restart of the server loses it, expected file"));
-    }
-    if found.num_replicas < settings.replicas {
-        let (found, asked) = (found.num_replicas, settings.replicas);
-        warnings.push(format!("stream {stream} has {found} replicas, expected {asked}"));
-    }
-    if found.duplicate_window < settings.duplicate_window {
-        let (found, asked) = (found.duplicate_window, settings.duplicate_window);
-        let (found, asked) = (humantime::format_duration(found), humantime::format_duration(asked));
-        warnings.push(format!("stream {stream} remembers ids for {found}, expected {asked}"));
-    }
-    let limit = message_limit(max_body);
-    if usize::try_from(found.max_message_size).is_ok_and(|size| size > 0 && size < limit) {
-        let size = found.max_message_size;
-        warnings.push(format!("stream {stream} has max_msg_size {size}, events can have {limit} bytes"));
-    }
-    let bounded = found.max_bytes > 0 || found.max_messages > 0;
-    if found.no_ack {
-        warnings.push(format!("stream {stream} has no_ack: it confirms nothing, so nothing can be published to it"));
-    } else if bounded && found.discard == DiscardPolicy::Old {
-        warnings.push(format!("stream {stream} has a bound and discards its oldest messages, read or not, to keep it"));
-    }
-    warnings
 }
 
 fn hear(told: &watch::Sender<Told>, event: &Event) {
@@ -291,9 +179,9 @@ fn options(settings: &Settings) -> Result<ConnectOptions, Failure> {
         }
         NatsAuth::Token(token) => ConnectOptions::new().token(text(token)?),
         NatsAuth::Nkey(seed) => ConnectOptions::new().nkey(text(seed)?.trim().to_owned()),
-        // The client's own words may hold some of what is in the file.
+        // The client's own message may quote the file.
         NatsAuth::Creds { file, secret } => ConnectOptions::new().credentials(&text(secret)?).map_err(|_| {
-            Failure::new(Reason::Login, format!("{} holds no credentials (a JWT and a seed)", file.display()))
+            Failure::new(Reason::Login, format!("{} contains no credentials (a JWT and a seed)", file.display()))
         })?,
     };
     Ok(match &settings.tls {
@@ -317,8 +205,8 @@ fn text(secret: &Secret) -> Result<String, Failure> {
     String::from_utf8(secret.expose().to_vec()).map_err(|_| Failure::new(Reason::Login, "the secret is not UTF-8"))
 }
 
-/// Where an attempt to connect goes. The client calls what TLS finds in the server's certificate an IO error, and so
-/// what the server says of a log-in beside "authorization violation" (expired, revoked, too slow).
+/// The failure for an attempt to connect. The client reports problems with the server's certificate as I/O errors, and
+/// likewise refused logins other than "authorization violation" (expired, revoked, too slow).
 pub(super) fn sort(error: &ConnectError) -> Failure {
     use std::error::Error as _;
     let source = error.source();
@@ -343,64 +231,13 @@ pub(super) fn sort(error: &ConnectError) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{TopicPart, TopicTemplate};
-
-    fn settings() -> Settings {
-        Settings {
-            servers: vec!["nats://127.0.0.1:4222".into()],
-            stream: "ALMA".into(),
-            create_stream: true,
-            replicas: 1,
-            max_age: Duration::from_hours(7 * 24),
-            duplicate_window: Duration::from_hours(2),
-            auth: NatsAuth::None,
-            tls: None,
-        }
-    }
-
-    fn subjects() -> Subjects {
-        let parts = vec![TopicPart::Literal("alma.".to_owned()), TopicPart::Action];
-        Subjects::of(&TopicTemplate { parts })
-    }
 
     #[test]
-    fn finds_the_denied_subject() {
+    fn the_denied_subject_is_found() {
         let said = r#"Permissions Violation for Publish to "alma.loan""#;
         assert_eq!(denied_subject(said), Some("alma.loan"));
         assert_eq!(denied_subject(&said.to_lowercase()), Some("alma.loan"));
         assert_eq!(denied_subject(r#"Permissions Violation for Subscription to "alma.loan""#), None);
         assert_eq!(denied_subject("é"), None);
-    }
-
-    #[test]
-    fn a_stream_as_we_create_it_falls_short_of_nothing() {
-        let mut config = stream_config(&settings(), &subjects());
-        assert_eq!(falls_short(&config, &settings(), &subjects(), 8 << 20), Vec::<String>::new());
-        config.subjects = vec!["alma.*".into()];
-        assert_eq!(
-            falls_short(&config, &settings(), &subjects(), 8 << 20),
-            Vec::<String>::new(),
-            "it takes every topic"
-        );
-    }
-
-    #[test]
-    fn says_what_falls_short() {
-        let found = StreamConfig {
-            subjects: vec!["alma.loan".into()],
-            storage: StorageType::Memory,
-            num_replicas: 1,
-            duplicate_window: Duration::from_mins(2),
-            max_message_size: 1_000,
-            max_bytes: 1 << 20,
-            ..StreamConfig::default()
-        };
-        let warnings = falls_short(&found, &Settings { replicas: 3, ..settings() }, &subjects(), 8 << 20);
-        for (warning, part) in
-            warnings.iter().zip(["alma.loan", "memory", "1 replicas", "2m", "max_msg_size 1000", "discards"])
-        {
-            assert!(warning.contains(part), "{warning:?} should say {part:?}");
-        }
-        assert_eq!(warnings.len(), 6, "{warnings:?}");
     }
 }

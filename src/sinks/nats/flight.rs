@@ -1,4 +1,4 @@
-//! The messages of one window on their way, each until its `PubAck` arrives or can't arrive any more.
+//! The messages of one window in flight, each until its `PubAck` arrives or can't arrive any more.
 
 use std::future::IntoFuture as _;
 
@@ -25,11 +25,11 @@ pub(super) struct NatsFlight<'a> {
     stream: &'a str,
     window: &'a [Message],
     outcomes: &'a mut Outcomes,
-    /// Tells of what makes waiting pointless.
+    /// Events that may make waiting pointless.
     watch: Watch,
     acks: FuturesUnordered<BoxFuture<'static, Answer>>,
-    /// The places of what was sent, and how many of these have no outcome yet. What is denied has one, though its answer
-    /// never comes.
+    /// The places of the messages that were sent, and how many of them have no outcome yet. A denied message has an
+    /// outcome, although its answer never arrives.
     sent: Vec<usize>,
     waiting: usize,
 }
@@ -55,7 +55,7 @@ impl<'a> NatsFlight<'a> {
         }
     }
 
-    /// Sends a message; whether that worked.
+    /// Sends a message. Returns whether that succeeded.
     pub(super) async fn send(&mut self, place: usize, publish: PublishMessage) -> bool {
         let topic = self.window[place].topic.to_string();
         match self.connection.jetstream.send_publish(topic, publish).await {
@@ -69,7 +69,7 @@ impl<'a> NatsFlight<'a> {
         }
     }
 
-    /// A message is not sent. Always false.
+    /// Fails a message without sending it. Always returns `false`.
     pub(super) fn fail(&mut self, place: usize, failure: Failure) -> bool {
         self.outcomes.set(place, Outcome::Failed(failure));
         false
@@ -83,24 +83,24 @@ impl<'a> NatsFlight<'a> {
         }
     }
 
-    /// Waits until nothing is on its way any more, or, if one is named, until that one has its outcome. Each outcome is put
-    /// in once it is known.
+    /// Waits until no message is in flight any more, or only until the message `one` has its outcome. Notes each
+    /// outcome as soon as it is known.
     pub(super) async fn land(&mut self, one: Option<usize>) {
         while self.waiting > 0 && one.is_none_or(|place| self.outcomes.get(place).is_none()) {
             tokio::select! {
-                // An acknowledgement that is there counts, even if the connection was lost after it.
+                // An acknowledgement that has arrived counts, even if the connection was lost after it.
                 biased;
                 answer = timeout(ACK_TIMEOUT, self.acks.next()) => match answer {
                     Ok(Some(answer)) => self.note(answer),
-                    // All answers are there, and none of them to what is denied.
-                    Ok(None) => self.give_up(&Failure::new(Reason::Timeout, "no acknowledgement came")),
+                    // All answers have arrived. Denied messages get none.
+                    Ok(None) => self.give_up(&Failure::new(Reason::Timeout, "no acknowledgement arrived")),
                     Err(_) => {
                         let detail = format!("no acknowledgement within {ACK_TIMEOUT:?}");
                         self.give_up(&Failure::new(Reason::Timeout, detail));
                     }
                 },
                 () = self.watch.changed() => {
-                    // All that has arrived, whatever the runtime thinks that this task may do at once.
+                    // Takes everything that has arrived, without the runtime's limit on work per poll.
                     while let Some(Some(answer)) = unconstrained(self.acks.next()).now_or_never() {
                         self.note(answer);
                     }
@@ -119,14 +119,14 @@ impl<'a> NatsFlight<'a> {
         self.outcomes.set(place, outcome);
     }
 
-    /// Fails what is on its way.
+    /// Fails the messages in flight.
     fn give_up(&mut self, failure: &Failure) {
         for place in self.open() {
             self.set(place, Outcome::Failed(failure.clone()));
         }
     }
 
-    /// Fails what will have no answer any more.
+    /// Fails the messages that can't get an answer any more.
     fn fail_hopeless(&mut self) {
         for place in self.open() {
             if let Some(failure) = self.connection.hopeless(self.window[place].topic.as_str()) {

@@ -1,4 +1,4 @@
-//! The checklist of `check --connect` for NATS JetStream.
+//! `check --connect` for NATS JetStream.
 
 use std::future::IntoFuture as _;
 
@@ -7,15 +7,17 @@ use async_nats::jetstream::context::{GetStreamErrorKind, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
 
 use super::Subjects;
-use super::client::{Connection, falls_short};
+use super::client::Connection;
+use super::stream::falls_short;
 use crate::config::{NatsAuth, NatsSink as Settings, SinkName};
 use crate::sinks::message_limit;
 use crate::sinks::tools::{Check, TOPIC, about_topics, mend_tls};
 use crate::sinks::{Failure, Reason};
 
-/// Looks at server, log-in, JetStream, stream, limits, replication, and the right to publish to each of `topics`.
+/// Checks server, login, JetStream, stream, limits, replication, and the right to publish to each of `topics`.
 ///
-/// Nothing lands: what is sent to learn of the right expects a sequence that no stream has, and is refused for it.
+/// Nothing is stored: the messages that test the right to publish expect a sequence number that no stream has, so the
+/// stream refuses them.
 pub async fn probe(
     name: &SinkName,
     settings: &Settings,
@@ -33,9 +35,9 @@ pub async fn probe(
     checks.push(if is_encrypted(settings, info.tls_required) {
         Check::good("TLS", "verified")
     } else {
-        Check::warning("TLS", "none", "use tls:// or set tls, unless the network between is yours alone")
+        Check::warning("TLS", "none", "use tls:// or set tls, unless the whole network is under your control")
     });
-    checks.push(Check::good("log-in", login(&settings.auth)));
+    checks.push(Check::good("login", login(&settings.auth)));
     checks.push(payload(connection.client.max_payload(), message_limit(max_body)));
     let found = stream(&connection, settings, subjects, max_body, &mut checks).await;
     let mut rights = Vec::new();
@@ -47,30 +49,32 @@ pub async fn probe(
     checks
 }
 
-/// TLS and a log-in are refused by a server that is reached.
+/// The checks if the connection failed. If TLS or the login is refused, the server was reached.
 fn not_let_in(failure: Failure, servers: String) -> Vec<Check> {
     if failure.reason != Reason::Login {
-        let mend = "check servers, the network between, and that the server runs";
+        let mend = "check servers, the network, and that the server runs";
         return vec![Check::bad("server reached", format!("{servers}: {}", failure.detail), mend)];
     }
     let refused = match mend_tls(&failure.detail, &servers) {
         Some(mend) => Check::bad("TLS", failure.detail, mend),
-        None if failure.detail.contains("TLS") => {
-            Check::bad("TLS", failure.detail, "look at the files of tls: PEM, and readable by the bridge's user")
-        }
-        None => Check::bad("log-in", failure.detail, "check username, password, token, nkey and creds_file"),
+        None if failure.detail.contains("TLS") => Check::bad(
+            "TLS",
+            failure.detail,
+            "check the files of tls: they must be PEM and readable by the bridge's user",
+        ),
+        None => Check::bad("login", failure.detail, "check username, password, token, nkey and creds_file"),
     };
     vec![Check::good("server reached", servers), refused]
 }
 
-/// Whether the connection is surely encrypted: because of our settings, or because the server insists on it.
+/// Whether the connection is certainly encrypted, because of our settings or because the server requires it.
 fn is_encrypted(settings: &Settings, server_requires_it: bool) -> bool {
     settings.tls.is_some() || server_requires_it || settings.servers.iter().all(|server| server.starts_with("tls://"))
 }
 
 fn login(auth: &NatsAuth) -> String {
     match auth {
-        NatsAuth::None => "none wanted".to_owned(),
+        NatsAuth::None => "none required".to_owned(),
         NatsAuth::Login(login) => format!("user {}", login.username),
         NatsAuth::Token(_) => "token".to_owned(),
         NatsAuth::Nkey(_) => "nkey".to_owned(),
@@ -83,7 +87,7 @@ fn payload(found: usize, limit: usize) -> Check {
         return Check::good("max_payload", format!("{found} bytes"));
     }
     let mend = format!("set max_payload: {limit} in the server's configuration; larger events become dead letters");
-    Check::warning("max_payload", format!("{found} bytes, events can have {limit}"), mend)
+    Check::warning("max_payload", format!("{found} bytes, but events can have {limit}"), mend)
 }
 
 /// What there is to publish to.
@@ -116,7 +120,7 @@ async fn stream(
             ));
             let shortfalls = falls_short(&found.config, settings, subjects, max_body);
             checks.extend(shortfalls.into_iter().map(|short| {
-                Check::warning(&*what, short, format!("nats stream edit {name}; the bridge alters no stream"))
+                Check::warning(&*what, short, format!("use nats stream edit {name}; the bridge alters no stream"))
             }));
             checks.push(replicas(name, found.config.num_replicas));
             FoundStream::Exists
@@ -139,9 +143,9 @@ async fn stream(
         }
         Err(failure) if failure.reason == Reason::Rights => {
             let mend =
-                format!("run needs only the right to publish; this check compares more if the user has {subject}");
-            checks.push(Check::warning(&*what, "this user may not look at it", mend));
-            // The bridge tries to make a stream as soon as none takes an event.
+                format!("run needs only the right to publish; with the right to {subject}, this check compares more");
+            checks.push(Check::warning(&*what, "this user may not examine it", mend));
+            // The bridge tries to create the stream as soon as none accepts an event.
             if settings.create_stream && may_create(connection, name).await.is_ok() {
                 FoundStream::ToBeMade
             } else {
@@ -166,7 +170,7 @@ async fn missing(
     let what = format!("stream {name}");
     let by_hand = format!("nats stream add {name} --subjects '{}'", subjects.created.join(","));
     if !settings.create_stream {
-        let mend = format!("{by_hand}, or create_stream = true");
+        let mend = format!("{by_hand}, or set create_stream = true");
         checks.push(Check::bad(what, "does not exist, and create_stream is false", mend));
         return FoundStream::Nothing;
     }
@@ -176,18 +180,19 @@ async fn missing(
         return FoundStream::Nothing;
     }
     if settings.replicas > 1 && connection.client.server_info().cluster.is_none() {
-        let found = format!("{}, but the server is in no cluster: the stream can't be created", settings.replicas);
+        let found = format!("{}, but the server is in no cluster: the stream cannot be created", settings.replicas);
         let mend = "set replicas = 1, or run at least as many servers in a cluster";
         checks.push(Check::bad(format!("replicas of {name}"), found, mend));
         // That is the cause; whether there is a right to publish shows once it is mended.
         return FoundStream::ToBeMade;
     }
-    checks.push(Check::good(what, "does not exist, is created when the bridge connects"));
+    checks.push(Check::good(what, "does not exist; the bridge creates it when it connects"));
     checks.push(replicas(name, settings.replicas));
     FoundStream::ToBeMade
 }
 
-/// Whether the user may create the stream: asked by a request that names none, which the server refuses for just that.
+/// Whether the user may create the stream. The request names none, so the server refuses it only for that if the user
+/// may.
 async fn may_create(connection: &Connection, stream: &str) -> Result<(), Failure> {
     let subject = format!("$JS.API.STREAM.CREATE.{stream}");
     let answer = connection.ask(&subject, connection.client.request(subject.clone(), "{}".into())).await?;
@@ -209,7 +214,7 @@ async fn right_to_publish(connection: &Connection, stream: &str, found: &FoundSt
         Err(error) => Err(error),
     };
     let Err(error) = answer else {
-        return Check::bad(what, "the stream ignores the expected sequence", "see the stream's settings");
+        return Check::bad(what, "the stream ignores the expected sequence", "check the stream's settings");
     };
     match (error.kind(), found) {
         (PublishErrorKind::WrongLastSequence, _) => Check::good(what, "allowed"),
@@ -218,8 +223,8 @@ async fn right_to_publish(connection: &Connection, stream: &str, found: &FoundSt
         }
         (PublishErrorKind::StreamNotFound, FoundStream::Exists) => Check::bad(
             what,
-            format!("stream {stream} does not take it"),
-            format!("nats stream edit {stream} --subjects"),
+            format!("stream {stream} does not accept it"),
+            format!("use nats stream edit {stream} --subjects"),
         ),
         (PublishErrorKind::StreamNotFound, FoundStream::Nothing) => {
             let mend = format!("make the stream {stream} take it, or give the rights to look at it and to create it");
@@ -229,7 +234,7 @@ async fn right_to_publish(connection: &Connection, stream: &str, found: &FoundSt
             let failure = super::sort(&error);
             let mend = match failure.reason {
                 Reason::Missing => {
-                    format!("another stream takes it: take {TOPIC} away from that, or name it as stream")
+                    format!("another stream accepts it: remove {TOPIC} from that stream, or set stream to its name")
                 }
                 _ => "see the server's log".to_owned(),
             };
@@ -238,14 +243,15 @@ async fn right_to_publish(connection: &Connection, stream: &str, found: &FoundSt
     }
 }
 
-/// JetStream syncs every two minutes unless it is told otherwise; its acknowledgement alone is no word of the disk.
+/// Checks the replicas. By default JetStream syncs only every two minutes, so an acknowledgement alone does not mean
+/// that the message is on disk.
 fn replicas(stream: &str, found: usize) -> Check {
     let what = format!("replicas of {stream}");
     if found >= 3 {
         return Check::good(what, found.to_string());
     }
-    let mend = "three replicas in a cluster, or sync_interval: always in the server's jetstream block";
-    Check::warning(what, format!("{found}: a PubAck is not on disk yet, unless the server syncs always"), mend)
+    let mend = "use three replicas in a cluster, or sync_interval: always in the server's jetstream block";
+    Check::warning(what, format!("{found}: a confirmed event is not on disk yet, unless the server always syncs"), mend)
 }
 
 #[cfg(test)]

@@ -1,19 +1,19 @@
-//! Which subjects a stream must take for the topics of a template.
+//! The subjects that a stream must accept for the topics of a template.
 
 use crate::config::TopicTemplate;
 
 /// The subjects of one sink.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subjects {
-    /// Of a stream that we create. No wider than the literal segments at the template's beginning allow, because a stream
-    /// takes whatever anybody publishes under its subjects.
+    /// The subjects of a stream that the bridge creates. They are as narrow as the literal segments at the template's
+    /// beginning allow, because a stream stores whatever anybody publishes on its subjects.
     pub(super) created: Vec<String>,
     /// Each topic that can occur, with `*` in place of a segment that depends on the event.
     topics: Vec<String>,
 }
 
 impl Subjects {
-    /// Of the topics of this template.
+    /// The subjects for the topics of a template.
     pub fn of(template: &TopicTemplate) -> Self {
         let topics = template.shapes();
         let prefix = template.literal_prefix();
@@ -23,13 +23,13 @@ impl Subjects {
         Self { created, topics }
     }
 
-    /// Whether a stream on the subjects `found` takes every topic.
+    /// Whether a stream on the subjects `found` accepts every topic.
     pub(super) fn are_taken_by(&self, found: &[String]) -> bool {
         self.topics.iter().all(|topic| is_covered(topic, found))
     }
 
-    /// What a consumer of a stream on the subjects `found` filters by. Empty if one filter is not enough, or if the server
-    /// would refuse it because it is wider than the stream; [`Subjects::have`] then tells ours from others.
+    /// The filter for a consumer of a stream on the subjects `found`. Empty if one filter is not enough, or if the
+    /// server would refuse it because it is wider than the stream. [`Subjects::have`] then filters.
     pub(super) fn filter(&self, found: &[String]) -> String {
         match self.created.as_slice() {
             [subject] if is_covered(subject, found) => subject.clone(),
@@ -47,7 +47,7 @@ fn is_covered(narrow: &str, by: &[String]) -> bool {
     by.iter().any(|wide| covers(wide, narrow))
 }
 
-/// Whether every subject that `narrow` stands for is one that `wide` stands for; both may have wildcards.
+/// Whether `wide` matches every subject that `narrow` matches. Both may have wildcards.
 fn covers(wide: &str, narrow: &str) -> bool {
     let mut narrow = narrow.split('.');
     for token in wide.split('.') {
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_created_takes_every_topic() {
+    fn a_created_stream_accepts_every_topic() {
         for parts in [
             &[literal("a.b."), Action][..],
             &[literal("a."), Action, literal("."), Event],
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn narrow_subjects_that_take_every_topic_are_enough() {
+    fn narrow_subjects_are_enough_if_they_accept_every_topic() {
         let by_action = of(&[literal("alma."), Action]);
         for enough in [&["alma.*"][..], &["*.*"], &[">"], &["alma.>"], &["other", "alma.*"]] {
             assert!(by_action.are_taken_by(&found(enough)), "{enough:?}");
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_consumer_filters_by_what_its_stream_has() {
+    fn a_filter_is_used_only_if_the_stream_allows_it() {
         let subjects = of(&[literal("alma."), Action]);
         assert_eq!(subjects.filter(&found(&[">"])), "alma.>");
         assert_eq!(subjects.filter(&found(&["alma.*", "others.>"])), "");

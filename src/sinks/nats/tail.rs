@@ -1,4 +1,4 @@
-//! Reads the stream back by an ordered consumer, which leaves no trace on the server.
+//! Reads the stream with an ordered consumer, which leaves no trace on the server.
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::pull::OrderedConfig;
@@ -12,7 +12,7 @@ use crate::config::{NatsSink as Settings, SinkName};
 use crate::sinks::tools::{Landed, TailOptions, structured_from};
 use crate::sinks::{Failure, Reason};
 
-/// Gives what lands on the subjects asked for, until the reader has had enough.
+/// Reads what arrives on the requested subjects, until the reader wants no more.
 pub async fn tail(
     name: &SinkName,
     settings: &Settings,
@@ -38,7 +38,7 @@ pub async fn tail(
         .await
         .map_err(|error| unreachable(error.to_string()))?;
     let mut messages = consumer.messages().await.map_err(|error| unreachable(error.to_string()))?;
-    // Whoever waits for it may have gone already.
+    // The receiver may be gone.
     let there = if topics.0.is_empty() { None } else { subjects_in(&stream, subjects).await };
     let _ = ready.send(there);
     loop {
@@ -59,7 +59,7 @@ pub async fn tail(
     }
 }
 
-/// Ours among the subjects that the stream has messages of. `None` if the server does not tell.
+/// The sink's subjects that have messages in the stream. `None` if the server does not tell.
 async fn subjects_in(stream: &Stream, subjects: &Subjects) -> Option<Vec<String>> {
     let found = stream.info_with_subjects(">").await.ok()?;
     let found: Vec<_> = found.collect().await;
@@ -69,7 +69,7 @@ async fn subjects_in(stream: &Stream, subjects: &Subjects) -> Option<Vec<String>
     Some(ours)
 }
 
-/// The CloudEvents document; in binary mode put together from `ce-` headers and payload.
+/// The CloudEvents document. In binary mode, it is made from the `ce-` headers and the payload.
 fn document(headers: Option<&HeaderMap>, payload: &[u8]) -> Vec<u8> {
     let mut attributes = Vec::new();
     let mut content_type = None;

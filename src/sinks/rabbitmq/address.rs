@@ -1,31 +1,31 @@
-//! Where the broker is and how to log in: URL, `tls`, `username` and password as one.
+//! Where the broker is and how to log in. Combines the URL, `tls`, `username` and the password.
 
 use lapin::uri::{AMQPScheme, AMQPUri, SASLMechanism};
 
 use crate::config::{ClientTls, RabbitMqSink as Settings};
 use crate::sinks::{Failure, Reason};
 
-/// Seconds; a broker that hangs is noticed after two of them. RabbitMQ's guide asks for 5 to 20.
+/// In seconds. A broker that hangs is noticed after two heartbeats. RabbitMQ's guide recommends 5 to 20 s.
 const HEARTBEAT: u16 = 10;
 
-/// An eighth of RabbitMQ's own bound: the client keeps 64 frames of room a connection, and most events fit into one.
+/// An eighth of RabbitMQ's own limit. The client keeps room for 64 frames per connection, and most events fit into one.
 const FRAME_MAX: u32 = 16 * 1024;
 
-/// Longest vhost, exchange or routing key in bytes (AMQP 0-9-1, short string).
+/// The maximum bytes of a vhost, exchange or routing key (AMQP 0-9-1, short string).
 pub(super) const MAX_SHORT: usize = 255;
 
-/// A checked address. Its `Debug` is not derived: the URI holds a password.
+/// A checked address. Has no `Debug`, because the URI contains a password.
 pub(super) struct Address {
     pub(super) uri: AMQPUri,
     tls: Option<ClientTls>,
 }
 
 impl Address {
-    /// Of these settings. Errors hold nothing of the URL, which may have a password.
+    /// The address in these settings. Errors quote nothing of the URL, which may contain a password.
     pub(super) fn of(settings: &Settings) -> Result<Self, Failure> {
         let bad = |problem: &str| Failure::new(Reason::Unreachable, format!("url: {problem}"));
         let text = std::str::from_utf8(settings.url.expose()).map_err(|_| bad("expected UTF-8"))?;
-        // `tls` makes it TLS, and 5671 the port where none is named.
+        // With `tls`, the scheme is amqps, and 5671 the default port.
         let text = match (&settings.tls, text.strip_prefix("amqp://")) {
             (Some(_), Some(rest)) => format!("amqps://{rest}"),
             _ => text.to_owned(),
@@ -34,14 +34,14 @@ impl Address {
         let mut uri: AMQPUri = text.parse().map_err(|_| bad(expected))?;
         let authority = authority(&text).ok_or_else(|| bad(expected))?;
         let (user, host) = authority.rsplit_once('@').map_or((None, authority), |(user, host)| (Some(user), host));
-        // lapin takes an address of IP version 6 for none, and none for localhost.
+        // lapin does not understand an IPv6 address, and takes a missing host for localhost.
         if let Some((inner, _)) = host.strip_prefix('[').and_then(|host| host.split_once(']')) {
             inner.clone_into(&mut uri.authority.host);
         } else if host.is_empty() || host.starts_with(':') {
             return Err(bad("no host, expected amqp://host:port/vhost"));
         }
-        // `amqp://host/` names the empty vhost by the letter of the URI scheme. Nobody has such a vhost, and the secrets
-        // that operators generate write it for `/`.
+        // Strictly, `amqp://host/` means the empty vhost. Nobody has such a vhost, and the secrets that Kubernetes
+        // operators generate use it for `/`.
         if uri.vhost.is_empty() {
             "/".clone_into(&mut uri.vhost);
         }
@@ -64,7 +64,7 @@ impl Address {
         Ok(Self { uri, tls })
     }
 
-    /// Name or address, an IP version 6 without brackets.
+    /// The name or address. An IPv6 address has no brackets.
     pub(super) fn host(&self) -> &str {
         &self.uri.authority.host
     }
@@ -73,7 +73,7 @@ impl Address {
         self.uri.authority.port
     }
 
-    /// None: plain.
+    /// `None` for a plain connection.
     pub(super) const fn tls(&self) -> Option<&ClientTls> {
         self.tls.as_ref()
     }
@@ -82,7 +82,7 @@ impl Address {
         &self.uri.vhost
     }
 
-    /// `PLAIN` or `EXTERNAL`, or what the URL asks for.
+    /// `PLAIN`, `EXTERNAL`, or what the URL asks for.
     pub(super) fn mechanism(&self) -> SASLMechanism {
         self.uri.query.auth_mechanism.unwrap_or_default()
     }
@@ -92,7 +92,7 @@ impl Address {
     }
 }
 
-/// What stands between `://` and the path.
+/// The part between `://` and the path.
 fn authority(url: &str) -> Option<&str> {
     let (_, rest) = url.split_once("://")?;
     rest.split(['/', '?', '#']).next()
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_path_or_with_an_empty_one_the_vhost_is_the_default_one() {
+    fn without_a_path_or_with_an_empty_one_the_vhost_is_the_default() {
         for url in [
             "amqp://broker",
             "amqp://broker/",
@@ -135,13 +135,13 @@ mod tests {
     }
 
     #[test]
-    fn an_address_of_version_6_is_not_localhost() {
+    fn an_ipv6_address_is_kept() {
         let address = of(&with_url("amqp://[2001:db8::1]:5673/%2f"));
         assert_eq!((address.host(), address.port()), ("2001:db8::1", 5673));
     }
 
     #[test]
-    fn tls_is_asked_for_by_scheme_or_by_settings() {
+    fn the_scheme_or_the_settings_turn_tls_on() {
         assert_eq!(of(&with_url("amqps://broker")).port(), 5671);
         assert!(of(&with_url("amqps://broker")).tls().is_some());
         let tls = Settings { tls: Some(ClientTls::default()), ..with_url("amqp://broker/%2f") };
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_logs_in_only_where_nobody_else_does() {
+    fn a_certificate_logs_in_unless_there_is_a_user() {
         let cert = ClientTls { cert_file: Some("a".into()), key_file: Some("b".into()), ca_file: None };
         let by_certificate = Settings { tls: Some(cert), ..with_url("amqps://broker") };
         assert_eq!(of(&by_certificate).mechanism(), SASLMechanism::External);
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn says_nothing_of_the_url_when_it_is_bad() {
+    fn errors_do_not_quote_the_url() {
         let long = format!("amqp://broker/{}", "v".repeat(256));
         for url in ["amqp://ann:secret@", "http://ann:secret@h", "amqp://:5672/secret", long.as_str()] {
             let failure = Address::of(&with_url(url)).err().expect("refused");

@@ -1,4 +1,4 @@
-//! One connection to RabbitMQ and the one channel that publishes on it.
+//! One connection to RabbitMQ, with the channel that publishes on it.
 
 use std::net::{Shutdown, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,20 +18,20 @@ use super::stream::{Stream, runtime};
 use crate::config::SinkName;
 use crate::sinks::{Failure, Reason};
 
-/// For one question to the broker.
+/// Time limit for one request to the broker.
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// For a good-bye.
+/// Time limit for closing the connection gracefully.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// `REPLY_SUCCESS` of AMQP 0-9-1.
 const GOOD_BYE: u16 = 200;
 
-/// A connection that is logged in. Dropped, it is cut.
+/// A connection that is logged in. Dropping it cuts it.
 pub(super) struct Connection {
     amqp: lapin::Connection,
     publishing: Option<Arc<Channel>>,
-    /// The largest message in bytes that the broker takes, where it has said so.
+    /// The largest message in bytes that the broker accepts, if it has told.
     pub(super) max_message_size: Option<usize>,
     line: Line,
 }
@@ -44,7 +44,7 @@ impl Connection {
 
     async fn open_at(name: &str, address: &Address, at: SocketAddr) -> Result<Self, Failure> {
         let stream = Stream::open(address, at).await?;
-        // Kept from here on: a time-out drops it, and so ends the client's thread.
+        // From here on, a time-out drops the line, which ends the client's thread.
         let line = Line::of(&stream)?;
         let stream = Mutex::new(Some(AsyncTcpStream::Plain(stream.compat())));
         let give = async move |_, _| {
@@ -64,17 +64,17 @@ impl Connection {
         self.amqp.status().connected()
     }
 
-    /// Whether the broker has said that it takes nothing just now (`connection.blocked`).
+    /// Whether the broker has said that it accepts nothing now (`connection.blocked`).
     pub(super) fn is_blocked(&self) -> bool {
         self.amqp.status().blocked()
     }
 
-    /// A channel for one question: an answer that is a refusal closes it.
+    /// A channel for one request. If the broker refuses the request, it closes the channel.
     pub(super) async fn channel(&self) -> Result<Channel, Failure> {
         ask(self.amqp.create_channel()).await
     }
 
-    /// The channel that publishes, in confirm mode; opened anew where the broker closed it.
+    /// The channel that publishes, in confirm mode. Opens a new one if the broker closed it.
     pub(super) async fn publishing(&mut self) -> Result<Arc<Channel>, Failure> {
         if let Some(channel) = self.open_publishing() {
             return Ok(channel);
@@ -85,13 +85,13 @@ impl Connection {
         Ok(Arc::clone(self.publishing.insert(Arc::new(channel))))
     }
 
-    /// The channel that publishes, where it is open.
+    /// The channel that publishes, if it is open.
     pub(super) fn open_publishing(&self) -> Option<Arc<Channel>> {
         self.publishing.clone().filter(|channel| channel.status().connected())
     }
 
-    /// What the broker says next when it closes a channel. To be called before what it may close it for: a method that
-    /// is called behind that fails with the channel's state alone.
+    /// The error with which the broker next closes a channel. Call this before the method that may cause it: that
+    /// method itself fails only with the channel's state.
     pub(super) fn refusal(&self) -> impl Future<Output = Option<lapin::Error>> + Send + 'static {
         let mut events = Box::pin(self.amqp.events_listener());
         async move {
@@ -107,11 +107,11 @@ impl Connection {
         }
     }
 
-    /// Says good-bye; what is not done in time is cut.
+    /// Closes the connection gracefully, or cuts it if that takes too long.
     pub(super) async fn close(mut self) {
         let good_bye = async {
-            // A channel that was dropped is closed in the background, and where that is under way the good-bye fails.
-            // A question behind it has its answer when it is done. This one, and the one that publishes, go last.
+            // Dropped channels are closed in the background, and closing the connection fails while that goes on. A new
+            // channel is open only after that. It, and the channel that publishes, are closed last.
             let _last = self.channel().await?;
             ask(self.amqp.close(GOOD_BYE, "alma-bridge ends".into())).await
         };
@@ -121,7 +121,7 @@ impl Connection {
     }
 }
 
-/// The answer to a question, within its time.
+/// Awaits the answer to a request, with a time limit.
 pub(super) async fn ask<T>(question: impl Future<Output = lapin::Result<T>>) -> Result<T, Failure> {
     match timeout(ASK_TIMEOUT, question).await {
         Ok(answer) => answer.map_err(|error| sort(&error)),
@@ -129,15 +129,15 @@ pub(super) async fn ask<T>(question: impl Future<Output = lapin::Result<T>>) -> 
     }
 }
 
-/// `alma-bridge/main`: how the connection is listed at the broker.
+/// The name of the connection at the broker: `alma-bridge/main`.
 pub(super) fn connection_name(sink: &SinkName) -> String {
     format!("alma-bridge/{sink}")
 }
 
-/// The socket under it all. lapin can't be made to end at once: a connection that is blocked can't even say good-bye.
+/// The socket of the connection. lapin can't end a connection at once, and can't close a blocked one at all.
 struct Line {
     socket: Socket,
-    /// The other side has said good-bye too.
+    /// The connection was closed gracefully.
     ended: bool,
 }
 
@@ -152,7 +152,7 @@ impl Line {
 impl Drop for Line {
     fn drop(&mut self) {
         if !self.ended {
-            // What the kernel still holds is not to be sent any more. Both fail only where it is over already.
+            // The kernel must not send what it still holds. Both calls fail only if the connection has already ended.
             let _ = self.socket.set_linger(Some(Duration::ZERO));
             let _ = self.socket.shutdown(Shutdown::Both);
         }

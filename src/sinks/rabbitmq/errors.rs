@@ -1,4 +1,4 @@
-//! What the broker said, sorted: the table of the sink's head.
+//! Turns errors into a [`Reason`], by the table in [`super`].
 
 use std::io;
 
@@ -6,7 +6,7 @@ use lapin::ErrorKind;
 
 use crate::sinks::{Failure, Reason};
 
-/// Where an error of the client goes; its text is the broker's own where the broker spoke.
+/// The failure for an error of the client, with the broker's own text if there is one.
 pub(super) fn sort(error: &lapin::Error) -> Failure {
     match error.kind() {
         ErrorKind::ProtocolError(said) => {
@@ -15,9 +15,9 @@ pub(super) fn sort(error: &lapin::Error) -> Failure {
         }
         ErrorKind::IOError(error) => Failure::new(reason_of_io(error), error.to_string()),
         ErrorKind::AuthProviderError(text) => Failure::new(Reason::Login, text.clone()),
-        ErrorKind::SerialisationError(_) => Failure::new(Reason::Malformed, "its headers can't be written as a frame"),
-        ErrorKind::ChannelsLimitReached => Failure::new(Reason::Busy, "the broker gives no more channels"),
-        ErrorKind::MissingHeartbeatError => Failure::new(Reason::Unreachable, "the broker shows no sign of life"),
+        ErrorKind::SerialisationError(_) => Failure::new(Reason::Malformed, "its headers cannot be written as a frame"),
+        ErrorKind::ChannelsLimitReached => Failure::new(Reason::Busy, "the broker allows no more channels"),
+        ErrorKind::MissingHeartbeatError => Failure::new(Reason::Unreachable, "the broker sends no heartbeat"),
         _ => Failure::new(Reason::Unreachable, error.to_string()),
     }
 }
@@ -25,7 +25,7 @@ pub(super) fn sort(error: &lapin::Error) -> Failure {
 fn reason_of_io(error: &io::Error) -> Reason {
     match error.kind() {
         io::ErrorKind::TimedOut => Reason::Timeout,
-        // A TLS 1.3 server refuses a certificate after its client's handshake is done.
+        // A TLS 1.3 server refuses a certificate after the client's handshake is complete.
         _ if error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>) => Reason::Login,
         _ => Reason::Unreachable,
     }
@@ -75,7 +75,7 @@ mod tests {
                             for user 'limited'";
 
     #[test]
-    fn sorts_by_code_and_text() {
+    fn the_reason_follows_from_code_and_text() {
         for (code, text, reason) in [
             (320, "CONNECTION_FORCED - broker forced connection closure with reason 'shutdown'", Reason::Unreachable),
             (403, "ACCESS_REFUSED - Login was refused using authentication mechanism PLAIN", Reason::Login),
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn sorts_what_the_network_says() {
+    fn errors_of_the_network_have_their_reasons() {
         let of = |error: io::Error| sort(&lapin::Error::from(error)).reason;
         assert_eq!(of(io::ErrorKind::ConnectionReset.into()), Reason::Unreachable);
         assert_eq!(of(io::ErrorKind::TimedOut.into()), Reason::Timeout);
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn finds_limit_and_topic() {
+    fn limit_and_topic_are_found_in_the_text() {
         assert_eq!(max_message_size(TOO_LARGE), Some(16_777_216));
         assert_eq!(max_message_size(NO_TOPIC), None);
         assert_eq!(refused_topic(NO_TOPIC), Some("alma.loan"));

@@ -1,7 +1,7 @@
-//! The exchange: asked for, compared, declared where it is missing and may be.
+//! The exchange: looks it up, compares it, and declares it if it is missing and may be declared.
 //!
-//! What exists is never altered. It is asked for passively, which needs no right and changes nothing; each question has
-//! a channel of its own, since a refusal closes it.
+//! An existing exchange is never altered. A passive declaration looks it up, which needs no right and changes nothing.
+//! Each request has its own channel, because a refusal closes the channel.
 
 use lapin::ExchangeKind;
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
@@ -15,13 +15,13 @@ use crate::sinks::{Class, Failure, Reason};
 /// How long `{exchange}.unrouted` keeps an event, in milliseconds: 7 days.
 const UNROUTED_TTL: i64 = 7 * 24 * 60 * 60 * 1_000;
 
-/// Bytes of `{exchange}.unrouted`; over it the oldest go.
+/// Maximum bytes of `{exchange}.unrouted`. Beyond it, the oldest events are dropped.
 const UNROUTED_BYTES: i64 = 1 << 30;
 
 /// The names that belong to an exchange.
 pub(super) struct Names {
     pub(super) exchange: ShortString,
-    /// Alternate exchange, and the queue behind it.
+    /// The alternate exchange, and the queue that is bound to it.
     pub(super) unrouted: ShortString,
 }
 
@@ -32,14 +32,14 @@ impl Names {
     }
 }
 
-/// What was found, or made.
+/// What was found or declared.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum FoundExchange {
     /// It exists; what it promises less than one that we declare.
     Exists(Vec<String>),
-    /// It was missing and is declared.
+    /// The exchange was missing and is declared now.
     Declared,
-    /// It is missing, and why it stays so.
+    /// The exchange is missing. Says why it was not declared.
     Missing(String),
 }
 
@@ -60,16 +60,16 @@ pub(super) async fn prepare(connection: &Connection, settings: &Settings) -> Res
     }
 }
 
-/// Whether an exchange is there, whatever it is.
+/// Whether an exchange exists, of whatever type.
 pub(super) async fn exists(connection: &Connection, exchange: &ShortString) -> Result<bool, Failure> {
     let channel = connection.channel().await?;
     let passive = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
-    // The kind counts for nothing in a passive question.
+    // The type does not matter in a passive declaration.
     let asked = channel.exchange_declare(exchange.clone(), ExchangeKind::Topic, passive, FieldTable::default());
     Ok(not_missing(ask(asked).await)?.is_some())
 }
 
-/// How many messages wait in a queue, whatever it is; none where there is no such queue.
+/// How many messages wait in a queue, of whatever type. `None` if it does not exist.
 pub(super) async fn waiting(connection: &Connection, queue: &ShortString) -> Result<Option<u32>, Failure> {
     let channel = connection.channel().await?;
     let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
@@ -85,7 +85,7 @@ fn not_missing<T>(answer: Result<T, Failure>) -> Result<Option<T>, Failure> {
     }
 }
 
-/// Alternate exchange and its queue first, so that the exchange never stands without them.
+/// Declares the alternate exchange and its queue first, so that the exchange never exists without them.
 async fn declare(connection: &Connection, names: &Names) -> Result<(), Failure> {
     let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
     if !exists(connection, &names.unrouted).await? {
@@ -115,7 +115,7 @@ fn arguments(names: &Names) -> FieldTable {
     arguments
 }
 
-/// The arguments of the queue behind the alternate exchange.
+/// The arguments of the queue that is bound to the alternate exchange.
 fn unrouted_arguments() -> FieldTable {
     let mut arguments = FieldTable::default();
     arguments.insert("x-queue-type".into(), text("quorum"));
@@ -129,8 +129,8 @@ fn text(text: &str) -> AMQPValue {
     AMQPValue::LongString(LongString::from(text))
 }
 
-/// Compares an exchange that exists with one that we would declare, by declaring it: the broker changes nothing, and
-/// names the first difference (406). Without the right to declare it (403) nothing can be compared.
+/// Compares an existing exchange with one that the bridge would declare, by declaring it: the broker changes nothing
+/// and reports the first difference (406). Without the right to declare it (403), nothing can be compared.
 pub(super) async fn falls_short(connection: &Connection, names: &Names) -> Result<Vec<String>, Failure> {
     let channel = connection.channel().await?;
     let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
@@ -142,20 +142,20 @@ pub(super) async fn falls_short(connection: &Connection, names: &Names) -> Resul
     }
 }
 
-/// What is meant by `inequivalent arg 'type' for exchange 'alma' in vhost '/': received 'topic' but current is 'direct'`.
+/// Explains `inequivalent arg 'type' for exchange 'alma' in vhost '/': received 'topic' but current is 'direct'`.
 fn difference(exchange: &ShortString, said: &str) -> Option<String> {
     let (argument, rest) = said.split_once("inequivalent arg '")?.1.split_once('\'')?;
     let (_, current) = rest.split_once("but current is ")?;
     match argument {
         "alternate-exchange" if current.starts_with("none") => Some(format!(
-            "exchange {exchange} has no alternate exchange of its own: unless a policy gives it one, an event that no \
-             queue is bound for comes back"
+            "exchange {exchange} has no alternate exchange: unless a policy gives it one, the broker returns an event that \
+             no queue is bound for"
         )),
-        // Somebody else's takes them.
+        // Another alternate exchange gets them.
         "alternate-exchange" => None,
-        "durable" => Some(format!("exchange {exchange} is not durable: it is gone when the broker starts again")),
+        "durable" => Some(format!("exchange {exchange} is not durable: a restart of the broker removes it")),
         "type" => Some(format!(
-            "exchange {exchange} is of type {}, expected topic: bindings with * and # do not work",
+            "exchange {exchange} has type {}, expected topic: bindings with * and # do not work",
             current.trim_matches('\'')
         )),
         other => Some(format!("exchange {exchange} has {other} {}", current.trim_matches('\''))),
@@ -167,13 +167,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn says_what_the_broker_names_first() {
+    fn the_first_difference_is_explained() {
         let of = |said: &str| difference(&"alma".into(), said);
         let said = |argument: &str, rest: &str| {
             format!("406 PRECONDITION_FAILED - inequivalent arg '{argument}' for exchange 'alma' in vhost '/': {rest}")
         };
         let kind = of(&said("type", "received 'topic' but current is 'direct'")).expect("falls short");
-        assert!(kind.contains("of type direct, expected topic"), "{kind}");
+        assert!(kind.contains("has type direct, expected topic"), "{kind}");
         let durable = of(&said("durable", "received 'true' but current is 'false'")).expect("falls short");
         assert!(durable.contains("not durable"), "{durable}");
         let received = "received the value 'alma.unrouted' of type 'longstr' but current is";

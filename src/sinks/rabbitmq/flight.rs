@@ -1,15 +1,16 @@
-//! What is on its way: sent in order, confirmed in any, and settled once all confirms of a flight are in.
+//! Messages in flight: they are sent in order, confirmed in any order, and settled once all confirms of a flight have
+//! arrived.
 //!
-//! RabbitMQ returns what it can't route before it confirms it, and names neither by the other. lapin hands each return
-//! to whatever confirm comes next, so only the returns as a whole mean something: they are paired with the messages by
-//! `message_id` and routing key. Where some confirms are missing, some returns may be too; then a confirm beside a
-//! return proves nothing, and its message counts as unknown.
+//! RabbitMQ returns a message that it can't route before it confirms it, but neither refers to the other. lapin
+//! attaches each return to whatever confirm arrives next, so only all returns together mean something: they are paired
+//! with the messages by `message_id` and routing key. If some confirms are missing, some returns may be missing too. As
+//! soon as there is any return, a confirm then proves nothing, and its message counts as unknown.
 //!
-//! Flights that overlap share a channel, and so its returns. The oldest can be settled all the same: it was sent first,
-//! so its returns come first, each before its own confirm, and each confirm takes one along. When its last confirm is
-//! in, the last of its returns is too, with one of its own confirms or with one of a later flight that has come. Where a
-//! flight ends early this does not hold for those behind it, and what is sent again would go behind them: nothing is
-//! begun until they have landed.
+//! Flights that overlap share a channel, and therefore its returns. The oldest can still be settled: it was sent first,
+//! so its returns arrive first, each before its own confirm, and each confirm carries at most one. When its last
+//! confirm has arrived, so has the last of its returns, with one of its own confirms or with one of a later flight. If
+//! a flight ends early, this does not hold for the later ones, and messages that are sent again would follow them. No
+//! further flight begins until they are settled.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -27,7 +28,7 @@ use tokio::time::{Instant, timeout_at};
 use super::publication::Publication;
 use crate::sinks::LOOK;
 
-/// What became of one publication in a round.
+/// The outcome of one publication in a round.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Fate {
     /// Confirmed, and routed to a queue.
@@ -36,28 +37,28 @@ pub(super) enum Fate {
     Returned,
     /// A queue refused it (`basic.nack`).
     Nacked,
-    /// The channel is not in confirm mode. lapin would say so of a channel that is not ours.
+    /// The channel is not in confirm mode. That can only be a channel that is not ours.
     NotRequested,
-    /// Whether the broker has it is not known.
+    /// It is not known whether the broker has the message.
     Unknown,
 }
 
-/// What a flight came to.
+/// The result of a flight.
 pub(super) struct Round {
-    /// One fate a publication, in their order.
+    /// One fate for each publication, in their order.
     pub(super) fates: Vec<Fate>,
-    /// What ended it early; the broker's own words before what the client says of the same.
+    /// Why the flight ended early. The broker's own error takes precedence over the client's.
     pub(super) ended: Option<End>,
-    /// Others were on the channel with it: what it was closed for may be theirs.
+    /// Whether other flights were on the channel, whose messages may be the reason why it was closed.
     pub(super) shared: bool,
 }
 
-/// What ended a round before all confirms were in.
+/// Why a round ended before all confirms had arrived.
 #[derive(Debug)]
 pub(super) enum End {
     /// The channel or the connection was closed.
     Closed(lapin::Error),
-    /// The time is up.
+    /// The time limit was reached.
     Late,
 }
 
@@ -66,15 +67,15 @@ pub(super) struct RabbitFlight {
     sent: Vec<Sent>,
     told: Vec<Told>,
     ended: Option<End>,
-    /// Its channel was closed while an older flight was looked at: why is known, and need not be of this one's making.
+    /// The channel was closed while an older flight was settled. The cause is known, and need not be this flight.
     pub(super) cut: bool,
 }
 
-/// A publication on its way to its confirm.
+/// The state of one publication.
 enum Sent {
     Writing(Pin<Box<dyn Future<Output = lapin::Result<PublisherConfirm>> + Send + Sync>>),
     Written(PublisherConfirm),
-    /// What came of it is noted; not to be polled any more.
+    /// The result is noted. Must not be polled any more.
     Over,
 }
 
@@ -112,7 +113,7 @@ impl RabbitFlight {
             let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
             let mut writing =
                 Box::pin(async move { channel.basic_publish(exchange, routing_key, options, &body, properties).await });
-            // The first poll takes the delivery tag and queues the frames: the order is ours.
+            // The first poll takes the delivery tag and queues the frames, which fixes the order.
             match (&mut writing).now_or_never() {
                 Some(Ok(confirm)) => Sent::Written(confirm),
                 Some(Err(error)) => Sent::Writing(Box::pin(std::future::ready(Err(error)))),
@@ -123,9 +124,9 @@ impl RabbitFlight {
         Self { told: vec![Told::Nothing; sent.len()], sent, ended: None, cut: false }
     }
 
-    /// Awaits all confirms until `until`, and settles. `publications` are those that were sent, `behind` are the flights
-    /// that were sent behind it on its channel, `returned` is what came back of them all and is not settled yet. `proven`
-    /// is told of those that are known to be confirmed before the others are, by their places in the flight.
+    /// Awaits all confirms until `until`, and settles the flight. `publications` are those that were sent. `behind` are
+    /// the flights that were sent later on the same channel. `returned` are the returns of all of them that are not
+    /// settled yet. `proven` is called early with the place of each message that is known to be confirmed.
     pub(super) async fn land<'a>(
         mut self,
         publications: impl Iterator<Item = &'a Publication>,
@@ -140,7 +141,7 @@ impl RabbitFlight {
             for flight in &mut behind {
                 flight.look(returned);
             }
-            // Nothing that has arrived is left with the client: had one of these come back, its return would be here.
+            // Everything that has arrived is noted: if one of these had been returned, its return would be here.
             if !self.cut && returned.0.is_empty() {
                 let acked = self.told.iter().enumerate().filter(|(_, told)| **told == Told::Acked);
                 acked.for_each(|(index, _)| proven(index));
@@ -164,7 +165,7 @@ impl RabbitFlight {
         Round { fates, ended, shared }
     }
 
-    /// Waits for all confirms until `until`; whether all are in.
+    /// Waits for all confirms until `until`. Returns whether all have arrived.
     async fn wait(&mut self, until: Instant, returned: &mut Returned) -> bool {
         for index in 0..self.sent.len() {
             if !matches!(self.sent[index], Sent::Over) {
@@ -176,7 +177,7 @@ impl RabbitFlight {
         true
     }
 
-    /// Notes what has come by now.
+    /// Notes what has arrived so far.
     fn look(&mut self, returned: &mut Returned) {
         for index in 0..self.sent.len() {
             if let Some(confirm) = poll_fn(|context| self.sent[index].poll(context)).now_or_never() {
@@ -206,7 +207,7 @@ impl RabbitFlight {
     }
 }
 
-/// What a return and its message have in common: id and routing key.
+/// Pairs a return with its message: id and routing key.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Key(String, String);
 
@@ -221,21 +222,21 @@ impl Key {
     }
 }
 
-/// What came back, how often, and is not paired with its message yet. Two windows may each have a message of one id and
-/// key: the same body of two sources.
+/// The returns that are not paired with their messages yet, with their counts. Two windows may each have a message with
+/// the same id and key: the same body from two sources.
 #[derive(Default)]
 pub(super) struct Returned(HashMap<Key, usize>);
 
 impl Returned {
-    /// One fate a publication of the oldest flight, by what was told of it. `cut`: an older one ended early, and may have
-    /// left its returns to this one's confirms, so that this one's are still with the client.
+    /// Returns one fate for each publication of the oldest flight. `cut` says that an older flight ended early: this
+    /// flight's confirms may have carried its returns, and this flight's own returns may still be missing.
     fn settle(&mut self, told: &[Told], keys: impl Iterator<Item = Key>, cut: bool) -> Vec<Fate> {
         let proves = !cut && (self.0.is_empty() || told.iter().all(|told| *told != Told::Nothing));
         if self.0.is_empty() {
             return told.iter().map(|told| told.fate(false, proves)).collect();
         }
         let keys: Vec<Key> = keys.collect();
-        // Two of the same id and key stand and fall together: which of them came back can't be told.
+        // Two messages with the same id and key share their fate, because it is not known which of them was returned.
         let fates = told.iter().zip(&keys).map(|(told, key)| told.fate(self.0.contains_key(key), proves)).collect();
         for key in &keys {
             if let Some(times) = self.0.get_mut(key) {
@@ -249,7 +250,7 @@ impl Returned {
     }
 }
 
-/// What was told of a message, before returns are paired.
+/// What the broker said about a message, before returns are paired.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Told {
     Acked,
@@ -259,7 +260,7 @@ enum Told {
 }
 
 impl Told {
-    /// `proves`: no return can be missing.
+    /// `proves` says that no return can be missing.
     fn fate(self, came_back: bool, proves: bool) -> Fate {
         match self {
             Self::Acked if came_back => Fate::Returned,
@@ -301,30 +302,30 @@ mod tests {
     }
 
     #[test]
-    fn a_return_is_paired_by_what_it_holds_and_not_by_the_confirm_it_came_with() {
+    fn a_return_is_paired_by_its_content_and_not_by_the_confirm_that_carried_it() {
         let told = [(Told::Acked, Some("3")), (Told::Acked, Some("1")), (Told::Acked, None), (Told::Nacked, None)];
         let fates = settle(&told, &["1", "2", "3", "4"]);
         assert_eq!(fates, [Fate::Returned, Fate::Confirmed, Fate::Returned, Fate::Nacked]);
     }
 
     #[test]
-    fn a_nack_may_bring_anothers_return() {
+    fn a_nack_may_carry_the_return_of_another_message() {
         let fates = settle(&[(Told::Nacked, Some("2")), (Told::Acked, None)], &["1", "2"]);
         assert_eq!(fates, [Fate::Nacked, Fate::Returned]);
     }
 
     #[test]
-    fn beside_a_return_a_confirm_proves_nothing_while_others_are_missing() {
-        // The return of 2 may still be with the confirm of 3.
+    fn after_a_return_a_confirm_proves_nothing_while_other_confirms_are_missing() {
+        // The confirm of 3 may still carry the return of 2.
         let told = [(Told::Acked, None), (Told::Acked, Some("1")), (Told::Nothing, None)];
         assert_eq!(settle(&told, &["1", "2", "3"]), [Fate::Returned, Fate::Unknown, Fate::Unknown]);
-        // Had one come back, its confirm would have brought a return.
+        // If it had been returned, its confirm would have carried a return.
         let told = [(Told::Acked, None), (Told::Nothing, None)];
         assert_eq!(settle(&told, &["1", "2"]), [Fate::Confirmed, Fate::Unknown]);
     }
 
     #[test]
-    fn the_same_id_and_key_twice_stand_and_fall_together() {
+    fn two_messages_with_the_same_id_and_key_share_their_fate() {
         let told = [(Told::Acked, Some("1")), (Told::Acked, None), (Told::Acked, None)];
         assert_eq!(settle(&told, &["1", "1", "2"]), [Fate::Returned, Fate::Returned, Fate::Confirmed]);
     }
@@ -335,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn the_brokers_words_come_before_the_clients() {
+    fn the_brokers_error_takes_precedence_over_the_clients() {
         let said = lapin::protocol::AMQPError::from_id(404, "NOT_FOUND - no exchange".into()).expect("a code");
         let mut flight = flight(Vec::new());
         flight.note_end(End::Late);
@@ -345,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn a_return_that_came_with_a_confirm_of_another_flight_waits_for_its_own() {
+    fn a_return_that_another_flights_confirm_carried_waits_for_its_own_flight() {
         let mut returned = returned(&["2", "3"]);
         assert_eq!(
             returned.settle(&[Told::Acked, Told::Acked], keys(&["1", "2"]), false),
@@ -359,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_id_and_key_in_two_flights_came_back_twice() {
+    fn the_same_id_and_key_in_two_flights_can_be_returned_twice() {
         let mut returned = returned(&["1", "1"]);
         assert_eq!(returned.settle(&[Told::Acked], keys(&["1"]), false), [Fate::Returned]);
         assert_eq!(returned.settle(&[Told::Acked], keys(&["1"]), false), [Fate::Returned]);
@@ -367,14 +368,14 @@ mod tests {
     }
 
     #[test]
-    fn behind_a_flight_that_ended_early_a_confirm_proves_nothing() {
-        // It came with the return of the older one, and its own is behind that.
+    fn after_a_flight_that_ended_early_a_confirm_proves_nothing() {
+        // The confirm may have carried a return of the older flight, and its own return may follow.
         assert_eq!(Returned::default().settle(&[Told::Acked], keys(&["1"]), true), [Fate::Unknown]);
         assert_eq!(returned(&["1"]).settle(&[Told::Acked], keys(&["1"]), true), [Fate::Returned]);
     }
 
     #[tokio::test]
-    async fn a_flight_behind_one_whose_channel_was_closed_bears_no_blame() {
+    async fn a_later_flight_is_not_the_reason_why_the_channel_was_closed() {
         let closed = || lapin::Error::from(lapin::ErrorKind::FutureCompleted);
         let failing = || flight(vec![Sent::Writing(Box::pin(std::future::ready(Err(closed()))))]);
         let (mut returned, soon) = (Returned::default(), Instant::now());

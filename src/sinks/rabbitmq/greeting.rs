@@ -1,10 +1,14 @@
-//! What a broker says of itself before anybody logs in: `connection.start` (AMQP 0-9-1, section 1.4).
+//! What a broker says about itself before the login: `connection.start` (AMQP 0-9-1, section 1.4).
 //!
-//! lapin reads it and keeps it to itself; the checklist wants version and log-in mechanisms.
+//! `check --connect` shows the broker's version and its login mechanisms. lapin receives both but exposes neither, so
+//! this module asks on a connection of its own. The frame's content is read by lapin's parser.
 
 use std::net::SocketAddr;
 
 use futures_util::FutureExt as _;
+use lapin::protocol::connection::AMQPMethod;
+use lapin::protocol::{AMQPClass, parse_class};
+use lapin::types::AMQPValue;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::address::Address;
@@ -15,30 +19,30 @@ use crate::sinks::{Failure, Reason};
 /// The client's first bytes: the protocol and its version.
 const PROTOCOL_HEADER: &[u8; 8] = b"AMQP\x00\x00\x09\x01";
 
-/// Bytes of a frame's head: type, channel, size.
+/// Bytes of a frame's header: type, channel, size.
 const FRAME_HEAD: usize = 7;
 
-/// Largest payload that is read. A broker's greeting has some 500 bytes.
+/// The largest payload that is read. A broker's greeting has about 500 bytes.
 const MAX_PAYLOAD: usize = 64 * 1024;
 
-/// The first two bytes of what a TLS server says to a client that does not speak it: an alert (RFC 8446, section 5.1).
+/// The first two bytes of the alert that a TLS server sends to a client without TLS (RFC 8446, section 5.1).
 const TLS_ALERT: [u8; 2] = [21, 3];
 
-/// What such a server's port is called in a failure.
-pub(super) const SPEAKS_TLS: &str = "the port speaks TLS, and this connection does not";
+/// The detail of the failure in that case.
+pub(super) const SPEAKS_TLS: &str = "the server expects TLS, but TLS is not configured";
 
-/// A broker before the log-in.
+/// What the broker says before the login.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Greeting {
     /// `RabbitMQ 4.0.5`
     pub(super) product: String,
-    /// What it takes as a log-in: `PLAIN`, `EXTERNAL`.
+    /// The login mechanisms that it offers, such as `PLAIN` and `EXTERNAL`.
     pub(super) mechanisms: Vec<String>,
-    /// `TLS 1.3`, or none where it is plain.
+    /// `TLS 1.3`. `None` if the connection is plain.
     pub(super) tls: Option<String>,
 }
 
-/// Connects, listens to the greeting, and hangs up.
+/// Connects, reads the greeting, and disconnects.
 pub(super) async fn greet(address: &Address) -> Result<Greeting, Failure> {
     open_any(address, |at| greet_at(address, at).boxed()).await
 }
@@ -55,67 +59,28 @@ async fn greet_at(address: &Address, at: SocketAddr) -> Result<Greeting, Failure
         if tls.is_none() && head[..2] == TLS_ALERT {
             return Ok(Err(Failure::new(Reason::Unreachable, SPEAKS_TLS)));
         }
-        // Another protocol, or another version of this one, begins otherwise.
+        // Other protocols, and other versions of AMQP, begin differently.
         let mut payload = vec![0; if head[0] == 1 && size <= MAX_PAYLOAD { size } else { 0 }];
         stream.read_exact(&mut payload).await?;
         std::io::Result::Ok(Ok(payload))
     };
     let payload = read.await.map_err(|error| Failure::new(Reason::Unreachable, error.to_string()))??;
-    let greeting = parse(&payload).ok_or_else(|| Failure::new(Reason::Unreachable, "found no AMQP 0-9-1 there"))?;
+    let greeting = parse(&payload)
+        .ok_or_else(|| Failure::new(Reason::Unreachable, "found another protocol, expected AMQP 0-9-1"))?;
     Ok(Greeting { tls, ..greeting })
 }
 
-/// Class 10, method 10, version 0-9, then server properties, mechanisms, locales.
+/// Reads `connection.start` with lapin's own parser. Returns `None` if the payload is anything else.
 fn parse(payload: &[u8]) -> Option<Greeting> {
-    let mut rest = payload.strip_prefix(&[0, 10, 0, 10, 0, 9])?;
-    let mut properties = long_string(&mut rest)?;
-    let (mut product, mut version) = (None, None);
-    while !properties.is_empty() {
-        let length = usize::from(*take(&mut properties, 1)?.first()?);
-        let name = take(&mut properties, length)?;
-        match (name, value(&mut properties)?) {
-            (b"product", Value::Text(text)) => product = Some(text),
-            (b"version", Value::Text(text)) => version = Some(text),
-            _ => {}
-        }
-    }
-    let mechanisms = String::from_utf8_lossy(long_string(&mut rest)?).split_whitespace().map(str::to_owned).collect();
-    let product = [product?, version.unwrap_or_default()].join(" ");
-    Some(Greeting { product: product.trim_end().to_owned(), mechanisms, tls: None })
-}
-
-/// The value of a field.
-enum Value {
-    Text(String),
-    Other,
-}
-
-/// Reads a value; of the types only those that a broker's properties have are known.
-fn value(from: &mut &[u8]) -> Option<Value> {
-    let passed_over = match take(from, 1)?.first()? {
-        b'S' => return Some(Value::Text(String::from_utf8_lossy(long_string(from)?).into_owned())),
-        b'F' | b'A' | b'x' => long_string(from),
-        b't' | b'b' | b'B' => take(from, 1),
-        b's' | b'u' | b'U' => take(from, 2),
-        b'I' | b'i' | b'f' => take(from, 4),
-        b'D' => take(from, 5),
-        b'l' | b'L' | b'd' | b'T' => take(from, 8),
-        b'V' => take(from, 0),
-        _ => None,
+    let (_, class) = parse_class(payload).ok()?;
+    let AMQPClass::Connection(AMQPMethod::Start(start)) = class else { return None };
+    let property = |name| match start.server_properties.inner().get(name) {
+        Some(AMQPValue::LongString(text)) => text.to_string(),
+        _ => String::new(),
     };
-    passed_over.map(|_| Value::Other)
-}
-
-/// What follows its own length in four bytes.
-fn long_string<'a>(from: &mut &'a [u8]) -> Option<&'a [u8]> {
-    let length = u32::from_be_bytes(take(from, 4)?.try_into().ok()?);
-    take(from, length as usize)
-}
-
-fn take<'a>(from: &mut &'a [u8], count: usize) -> Option<&'a [u8]> {
-    let (taken, rest) = from.split_at_checked(count)?;
-    *from = rest;
-    Some(taken)
+    let product = format!("{} {}", property("product"), property("version")).trim().to_owned();
+    let mechanisms = start.mechanisms.to_string().split_whitespace().map(str::to_owned).collect();
+    Some(Greeting { product, mechanisms, tls: None })
 }
 
 #[cfg(test)]
@@ -149,10 +114,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_or_something_else_is_no_greeting() {
+    fn anything_incomplete_or_different_is_refused() {
         let whole = start();
-        let needed = whole.len() - long(b"en_US").len();
-        for cut in 0..needed {
+        for cut in 0..whole.len() {
             assert_eq!(parse(&whole[..cut]), None, "cut at {cut}");
         }
         assert_eq!(parse(b"HTTP/1.1 400 Bad Request"), None);

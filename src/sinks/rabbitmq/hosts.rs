@@ -1,4 +1,4 @@
-//! The addresses of a host name, tried one after the other.
+//! Tries the addresses of a host name one after the other.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,20 +9,20 @@ use tokio::time::timeout;
 use super::address::Address;
 use crate::sinks::{Failure, Reason};
 
-/// For a connection to one address, its TLS and its log-in.
+/// Time limit for a connection to one address, with TLS and login.
 const LONGEST: Duration = Duration::from_secs(10);
 
-/// The same if a name has so many addresses that all of them together would take longer than [`ALL`].
+/// The same if a name has so many addresses that all of them would take longer than [`ALL`].
 const SHORTEST: Duration = Duration::from_secs(2);
 
-/// For all addresses together: less than the pump waits for a connect. Those that are left are tried another time.
+/// Time limit for all addresses, shorter than the pump waits for a connection. The rest is tried the next time.
 const ALL: Duration = Duration::from_secs(20);
 
-/// A try at one address.
+/// An attempt to connect to one address.
 type Opening<'a, T> = BoxFuture<'a, Result<T, Failure>>;
 
-/// Opens something at one of the addresses of a host. An address that does not answer costs its own time only, and their
-/// order varies, so that a broker behind a name that has several is found even if some of them are dead.
+/// Connects to one of the addresses of a host. An address that does not answer costs only its own time, and the order
+/// varies, so a broker whose name has several addresses is found even if some of them are dead.
 pub(super) async fn open_any<'a, T>(
     address: &Address,
     open: impl Fn(SocketAddr) -> Opening<'a, T> + Send + Sync,
@@ -30,23 +30,23 @@ pub(super) async fn open_any<'a, T>(
     let (host, port) = (address.host(), address.port());
     let unreachable = |why: String| Failure::new(Reason::Unreachable, format!("{host}:{port}: {why}"));
     let looked_up = timeout(LONGEST, tokio::net::lookup_host((host, port))).await;
-    let looked_up = looked_up.map_err(|_| unreachable("its name is not resolved in time".to_owned()))?;
+    let looked_up = looked_up.map_err(|_| unreachable("the name was not resolved in time".to_owned()))?;
     let found = in_varied_order(looked_up.map_err(|error| unreachable(error.to_string()))?);
-    first_of(&found, open).await.unwrap_or_else(|| Err(unreachable("its name has no address".to_owned())))
+    first_of(&found, open).await.unwrap_or_else(|| Err(unreachable("the name has no address".to_owned())))
 }
 
-/// Each address once, in an order that is another each time.
+/// Each address once, in random order.
 fn in_varied_order(addresses: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
     let mut order: Vec<_> = addresses.collect();
-    // A resolver names an address once for each kind of socket.
+    // A resolver returns an address once for each type of socket.
     order.sort_unstable();
     order.dedup();
     fastrand::shuffle(&mut order);
     order
 }
 
-/// What the first of these addresses that works gives, or why the most telling one did not: a refused log-in says more
-/// than a machine that is gone. `None` if there are no addresses.
+/// The result of the first address that works, or the most informative failure: a refused login says more than a
+/// machine that does not answer. `None` if there are no addresses.
 async fn first_of<'a, T>(
     addresses: &[SocketAddr],
     open: impl Fn(SocketAddr) -> Opening<'a, T> + Send + Sync,
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_address_that_does_not_answer_costs_its_own_time_only() {
+    async fn an_address_that_does_not_answer_costs_only_its_own_time() {
         for (count, costs) in [(2, 10), (4, 5)] {
             let begun = Instant::now();
             let addresses = addresses(count);
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_refused_log_in_is_told_rather_than_a_machine_that_is_gone() {
+    async fn a_refused_login_is_reported_rather_than_a_machine_that_does_not_answer() {
         let addresses = addresses(3);
         let refusing = addresses[1];
         let fail = |at: SocketAddr| -> Opening<'static, ()> {

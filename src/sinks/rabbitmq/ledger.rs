@@ -1,4 +1,4 @@
-//! What a window has come to so far, over the rounds that it takes.
+//! The state of a window over the rounds that it takes.
 
 use std::collections::BTreeMap;
 
@@ -9,24 +9,24 @@ use crate::config::{SinkName, Unroutable};
 use crate::message::Message;
 use crate::sinks::{Failure, Outcome, Outcomes, Reason};
 
-/// RabbitMQ does not say which queue refused a message, nor why.
-const NACKED: &str = "a queue that is bound for it refused it (basic.nack); most likely the queue is full and its policy \
-                      says overflow = reject-publish: drain the queue, or choose drop-head";
+/// RabbitMQ does not say which queue refused a message, or why.
+const NACKED: &str = "a bound queue refused it (basic.nack); probably the queue is full and its policy has overflow = \
+                      reject-publish: drain the queue, or use drop-head";
 
-/// One entry a message of the window, in its order.
+/// One entry for each message, in the window's order.
 pub(super) struct Ledger(Vec<Entry>);
 
 #[allow(clippy::large_enum_variant, reason = "all begin open; a box each would be one allocation an event")]
 enum Entry {
     Open(Publication),
     Confirmed,
-    /// To this routing key no queue is bound.
+    /// No queue is bound for this routing key.
     Returned(String),
     Failed(Failure),
 }
 
 impl Ledger {
-    /// All open, but what can't be written at all.
+    /// A ledger in which every message is open, except those that can't be encoded.
     pub(super) fn new(window: &[Message]) -> Self {
         Self(window.iter().map(|message| Publication::of(message).map_or_else(Entry::Failed, Entry::Open)).collect())
     }
@@ -35,7 +35,7 @@ impl Ledger {
         self.publications().next().is_none()
     }
 
-    /// What is open, in the window's order.
+    /// The open messages, in the window's order.
     pub(super) fn publications(&self) -> impl Iterator<Item = &Publication> {
         self.0.iter().filter_map(|entry| match entry {
             Entry::Open(publication) => Some(publication),
@@ -43,13 +43,13 @@ impl Ledger {
         })
     }
 
-    /// The places in the window of those that are open.
+    /// The places of the open messages in the window.
     pub(super) fn open_places(&self) -> Vec<usize> {
         let is_open = |(place, entry): (usize, &Entry)| matches!(entry, Entry::Open(_)).then_some(place);
         self.0.iter().enumerate().filter_map(is_open).collect()
     }
 
-    /// Puts in what is confirmed so far.
+    /// Notes the messages that are confirmed so far.
     pub(super) fn tell_confirmed(&self, outcomes: &mut Outcomes) {
         for (place, entry) in self.0.iter().enumerate() {
             if matches!(entry, Entry::Confirmed) {
@@ -58,7 +58,7 @@ impl Ledger {
         }
     }
 
-    /// One fate of each that is open, in their order. What is unknown stays open.
+    /// Applies one fate to each open message, in their order. A message with an unknown fate stays open.
     pub(super) fn settle(&mut self, fates: &[Fate]) {
         let mut fates = fates.iter();
         self.replace_open(|publication| match fates.next()? {
@@ -70,17 +70,17 @@ impl Ledger {
         });
     }
 
-    /// Refuses what the broker has said it does not take.
+    /// Refuses messages that exceed the limit that the broker has reported.
     pub(super) fn refuse_larger_than(&mut self, limit: Option<usize>) {
         let Some(limit) = limit else { return };
         self.replace_open(|publication| {
             let size = publication.body.len();
-            let detail = || format!("{size} bytes, the broker's max_message_size is {limit} (rabbitmq.conf)");
+            let detail = || format!("{size} bytes, but the broker's max_message_size is {limit} (rabbitmq.conf)");
             (size > limit).then(|| failed(Reason::TooLarge, detail()))
         });
     }
 
-    /// Fails those that the broker's words point at; none where they point at none.
+    /// Fails the messages that the broker's error refers to. Returns whether there are any.
     pub(super) fn pin(&mut self, failure: &Failure) -> bool {
         let open = self.publications().count();
         match failure.reason {
@@ -96,12 +96,12 @@ impl Ledger {
         self.publications().count() < open
     }
 
-    /// Fails all that is open.
+    /// Fails all open messages.
     pub(super) fn fail_open(&mut self, failure: &Failure) {
         self.replace_open(|_| Some(Entry::Failed(failure.clone())));
     }
 
-    /// One outcome a message, in the window's order.
+    /// Returns one outcome for each message, in the window's order.
     pub(super) fn into_outcomes(self, sink: &SinkName, unroutable: Unroutable) -> Vec<Outcome> {
         let mut dropped: BTreeMap<String, u64> = BTreeMap::new();
         let outcome = |entry| match entry {
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn what_came_back_is_dropped_only_where_that_is_asked_for() {
+    fn returned_messages_are_dropped_only_if_so_configured() {
         for (unroutable, expected) in [
             (Unroutable::Keep, Some(Reason::Unroutable)),
             (Unroutable::Dead, Some(Reason::Unroutable)),
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_pinned_on_the_message_that_it_names() {
+    fn a_refusal_fails_the_message_that_it_names() {
         let said = |reason, text: &str| Failure::new(reason, text);
         let mut sized = ledger();
         assert!(sized.pin(&said(Reason::TooLarge, "406 message size 9 is larger than configured max size 1000")));
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_that_names_none_is_for_all_that_is_open() {
+    fn a_refusal_that_names_no_message_fails_all_open_ones() {
         for (reason, text) in [
             (Reason::Rights, "403 write access to exchange 'alma' refused"),
             (Reason::TooLarge, "406 message size 9 is larger than configured max size 90000"),
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_written_is_refused_without_being_sent() {
+    fn a_message_that_cannot_be_encoded_is_refused_without_being_sent() {
         let mut message = Message::sample("alma.loan", "1", b"{}", Timestamp::default());
         message.topic = Topic::from_name(&"l".repeat(256));
         let ledger = Ledger::new(&[message]);

@@ -1,4 +1,4 @@
-//! The checklist of `check --connect` for RabbitMQ.
+//! `check --connect` for RabbitMQ.
 
 use lapin::BasicProperties;
 use lapin::options::BasicPublishOptions;
@@ -15,10 +15,10 @@ use crate::sinks::message_limit;
 use crate::sinks::tools::{Check, TOPIC, Verdict, about_topics, mend_tls};
 use crate::sinks::{Failure, Reason};
 
-/// Looks at server, TLS, log-in, vhost, exchange, limits, and the right to publish to each of `topics`.
+/// Checks server, TLS, login, vhost, exchange, limits, and the right to publish to each of `topics`.
 ///
-/// Nothing is made and nothing lands: what is published to learn of a right or a limit is in a transaction that is
-/// rolled back, and the broker judges it all the same.
+/// Nothing is created or published: the messages that test rights and limits are in a transaction that is rolled back.
+/// The broker checks them nevertheless.
 pub async fn probe(name: &SinkName, settings: &Settings, max_body: usize, topics: &[String]) -> Vec<Check> {
     let mut checks = Vec::new();
     if let Some(connection) = reach(name, settings, &mut checks).await {
@@ -28,13 +28,13 @@ pub async fn probe(name: &SinkName, settings: &Settings, max_body: usize, topics
     checks
 }
 
-/// Server, TLS, log-in and vhost; a connection where all of them are as they should be.
+/// Checks server, TLS, login and vhost. Returns a connection if all of them are good.
 async fn reach(name: &SinkName, settings: &Settings, checks: &mut Vec<Check>) -> Option<Connection> {
     let reached = "server reached";
     let address = match Address::of(settings) {
         Ok(address) => address,
         Err(failure) => {
-            checks.push(Check::bad(reached, failure.detail, "mend url, url_file or url_env"));
+            checks.push(Check::bad(reached, failure.detail, "correct url, url_file or url_env"));
             return None;
         }
     };
@@ -46,18 +46,19 @@ async fn reach(name: &SinkName, settings: &Settings, checks: &mut Vec<Check>) ->
             checks.extend(mechanism(&greeting, &address));
         }
         Err(failure) if failure.reason == Reason::Login => {
-            let mend = mend_tls(&failure.detail, &place)
-                .unwrap_or_else(|| "look at the files of tls: PEM, and readable by the bridge's user".to_owned());
+            let mend = mend_tls(&failure.detail, &place).unwrap_or_else(|| {
+                "check the files of tls: they must be PEM and readable by the bridge's user".to_owned()
+            });
             checks.extend([Check::good(reached, place), Check::bad("TLS", failure.detail, mend)]);
             return None;
         }
         Err(failure) if failure.detail == SPEAKS_TLS => {
-            let mend = format!("{place} wants TLS: use amqps:// or set tls = {{ ca_file = \"…\" }}");
+            let mend = format!("use amqps:// for {place}, or set tls = {{ ca_file = \"…\" }}");
             checks.extend([Check::good(reached, place), Check::bad("TLS", failure.detail, mend)]);
             return None;
         }
         Err(failure) => {
-            let mend = "check url, the network between, that the server runs, and that it speaks AMQP at this port";
+            let mend = "check url, the network, that the server runs, and that it speaks AMQP at this port";
             checks.push(Check::bad(reached, format!("{place}: {}", failure.detail), mend));
             return None;
         }
@@ -65,7 +66,7 @@ async fn reach(name: &SinkName, settings: &Settings, checks: &mut Vec<Check>) ->
     let vhost = format!("vhost {}", address.vhost());
     match Connection::open(&connection_name(name), &address).await {
         Ok(connection) => {
-            checks.extend([Check::good("log-in", login(&address)), Check::good(vhost, "allowed")]);
+            checks.extend([Check::good("login", login(&address)), Check::good(vhost, "allowed")]);
             Some(connection)
         }
         Err(failure) => {
@@ -78,7 +79,9 @@ async fn reach(name: &SinkName, settings: &Settings, checks: &mut Vec<Check>) ->
 fn tls(greeting: &Greeting) -> Check {
     match &greeting.tls {
         Some(version) => Check::good("TLS", format!("{version}, verified")),
-        None => Check::warning("TLS", "none", "use amqps:// or set tls, unless the network between is yours alone"),
+        None => {
+            Check::warning("TLS", "none", "use amqps:// or set tls, unless the whole network is under your control")
+        }
     }
 }
 
@@ -87,33 +90,33 @@ fn mechanism(greeting: &Greeting, address: &Address) -> Option<Check> {
     if greeting.mechanisms.iter().any(|offered| offered == wanted) {
         return None;
     }
-    let found = format!("the server offers {}, not {wanted}", greeting.mechanisms.join(", "));
-    Some(Check::bad("log-in", found, "enable rabbitmq_auth_mechanism_ssl for EXTERNAL, or set username and password"))
+    let found = format!("the server offers {}, expected {wanted}", greeting.mechanisms.join(", "));
+    Some(Check::bad("login", found, "enable rabbitmq_auth_mechanism_ssl for EXTERNAL, or set username and password"))
 }
 
 fn login(address: &Address) -> String {
     match address.mechanism() {
-        lapin::uri::SASLMechanism::External => "by certificate (EXTERNAL)".to_owned(),
+        lapin::uri::SASLMechanism::External => "with a certificate (EXTERNAL)".to_owned(),
         other => format!("user {} ({other})", address.user()),
     }
 }
 
-/// The broker tells a wrong password from a closed vhost.
+/// The checks if the login failed. The broker distinguishes a wrong password from a vhost without access.
 fn not_let_in(failure: &Failure, address: &Address, vhost: String) -> Vec<Check> {
     let detail = failure.detail.clone();
     if detail.contains("vhost") {
         let mend = format!(
-            "the vhost ends the URL, percent-encoded (/ is %2f); rabbitmqctl set_permissions -p {} {}",
+            "the URL ends with the vhost, percent-encoded (/ is %2f); use rabbitmqctl set_permissions -p {} {}",
             address.vhost(),
             address.user()
         );
-        return vec![Check::good("log-in", login(address)), Check::bad(vhost, detail, mend)];
+        return vec![Check::good("login", login(address)), Check::bad(vhost, detail, mend)];
     }
     let mend = match failure.reason {
-        Reason::Login => "check username and password, or the user that the certificate's name stands for",
+        Reason::Login => "check username and password, or the user for the certificate's name",
         _ => "see the server's log",
     };
-    vec![Check::bad("log-in", detail, mend)]
+    vec![Check::bad("login", detail, mend)]
 }
 
 async fn look(
@@ -131,7 +134,7 @@ async fn look(
         }
     };
     let what = format!("exchange {}", names.exchange);
-    // What the limit is looked at by: the default exchange, unless it is known what the user may write to.
+    // Where to test the limit: the default exchange, unless the user is known to have the right to write elsewhere.
     let mut by = (ShortString::default(), "alma-bridge-check");
     match exchange::exists(connection, &names.exchange).await {
         Ok(true) => {
@@ -147,11 +150,12 @@ async fn look(
             checks.extend(about_topics(rights));
         }
         Ok(false) if settings.declare => {
-            checks.push(Check::good(&*what, "does not exist, is declared when the bridge connects, if its user may"));
+            checks
+                .push(Check::good(&*what, "does not exist; the bridge declares it when it connects, if its user may"));
         }
         Ok(false) => {
             let mend = format!(
-                "declare a durable topic exchange {} with an alternate exchange, or declare = true",
+                "declare a durable topic exchange {} with an alternate exchange, or set declare = true",
                 names.exchange
             );
             checks.push(Check::bad(&*what, "does not exist, and declare is false", mend));
@@ -159,7 +163,7 @@ async fn look(
         Err(failure) => checks.push(Check::bad(&*what, failure.detail, "see the server's log")),
     }
     checks.push(limit(connection, by, message_limit(max_body)).await);
-    let quorum = "each queue's own: a quorum queue confirms once most of its members have it on disk";
+    let quorum = "depends on each queue: a quorum queue confirms once most of its members have the event on disk";
     checks.push(Check::good("durability", quorum));
 }
 
@@ -171,7 +175,7 @@ async fn existing(connection: &Connection, settings: &Settings, names: &Names, w
                 Check::warning(
                     what,
                     short,
-                    "delete it and let it be declared, or give it a policy; the bridge alters nothing",
+                    "delete it so that the bridge declares it, or give it a policy; the bridge alters nothing",
                 )
             })),
             Err(failure) => checks.push(Check::warning(what, failure.detail, "see the server's log")),
@@ -187,7 +191,7 @@ async fn existing(connection: &Connection, settings: &Settings, names: &Names, w
             let found = format!("{events} events that no queue was bound for");
             checks.push(Check::warning(queue, found, format!("bind a queue to exchange {}", names.exchange)));
         }
-        // The alternate exchange may be another's.
+        // The exchange may have another alternate exchange.
         Ok(None) | Err(_) => {}
     }
 }
@@ -206,19 +210,19 @@ async fn right_to_publish(connection: &Connection, exchange: &ShortString, topic
     }
 }
 
-/// The broker's limit is not told, but one that is passed is named.
+/// Checks the broker's limit, which it reports only if a message exceeds it.
 async fn limit(connection: &Connection, (exchange, topic): (ShortString, &str), needed: usize) -> Check {
     let what = "max_message_size";
     match try_to_publish(connection, &exchange, topic, &vec![b' '; needed]).await {
-        Ok(()) => Check::good(what, format!("takes {needed} bytes, the largest event")),
+        Ok(()) => Check::good(what, format!("accepts {needed} bytes, the largest event")),
         Err(failure) if failure.reason == Reason::TooLarge => {
             let found = max_message_size(&failure.detail).map_or(failure.detail, |limit| format!("{limit} bytes"));
-            let mend = format!("max_message_size = {needed} in rabbitmq.conf; larger events become dead letters");
-            Check::warning(what, format!("{found}, events can have {needed}"), mend)
+            let mend = format!("set max_message_size = {needed} in rabbitmq.conf; larger events become dead letters");
+            Check::warning(what, format!("{found}, but events can have {needed}"), mend)
         }
         Err(failure) if failure.reason == Reason::Rights => {
-            let mend = "let the user write to the exchange first, or compare max_message_size in rabbitmq.conf by hand";
-            Check::warning(what, format!("not seen; events can have {needed} bytes"), mend)
+            let mend = "allow the user to write to the exchange, or check max_message_size in rabbitmq.conf by hand";
+            Check::warning(what, format!("unknown; events can have {needed} bytes"), mend)
         }
         Err(failure) => Check::warning(what, failure.detail, mend_of(connection)),
     }
@@ -226,13 +230,13 @@ async fn limit(connection: &Connection, (exchange, topic): (ShortString, &str), 
 
 fn mend_of(connection: &Connection) -> &'static str {
     if connection.is_blocked() {
-        "the broker blocks publishers: end its memory or disk alarm"
+        "the broker blocks publishers: resolve its memory or disk alarm"
     } else {
         "see the server's log"
     }
 }
 
-/// Publishes in a transaction and rolls it back: rights and size are judged, nothing is routed.
+/// Publishes in a transaction and rolls it back. The broker checks rights and size, but routes nothing.
 async fn try_to_publish(
     connection: &Connection,
     exchange: &ShortString,
@@ -249,7 +253,7 @@ async fn try_to_publish(
         ask(channel.tx_rollback()).await
     };
     match judged.await {
-        // Heard out in any case, so that the next one does not hear it.
+        // Awaited in any case, so that the next call does not get this error.
         Err(failure) if !channel.status().connected() => Err(refusal.await.map_or(failure, |error| sort(&error))),
         answer => answer,
     }

@@ -1,6 +1,7 @@
-//! A message as it goes over the wire.
+//! A message as it is sent.
 //!
-//! The mapping is the CloudEvents AMQP 1.0 binding's, with the headers of 0-9-1 in the place of application properties.
+//! The mapping is that of the CloudEvents AMQP 1.0 binding, with the headers of 0-9-1 instead of application
+//! properties.
 
 use bytes::Bytes;
 use lapin::BasicProperties;
@@ -10,13 +11,13 @@ use crate::config::Format;
 use crate::message::Message;
 use crate::sinks::{Failure, Reason};
 
-/// Before the name of an attribute; `cloudEvents:` is the binding's other form, which readers are to take too.
+/// The prefix of an attribute's name. `cloudEvents:` is the binding's other form, which readers must accept too.
 pub(super) const HEADER_PREFIXES: [&str; 2] = ["cloudEvents_", "cloudEvents:"];
 
 /// Media type of structured mode.
 pub(super) const STRUCTURED: &str = "application/cloudevents+json; charset=UTF-8";
 
-/// Kept on disk by queues that are durable (AMQP 0-9-1, `delivery-mode`).
+/// Durable queues keep such a message on disk (AMQP 0-9-1, `delivery-mode`).
 const PERSISTENT: u8 = 2;
 
 /// Routing key, properties and body.
@@ -28,7 +29,7 @@ pub(super) struct Publication {
 }
 
 impl Publication {
-    /// Of a message in its format.
+    /// Encodes a message in its format.
     pub(super) fn of(message: &Message) -> Result<Self, Failure> {
         let id = short(message.id.as_str())?;
         let properties = BasicProperties::default()
@@ -46,7 +47,7 @@ impl Publication {
     }
 }
 
-/// Every attribute but `datacontenttype`, which is the property `content_type`.
+/// Every attribute except `datacontenttype`, which is the property `content_type`.
 fn headers(message: &Message) -> Result<FieldTable, Failure> {
     let mut headers = FieldTable::default();
     for (name, value) in message.attributes.iter().filter(|(name, _)| *name != "datacontenttype") {
@@ -56,7 +57,7 @@ fn headers(message: &Message) -> Result<FieldTable, Failure> {
     Ok(headers)
 }
 
-/// A short string; the client's own conversion panics over 255 bytes.
+/// A short string. The client's own conversion panics if there are more than 255 bytes.
 pub(super) fn short(text: &str) -> Result<ShortString, Failure> {
     ShortString::try_new(text)
         .map_err(|_| Failure::new(Reason::Malformed, format!("a name has {} bytes, expected at most 255", text.len())))

@@ -1,7 +1,7 @@
-//! The stream under a connection, plain or TLS, and what lets lapin run on it.
+//! The stream of a connection, plain or TLS, and the runtime that lets lapin use it.
 //!
-//! lapin's own TLS would bring a second stack beside the one rustls of this binary, and without it an `amqps` URL is
-//! spoken in the clear. It takes its streams from a reactor, so this one is ours.
+//! lapin's own TLS would add a second TLS stack to the binary, and without it, lapin does not encrypt an `amqps`
+//! connection. lapin takes its streams from a reactor, so this module has its own.
 
 use std::io;
 use std::net::SocketAddr;
@@ -37,7 +37,8 @@ pub(super) enum Stream {
 }
 
 impl Stream {
-    /// Connects to `at`, one of the addresses of the host, with TLS if the URL asks for it. The caller bounds the time.
+    /// Connects to `at`, one of the addresses of the host, with TLS if the URL asks for it. The caller sets a time
+    /// limit.
     pub(super) async fn open(address: &Address, at: SocketAddr) -> Result<Self, Failure> {
         let (host, port) = (address.host(), address.port());
         let unreachable = |error: io::Error| Failure::new(Reason::Unreachable, format!("{host}:{port}: {error}"));
@@ -64,7 +65,7 @@ impl Stream {
         }
     }
 
-    /// `TLS 1.3`, or none where it is plain.
+    /// `TLS 1.3`. `None` if the connection is plain.
     pub(super) fn protocol(&self) -> Option<String> {
         match self {
             Self::Plain(_) => None,
@@ -108,10 +109,10 @@ impl AsyncWrite for Stream {
     }
 }
 
-/// What lapin runs on: tokio's tasks and timers, streams that are given to it.
+/// lapin's runtime: tokio's tasks and timers, and streams that are passed in.
 pub(super) type Kit = RuntimeParts<Tokio, Streams>;
 
-/// Of the runtime that this is called in.
+/// A runtime for lapin, on the tokio runtime of the caller.
 pub(super) fn runtime() -> Runtime<Kit> {
     Runtime::new(RuntimeParts::new(Tokio::current(), Streams(Tokio::current())))
 }
@@ -148,7 +149,7 @@ impl Reactor for Streams {
     }
 }
 
-/// Blocks for as long as the files take to be read.
+/// Reads the files, and blocks meanwhile.
 fn client_config(tls: &ClientTls) -> Result<ClientConfig, Failure> {
     let refused = |error: rustls::Error| Failure::new(Reason::Login, format!("tls: {error}"));
     let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
@@ -164,13 +165,16 @@ fn client_config(tls: &ClientTls) -> Result<ClientConfig, Failure> {
     }
 }
 
-/// The authorities of a file, or the system's.
+/// The authorities in a file, or the system's.
 fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, Failure> {
     let mut store = RootCertStore::empty();
     let Some(path) = ca_file else {
         let (added, _) = store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         if added == 0 {
-            return Err(Failure::new(Reason::Login, "tls: this system has no authorities, expected tls.ca_file"));
+            return Err(Failure::new(
+                Reason::Login,
+                "tls: this system has no certificate authorities, expected tls.ca_file",
+            ));
         }
         return Ok(store);
     };

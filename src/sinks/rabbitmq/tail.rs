@@ -1,4 +1,4 @@
-//! Reads what lands from now on, through a queue of its own that goes with the connection.
+//! Reads what arrives from now on, through its own queue, which is deleted with the connection.
 
 use futures_util::StreamExt as _;
 use lapin::message::Delivery;
@@ -14,14 +14,15 @@ use crate::config::{RabbitMqSink as Settings, SinkName};
 use crate::sinks::tools::{Landed, TailOptions, structured_from};
 use crate::sinks::{Failure, Reason};
 
-/// Messages that are on their way to the reader and not acknowledged.
+/// Maximum messages that are sent to the reader and not acknowledged.
 const PREFETCH: u16 = 64;
 
-/// Gives what lands under `prefix` from now on, until the reader has had enough. The past can't be had.
+/// Reads what arrives under `prefix` from now on, until the reader wants no more. Earlier events can't be read.
 pub async fn tail(name: &SinkName, settings: &Settings, prefix: &str, options: TailOptions) -> Result<(), Failure> {
     let TailOptions { topics, from_start, into, ready } = options;
     if from_start {
-        let detail = "RabbitMQ keeps no events for new readers: --from-start can't be had, read a queue that is bound";
+        let detail =
+            "RabbitMQ keeps no events for new readers, so --from-start is not possible: read a bound queue instead";
         return Err(Failure::new(Reason::Malformed, detail));
     }
     let connection = Connection::open(&connection_name(name), &Address::of(settings)?).await?;
@@ -37,7 +38,7 @@ pub async fn tail(name: &SinkName, settings: &Settings, prefix: &str, options: T
     let consume = BasicConsumeOptions { exclusive: true, ..BasicConsumeOptions::default() };
     let mut deliveries =
         ask(channel.basic_consume(queue, ShortString::default(), consume, FieldTable::default())).await?;
-    // A broker knows routing keys by their bindings only. Whoever waits for it may have gone already.
+    // A broker knows routing keys only by their bindings. The receiver may be gone.
     let _ = ready.send(None);
     loop {
         let delivery = tokio::select! {
@@ -46,7 +47,7 @@ pub async fn tail(name: &SinkName, settings: &Settings, prefix: &str, options: T
         };
         let delivery = match delivery {
             Some(delivery) => delivery.map_err(|error| sort(&error))?,
-            None => return Err(Failure::new(Reason::Unreachable, "the broker ended the reading")),
+            None => return Err(Failure::new(Reason::Unreachable, "the broker cancelled the consumer")),
         };
         let topic = delivery.routing_key.to_string();
         if topics.ask_for(&topic) && into.send(Landed { topic, document: document(&delivery) }).await.is_err() {
@@ -58,8 +59,8 @@ pub async fn tail(name: &SinkName, settings: &Settings, prefix: &str, options: T
     Ok(())
 }
 
-/// What to bind for: a topic as it is, all under the prefix where an ending is open. A `#` stands for whole words only,
-/// so the rest is sorted out here.
+/// The routing keys to bind: the topics themselves, or everything under the prefix if a pattern has an open ending. A
+/// `#` matches only whole words, so the reader filters the rest.
 fn binding_keys(prefix: &str, topics: &[String]) -> Vec<String> {
     if topics.is_empty() || topics.iter().any(|topic| topic.ends_with('*')) {
         return vec![format!("{prefix}.#")];
@@ -67,7 +68,7 @@ fn binding_keys(prefix: &str, topics: &[String]) -> Vec<String> {
     topics.to_vec()
 }
 
-/// The CloudEvents document; in binary mode put together from headers and body.
+/// The CloudEvents document. In binary mode, it is made from headers and body.
 fn document(delivery: &Delivery) -> Vec<u8> {
     let properties = &delivery.properties;
     let mut attributes = Vec::new();
@@ -102,7 +103,7 @@ mod tests {
     use crate::sinks::rabbitmq::publication::Publication;
 
     #[test]
-    fn binds_for_no_more_than_is_asked_for() {
+    fn bindings_match_what_is_asked_for() {
         let of =
             |topics: &[&str]| binding_keys("alma", &topics.iter().map(|&topic| topic.to_owned()).collect::<Vec<_>>());
         assert_eq!(of(&[]), ["alma.#"]);
@@ -111,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn puts_a_document_together_again() {
+    fn both_modes_yield_the_same_document() {
         for format in [Format::CloudEvents, Format::CloudEventsBinary] {
             let mut message = Message::sample("alma.loan", "1.0", b"{\"a\":209.0}", Timestamp::from_micros(1));
             message.attributes.push(("datacontenttype", "application/json".to_owned()));

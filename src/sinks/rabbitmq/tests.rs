@@ -1,8 +1,8 @@
-//! What needs no broker.
+//! Settings for tests without a broker.
 
 use crate::config::{RabbitMqSink as Settings, Secret, Unroutable};
 
-/// As configured by default.
+/// The default settings.
 pub(super) fn settings() -> Settings {
     Settings {
         url: Secret::new(&b"amqp://127.0.0.1:5672/%2f"[..]),

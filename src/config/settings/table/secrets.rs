@@ -14,14 +14,14 @@ impl Table {
     pub(crate) fn readable_file(&mut self, name: &str, walk: &mut Walk) -> Option<PathBuf> {
         let path = self.optional_path(name, walk)?;
         if let Err(error) = std::fs::File::open(&path) {
-            walk.error(&self.key(name), format!("{} can't be read: {error}", path.display()));
+            walk.error(&self.key(name), format!("{} cannot be read: {error}", path.display()));
         }
         walk.files.push(path.clone());
         Some(path)
     }
 
-    /// The path of a file with a private key or credentials, and its content. The file must have the mode of a secret, and
-    /// the path shows only if it exists.
+    /// The path of a file with a private key or credentials, and its content. The file must have the mode of a secret,
+    /// and the path shows only if it exists.
     pub(crate) fn private_file(&mut self, name: &str, walk: &mut Walk) -> Option<(PathBuf, Secret)> {
         let path = self.secret_path(name, walk)?;
         let bytes = match secrets::bytes_of(&path) {
@@ -76,7 +76,7 @@ impl Table {
         let (file, env) = (format!("{name}_file"), format!("{name}_env"));
         let mut found = self.find_secrets(&file, &env, walk);
         if found.len() > 1 {
-            walk.error(&self.key(&file), format!("found beside {env}, expected one of the two"));
+            walk.error(&self.key(&file), format!("found in addition to {env}, expected only one of them"));
             return None;
         }
         Some(found.pop()?.read(false, walk))

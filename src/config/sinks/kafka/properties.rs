@@ -1,8 +1,9 @@
 //! librdkafka's own properties.
 //!
-//! Some of them switch off certificate checks, load code or hold a secret; others break what the bridge promises. A list
-//! of forbidden properties has a gap whenever librdkafka gets a new one, so this is a list of allowed ones. The others are
-//! here only for the error to name the reason, or the key to use. Names: CONFIGURATION.md of librdkafka 2.12.
+//! Some of them switch off certificate checks, load code or hold a secret; others break what the bridge promises. A
+//! list of forbidden properties has a gap whenever librdkafka gets a new one, so this is a list of allowed ones. The
+//! others are here only for the error to name the reason, or the key to use. Names: CONFIGURATION.md of librdkafka
+//! 2.12.
 
 use std::collections::BTreeMap;
 
@@ -63,7 +64,7 @@ const REFUSED: [(&str, &[&str]); 37] = [
     ("the bridge resends by itself", &["enable.gapless.guarantee"]),
     ("the bridge uses no transactions", &["transactional.id", "transaction.timeout.ms"]),
     (
-        "the bridge's own deadline rests on it",
+        "the bridge's own deadline depends on it",
         &[
             "delivery.timeout.ms",
             "message.timeout.ms",
@@ -81,7 +82,7 @@ const REFUSED: [(&str, &[&str]); 37] = [
         &["max.in.flight*", "msg_order_cmp", "queue.buffering.backpressure.threshold", "queuing.strategy"],
     ),
     ("the bridge backs off by itself", &["reconnect.backoff.*"]),
-    ("the bridge itself bounds what is queued", &["queue.buffering.max.kbytes"]),
+    ("the bridge itself limits what is queued", &["queue.buffering.max.kbytes"]),
     ("it follows ingress.max_body", &["message.max.bytes", "receive.message.max.bytes"]),
     ("it is murmur2_random, as Java's clients have it", &["partitioner", "partitioner_cb"]),
     ("use create_topics", &["allow.auto.create.topics"]),
@@ -143,7 +144,7 @@ const REFUSED: [(&str, &[&str]); 37] = [
         ],
     ),
     (
-        "it does nothing any more",
+        "it no longer does anything",
         &["produce.offset.report", "socket.blocking.max.ms", "topic.metadata.refresh.fast.cnt"],
     ),
     (
@@ -201,7 +202,7 @@ fn problem(name: &str, value: &str, logs_in: bool) -> Option<String> {
     if !ALLOWED.contains(&name) {
         let refused = REFUSED.iter().find(|(_, names)| names.iter().any(|pattern| fits(pattern, name)));
         if let Some((why, _)) = refused {
-            return Some(format!("can't be set here: {why}"));
+            return Some(format!("cannot be set here: {why}"));
         }
         let known = REFUSED.iter().flat_map(|(_, names)| *names).filter(|name| !name.ends_with('*'));
         let near = suggestion(name, ALLOWED.iter().chain(known).copied());
@@ -209,7 +210,7 @@ fn problem(name: &str, value: &str, logs_in: bool) -> Option<String> {
     }
     if SASL_MECHANISM.contains(&name) {
         if !logs_in {
-            return Some("found without a log-in, expected username and password_file beside it".to_owned());
+            return Some("found without a login, expected username and password_file too".to_owned());
         }
         if !MECHANISMS.contains(&value) {
             return Some(format!(
@@ -250,7 +251,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_weakens_the_connection_loads_code_or_holds_a_secret_is_refused_with_the_key_to_use() {
+    fn unsafe_and_secret_properties_are_refused_and_the_key_to_use_is_named() {
         for (name, value, part) in [
             ("enable.ssl.certificate.verification", "false", "always checked"),
             ("ssl.endpoint.identification.algorithm", "none", "always checked"),
@@ -281,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_unknown_is_refused_and_what_is_near_is_suggested() {
+    fn an_unknown_property_is_refused_and_a_similar_one_is_suggested() {
         let said = problem("compresion.type", "zstd", false).expect("unknown");
         assert!(said.contains("did you mean `compression.type`"), "{said}");
         // A hidden property of librdkafka, which makes it talk to brokers of its own.
@@ -290,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mechanism_takes_a_log_in_and_is_one_that_has_user_and_password() {
+    fn a_mechanism_needs_a_login_and_must_use_user_and_password() {
         assert_eq!(problem("sasl.mechanism", "SCRAM-SHA-256", true), None);
         assert!(problem("sasl.mechanism", "SCRAM-SHA-256", false).is_some_and(|said| said.contains("username")));
         for mechanism in ["GSSAPI", "OAUTHBEARER", "scram-sha-256"] {
@@ -311,12 +312,12 @@ mod tests {
 
     #[cfg(feature = "kafka")]
     #[test]
-    fn every_name_is_one_that_librdkafka_has() {
+    fn librdkafka_knows_every_allowed_property() {
         for name in ALLOWED {
             let set = rdkafka::ClientConfig::new().set(name, "").create_native_config();
             let words = set.err().map(|error| error.to_string()).unwrap_or_default();
             assert!(!words.contains("No such configuration property"), "{name}: {words}");
-            assert!(!name.contains('_'), "{name} could not stand in an environment variable");
+            assert!(!name.contains('_'), "{name} could not be set by an environment variable");
         }
     }
 }
