@@ -97,7 +97,7 @@ fn every_metric_is_in_docs_metrics_md() {
         let (metric, kind) = line.split_once(' ').expect("a name and a type");
         let name = format!("`{}", metric.trim_start_matches("alma_bridge_"));
         let is_named = page.split(&name).skip(1).any(|after| after.starts_with(['`', '{']));
-        assert!(is_named, "{metric} ({kind}) is not in docs/operate.md");
+        assert!(is_named, "{metric} ({kind}) is not in docs/metrics.md");
     }
 }
 

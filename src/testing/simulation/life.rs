@@ -268,12 +268,10 @@ impl Life {
         match &step.what {
             What::Take(numbers) => self.take(numbers),
             What::Pass(millis) => self.pass(*millis).await,
-            What::Reload(index) => {
-                // There is nothing to replace unless the sink runs.
-                if self.running[*index].is_some() {
-                    self.reloads[*index] += 1;
-                    self.apply(sinks).await;
-                }
+            // There is nothing to replace unless the sink runs.
+            What::Reload(index) if self.running[*index].is_some() => {
+                self.reloads[*index] += 1;
+                self.apply(sinks).await;
             }
             What::Configured(..) | What::Rename(_) | What::BestEffort(_) => drop(self.apply(sinks).await),
             What::Forget => self.forget(),
