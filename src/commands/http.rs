@@ -1,7 +1,7 @@
 //! The HTTP client of the commands. It sends one request after another on a persistent connection, each with a
 //! deadline.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -172,10 +172,11 @@ fn tls_connector() -> Result<TlsConnector, String> {
 /// Why the TLS handshake failed.
 fn tls_problem(error: &io::Error, host: &str, port: u16) -> String {
     let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+    // What a plain HTTP listener answers is not a TLS record. Some close the connection without an answer.
+    let is_plain = matches!(cause, Some(rustls::Error::InvalidMessage(_))) || error.kind() == ErrorKind::UnexpectedEof;
     match cause {
         Some(rustls::Error::InvalidCertificate(refused)) => distrust(refused),
-        // What a plain HTTP listener answers is not a TLS record.
-        Some(rustls::Error::InvalidMessage(_)) => {
+        _ if is_plain => {
             format!("{host}:{port} does not speak TLS ({error}): if it expects plain HTTP, use http://{host}:{port}")
         }
         _ => format!("no TLS with {host}:{port}: {error}"),

@@ -36,7 +36,7 @@ fn publish_letters_of_old(setup: &Setup, bridge: &Bridge) {
     assert!(status["attention"].to_string().contains("dead-letters retry --all --sink old --to NAME"), "{status}");
     let why = setup.fails(1, &["dead-letters", "retry", "--all", "--sink", "old"]);
     assert!(
-        why.contains("old is not configured") && why.contains("name another sink for its letters with --to"),
+        why.contains("old is not configured") && why.contains("--to names the sink that is to get its letters"),
         "{why}"
     );
     let told = setup.done(&["dead-letters", "retry", "--all", "--sink", "old", "--to", "main"]);

@@ -359,7 +359,7 @@ fn check_writes_to_the_data_folder_and_leaves_no_trace() {
     let setup = Setup::new("[sinks.main]\ntype = \"file\"\ndir = \"DIR/some/topics\"\n");
     let check = || setup.command(&["check", "--connect"]);
     let said = text(&check().stdout);
-    assert!(said.contains("ok    data_dir") && said.contains("can be made"), "{said}");
+    assert!(said.contains("ok    data_dir") && said.contains("can be created"), "{said}");
     assert!(!setup.data().exists() && !setup.path("some").exists(), "nothing is made");
     let mount = Mount::tmpfs(&setup, "1m");
     assert!(text(&check().stdout).contains("files can be written in it"));

@@ -160,7 +160,9 @@ mod tests {
         let mut settings = super::super::tests::settings();
         settings.replication = 3;
         let found = of_cluster(&settings, &TopicLimits::default(), 1, 11_250_000);
-        assert!(matches!(&found[..], [Check { verdict: Verdict::Bad(found, _), .. }] if found.starts_with("3, and")));
+        assert!(
+            matches!(&found[..], [Check { verdict: Verdict::Bad(found, _), .. }] if found.starts_with("3, but only 1"))
+        );
         assert!(
             !can_replicate(&settings, &TopicLimits::default(), 1)
                 && can_replicate(&settings, &TopicLimits::default(), 3)
