@@ -76,7 +76,7 @@ async fn more_replicas_than_brokers_are_told_once() {
     let topics = ["bib", "item", "loan"].map(|action| format!("{prefix}.{action}"));
     let checks = probe(&config::KafkaSink { replication: 3, ..settings() }, MAX_BODY, &topics).await;
     let [Check { what, verdict: Verdict::Bad(found, mend) }] = bad(&checks)[..] else { panic!("{checks:#?}") };
-    assert!(what == "replication of created topics" && found.contains("3, and only 1"), "{checks:#?}");
+    assert!(what == "replication of created topics" && found.contains("3, but only 1"), "{checks:#?}");
     assert!(mend.contains("lower replication") && !mend.contains("right"), "{checks:#?}");
     assert!(
         matches!(verdict(&checks, &topics.join(", ")), Verdict::Good(text) if text.contains("may be created")),

@@ -103,7 +103,7 @@ fn a_replay_lands_inside_the_duplicate_window_and_after_a_purge() {
     client("purge", &place.settings.stream);
     assert!(place.read().is_empty());
     let told = bridge.done(&[&replay[..], &["--repair"]].concat());
-    assert!(told.contains("10 of 10 events confirmed (10 of them it had)"), "{told}");
+    assert!(told.contains("10 of 10 events confirmed (10 of them were already there)"), "{told}");
     assert!(place.read().is_empty(), "the stream knows the ids still: a repair is not for this");
     assert!(bridge.done(&replay).contains("10 of 10 events confirmed, run "));
     assert_eq!(place.read().len(), EVENTS);
@@ -128,7 +128,7 @@ fn a_repair_brings_back_only_what_the_server_lost() {
     brokers(&["start", "nats"]);
     assert_eq!(place.read().len(), EVENTS - 3);
     let told = bridge.done(&["replay", "--sink", "main", "--from", "1h", "--repair"]);
-    assert!(told.contains("10 of 10 events confirmed (7 of them it had)"), "{told}");
+    assert!(told.contains("10 of 10 events confirmed (7 of them were already there)"), "{told}");
     let landed = place.read();
     assert_eq!(landed.len(), EVENTS, "each once");
     let after: BTreeSet<String> = landed.iter().map(|landed| landed.id().to_owned()).collect();

@@ -200,7 +200,7 @@ async fn tail_says_that_the_past_cannot_be_had() {
     let (into, _landed) = mpsc::channel(1);
     let options = TailOptions { topics: Patterns::default(), from_start: true, into, ready: oneshot::channel().0 };
     let failure = tail(&"main".parse().expect("a name"), &settings("x"), "alma", options).await.expect_err("refused");
-    assert!(failure.detail.contains("--from-start cannot be had"), "{failure}");
+    assert!(failure.detail.contains("--from-start is not possible"), "{failure}");
 }
 
 /// The least rights of a reader: its own queue (`amq.gen-…`), and to read the exchange.

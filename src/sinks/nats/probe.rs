@@ -176,7 +176,7 @@ async fn missing(
     }
     if let Err(failure) = may_create(connection, name).await {
         let mend = format!("{by_hand}, or allow the user $JS.API.STREAM.CREATE.{name}");
-        checks.push(Check::bad(what, format!("does not exist, and can't be created: {}", failure.detail), mend));
+        checks.push(Check::bad(what, format!("does not exist, and cannot be created: {}", failure.detail), mend));
         return FoundStream::Nothing;
     }
     if settings.replicas > 1 && connection.client.server_info().cluster.is_none() {
@@ -219,7 +219,7 @@ async fn right_to_publish(connection: &Connection, stream: &str, found: &FoundSt
     match (error.kind(), found) {
         (PublishErrorKind::WrongLastSequence, _) => Check::good(what, "allowed"),
         (PublishErrorKind::StreamNotFound, FoundStream::ToBeMade) => {
-            Check::warning(what, "no stream takes it yet", "it shows once the stream is there")
+            Check::warning(what, "no stream accepts it yet", "publishing shows it once the stream exists")
         }
         (PublishErrorKind::StreamNotFound, FoundStream::Exists) => Check::bad(
             what,
@@ -227,8 +227,8 @@ async fn right_to_publish(connection: &Connection, stream: &str, found: &FoundSt
             format!("use nats stream edit {stream} --subjects"),
         ),
         (PublishErrorKind::StreamNotFound, FoundStream::Nothing) => {
-            let mend = format!("make the stream {stream} take it, or give the rights to look at it and to create it");
-            Check::bad(what, "no stream takes it", mend)
+            let mend = format!("add {TOPIC} to the subjects of stream {stream}, or grant the rights to examine and to create it");
+            Check::bad(what, "no stream accepts it", mend)
         }
         _ => {
             let failure = super::sort(&error);

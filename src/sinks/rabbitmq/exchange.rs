@@ -56,7 +56,7 @@ pub(super) async fn prepare(connection: &Connection, settings: &Settings) -> Res
     match declare(connection, &names).await {
         Ok(()) => Ok(FoundExchange::Declared),
         Err(failure) if failure.reason.class() == Class::Retry => Err(failure),
-        Err(failure) => Ok(FoundExchange::Missing(format!("it can't be declared: {failure}"))),
+        Err(failure) => Ok(FoundExchange::Missing(format!("it cannot be declared: {failure}"))),
     }
 }
 
