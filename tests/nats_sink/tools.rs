@@ -45,7 +45,10 @@ async fn the_checklist_creates_no_stream() {
     let mut place = Place::new();
     let what = format!("stream {}", place.settings.stream);
     let checks = look(&place, &[place.topic("loan")]).await;
-    assert!(matches!(verdict(&checks, &what), Verdict::Good(text) if text.contains("the bridge creates it")), "{checks:#?}");
+    assert!(
+        matches!(verdict(&checks, &what), Verdict::Good(text) if text.contains("the bridge creates it")),
+        "{checks:#?}"
+    );
     assert!(matches!(verdict(&checks, "publish"), Verdict::Warning(..)), "{checks:#?}");
     place.settings.create_stream = false;
     assert!(matches!(verdict(&look(&place, &[]).await, &what), Verdict::Bad(..)), "none was created");

@@ -227,7 +227,9 @@ async fn right_to_publish(connection: &Connection, stream: &str, found: &FoundSt
             format!("use nats stream edit {stream} --subjects"),
         ),
         (PublishErrorKind::StreamNotFound, FoundStream::Nothing) => {
-            let mend = format!("add {TOPIC} to the subjects of stream {stream}, or grant the rights to examine and to create it");
+            let mend = format!(
+                "add {TOPIC} to the subjects of stream {stream}, or grant the rights to examine and to create it"
+            );
             Check::bad(what, "no stream accepts it", mend)
         }
         _ => {
