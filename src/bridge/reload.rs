@@ -20,7 +20,7 @@ use crate::config::{Config, Source};
 use crate::ingress::{Sources, tls};
 use crate::storage::blocking;
 
-/// How long the bridge waits before it retries what is not in effect yet.
+/// How long the bridge waits before it retries the parts of a configuration that have yet to take effect.
 const RETRY_EVERY: Duration = Duration::from_secs(2);
 
 /// Puts configurations in effect, one at a time.
@@ -67,7 +67,7 @@ impl Reloads {
         }));
     }
 
-    /// Puts a newer configuration in effect, except for what needs a restart. Returns what is not in effect yet.
+    /// Puts a newer configuration in effect, except for keys that need a restart. Returns the parts that have yet to take effect.
     pub(super) async fn apply(&self, new: Config) -> Vec<String> {
         let mut in_effect = self.in_effect.lock().await;
         *in_effect = meanwhile(&in_effect, &new.sources);
@@ -80,7 +80,7 @@ impl Reloads {
         problems
     }
 
-    /// Puts the sinks in effect, and then the sources. Returns what is not in effect.
+    /// Puts the sinks in effect, and then the sources. Returns those that have yet to take effect.
     async fn finish(&self, in_effect: &mut Vec<Source>) -> Vec<String> {
         let config = self.view.config();
         let failed = match self.view.engine.get() {
@@ -109,7 +109,7 @@ impl Reloads {
         problems
     }
 
-    /// Retries what is not in effect. Never returns.
+    /// Retries the parts that have yet to take effect. Never returns.
     pub(super) async fn keep_trying(&self) {
         loop {
             self.unfinished.notified().await;

@@ -108,7 +108,7 @@ impl View {
         }
     }
 
-    /// Returns what is not in effect yet of the accepted configuration.
+    /// Returns the parts of the accepted configuration that have yet to take effect.
     pub(super) fn not_in_effect(&self) -> Vec<String> {
         self.last_reload.read().unwrap_or_else(PoisonError::into_inner).not_in_effect.clone()
     }

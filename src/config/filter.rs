@@ -10,7 +10,7 @@ use super::settings::Expected;
 
 /// One pattern of a list.
 #[derive(Clone, Debug, PartialEq)]
-struct Pattern {
+pub(super) struct Pattern {
     /// As it was written, in lower case and without the `!`.
     text: String,
     excludes: bool,
@@ -21,6 +21,11 @@ struct Pattern {
 impl Eq for Pattern {}
 
 impl Pattern {
+    /// Whether it is about a text in lower case, be it to include or to exclude it.
+    pub(super) fn matches(&self, lower: &str) -> bool {
+        self.glob.matches(lower)
+    }
+
     /// `glob` is what the text stands for, as a pattern of its own.
     fn new(written: &str, glob: impl Fn(&str) -> String) -> Self {
         let lower = written.to_lowercase();
@@ -37,9 +42,14 @@ impl Pattern {
 pub struct Filter(Vec<Pattern>);
 
 impl Filter {
-    /// Reads the patterns of a list.
-    pub fn new(written: &[String]) -> Self {
-        Self(written.iter().map(|written| Pattern::new(written, str::to_owned)).collect())
+    /// Reads the patterns of a list. The error is what was expected.
+    pub fn new<S: AsRef<str>>(written: &[S]) -> Result<Self, Expected> {
+        written.iter().map(|text| text_pattern(text.as_ref())).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// A list of patterns that were read one by one.
+    pub(super) fn of(patterns: Vec<Pattern>) -> Self {
+        Self(patterns)
     }
 
     /// Whether a text is wanted. A missing value is the empty text, which only `*` and exclusions of other texts let pass.
@@ -54,7 +64,7 @@ impl Filter {
 
     fn decides(&self, lower: &str) -> bool {
         let (excluded, included): (Vec<_>, Vec<_>) = self.0.iter().partition(|pattern| pattern.excludes);
-        let fits = |patterns: &[&Pattern]| patterns.iter().any(|pattern| pattern.glob.matches(lower));
+        let fits = |patterns: &[&Pattern]| patterns.iter().any(|pattern| pattern.matches(lower));
         (included.is_empty() || fits(&included)) && !fits(&excluded)
     }
 }
@@ -67,8 +77,12 @@ pub struct ActionFilter(Filter);
 impl ActionFilter {
     /// Reads the patterns of a list. The error is what was expected.
     pub fn new<S: AsRef<str>>(written: &[S]) -> Result<Self, Expected> {
-        let patterns = written.iter().map(|text| action(text.as_ref()));
-        Ok(Self(Filter(patterns.collect::<Result<_, _>>()?)))
+        written.iter().map(|text| action_pattern(text.as_ref())).collect::<Result<_, _>>().map(Self::of)
+    }
+
+    /// A list of patterns that were read one by one.
+    pub(super) fn of(patterns: Vec<Pattern>) -> Self {
+        Self(Filter(patterns))
     }
 
     /// Whether the list has no pattern at all.
@@ -116,7 +130,7 @@ fn action_of(pattern: &str) -> &str {
 }
 
 /// Reads `job_end`, `loan.loan_returned`, `loan.*`, `!bib` or `*`, in any case.
-fn action(written: &str) -> Result<Pattern, Expected> {
+pub(super) fn action_pattern(written: &str) -> Result<Pattern, Expected> {
     let segment = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-*?".contains(&b));
     let parts: Vec<&str> = written.strip_prefix('!').unwrap_or(written).split('.').collect();
     if parts.len() > 2 || !parts.iter().all(|part| segment(part)) {
@@ -132,14 +146,14 @@ fn action(written: &str) -> Result<Pattern, Expected> {
 
 /// Checks one pattern of an [`ActionFilter`], and returns it as it was written.
 pub fn parse_action(written: &str) -> Result<String, Expected> {
-    action(written).map(|_| written.to_owned())
+    action_pattern(written).map(|_| written.to_owned())
 }
 
-/// Checks one pattern of a [`Filter`], and returns it as it was written.
-pub(super) fn parse_pattern(written: &str) -> Result<String, Expected> {
+/// Reads one pattern of a [`Filter`].
+pub(super) fn text_pattern(written: &str) -> Result<Pattern, Expected> {
     match written.strip_prefix('!').unwrap_or(written) {
         "" => Err("expected a text, or a pattern such as \"Export*\" or \"!Export*\"".to_owned()),
-        _ => Ok(written.to_owned()),
+        _ => Ok(Pattern::new(written, str::to_owned)),
     }
 }
 
@@ -148,7 +162,7 @@ mod tests {
     use super::*;
 
     fn filter(written: &[&str]) -> Filter {
-        Filter::new(&written.iter().map(|text| parse_pattern(text).expect("a pattern")).collect::<Vec<_>>())
+        Filter::new(written).expect("patterns")
     }
 
     #[test]
@@ -197,6 +211,6 @@ mod tests {
         for bad in ["", "!", "a.b.c", "a.", "job end", "!.x", "böb"] {
             assert!(parse_action(bad).is_err(), "{bad:?}");
         }
-        assert!(parse_pattern("!").is_err() && parse_pattern("").is_err());
+        assert!(text_pattern("!").is_err() && text_pattern("").is_err());
     }
 }

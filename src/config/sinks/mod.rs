@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use config::Map;
 
-use super::filter::{ActionFilter, Filter, parse_action, parse_pattern};
+use super::filter::{ActionFilter, Filter, action_pattern, text_pattern};
 use super::names::{NotAName, SinkName};
 use super::settings::values::suggestion;
 use super::settings::{Table, Walk};
@@ -213,10 +213,10 @@ fn sink(name: &str, mut table: Table, built_in: bool, sources: &[Source], walk: 
     let topic = table.value("topic", "alma.{action}", walk, TopicTemplate::parse);
     let formats = [("cloudevents", Format::CloudEvents), ("cloudevents-binary", Format::CloudEventsBinary)];
     let format = table.choice("format", "cloudevents", &formats, walk);
-    let actions = table.list("actions", &["*"], walk, parse_action);
+    let actions = ActionFilter::of(table.list("actions", &["*"], walk, action_pattern));
     let asked_sources = asked_sources(&mut table, sources, walk);
     let [jobs, statuses, institutions] =
-        ["jobs", "statuses", "institutions"].map(|name| Filter::new(&table.list(name, &["*"], walk, parse_pattern)));
+        ["jobs", "statuses", "institutions"].map(|name| Filter::of(table.list(name, &["*"], walk, text_pattern)));
     let start = table.choice("start", "next", &[("next", Start::Next), ("oldest", Start::Oldest)], walk);
     let continues =
         table.optional("continues", walk, |text| text.parse::<SinkName>().map_err(|expected| expected.to_string()));
@@ -235,9 +235,8 @@ fn sink(name: &str, mut table: Table, built_in: bool, sources: &[Source], walk: 
         kind,
         topic,
         format,
-        // Only patterns that were read are in the list.
-        actions: ActionFilter::new(&actions).unwrap_or_default(),
-        sources: Filter::new(&asked_sources),
+        actions,
+        sources: asked_sources,
         jobs,
         statuses,
         institutions,
@@ -282,16 +281,17 @@ fn reader(table: &mut Table, built_in: bool, walk: &mut Walk) -> Option<&'static
     })
 }
 
-fn asked_sources(table: &mut Table, sources: &[Source], walk: &mut Walk) -> Vec<String> {
+fn asked_sources(table: &mut Table, sources: &[Source], walk: &mut Walk) -> Filter {
     let names: Vec<&str> = sources.iter().map(|source| source.name.as_str()).collect();
-    table.list("sources", &["*"], walk, |text| {
-        let written = parse_pattern(text)?;
-        let pattern = text.strip_prefix('!').unwrap_or(text);
+    let patterns = table.list("sources", &["*"], walk, |text| {
+        let pattern = text_pattern(text)?;
+        let bare = text.strip_prefix('!').unwrap_or(text);
         // A name that no source has would be a mistyped one.
-        if pattern == "*" || names.iter().any(|name| Filter::new(&[pattern.to_owned()]).wants(name)) {
-            return Ok(written);
+        if bare == "*" || names.iter().any(|name| pattern.matches(name)) {
+            return Ok(pattern);
         }
-        let near = suggestion(pattern, names.iter().copied());
+        let near = suggestion(bare, names.iter().copied());
         Err(format!("expected \"*\", a source ({}), or a pattern that matches one{near}", names.join(", ")))
-    })
+    });
+    Filter::of(patterns)
 }

@@ -154,7 +154,7 @@ fn a_sink_gets_only_the_events_that_it_asks_for() {
 }
 
 fn filter(pattern: &str) -> Filter {
-    Filter::new(&[pattern.to_owned()])
+    Filter::new(&[pattern]).expect("a pattern")
 }
 
 #[test]

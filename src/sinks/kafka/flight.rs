@@ -35,8 +35,8 @@ impl KafkaFlight {
         self
     }
 
-    /// Queues what is open, in order. An error is librdkafka's, about the message at [`KafkaFlight::next`]; those behind it are
-    /// not queued.
+    /// Queues what is open, in order. An error is librdkafka's, about the message at [`KafkaFlight::next`]; the messages
+    /// after it are not queued.
     pub(super) fn queue(&mut self, live: &Live, window: &[Message]) -> Result<(), Code> {
         while let Some(outcome) = self.outcomes.get(self.next) {
             if outcome.is_none() {

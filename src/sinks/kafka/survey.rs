@@ -170,7 +170,7 @@ mod tests {
         settings.replication = -1;
         let found = of_cluster(&settings, &limits(11_250_000, 2, 3), 1, 11_250_000);
         assert!(matches!(&found[0].verdict, Verdict::Bad(_, mend) if mend.contains("default.replication.factor")));
-        assert!(can_replicate(&settings, &TopicLimits::default(), 1), "what is not told is not judged");
+        assert!(can_replicate(&settings, &TopicLimits::default(), 1), "an unknown default is not judged");
     }
 
     #[test]
